@@ -1,0 +1,26 @@
+"""Lightning callbacks of a run; real files at the root of the checkout, imported as ``lit_g2rpo.callbacks``."""
+
+if __name__ != "lit_g2rpo.callbacks":
+    raise ImportError("import these as lit_g2rpo.callbacks")
+
+from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.entropy_bounds import EntropyBounds
+from lit_g2rpo.callbacks.interrupt import GracefulInterrupt
+from lit_g2rpo.callbacks.length_curriculum import LengthCurriculum
+from lit_g2rpo.callbacks.prediction_writer import PredictionWriter
+from lit_g2rpo.callbacks.progress import RolloutProgress
+from lit_g2rpo.callbacks.rollout_log import RolloutLog
+from lit_g2rpo.callbacks.run_record import RunRecord
+from lit_g2rpo.callbacks.summary import RunSummary
+
+__all__ = [
+    "EntropyBounds",
+    "GracefulInterrupt",
+    "LengthCurriculum",
+    "PredictionWriter",
+    "RolloutCheckpoint",
+    "RolloutLog",
+    "RolloutProgress",
+    "RunRecord",
+    "RunSummary",
+]

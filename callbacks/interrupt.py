@@ -1,0 +1,109 @@
+"""Leave cleanly on Ctrl-C and SIGTERM: save, stop every rank at the same step, say how to go on."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.handles import handles, resume_command, run_folder
+
+
+class GracefulInterrupt(L.Callback):
+    """Turns Ctrl-C and SIGTERM into a stop at the next optimizer step, or at the end of a running validation.
+
+    The checkpoint is written by the run's ``RolloutCheckpoint``, which saves whenever training stops, or else here, as
+    ``checkpoints/last.ckpt`` in the folder of the run. A validation that would follow is left out. A second Ctrl-C
+    aborts at once. With several ranks a signal to any of them stops them all at the same step. Only the training is
+    guarded: before it starts there is nothing to save, and signals act as they would without this callback.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._requested = False
+        self._seen_step = 0
+        self._previous: dict[signal.Signals, Any] = {}
+        self._limit_val_batches: int | float | None = None
+        self._message = ""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over the signals; this is after the trainer has registered its own handlers."""
+        self.interrupted = self._requested = False
+        self._seen_step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._requested and number == signal.SIGINT:
+            self._restore_handlers()
+            raise KeyboardInterrupt
+        if not self._requested:
+            self._requested = True
+            name = signal.Signals(number).name
+            # print() may be what the signal interrupted, and it cannot be entered twice
+            os.write(2, f"\n{name}: saving at the next optimizer step, then leaving (Ctrl-C aborts now)\n".encode())
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Agree with the other ranks after each optimizer step whether to stop."""
+        if trainer.global_step != self._seen_step:
+            self._seen_step = trainer.global_step
+            self._stop_if_any_rank_asked(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Agree after a validation too, instead of sampling another rollout first."""
+        if self._previous:
+            self._stop_if_any_rank_asked(trainer, pl_module)
+
+    def _stop_if_any_rank_asked(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.interrupted or not trainer.strategy.reduce_boolean_decision(self._requested, all=False):
+            return
+        self.interrupted = True
+        trainer.should_stop = True
+        # the trainer heeds should_stop only once these are met
+        trainer.fit_loop.min_epochs = 0
+        trainer.fit_loop.epoch_loop.min_steps = None
+        # and it validates before it stops, unless there is nothing to validate on
+        self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+        folder = run_folder(trainer)
+        keepers = [keeper for keeper in trainer.checkpoint_callbacks if isinstance(keeper, RolloutCheckpoint)]
+        path = str((keepers[0].dirpath if keepers else None) or folder / "checkpoints") + "/last.ckpt"
+        if not keepers:
+            trainer.save_checkpoint(path)
+        self._message = (
+            f"Stopped after optimizer step {trainer.global_step} (rollout {handles(pl_module).rollout_index}). "
+            f"Continue with:\n  {resume_command(folder, path)}"
+        )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the signals back."""
+        self._restore_handlers()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._restore_handlers()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Undo what stopping changed, and say how to go on."""
+        self._restore_handlers()
+        if self._limit_val_batches is not None:
+            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+        if self._message:
+            _print(self._message)
+            self._message = ""
+
+    def _restore_handlers(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
+
+
+@rank_zero_only
+def _print(message: str) -> None:
+    print(message, flush=True)

@@ -1,0 +1,111 @@
+"""What the run was made with: versions, machine, code and config, beside its results."""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_g2rpo.callbacks.handles import run_folder
+
+PACKAGES = (
+    "lit-g2rpo",
+    "torch",
+    "lightning",
+    "transformers",
+    "tokenizers",
+    "jsonargparse",
+    "omegaconf",
+    "numpy",
+    "pillow",
+    "tensorboard",
+    "peft",
+    "deepspeed",
+    "vllm",
+    "torch-xla",
+    "torch-neuronx",
+)
+
+
+class RunRecord(L.Callback):
+    """Writes ``versions.json`` into the folder of the run, and config and versions as text to TensorBoard."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the record."""
+        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        self._write(trainer, run_folder(trainer))
+
+    @rank_zero_only
+    def _write(self, trainer: L.Trainer, folder: Path) -> None:
+        record = versions(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(record, indent=2)
+        (folder / "versions.json").write_text(text + "\n", encoding="utf-8")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("run/versions", f"```json\n{text}\n```", trainer.global_step)
+                config = folder / "config.yaml"
+                if config.exists():
+                    content = config.read_text(encoding="utf-8")
+                    logger.experiment.add_text("run/config", f"```yaml\n{content}\n```", trainer.global_step)
+
+
+def versions(trainer: L.Trainer) -> dict[str, Any]:
+    """Collect what may explain a difference between two runs.
+
+    Args:
+        trainer: the trainer, which knows the device and the number of ranks.
+
+    Returns:
+        Versions of Python and of the installed packages, platform, device, ranks, git commit of this package.
+    """
+    device = trainer.strategy.root_device
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "ranks": trainer.world_size,
+        "commit": git_commit(Path(__file__).resolve()),
+        "packages": installed(PACKAGES),
+    }
+
+
+def installed(names: tuple[str, ...]) -> dict[str, str]:
+    """Look up the versions of packages; those that are not installed are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(file: Path) -> str | None:
+    """Name the commit that a file belongs to.
+
+    Args:
+        file: a file that git would track in a checkout.
+
+    Returns:
+        The commit, with ``-dirty`` behind it if files were changed; None if git does not track the file.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # an installed copy may lie in the folder of another project
+        git("ls-files", "--error-unmatch", file.name)
+        dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + dirty
+    except (OSError, subprocess.SubprocessError):
+        return None

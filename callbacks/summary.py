@@ -1,0 +1,99 @@
+"""What will run, as a table at the start, and what came of it, as a table at the end."""
+
+from pathlib import Path
+
+import lightning.pytorch as L
+from lightning.pytorch.utilities import rank_zero_only
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.handles import handles, per_task, resume_command, run_folder
+
+
+class RunSummary(L.Callback):
+    """Prints what the run consists of before it starts, and its validation before and after once it ends.
+
+    Args:
+        metric: validation metric of the final table, with a value per task beside its mean.
+    """
+
+    def __init__(self, metric: str = "val/accuracy") -> None:
+        self.metric = metric
+        self._folder = Path()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print what will run."""
+        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        self._folder = run_folder(trainer)
+        self._print_start(pl_module)
+
+    @rank_zero_only
+    def _print_start(self, pl_module: L.LightningModule) -> None:
+        table = Table(title="this run", box=box.SIMPLE, show_header=False, title_justify="left")
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in handles(pl_module).describe().items():
+            table.add_row(name, value)
+        table.add_row("folder", str(self._folder))
+        Console().print(table)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the validation before and after, and where everything lies."""
+        console = Console()
+        run = handles(pl_module)
+        history = [values for values in run.validation_history if self.metric in values]
+        if history:
+            console.print(validation_table(history[0], history[-1], getattr(run, "validation_sizes", {}), self.metric))
+        lines = [f"run folder:  {self._folder}", f"TensorBoard: tensorboard --logdir {self._folder}"]
+        for keeper in trainer.checkpoint_callbacks:
+            if isinstance(keeper, RolloutCheckpoint):
+                if keeper.best_model_path:
+                    lines.append(f"best:        {keeper.best_model_path} ({self._best(keeper)})")
+                if keeper.last_model_path:
+                    lines.append(f"continue:    {resume_command(self._folder, keeper.last_model_path)}")
+        for line in lines:
+            # paths and commands are to be copied: no wrapping, no markup
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    @staticmethod
+    def _best(keeper: RolloutCheckpoint) -> str:
+        score = "" if keeper.best_model_score is None else f" {float(keeper.best_model_score):.3f}"
+        return f"{keeper.monitor}{score}"
+
+
+def validation_table(
+    before: dict[str, float], after: dict[str, float], sizes: dict[str, int], metric: str = "val/accuracy"
+) -> Table:
+    """Lay out a validation metric of two moments side by side, per task and in the mean.
+
+    Args:
+        before: metrics of the first validation.
+        after: metrics of the last validation.
+        sizes: validation rows of each task.
+        metric: name of the mean; ``<metric>/<task>`` are the tasks' own.
+
+    Returns:
+        The table, with the mean in its last row.
+    """
+    title = f"{metric} after {int(before.get('rollout', 0))} and after {int(after.get('rollout', 0))} rollouts"
+    table = Table(title=title, box=box.SIMPLE, show_footer=True, title_justify="left")
+    first, last = before[metric], after[metric]
+    table.add_column("task", footer="mean")
+    table.add_column("rows", justify="right", footer=str(sum(sizes.values())) if sizes else "")
+    table.add_column("before", justify="right", footer=f"{first:.3f}")
+    table.add_column("after", justify="right", footer=f"{last:.3f}")
+    table.add_column("change", justify="right", footer=f"{last - first:+.3f}")
+    begun, ended = per_task(before, metric), per_task(after, metric)
+    for task, value in ended.items():
+        start = begun.get(task)
+        table.add_row(
+            task,
+            str(sizes.get(task, "")),
+            "" if start is None else f"{start:.3f}",
+            f"{value:.3f}",
+            "" if start is None else f"{value - start:+.3f}",
+        )
+    return table

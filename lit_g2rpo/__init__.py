@@ -1,0 +1,1 @@
+"""Gaussian GRPO for vision-language models, on Lightning."""

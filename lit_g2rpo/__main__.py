@@ -1,0 +1,88 @@
+"""The command line: finds the verb and hands over; imports nothing heavy until a verb is known."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lit_g2rpo.errors import NonFiniteError, UserError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "fit": ("lit_g2rpo.cli:run", "train the policy"),
+    "validate": ("lit_g2rpo.cli:run", "score the policy on the validation prompts, per task"),
+    "test": ("lit_g2rpo.cli:run", "score it on the test prompts and write predictions and metrics"),
+    "predict": ("lit_g2rpo.cli:run", "write completions for a file of prompts"),
+    "export": ("lit_g2rpo.commands.export:run", "write a Hugging Face folder from a checkpoint"),
+}
+
+
+def usage() -> str:
+    """Describe the verbs.
+
+    Returns:
+        The text of the bare ``--help``.
+    """
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, (_, summary) in VERBS.items())
+    return (
+        "usage: python -m lit_g2rpo VERB [--config FILE ...] [--KEY VALUE ...]\n\n"
+        "Gaussian GRPO for vision-language models.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "VERB --help lists its keys; VERB --config FILE --print_config shows the configuration they come to.\n"
+        "first run: python -m lit_g2rpo fit --config configs/g2rpo.yaml"
+    )
+
+
+def dispatch(verb: str, arguments: list[str]) -> None:
+    """Run a verb.
+
+    Args:
+        verb: the first word of the command line.
+        arguments: the words after it.
+
+    Raises:
+        UserError: if there is no such verb.
+    """
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
+        what = "the verb comes first: python -m lit_g2rpo fit ..." if verb.startswith("-") else hint
+        raise UserError(f"unknown verb {verb!r}; {what}")
+    if arguments and set(arguments) <= {"-h", "--help"}:
+        from lit_g2rpo.commands.help import verb_help
+
+        print(verb_help(verb, VERBS[verb][1]))
+        return
+    from lit_g2rpo import quiet
+
+    quiet.apply()
+    module, function = VERBS[verb][0].split(":")
+    getattr(importlib.import_module(module), function)(verb, arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and turn a user's mistake into one line.
+
+    Args:
+        arguments: the words after the program's name; None reads them from the process.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user's, 3 for numbers that stopped being finite.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    try:
+        dispatch(words[0], words[1:])
+    except (UserError, NonFiniteError) as error:
+        if os.environ.get("LIT_G2RPO_TRACEBACK") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Finding the checkpoint a command line means, and the run folder that a resumed run continues in."""
+
+import shutil
+from pathlib import Path
+
+from lit_g2rpo.errors import UserError
+
+LAST = "last.ckpt"
+
+
+def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -> Path:
+    """Turn ``last``, ``best`` or a path into a checkpoint that exists.
+
+    Args:
+        ckpt_path: what the user gave.
+        experiment: folder that holds the experiment's runs, ``<save_dir>/<name>``.
+        run: the one run to look in; None looks in all and takes the newest.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if ckpt_path not in ("last", "best"):
+        path = Path(ckpt_path)
+        if not path.exists():
+            raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a checkpoint, or last for the newest one")
+        return path
+    folder = run or experiment
+    pattern = LAST if ckpt_path == "last" else "best*.ckpt"
+    found = [path for path in folder.glob(f"**/{pattern}") if path.exists()]
+    if not found:
+        raise UserError(
+            f"--ckpt_path {ckpt_path}: no {pattern} below {folder}; leave --ckpt_path out to start a new run, "
+            "or give the path of a checkpoint"
+        )
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, len(str(path)), str(path)))
+
+
+def run_of(path: Path, experiment: Path) -> Path | None:
+    """Find the run folder that a file lies in.
+
+    Args:
+        path: a checkpoint or a config.
+        experiment: folder that holds the experiment's runs.
+
+    Returns:
+        The run folder, or None for a file that lies outside the experiment.
+    """
+    # absolute, not resolved: last.ckpt may be a link
+    path, experiment = path.absolute(), experiment.absolute()
+    if not path.is_relative_to(experiment) or path.parent == experiment:
+        return None
+    return experiment / path.relative_to(experiment).parts[0]
+
+
+def version_of(run: Path) -> int | str:
+    """Name a run folder as a logger does: ``version_3`` is 3, any other name is itself.
+
+    Args:
+        run: a run folder.
+
+    Returns:
+        The version.
+    """
+    number = run.name.removeprefix("version_")
+    return int(number) if number.isdigit() and number != run.name else run.name
+
+
+def remove_new(folders: list[Path]) -> None:
+    """Remove run folders that hold nothing of worth, and the folders above them that this leaves empty.
+
+    Args:
+        folders: folders made for a run that never began.
+    """
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in (folder.parent, folder.parent.parent):
+            if not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()

@@ -1,0 +1,129 @@
+"""Lightning's view of the data: the loaders of a set of prompts, sized by the module that uses them."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from lit_g2rpo.data.loader import PromptDataset, RolloutLoader
+from lit_g2rpo.data.validation import ShardedBatches
+from lit_g2rpo.tasks import Task, paper_tasks, with_bands
+
+
+class PromptData(LightningDataModule):
+    """Base of every source of prompts: subclasses provide the datasets, this class the loaders.
+
+    The sizes come from their owner, the module: ``rollout.prompts``, ``rollout.seed`` and
+    ``update.epochs x update.microbatches``. The place in the prompt stream is kept in the checkpoint.
+
+    Args:
+        val_batch_size: prompts per evaluation batch and process.
+        rollouts_per_epoch: rollouts per epoch; None makes an epoch one pass over the training rows.
+        tasks: bands to change or tasks to add, by name, each ``{"length": [minimum, low, high, maximum] or null,
+            "entropy": [low, high] or null}``.
+        max_failure_rate: share of training rows that may fail to open before the run stops, from 0 to 1.
+        max_prompt_tokens: longest prompt, tokens, images included.
+        max_completion_tokens: longest completion, tokens.
+
+    Attributes:
+        tasks: the tasks by name, with their bands.
+    """
+
+    def __init__(
+        self,
+        *,
+        val_batch_size: int = 32,
+        rollouts_per_epoch: int | None = None,
+        tasks: dict[str, dict[str, list[float] | None]] | None = None,
+        max_failure_rate: float = 0.01,
+        max_prompt_tokens: int = 16384,
+        max_completion_tokens: int = 4096,
+    ) -> None:
+        super().__init__()
+        self.val_batch_size = val_batch_size
+        self.rollouts_per_epoch = rollouts_per_epoch
+        self.max_failure_rate = max_failure_rate
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_completion_tokens = max_completion_tokens
+        self.tasks: dict[str, Task] = with_bands(self.default_tasks(), tasks or {})
+        self._loader: RolloutLoader | None = None
+        self._state: dict[str, int] = {}
+
+    def default_tasks(self) -> dict[str, Task]:
+        """Returns the tasks before ``tasks`` changes them: the paper's six."""
+        return paper_tasks()
+
+    def train_dataset(self) -> PromptDataset:
+        """Returns the training rows."""
+        raise NotImplementedError
+
+    def val_dataset(self) -> PromptDataset | None:
+        """Returns the validation rows, None to train without validation."""
+        raise NotImplementedError
+
+    def test_dataset(self) -> PromptDataset | None:
+        """Returns the rows of ``test``: the validation rows unless a subclass has others."""
+        return self.val_dataset()
+
+    def predict_dataset(self) -> PromptDataset | None:
+        """Returns the rows of ``predict``: the validation rows unless a subclass has others."""
+        return self.val_dataset()
+
+    def train_dataloader(self) -> RolloutLoader:
+        """Returns the training loader, at the place of the restored checkpoint if there is one."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        dataset = self.train_dataset()
+        self._loader = RolloutLoader(
+            dataset,
+            prompts=module.rollout.prompts,
+            microbatches=module.update.epochs * module.update.microbatches,
+            rollouts_per_epoch=self.rollouts_per_epoch or max(len(dataset) // module.rollout.prompts, 1),
+            seed=module.rollout.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            max_failure_rate=self.max_failure_rate,
+        )
+        if self._state:
+            self._loader.load_state_dict(self._state)
+        return self._loader
+
+    def val_dataloader(self) -> ShardedBatches | list[Any]:
+        """Returns the validation batches; an empty list without validation rows."""
+        return self._batches(self.val_dataset())
+
+    def test_dataloader(self) -> ShardedBatches | list[Any]:
+        """Returns the test batches."""
+        return self._batches(self.test_dataset())
+
+    def predict_dataloader(self) -> ShardedBatches | list[Any]:
+        """Returns the batches to predict."""
+        return self._batches(self.predict_dataset())
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Returns the batch itself: it holds no tensor, and Lightning's own transfer would copy every prompt."""
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the place in the prompt stream.
+
+        Lightning saves the loader's state too, but hands it back only inside an unfinished epoch, and not at all once
+        the loader was built before the checkpoint was read.
+        """
+        return dict(self._state) if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes to a saved place in the prompt stream.
+
+        Args:
+            state_dict: what ``state_dict`` returned.
+        """
+        self._state = dict(state_dict)
+        if self._loader is not None:
+            self._loader.load_state_dict(self._state)
+
+    def _batches(self, dataset: PromptDataset | None) -> ShardedBatches | list[Any]:
+        assert self.trainer is not None
+        if dataset is None:
+            return []
+        return ShardedBatches(dataset, self.val_batch_size, self.trainer.global_rank, self.trainer.world_size)

@@ -1,0 +1,83 @@
+"""Prompts from JSON files of the user's own."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.data.json_prompts import JsonRows
+from lit_g2rpo.errors import UserError
+
+Files = str | list[str] | None
+
+SPLITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+
+
+class JsonPrompts(PromptData):
+    """Rows of ``.json`` or ``.jsonl`` files in the form of OneThinker and OpenVLThinkerV2.
+
+    Every row is checked before anything is trained.
+
+    Args:
+        train: file or files to train on.
+        val: file or files to validate on.
+        test: file or files of ``test``; the validation files if None.
+        predict: file or files of ``predict``; the validation files if None.
+        image_root: folder that image paths are relative to.
+        **kwargs: see ``PromptData``.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        predict: str | list[str] | None = None,
+        image_root: str = ".",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_root = Path(image_root)
+        self.files: dict[str, Files] = {"train": train, "val": val, "test": test or val, "predict": predict or val}
+        self._rows: dict[str, JsonRows] = {}
+
+    def setup(self, stage: str) -> None:
+        """Reads and checks the files a stage needs.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            UserError: if a needed file is not given, or a file or row is not right.
+        """
+        needed = SPLITS[stage]
+        if not self.files[needed]:
+            raise UserError(f"data.{needed} is not given; give a .json or .jsonl file of rows")
+        if not self.image_root.is_dir():
+            raise UserError(f"data.image_root {self.image_root} is no folder; give the folder of the images")
+        self._open(needed)
+        if stage == "fit":
+            self._open("val")
+
+    def train_dataset(self) -> JsonRows:
+        """Returns the training rows."""
+        return self._rows["train"]
+
+    def val_dataset(self) -> JsonRows | None:
+        """Returns the validation rows."""
+        return self._rows.get("val")
+
+    def test_dataset(self) -> JsonRows | None:
+        """Returns the rows of ``test``."""
+        return self._rows.get("test")
+
+    def predict_dataset(self) -> JsonRows | None:
+        """Returns the rows of ``predict``."""
+        return self._rows.get("predict")
+
+    def _open(self, split: str) -> None:
+        files = self.files[split]
+        if files and split not in self._rows:
+            paths: Sequence[str | os.PathLike[str]] = [files] if isinstance(files, str) else files
+            self._rows[split] = JsonRows(paths, self.image_root, self.tasks)

@@ -1,0 +1,80 @@
+"""The endless order of prompts: a pure function of a seed and a position."""
+
+import random
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+from lit_g2rpo.errors import UserError
+
+
+class PromptStream:
+    """Deals the rows of a dataset out for ever, the tasks in turn.
+
+    Each round of as many positions as there are tasks holds every task once, and each round begins one task later than
+    the last, so that ranks that take every ``w``-th position all meet all tasks. Within a task every row comes once per
+    pass, each pass in a new order. Nothing is remembered but the current order of each task.
+
+    Args:
+        task_names: task of each dataset row.
+        seed: seed of the orders.
+
+    Raises:
+        UserError: if there is no row.
+    """
+
+    def __init__(self, task_names: Sequence[str], seed: int) -> None:
+        if not task_names:
+            raise UserError("the training data has no rows; give at least one prompt")
+        self.seed = seed
+        self._rows: dict[str, array[int]] = {}
+        for row, name in enumerate(task_names):
+            self._rows.setdefault(name, array("q")).append(row)
+        self.tasks = tuple(sorted(self._rows))
+        self._orders: dict[str, tuple[int, array[int]]] = {}
+
+    def rows(self, start: int, count: int) -> list[int]:
+        """Finds the dataset rows at ``count`` positions from ``start`` on.
+
+        Args:
+            start: first position, from 0.
+            count: number of positions.
+
+        Returns:
+            Row numbers, ``count`` of them.
+        """
+        return [self._row(position) for position in range(start, start + count)]
+
+    def following(self, row: int, task: str) -> Iterator[int]:
+        """Walks through the other rows of a task in dataset order, around the end, once.
+
+        Args:
+            row: row number to start behind.
+            task: its task.
+
+        Yields:
+            Row numbers, never ``row`` itself.
+        """
+        rows = self._rows[task]
+        first = bisect_right(rows, row)
+        for step in range(len(rows)):
+            other = rows[(first + step) % len(rows)]
+            if other != row:
+                yield other
+
+    def _row(self, position: int) -> int:
+        turn, place = divmod(position, len(self.tasks))
+        task = self.tasks[(place + turn) % len(self.tasks)]
+        rows = self._rows[task]
+        number, place = divmod(turn, len(rows))
+        return rows[self._order(task, number)[place]]
+
+    def _order(self, task: str, number: int) -> "array[int]":
+        cached = self._orders.get(task)
+        if cached is not None and cached[0] == number:
+            return cached[1]
+        order = array("q", range(len(self._rows[task])))
+        # A string seed is hashed with SHA-512 by the standard library: the same order on every platform and version.
+        random.Random(f"{self.seed}/{task}/{number}").shuffle(order)
+        self._orders[task] = (number, order)
+        return order

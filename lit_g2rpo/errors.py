@@ -1,0 +1,9 @@
+"""Errors whose message is written for the user."""
+
+
+class UserError(Exception):
+    """A mistake in a config, a data row or a file, said in one line: what, where, and what would be right."""
+
+
+class NonFiniteError(RuntimeError):
+    """A reward, loss or gradient that is not finite: the run stops, with the sample ids saved."""

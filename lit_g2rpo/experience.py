@@ -1,0 +1,125 @@
+"""Plain data that a rollout is made of, with a shape on every field."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from lit_g2rpo.objectives.fields import TokenFields
+from lit_g2rpo.rewards import RewardResult
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A question before it becomes tokens.
+
+    Args:
+        id: name of the data row; completions are seeded by it, and errors name it.
+        task: name of the task (the unit of length and entropy shaping).
+        problem_type: answer format (the unit of the Gaussian map).
+        messages: chat messages; an image's place is a content item ``{"type": "image"}``.
+        images: the images, RGB, in the order of their places; empty for a text-only prompt.
+        sample: the data row as a dict, which the reward reads.
+        demonstration: a completion to imitate, for supervised training only.
+        encoded: the prompt as tensors, kept by the policy so that images are preprocessed once.
+    """
+
+    id: str
+    task: str
+    problem_type: str
+    messages: list[dict[str, Any]]
+    images: list[Image.Image]
+    sample: dict[str, Any]
+    demonstration: str | None = None
+    encoded: Any = None
+
+
+@dataclass(slots=True)
+class Completion:
+    """What the policy wrote for a prompt.
+
+    Args:
+        token_ids: sampled tokens, the end token included if it was sampled, ``[T]`` long.
+        logprobs: log-probability of each token under the sampling policy at the sampling temperature, nats, ``[T]``.
+        entropy: exact entropy of the distribution each token was drawn from, nats, ``[T]``.
+        text: the tokens as text, without special tokens.
+        truncated: True if the length limit ended it.
+    """
+
+    token_ids: Tensor
+    logprobs: Tensor
+    entropy: Tensor
+    text: str
+    truncated: bool
+
+
+@dataclass(slots=True)
+class Microbatch:
+    """The unit of one forward and backward: ``N`` rows of prompt and completion.
+
+    Args:
+        prompts: the prompt of each row, ``N`` of them; rows of a group share one object.
+        token_ids: completion tokens of each row, ``N`` tensors ``[T_i]`` long.
+        fields: loss fields, flat over the ``M = sum T_i`` completion tokens in row order.
+    """
+
+    prompts: list[Prompt]
+    token_ids: list[Tensor]
+    fields: TokenFields
+
+
+@dataclass(slots=True)
+class RolloutTable:
+    """What every rank knows of a rollout: one entry per prompt and completion, in the order of the prompts.
+
+    Args:
+        lengths: completion tokens, ``[P, G]`` long.
+        valid: False in dropped groups, ``[P, G]`` bool.
+        advantages: ``[P, G]``.
+        task_ids: index of each prompt's task, ``[P]`` long.
+        entropy_direction: side of its band that each task was on: +1 above, -1 below, 0 inside, ``[K]``.
+    """
+
+    lengths: Tensor
+    valid: Tensor
+    advantages: Tensor
+    task_ids: Tensor
+    entropy_direction: Tensor
+
+
+@dataclass(slots=True)
+class Experience:
+    """A scored rollout ready for learning, as one rank holds it: ``p`` prompts, ``n = p * G`` completions.
+
+    Args:
+        prompts: this rank's prompts.
+        completions: their completions, prompt by prompt.
+        rewards: score of each completion.
+        total_rewards: rewards with shaping, ``[n]``.
+        ref_logprobs: log-probabilities under the reference, nats, ``n`` tensors ``[T_i]``; None when KL is off.
+        table: what all ranks know of the rollout.
+        rank: this rank.
+        world_size: number of ranks; rank r holds prompts r, r + world_size, ...
+        microbatches: the units of learning, in order.
+    """
+
+    prompts: list[Prompt]
+    completions: list[Completion]
+    rewards: list[RewardResult]
+    total_rewards: Tensor
+    ref_logprobs: list[Tensor] | None
+    table: RolloutTable
+    rank: int = 0
+    world_size: int = 1
+    microbatches: list[Microbatch] = field(default_factory=list)
+
+    @property
+    def advantages(self) -> Tensor:
+        """Advantage of each of this rank's completions, ``[n]``."""
+        return self.table.advantages[self.rank :: self.world_size].flatten()
+
+    @property
+    def valid(self) -> Tensor:
+        """False for this rank's completions of dropped groups, ``[n]``."""
+        return self.table.valid[self.rank :: self.world_size].flatten()

@@ -1,0 +1,85 @@
+"""Checks that stop a run before it learns from a number that is not one, or from another model's weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.errors import NonFiniteError, UserError
+from lit_g2rpo.experience import Prompt
+
+
+def check_rewards(module: Any, values: Tensor, prompts: list[Prompt]) -> None:
+    """Stop if a reward or sampling log-probability of any rank is not finite.
+
+    Args:
+        module: the LightningModule.
+        values: what is known of all completions, ``[P, G, columns]``.
+        prompts: this rank's prompts.
+
+    Raises:
+        NonFiniteError: on every rank, after each rank has saved the ids of its prompts concerned.
+    """
+    bad = ~values.isfinite().all(-1).all(-1)
+    if bad.any():
+        own = bad[module.trainer.global_rank :: module.trainer.world_size].tolist()
+        _stop(module, "a reward or log-probability", [prompt.id for prompt, b in zip(prompts, own, strict=True) if b])
+
+
+def check_gradients(module: Any) -> Tensor | None:
+    """Stop if the gradient is not finite; a loss that is not finite on one rank makes it so on all.
+
+    Args:
+        module: the LightningModule, gradients filled in.
+
+    Returns:
+        Norm of the gradient, a scalar; None where the strategy keeps gradients to itself.
+
+    Raises:
+        NonFiniteError: on every rank, after each rank has saved the ids of its prompts of the optimizer step.
+    """
+    gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
+    if not gradients:
+        return None
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not norm.isfinite():
+        index, step = module._next_microbatch, module.trainer.accumulate_grad_batches
+        microbatches = module.experience.microbatches[index - step : index]
+        _stop(module, "the loss or its gradient", sorted({p.id for m in microbatches for p in m.prompts}))
+    return norm
+
+
+def _stop(module: Any, what: str, ids: list[str]) -> None:
+    folder = Path(module.trainer.log_dir or module.trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"non_finite_rank{module.trainer.global_rank}.json"
+    path.write_text(json.dumps({"what": what, "rollout": module.rollout_index, "ids": ids}, indent=1))
+    raise NonFiniteError(
+        f"{what} is not finite in rollout {module.rollout_index} (optimizer step {module.trainer.global_step}); "
+        f"the run stops before it learns from it; ids of the prompts are in {path}"
+    )
+
+
+def check_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose weights are not this policy's.
+
+    Args:
+        module: the LightningModule with its policy built.
+        checkpoint: the checkpoint being read.
+
+    Raises:
+        UserError: if names or shapes differ.
+    """
+    if "g2rpo" not in checkpoint:
+        raise UserError("--ckpt_path is not a checkpoint of this trainer (it holds no rollout state)")
+    own = {f"policy.{name}": tuple(w.shape) for name, w in module.policy.state_dict().items()}
+    saved = {name: tuple(w.shape) for name, w in checkpoint["state_dict"].items()}
+    differ = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
+    if differ:
+        name = differ[0]
+        raise UserError(
+            f"--ckpt_path is a checkpoint of another model than model.policy.path '{module.policy_path}': "
+            f"{len(differ)} weights differ, the first is {name} ({saved.get(name)} saved, {own.get(name)} here)"
+        )

@@ -1,0 +1,30 @@
+"""``python -m lit_g2rpo.mini build``: the embedded policy from nothing."""
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    """Read the command line and build."""
+    parser = argparse.ArgumentParser(prog="python -m lit_g2rpo.mini", description="The embedded policy.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    build = verbs.add_parser("build", help="train it from nothing: vision, lessons, demonstrations")
+    build.add_argument("--output", type=Path, default=Path(__file__).parent / "weights", help="folder of the policy")
+    build.add_argument(
+        "--work", type=Path, default=Path("runs/mini-build"), help="folder of the stages, to continue from"
+    )
+    arguments = parser.parse_args()
+
+    from lit_g2rpo import quiet
+
+    quiet.apply()
+    from lit_g2rpo.mini.build import build as run
+
+    metrics = run(arguments.output, arguments.work)
+    for name, value in metrics.items():
+        if name.startswith("val/accuracy"):
+            print(f"{name}: {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

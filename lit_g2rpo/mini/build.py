@@ -1,0 +1,172 @@
+"""Builds the shipped policy from nothing: vision, generic lessons, then few demonstrations of imperfect annotators.
+
+Every stage leaves a Hugging Face folder in the work folder and is skipped when that is there; a stage that was cut off
+continues from its last checkpoint. The supervised stages run on the project's own trainer.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from lit_g2rpo.callbacks import RolloutCheckpoint, RolloutProgress
+from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.mini.data import MiniLessons, MiniPrompts
+from lit_g2rpo.mini.policy import build_processor, initial_policy, mini_config, save_policy
+from lit_g2rpo.mini.vision import train_vision
+from lit_g2rpo.module import G2RPOModule
+from lit_g2rpo.objectives import Supervised
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.loading import load_policy
+from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
+
+SEED = 0
+BATCH = 48
+DEMONSTRATIONS = 300
+"""Demonstrations per task: few, as they are when people write them."""
+
+FINGERPRINT = "fingerprint.json"
+
+
+def build(output: Path, work: Path) -> dict[str, float]:
+    """Build the policy and write it as a Hugging Face folder.
+
+    Args:
+        output: folder of the policy; replaced when the build is done.
+        work: folder of the stages, kept so that a build can be continued.
+
+    Returns:
+        Validation metrics of the best supervised checkpoint.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    seen = stage(work / "1-vision", lambda folder: vision(folder, work / "vision.pt"))
+    taught = stage(work / "2-lessons", partial(supervised, seen, data=MiniLessons(), steps=800, peak=1e-3, validate=0))
+    demonstrations = MiniPrompts(train_per_task=DEMONSTRATIONS, seed=SEED + 1)
+    shown = stage(
+        work / "3-demonstrations", partial(supervised, taught, data=demonstrations, steps=240, peak=1e-3, validate=30)
+    )
+    policy = load_policy(PolicyConfig(path=str(shown)))
+    draft = work / "4-shipped"
+    shutil.rmtree(draft, ignore_errors=True)
+    save_policy(policy.model, policy.processor, draft)
+    metrics: dict[str, float] = json.loads((shown / "metrics.json").read_text())
+    record = {"sha256": fingerprint(draft), "best_supervised": metrics}
+    (draft / FINGERPRINT).write_text(json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(draft, output)
+    return metrics
+
+
+def stage(folder: Path, run: Callable[[Path], None]) -> Path:
+    """Run a stage unless its folder is there.
+
+    Args:
+        folder: what the stage leaves.
+        run: writes a folder.
+
+    Returns:
+        The folder.
+    """
+    if not folder.exists():
+        print(f"stage {folder.name}", flush=True)
+        draft = folder.with_name(folder.name + ".part")
+        draft.mkdir(exist_ok=True)
+        run(draft)
+        draft.rename(folder)
+    return folder
+
+
+def vision(folder: Path, checkpoint: Path) -> None:
+    """Build a policy with random weights and train its vision tower alone.
+
+    Args:
+        folder: where the policy is written.
+        checkpoint: where training is kept.
+    """
+    processor = build_processor()
+    model = initial_policy(mini_config(processor.tokenizer), SEED)
+    train_vision(model, checkpoint, seed=SEED)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, peak: float, validate: int) -> None:
+    """Imitate demonstrations, and write the best checkpoint by validation accuracy, or the last one.
+
+    Args:
+        start: the policy to start from.
+        folder: where the policy is written.
+        data: prompts with demonstrations.
+        steps: optimizer steps.
+        peak: learning rate after warm-up; it falls to zero along a cosine.
+        validate: steps between validations; 0 for none, which keeps the last checkpoint.
+    """
+    module = G2RPOModule(
+        policy=PolicyConfig(path=str(start), lr_scale={"vision": 0.25, "merger": 0.25}),
+        objective=Supervised(length_power=0.5),
+        optimizer=partial(torch.optim.AdamW, lr=peak, betas=(0.9, 0.98), weight_decay=0.01),
+        rollout=RolloutConfig(engine="demonstrations", prompts=BATCH, group_size=1, seed=SEED),
+        update=UpdateConfig(microbatches=1),
+        evaluation=EvaluationConfig(),
+        lr_scheduler=partial(one_cycle, steps=steps),
+    )
+    kept = folder / "checkpoints"
+    keeper = RolloutCheckpoint(every_rollouts=30, monitor="val/accuracy" if validate else None, dirpath=str(kept))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        callbacks=[keeper, RolloutProgress()],
+        logger=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=None if validate else 0,
+        val_check_interval=validate or None,
+        check_val_every_n_epoch=None,
+        default_root_dir=folder,
+    )
+    last = kept / "last.ckpt"
+    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None)
+    if validate:
+        best = torch.load(keeper.best_model_path, weights_only=True)
+        module.load_state_dict(best["state_dict"], strict=False)
+        curve = {int(entry["rollout"]): entry for entry in module.validation_history}
+        metrics = max(curve.values(), key=lambda entry: entry["val/accuracy"])
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        (folder / "curve.json").write_text(json.dumps(module.validation_history, indent=1))
+    shutil.rmtree(kept)
+    module.policy.model.save_pretrained(folder)
+    module.policy.processor.save_pretrained(folder)
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    """A short linear-like warm-up, then a cosine to zero, for every part at its own learning rate.
+
+    Args:
+        optimizer: the optimizer.
+        steps: optimizer steps of the whole stage.
+
+    Returns:
+        The schedule.
+    """
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.05, cycle_momentum=False)
+
+
+def fingerprint(folder: Path) -> str:
+    """Digest of the weights of a policy folder.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        SHA-256 of ``model.safetensors``, hexadecimal.
+    """
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

@@ -1,0 +1,163 @@
+"""The mini tasks as training and evaluation data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.experience import Prompt
+from lit_g2rpo.mini.pretraining import make_lesson
+from lit_g2rpo.mini.pretraining import to_prompt as lesson_prompt
+from lit_g2rpo.mini.tasks import TASKS, make_sample, to_prompt
+from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
+from lit_g2rpo.tasks import Task
+
+EVALUATION_SEED = 1_000_003
+"""Apart from every training seed a user would choose; evaluation prompts never depend on the run's seed."""
+
+LESSON_TASK = "pretraining"
+LESSON_TURNS = ("boxes", "row", "inventory", "bars", "cells") * 3 + ("boxes", "sums", "row", "boxes", "sums")
+"""Which lesson each row in twenty is."""
+
+
+class MiniDataset:
+    """Rows ``0 .. per_task * 6 - 1`` of the mini tasks, the tasks in turn; each row is drawn when it is opened.
+
+    Args:
+        split: ``train`` or ``validation``; decides which source images may appear.
+        per_task: rows per task.
+        seed: seed of the rows.
+    """
+
+    def __init__(self, split: str, per_task: int, seed: int) -> None:
+        self.split, self.per_task, self.seed = split, per_task, seed
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.per_task * len(TASKS)
+
+    def __getitem__(self, index: int) -> Prompt:
+        """Draw a row.
+
+        Args:
+            index: number of the row.
+
+        Returns:
+            The prompt.
+        """
+        task, number = TASKS[index % len(TASKS)], index // len(TASKS)
+        return to_prompt(make_sample(task, number, self.split, self.seed), demonstrated=self.split == "train")
+
+    def task_names(self) -> Sequence[str]:
+        """Task of each row."""
+        return TASKS * self.per_task
+
+
+class MiniPrompts(PromptData):
+    """The embedded default: six small visual tasks drawn from real images, without a download.
+
+    Args:
+        seed: seed of the training rows.
+        train_per_task: training rows per task.
+        val_per_task: validation rows per task; their images are never trained on.
+        test_per_task: test rows per task, other drawings from the images of validation.
+        max_completion_tokens: longest completion, tokens.
+        val_batch_size: prompts per evaluation batch and process.
+        rollouts_per_epoch: rollouts per epoch.
+        **options: see ``PromptData``.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        train_per_task: int = 20_000,
+        val_per_task: int = 120,
+        test_per_task: int = 500,
+        max_completion_tokens: int = 40,
+        val_batch_size: int = 120,
+        rollouts_per_epoch: int | None = 100,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            max_completion_tokens=max_completion_tokens,
+            val_batch_size=val_batch_size,
+            rollouts_per_epoch=rollouts_per_epoch,
+            **options,
+        )
+        self.seed, self.train_per_task = seed, train_per_task
+        self.val_per_task, self.test_per_task = val_per_task, test_per_task
+
+    def default_tasks(self) -> dict[str, Task]:
+        """The six tasks with bands for completions of the mini policy."""
+        reasoning, short = LengthBand(6, 12, 30, 40), LengthBand(4, 8, 20, 32)
+        bands = {task: reasoning if task == "math_reasoning" else short for task in TASKS}
+        bands["spatial_grounding"] = LengthBand(8, 14, 30, 40)
+        return {task: Task(task, length=bands[task], entropy=EntropyBand(0.02, 0.6)) for task in TASKS}
+
+    def train_dataset(self) -> MiniDataset:
+        """Training rows."""
+        return MiniDataset("train", self.train_per_task, self.seed)
+
+    def val_dataset(self) -> MiniDataset:
+        """Validation rows, the same for every seed."""
+        return MiniDataset("validation", self.val_per_task, EVALUATION_SEED)
+
+    def test_dataset(self) -> MiniDataset:
+        """Test rows, the same for every seed."""
+        return MiniDataset("validation", self.test_per_task, EVALUATION_SEED + 1)
+
+
+class LessonDataset:
+    """Endless-looking rows of the generic lessons, in fixed shares.
+
+    Args:
+        size: number of rows.
+        seed: seed of the rows.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed = size, seed
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.size
+
+    def __getitem__(self, index: int) -> Prompt:
+        """Draw a row.
+
+        Args:
+            index: number of the row.
+
+        Returns:
+            The prompt, its completion as demonstration.
+        """
+        name = LESSON_TURNS[index % len(LESSON_TURNS)]
+        return lesson_prompt(make_lesson(name, index, "train", self.seed), f"{name}-{index}")
+
+    def task_names(self) -> Sequence[str]:
+        """Task of each row."""
+        return [LESSON_TASK] * self.size
+
+
+class MiniLessons(PromptData):
+    """The generic lessons that precede the tasks, for supervised training.
+
+    Args:
+        rows: number of rows, more than are trained on.
+        seed: seed of the rows.
+    """
+
+    def __init__(self, rows: int = 100_000, seed: int = 0) -> None:
+        super().__init__(max_completion_tokens=64, rollouts_per_epoch=100)
+        self.rows, self.seed = rows, seed
+
+    def default_tasks(self) -> dict[str, Task]:
+        """One task without bands."""
+        return {LESSON_TASK: Task(LESSON_TASK)}
+
+    def train_dataset(self) -> LessonDataset:
+        """The lessons."""
+        return LessonDataset(self.rows, self.seed)
+
+    def val_dataset(self) -> None:
+        """No validation: the lessons are only a means."""
+        return

@@ -1,0 +1,148 @@
+"""Draws the 64 x 64 images of the mini tasks: real digits, bars and shapes on a darkened photograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_g2rpo.mini import sources
+
+SIDE = 64
+INK = 70
+COLOURS = np.array([[255, 70, 70], [80, 230, 90], [110, 140, 255], [250, 220, 60], [245, 245, 245]], dtype=np.float32)
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(slots=True)
+class Item:
+    """Something drawn on a canvas.
+
+    Attributes:
+        kind: `digit`, `cross`, `ring` or `bar`.
+        value: Label of a digit, height of a bar in chart units, 0 otherwise.
+        box: Left, top, right and bottom edge in pixels.
+    """
+
+    kind: str
+    value: int
+    box: Box
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre of the box in pixels: x, y."""
+        left, top, right, bottom = self.box
+        return (left + right) / 2, (top + bottom) / 2
+
+
+@dataclass(slots=True)
+class Canvas:
+    """An image under construction.
+
+    Attributes:
+        rng: Source of every random choice of the drawing.
+        split: Split from which digits and photographs are taken.
+        pixels: Colours, `[SIDE, SIDE, 3]`, from 0 to 255.
+        items: What has been drawn so far.
+    """
+
+    rng: np.random.Generator
+    split: str
+    pixels: NDArray[np.float32] = field(init=False)
+    items: list[Item] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        photos = sources.photographs(self.split)
+        photo = photos[int(self.rng.integers(len(photos)))]
+        top, left = (int(self.rng.integers(limit - SIDE)) for limit in photo.shape[:2])
+        grey = photo[top : top + SIDE, left : left + SIDE].mean(axis=2, keepdims=True)
+        self.pixels = np.repeat(grey * 70 + self.rng.uniform(0, 20), 3, axis=2).astype(np.float32)
+
+    def image(self) -> Image.Image:
+        """The finished image, RGB, `SIDE` x `SIDE` pixels."""
+        return Image.fromarray(np.clip(self.pixels, 0, 255).astype(np.uint8))
+
+    def colour(self) -> NDArray[np.float32]:
+        """A random colour, `[3]`."""
+        chosen: NDArray[np.float32] = COLOURS[int(self.rng.integers(len(COLOURS)))]
+        return chosen
+
+    def digit_stamp(self, label: int, height: int, width_limit: int) -> NDArray[np.float32]:
+        """Takes a handwritten digit of the split, slightly turned and cut to its ink.
+
+        Args:
+            label: Which digit, 0-9.
+            height: Height in pixels.
+            width_limit: Largest width in pixels.
+
+        Returns:
+            Ink, `[height, width]`, from 0 to 1.
+        """
+        images, _ = sources.digits(self.split)
+        source = Image.fromarray(images[label][int(self.rng.integers(len(images[label])))])
+        turned = source.rotate(float(self.rng.uniform(-10, 10)), Image.Resampling.BILINEAR)
+        cut = turned.crop(turned.point(lambda ink: 255 * (ink > INK)).getbbox())
+        width = min(max(round(height * cut.width / cut.height), 4), width_limit)
+        return np.asarray(cut.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / np.float32(255)
+
+    def stamp(self, kind: str, value: int, ink: NDArray[np.float32], left: int, top: int) -> Item:
+        """Blends a mask of ink in a random colour and records the item.
+
+        Args:
+            kind: Kind of the item.
+            value: Value of the item.
+            ink: Opacity, `[height, width]`, from 0 to 1.
+            left: Left edge in pixels.
+            top: Top edge in pixels.
+
+        Returns:
+            The item drawn.
+        """
+        height, width = ink.shape
+        area = self.pixels[top : top + height, left : left + width]
+        area += ink[:, :, None] * (self.colour() - area)
+        item = Item(kind, value, (left, top, left + width, top + height))
+        self.items.append(item)
+        return item
+
+    def free_spot(self, width: int, height: int, gap: int = 2) -> tuple[int, int] | None:
+        """Looks for a place that no item covers.
+
+        Args:
+            width: Width wanted in pixels.
+            height: Height wanted in pixels.
+            gap: Distance to keep from other items in pixels.
+
+        Returns:
+            Left and top edge, or None when twenty tries found no place.
+        """
+        for _ in range(20):
+            left, top = int(self.rng.integers(SIDE - width + 1)), int(self.rng.integers(SIDE - height + 1))
+            if all(
+                left >= right + gap or left + width + gap <= x or top >= bottom + gap or top + height + gap <= y
+                for x, y, right, bottom in (item.box for item in self.items)
+            ):
+                return left, top
+        return None
+
+
+def shape_ink(kind: str, side: int) -> NDArray[np.float32]:
+    """Draws a shape that is no digit.
+
+    Args:
+        kind: `cross` or `ring` (a square outline).
+        side: Width and height in pixels.
+
+    Returns:
+        Ink, `[side, side]`, 0 or 1.
+    """
+    ink = np.zeros((side, side), dtype=np.float32)
+    if kind == "cross":
+        middle = slice(side // 2 - 1, side // 2 + 1)
+        ink[middle, :] = ink[:, middle] = 1
+    else:
+        ink[:2], ink[-2:], ink[:, :2], ink[:, -2:] = 1, 1, 1, 1
+    return ink

@@ -1,0 +1,121 @@
+"""The six mini tasks: endless prompts with checkable answers, a few of them with an imperfect demonstration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from lit_g2rpo.experience import Prompt
+from lit_g2rpo.mini import annotator
+from lit_g2rpo.mini.images import Canvas
+from lit_g2rpo.mini.scenes import SCENES
+from lit_g2rpo.mini.sources import SPLITS
+
+TASKS = tuple(SCENES)
+INSTRUCTION = "Reply with <thinking></thinking><answer></answer>."
+
+
+@dataclass(slots=True, frozen=True)
+class MiniSample:
+    """One generated sample.
+
+    Attributes:
+        task: Name of the task.
+        index: Position in the endless stream of the task.
+        image: RGB image, 64 x 64 pixels.
+        question: Question without instruction and options.
+        options: Option texts, empty unless the question is multiple choice.
+        problem_type: Form of the answer.
+        answer: True answer, without tags.
+        solution: Completion of a careful annotator.
+        demonstration: Completion of the imperfect annotator.
+    """
+
+    task: str
+    index: int
+    image: Image.Image
+    question: str
+    options: tuple[str, ...]
+    problem_type: str
+    answer: str
+    solution: str
+    demonstration: str
+
+
+def make_sample(task: str, index: int, split: str, seed: int) -> MiniSample:
+    """Generates a sample; the same arguments always give the same sample.
+
+    Args:
+        task: Name of the task.
+        index: Position in the stream, from 0.
+        split: `train` or `validation`; decides which source images may appear.
+        seed: Seed of the stream.
+
+    Returns:
+        The sample.
+
+    Raises:
+        ValueError: If the task or the split is unknown.
+    """
+    if task not in SCENES:
+        raise ValueError(f"unknown mini task {task!r}: choose one of {', '.join(TASKS)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {SPLITS}")
+    rng = np.random.default_rng([seed, TASKS.index(task), SPLITS.index(split), index])
+    problem_type, draw = SCENES[task]
+    scene = draw(Canvas(rng, split))
+    solution = annotator.write(task, scene.facts)
+    return MiniSample(
+        task=task,
+        index=index,
+        image=scene.canvas.image(),
+        question=scene.question,
+        options=scene.options,
+        problem_type=problem_type,
+        answer=solution.split("<answer>")[1].removesuffix("</answer>"),
+        solution=solution,
+        demonstration=annotator.write(task, annotator.misread(task, scene.facts, rng)),
+    )
+
+
+def prompt_text(question: str, options: tuple[str, ...]) -> str:
+    """Joins question, instruction and options in the paper's order.
+
+    Args:
+        question: Question text.
+        options: Option texts, may be empty.
+
+    Returns:
+        Text that follows the image.
+    """
+    listed = "".join(f"\n{letter}. {option}" for letter, option in zip(annotator.LETTERS, options, strict=False))
+    return f"{question} {INSTRUCTION}{listed}"
+
+
+def to_prompt(sample: MiniSample, demonstrated: bool = False) -> Prompt:
+    """Turns a sample into the prompt that the trainer reads.
+
+    Args:
+        sample: The sample.
+        demonstrated: Whether the annotator's completion is attached.
+
+    Returns:
+        The prompt.
+    """
+    text = prompt_text(sample.question, sample.options)
+    return Prompt(
+        id=f"{sample.task}-{sample.index}",
+        task=sample.task,
+        problem_type=sample.problem_type,
+        messages=[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}],
+        images=[sample.image],
+        sample={
+            "problem_type": sample.problem_type,
+            "task_type": sample.task,
+            "answer": f"<answer>{sample.answer}</answer>",
+            "options": [f"{letter}. {text}" for letter, text in zip(annotator.LETTERS, sample.options, strict=False)],
+        },
+        demonstration=sample.demonstration if demonstrated else None,
+    )

@@ -1,0 +1,412 @@
+"""The LightningModule: policy, reference and objective, and the steps of training and evaluation."""
+
+import copy
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lit_g2rpo.distributed import gather_prompts
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.evaluation import Tally, row
+from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.guards import check_checkpoint, check_gradients, check_rewards
+from lit_g2rpo.microbatches import Plan, build_microbatches
+from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.loading import learning_parts, load_policy
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.resume import experience_state, restore_experience
+from lit_g2rpo.rewards import score
+from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
+from lit_g2rpo.rollout.context import generation_context
+from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engines import build_engine
+from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
+from lit_g2rpo.scoring import columns, rollout_metrics, score_rollout
+from lit_g2rpo.step_metrics import StepMetrics
+from lit_g2rpo.tasks import Task
+
+
+class G2RPOModule(pl.LightningModule):
+    """Trains a Qwen3-VL policy from rewards: micro-batch 0 of a rollout samples, every micro-batch learns.
+
+    Args:
+        policy: where the policy comes from and which parts of it learn.
+        objective: advantages and loss.
+        optimizer: makes the optimizer from the parameters that learn.
+        rollout: how completions are sampled for training.
+        update: how often a rollout is learned from.
+        evaluation: how completions are sampled for validation, test and prediction.
+        lr_scheduler: makes the learning-rate schedule, stepped once per optimizer step.
+
+    Raises:
+        UserError: if settings contradict each other.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig,
+        objective: Objective,
+        optimizer: OptimizerCallable,
+        rollout: RolloutConfig,
+        update: UpdateConfig,
+        evaluation: EvaluationConfig,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        # The reference and frozen weights may be absent from a checkpoint; check_checkpoint holds the rest to it.
+        self.strict_loading = False
+        if objective.needs_groups and rollout.group_size < 2:
+            raise UserError(
+                f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
+                "so it must be at least 2"
+            )
+        self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
+        self.objective, self.rollout, self.update, self.evaluation = objective, rollout, update, evaluation
+        self.policy: Policy
+        self.reference: Policy | None = None
+        self.engine = build_engine(rollout)
+        self.tasks: dict[str, Task] = {}
+        self.experience: Experience | None = None
+        self.rollout_index = 0
+        self.validation_history: list[dict[str, float]] = []
+        self.validation_sizes: dict[str, int] = {}
+        self._restored: dict[str, Any] | None = None
+        self._rollout_metrics: dict[str, float] = {}
+        self._next_microbatch = 0
+        self._collected_at = time.perf_counter()
+
+    # ---- sizes
+
+    @property
+    def policy_path(self) -> str:
+        """Name or folder the policy came from."""
+        return self.policy_config.path
+
+    @property
+    def microbatches_per_rollout(self) -> int:
+        """Forward and backward passes per rollout and rank."""
+        return self.update.epochs * self.update.microbatches
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer steps per pass over a rollout."""
+        return self.update.microbatches // self.trainer.accumulate_grad_batches
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps per rollout."""
+        return self.update.epochs * self.updates_per_epoch
+
+    def describe(self) -> dict[str, str]:
+        """What will run, as the rows of a table."""
+        trained = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.policy.parameters())
+        rollout, world, updates = self.rollout, self.trainer.world_size, self.updates_per_epoch
+        return {
+            "policy": f"{self.policy_path} ({total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained)",
+            "objective": type(self.objective).__name__ + (" with KL" if self.reference_needed else ""),
+            "tasks": ", ".join(self.tasks),
+            "rollout": f"{rollout.prompts} prompts x {rollout.group_size} = {rollout.prompts * rollout.group_size} "
+            f"completions of up to {self.max_tokens} tokens, by {rollout.engine}",
+            "updates": f"{self.steps_per_rollout} optimizer steps per rollout, each from "
+            f"{rollout.prompts // updates} prompts ({rollout.prompts * rollout.group_size // updates} completions)",
+            "micro-batch": f"{rollout.prompts // (world * self.update.microbatches)} prompts "
+            f"({rollout.prompts * rollout.group_size // (world * self.update.microbatches)} rows) per rank",
+            "strategy": f"{type(self.trainer.strategy).__name__}, {world} x {self.device.type}, "
+            f"{self.trainer.precision}",
+        }
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest completion, tokens."""
+        return int(self.trainer.datamodule.max_completion_tokens)  # type: ignore[attr-defined]
+
+    @property
+    def reference_needed(self) -> bool:
+        """True if the loss has a KL term."""
+        return self.objective.kl_coefficient > 0
+
+    # ---- set-up
+
+    def setup(self, stage: str) -> None:
+        """Take the tasks from the data and check the sizes.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            UserError: if sizes do not divide.
+        """
+        self.tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
+        if stage != "fit":
+            return
+        accumulate, prompts = self.trainer.accumulate_grad_batches, self.rollout.prompts
+        if self.update.microbatches % accumulate:
+            raise UserError(
+                f"model.update.microbatches is {self.update.microbatches}; it must be a multiple of "
+                f"trainer.accumulate_grad_batches ({accumulate})"
+            )
+        parts = self.trainer.world_size * self.updates_per_epoch
+        if prompts % parts:
+            raise UserError(
+                f"model.rollout.prompts is {prompts}; it must be a multiple of ranks x updates per rollout "
+                f"({self.trainer.world_size} x {self.updates_per_epoch} = {parts})"
+            )
+
+    def configure_model(self) -> None:
+        """Load policy and reference once, where the strategy wants them."""
+        if hasattr(self, "policy"):
+            return
+        self.policy = load_policy(self.policy_config).train()
+        self.policy.temperature = self.rollout.temperature or 1.0
+        self.engine.attach(self.policy)
+        if self.reference_needed and not self.policy_config.lora:
+            self.reference = load_policy(self.policy_config).requires_grad_(False).eval()
+            self.reference.temperature = self.policy.temperature
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer over what learns, and the schedule."""
+        groups = learning_parts(self.policy)
+        optimizer = self.optimizer([{"params": parameters} for parameters in groups.values()])
+        for part, group in zip(groups, optimizer.param_groups, strict=True):
+            group["lr"] *= self.policy_config.lr_scale.get(part, 1.0)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    # ---- training
+
+    def on_fit_start(self) -> None:
+        """Prepare the running sums of an optimizer step."""
+        self._step = StepMetrics(list(self.tasks))
+
+    def training_step(self, batch: tuple[list[Prompt], int], batch_idx: int) -> Tensor:
+        """Loss of one micro-batch; the first one of a rollout samples it.
+
+        Args:
+            batch: this rank's prompts and the index of the micro-batch in the rollout.
+            batch_idx: index of the micro-batch in the epoch.
+
+        Returns:
+            The loss.
+        """
+        prompts, index = batch
+        if index == 0:
+            self.experience = self.collect(prompts)
+        elif self.experience is None:
+            self.experience = self._restore(prompts)
+        loss, metrics = self.policy.loss(self.experience.microbatches[index], self.objective.token_loss)
+        self._step.add(metrics, self.experience.microbatches[index].fields)
+        self._next_microbatch = index + 1
+        if (index + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.log_dict(self._rollout_metrics | self._step.reduce(self))
+            self._rollout_metrics = {}
+        return loss
+
+    @torch.no_grad()
+    def collect(self, prompts: list[Prompt]) -> Experience:
+        """Sample, score, filter and form advantages for one rollout.
+
+        Args:
+            prompts: this rank's prompts.
+
+        Returns:
+            The experience, cut into micro-batches.
+        """
+        clock = [time.perf_counter()]
+        config = self.rollout
+        sampling = Sampling(
+            self.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, self.rollout_index
+        )
+        with generation_context(self.trainer.strategy, self.policy):
+            completions = self.engine.generate(prompts, config.group_size, sampling)
+        clock.append(time.perf_counter())
+        rewards = [score(c.text, prompts[i // config.group_size].sample) for i, c in enumerate(completions)]
+        clock.append(time.perf_counter())
+        tokens = [c.token_ids for c in completions]
+        rows = [prompt for prompt in prompts for _ in range(config.group_size)]
+        if config.old_logprobs == "recompute":
+            for completion, logprobs in zip(completions, self._logprobs(self.policy, rows, tokens), strict=True):
+                completion.logprobs = logprobs
+        ref_logprobs = None
+        if self.reference is not None:
+            ref_logprobs = self._logprobs(self.reference, rows, tokens)
+        elif self.reference_needed:
+            with self.policy.reference():
+                ref_logprobs = self._logprobs(self.policy, rows, tokens)
+        clock.append(time.perf_counter())
+        values = gather_prompts(self, columns(prompts, completions, rewards, list(self.tasks)))
+        check_rewards(self, values, prompts)
+        scored = score_rollout(values, self.objective, self.tasks)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        experience = Experience(
+            prompts=prompts,
+            completions=completions,
+            rewards=rewards,
+            total_rewards=scored.rewards[rank::world].flatten(),
+            ref_logprobs=ref_logprobs,
+            table=scored.table,
+            rank=rank,
+            world_size=world,
+        )
+        experience.microbatches = build_microbatches(experience, self._plan(), self.policy.empty)
+        seconds = [b - a for a, b in zip(clock, clock[1:], strict=False)]
+        self._rollout_metrics = rollout_metrics(scored, list(self.tasks)) | {
+            "perf/rollout_seconds": seconds[0],
+            "perf/score_seconds": seconds[1],
+            "perf/logprobs_seconds": seconds[2],
+            "perf/tokens_per_second": float(scored.table.lengths.sum()) / seconds[0],
+        }
+        self.rollout_index += 1
+        self._collected_at = time.perf_counter()
+        return experience
+
+    def _plan(self) -> Plan:
+        coefficient = self.objective.entropy_coefficient
+        return Plan(self.update.epochs, self.updates_per_epoch, self.trainer.accumulate_grad_batches, coefficient)
+
+    def _logprobs(self, policy: Policy, prompts: list[Prompt], tokens: list[Tensor]) -> list[Tensor]:
+        """Log-probabilities of a rollout by forwards of micro-batch size, ``n`` tensors ``[T_i]`` on the CPU."""
+        size = max(len(tokens) // self.update.microbatches, 1)
+        out: list[Tensor] = []
+        for start in range(0, len(tokens), size):
+            part = tokens[start : start + size]
+            logprobs, _ = policy.token_stats(prompts[start : start + size], part)
+            out += torch.split(logprobs.cpu(), [len(t) for t in part])
+        return out
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a gradient that is not finite, and log its norm.
+
+        Args:
+            optimizer: the optimizer about to step.
+        """
+        norm = check_gradients(self)
+        if norm is not None:
+            self.log("train/grad_norm", norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
+        """Log how long the updates of a rollout took, once they are done.
+
+        Args:
+            outputs: unused.
+            batch: prompts and index of the micro-batch.
+            batch_idx: index of the micro-batch in the epoch.
+        """
+        if batch[1] + 1 == self.microbatches_per_rollout:
+            self.log("perf/update_seconds", time.perf_counter() - self._collected_at)
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what sampling and a half-learned rollout need, and leave the reference out.
+
+        Args:
+            checkpoint: the checkpoint being written.
+        """
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: w for name, w in weights.items() if not name.startswith("reference.")}
+        state: dict[str, Any] = {"rollout_index": self.rollout_index, "validation_history": self.validation_history}
+        if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
+            state["experience"] = experience_state(self, self.experience, self.max_tokens)
+        checkpoint["g2rpo"] = copy.deepcopy(state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what sampling and a half-learned rollout need.
+
+        Args:
+            checkpoint: the checkpoint being read.
+
+        Raises:
+            UserError: if it is a checkpoint of another model.
+        """
+        check_checkpoint(self, checkpoint)
+        state = checkpoint["g2rpo"]
+        self.rollout_index = state["rollout_index"]
+        self.validation_history = state["validation_history"]
+        self._restored = state.get("experience")
+
+    def _restore(self, prompts: list[Prompt]) -> Experience:
+        if self._restored is None:
+            raise UserError(
+                "the checkpoint was written inside a rollout but holds no experience; start from another one"
+            )
+        experience = restore_experience(self, self._restored, prompts)
+        experience.microbatches = build_microbatches(experience, self._plan(), self.policy.empty)
+        self._restored = None
+        return experience
+
+    # ---- evaluation
+
+    @torch.no_grad()
+    def _evaluate(self, batch: tuple[list[Prompt], list[int | None]]) -> list[dict[str, Any]]:
+        prompts, numbers = batch
+        config = self.evaluation
+        sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self.rollout.seed)
+        if not isinstance(self.engine, HuggingFaceEngine):
+            engine = HuggingFaceEngine(self.rollout.max_rows)
+            engine.attach(self.policy)
+        else:
+            engine = self.engine
+        with generation_context(self.trainer.strategy, self.policy):
+            completions = engine.generate(prompts, 1, sampling)
+        answers = zip(numbers, prompts, completions, strict=True)
+        return [row(number, prompt, completion) for number, prompt, completion in answers if number is not None]
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting afresh."""
+        self._tally = Tally(list(self.tasks))
+
+    def validation_step(self, batch: tuple[list[Prompt], list[int | None]], batch_idx: int) -> Any:
+        """Sample one completion per prompt and score it.
+
+        Args:
+            batch: prompts and their numbers in the dataset; one without a number only keeps ranks in step.
+            batch_idx: index of the batch.
+
+        Returns:
+            One row per prompt that counts.
+        """
+        rows = self._evaluate(batch)
+        self._tally.add(rows)
+        return rows
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all ranks, per task and over tasks."""
+        self._log_tally("val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all ranks, per task and over tasks."""
+        self._log_tally("test")
+
+    def predict_step(self, batch: tuple[list[Prompt], list[int | None]], batch_idx: int) -> list[dict[str, Any]]:
+        """Sample one completion per prompt.
+
+        Args:
+            batch: prompts and their numbers in the dataset.
+            batch_idx: index of the batch.
+
+        Returns:
+            One row per prompt that counts.
+        """
+        return self._evaluate(batch)
+
+    def _log_tally(self, prefix: str) -> None:
+        metrics, self.validation_sizes = self._tally.reduce(self, prefix)
+        self.log_dict(metrics)
+        if prefix == "val":
+            self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
+        if self.trainer.sanity_checking and self.logger is not None:
+            # Lightning logs nothing during its check before training, but this is the first point of every curve.
+            self.logger.log_metrics(metrics, step=0)

@@ -1,0 +1,49 @@
+"""What an objective is given: scored completions before the loss, and flat token fields inside it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class ScoredBatch:
+    """The scored completions of one rollout over all ranks, in the order of the prompts.
+
+    Args:
+        rewards: total reward of each completion, shaping included, ``[N]``.
+        components: named parts of the reward (``accuracy``, ``format``, ``structure``, ``length``), each ``[N]``.
+        group_ids: which prompt a completion answers, ``[N]`` long.
+        task_ids: index of the completion's task, ``[N]`` long.
+        problem_type_ids: index of the completion's problem type, ``[N]`` long.
+        valid: False for completions whose group was dropped, ``[N]`` bool.
+    """
+
+    rewards: Tensor
+    components: dict[str, Tensor]
+    group_ids: Tensor
+    task_ids: Tensor
+    problem_type_ids: Tensor
+    valid: Tensor
+
+
+@dataclass(slots=True)
+class TokenFields:
+    """What the loss of one completion token depends on besides the policy, flat over the ``M`` tokens of a micro-batch.
+
+    Args:
+        advantages: advantage of the token's completion, ``[M]``.
+        old_logprobs: log-probability at sampling time, nats, ``[M]``.
+        ref_logprobs: log-probability under the reference, nats, ``[M]``; None when KL is off.
+        weight: the token's share of the loss: 1 / normaliser (times what the trainer divides by later), 0 if it does
+            not count, ``[M]``.
+        entropy_weight: coefficient of the token's entropy in the loss: positive above the task's band, negative below
+            it, 0 inside, ``[M]``.
+        task_ids: index of the token's task, ``[M]`` long.
+    """
+
+    advantages: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor | None
+    weight: Tensor
+    entropy_weight: Tensor
+    task_ids: Tensor

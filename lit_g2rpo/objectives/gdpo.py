@@ -1,0 +1,54 @@
+"""GDPO: each part of the reward standardised by itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.objectives.advantages import decoupled
+from lit_g2rpo.objectives.fields import ScoredBatch
+from lit_g2rpo.objectives.objective import Objective
+
+
+class GDPO(Objective):
+    """Group reward-decoupled policy optimization: each component standardised in its group, their sum over the batch.
+
+    The total reward decides only which groups are dropped, so length shaping does not reach the advantages.
+
+    Args:
+        components: the parts of the reward to use; one that the rewards of the data do not have is skipped.
+        kwargs: coefficients of the loss, see `Objective`.
+
+    Raises:
+        UserError: if no component is named, or ``length``, which is a token count and not a part of the reward.
+
+    Source: arXiv 2601.05242, section 3.
+    """
+
+    def __init__(self, *, components: Sequence[str] = ("accuracy", "format", "structure"), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not components or "length" in components:
+            raise UserError(
+                f"model.objective.components is {list(components)}; name parts of the reward, such as accuracy"
+            )
+        self.components = tuple(components)
+
+    def advantages(self, batch: ScoredBatch) -> Tensor:
+        """Standardise each component in its group, and their sum over the rollout.
+
+        Args:
+            batch: scored completions of all ranks.
+
+        Returns:
+            Advantages ``[N]``, 0 where ``batch.valid`` is False.
+
+        Raises:
+            UserError: if the batch has none of the components.
+        """
+        present = {name: batch.components[name] for name in self.components if name in batch.components}
+        if not present:
+            raise UserError(
+                f"model.objective.components is {list(self.components)}; the rewards have {sorted(batch.components)}"
+            )
+        return decoupled(present, batch.group_ids, valid=batch.valid)

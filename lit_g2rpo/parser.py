@@ -1,0 +1,160 @@
+"""The parser of the command line, whose errors are one line with the key and what would be right."""
+
+import difflib
+import importlib
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_g2rpo.errors import UserError
+
+# lines of a parser's message that describe its search and not the mistake
+NOISE = re.compile(
+    r"(Does not validate|Subtypes:|Errors:|Given value|Not a valid subclass|Subclass types expect|- an? |"
+    r"Expected a <class 'NoneType'>|Expected a path but|Problem with given class_path|Parser key |Unable to load)"
+)
+
+
+class Parser(LightningArgumentParser):
+    """Raises a `UserError` of one line where the stock parser prints its usage and exits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.start = Path.cwd()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the error that lies at the bottom of a parse failure.
+
+        Args:
+            message: message of the parser.
+            ex: its cause.
+
+        Raises:
+            UserError: always, except from an inner parser, whose caller may have another reading of the value.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        cause: BaseException | None = ex
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause
+            cause = cause.__cause__ or cause.__context__
+        where = self.broken_file() if message.startswith("Problems parsing config") else ""
+        raise UserError(where + explain(message, self.known_keys())) from ex
+
+    def known_keys(self) -> list[str]:
+        """List the keys that a config may have, without those inside a class that the config names.
+
+        Returns:
+            Dotted keys.
+        """
+        keys: list[str] = []
+        for action in self._actions:
+            for parser in (getattr(action, "_name_parser_map", None) or {}).values():
+                keys += parser.known_keys()
+            if action.option_strings and action.dest not in ("help", "config", "print_config"):
+                keys.append(action.dest)
+        return keys
+
+    def broken_file(self) -> str:
+        """Find the config on the command line that is not YAML.
+
+        Returns:
+            Its name with a colon, or nothing.
+        """
+        words = " ".join(self.args).replace("=", " ").split()
+        for word in (word for word in words if word.endswith((".yaml", ".yml"))):
+            try:
+                # the parser has gone to the folder of the file it reads
+                yaml.safe_load((self.start / word).read_text())
+            except yaml.YAMLError:
+                return f"{word}: "
+            except OSError:
+                continue
+        return ""
+
+
+def explain(message: str, keys: list[str]) -> str:
+    """Say a parser's message in one line.
+
+    Args:
+        message: message of the parser, many lines perhaps.
+        keys: valid keys, dotted.
+
+    Returns:
+        One line that names the key, and the nearest valid one for a misspelt key.
+    """
+    if found := re.match(r"unrecognized arguments: (\S+)", message):
+        word = found[1].split("=")[0]
+        return (
+            unknown(word.lstrip("-"), keys) if word.startswith("-") else f"unexpected word {word!r}; keys start with --"
+        )
+    if found := re.search(r"does not accept (?:option|nested key) '([^']+)'", message):
+        return unknown(found[1], keys)
+    if found := re.match(r'Linked "([^"]+)" must be given via "([^"]+)"', message):
+        return f"{found[1]} follows from {found[2].split(',')[0]}; set that instead"
+    if found := re.match(r"the following arguments are required: (.*)", message):
+        missing = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
+        return f"not given: {missing}; start from a recipe, such as --config configs/g2rpo.yaml"
+    key = found[1] if (found := re.search(r'Parser key "([^"]+)"', message)) else ""
+    if found := re.search(r"File does not exist: '([^']+)'|Unable to load config '([^']+)'", message):
+        return f"{key}: no such file: {found[1] or found[2]}".replace("config:", "--config:", 1)
+    if found := re.search(r"Expected a path but (\S+\.ya?ml|\S+/\S+) either not accessible", message):
+        return f"{key}: no such file: {found[1]}"
+    classes = re.findall(r"given class_path '([\w.]+)'", message)
+    if classes and (found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", message)):
+        return unknown(f"{key}.{found[1]}", [f"{key}.{name}" for name in arguments_of(classes[-1])], of=classes[-1])
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"{key}: there is no {found[1]}; give a config file or a class path such as package.module.Class"
+    if found := re.search(r"Expected an? (.+)\. Got value: (.*)", message):
+        kind = re.sub(r"<class '([^']+)'>|typing\.", r"\1", found[1])
+        return f"{key} is {found[2]}; expected {kind}"
+    lines = [line.strip(" -") for line in message.splitlines()]
+    kept = [line for line in lines if line and not NOISE.match(line)] or [line for line in lines if line]
+    kept = [re.sub(r"<class '([^']+)'>", r"\1", line).replace("typing.", "") for line in kept]
+    said = re.sub(r"\s+", " ", "; ".join(dict.fromkeys(kept)))
+    return f"{key}: {said}" if key else said
+
+
+def unknown(key: str, keys: list[str], of: str = "") -> str:
+    """Say that a key does not exist, and which one is meant.
+
+    Args:
+        key: the misspelt key, dotted.
+        keys: valid keys, dotted.
+        of: the class the key should be an argument of, if any.
+
+    Returns:
+        One line.
+    """
+    parts = key.split(".")
+    options: list[str] = []
+    for depth, part in enumerate(parts):
+        level = {k.split(".")[depth] for k in keys if k.split(".")[:depth] == parts[:depth] and k.count(".") >= depth}
+        if part in level:
+            continue
+        options = sorted(level)
+        if near := difflib.get_close_matches(part, options, n=1):
+            return f"unknown key {key}; did you mean {'.'.join([*parts[:depth], near[0], *parts[depth + 1 :]])}?"
+        break
+    if same := [k for k in keys if k.split(".")[-1] == parts[-1]]:
+        return f"unknown key {key}; did you mean {same[0]}?"
+    return f"unknown key {key}" + (f"; {of or 'this level'} has {', '.join(options)}" if options else "")
+
+
+def arguments_of(class_path: str) -> list[str]:
+    """List the arguments of a class.
+
+    Args:
+        class_path: its import path.
+
+    Returns:
+        Their names.
+    """
+    module, name = class_path.rsplit(".", 1)
+    parser = ArgumentParser(exit_on_error=False)
+    return list(parser.add_class_arguments(getattr(importlib.import_module(module), name), fail_untyped=False))

@@ -1,0 +1,102 @@
+"""From prompts to the tensors of a Qwen3-VL forward."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Prompt
+
+
+@dataclass(slots=True)
+class EncodedPrompt:
+    """A prompt as tokens and image patches.
+
+    Args:
+        input_ids: ``[L]`` long, image-pad tokens expanded.
+        token_types: 1 at image tokens, 0 elsewhere, ``[L]`` long (the model places M-RoPE by it).
+        pixel_values: patches of all images, ``[patches, channels]``; None without images.
+        image_grid: frames, rows and columns of patches of each image, ``[images, 3]`` long; None without images.
+    """
+
+    input_ids: Tensor
+    token_types: Tensor
+    pixel_values: Tensor | None
+    image_grid: Tensor | None
+
+
+def encode(processor: Any, prompt: Prompt) -> EncodedPrompt:
+    """Tokenize a prompt and cut its images into patches.
+
+    Args:
+        processor: the policy's processor.
+        prompt: the prompt.
+
+    Returns:
+        The encoded prompt, on the CPU.
+
+    Raises:
+        UserError: if places and images of the prompt do not match.
+    """
+    text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+    places = text.count(processor.image_token)
+    if places != len(prompt.images):
+        raise UserError(f"row {prompt.id}: {places} image places in the prompt but {len(prompt.images)} images")
+    inputs = processor(text=[text], images=prompt.images or None, return_tensors="pt")
+    input_ids = inputs["input_ids"][0]
+    return EncodedPrompt(
+        input_ids=input_ids,
+        token_types=(input_ids == processor.image_token_id).long(),
+        pixel_values=inputs.get("pixel_values"),
+        image_grid=inputs.get("image_grid_thw"),
+    )
+
+
+def blank_prompt(side: int) -> Prompt:
+    """A prompt with one black image, which gives a batch without images the same forward as any other.
+
+    Args:
+        side: side of the image, pixels.
+
+    Returns:
+        The prompt.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": "."}]
+    image = Image.new("RGB", (side, side))
+    return Prompt("blank", "", "", [{"role": "user", "content": content}], [image], {})
+
+
+def collate(rows: list[EncodedPrompt], completions: list[Tensor], pad: int, side: str) -> dict[str, Tensor]:
+    """Pad rows of prompt and completion to one batch.
+
+    Args:
+        rows: the prompt of each row, ``N`` of them.
+        completions: completion tokens of each row, ``[T_i]`` long (empty before generation).
+        pad: id of the pad token.
+        side: ``left`` for generation, ``right`` for training.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``mm_token_type_ids``, ``[N, L]`` each, and ``pixel_values`` and
+        ``image_grid_thw`` of all images in row order where there are any.
+    """
+    lengths = [len(row.input_ids) + len(tokens) for row, tokens in zip(rows, completions, strict=True)]
+    shape = (len(rows), max(lengths))
+    input_ids = torch.full(shape, pad)
+    mask = torch.zeros(shape, dtype=torch.long)
+    types = torch.zeros(shape, dtype=torch.long)
+    for i, (row, tokens) in enumerate(zip(rows, completions, strict=True)):
+        start = shape[1] - lengths[i] if side == "left" else 0
+        prompt_end = start + len(row.input_ids)
+        input_ids[i, start:prompt_end] = row.input_ids
+        input_ids[i, prompt_end : start + lengths[i]] = tokens
+        mask[i, start : start + lengths[i]] = 1
+        types[i, start:prompt_end] = row.token_types
+    batch = {"input_ids": input_ids, "attention_mask": mask, "mm_token_type_ids": types}
+    images = [row for row in rows if row.pixel_values is not None]
+    if images:
+        batch["pixel_values"] = torch.cat([row.pixel_values for row in images if row.pixel_values is not None])
+        batch["image_grid_thw"] = torch.cat([row.image_grid for row in images if row.image_grid is not None])
+    return batch

@@ -1,0 +1,90 @@
+"""Messages of other packages that a user cannot act on, each with the reason it is hidden; nothing else is hidden."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+ENVIRONMENT = {
+    # the data workers fork after the tokenizer ran; its threads are of no use for batches this small
+    "TOKENIZERS_PARALLELISM": "false",
+    # "weight tying", "fast processor" and other notes of transformers to the writer of the model code
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    # announces the next major version, which lightning cannot use and the version pin excludes
+    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
+    # tensorboard's optional TensorFlow backend prints about CPU instructions
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+WARNINGS: list[tuple[str, type[Warning]]] = [
+    # images are cheap beside generation: workers would only take cores from it
+    (r".*does not have many workers which may be a bottleneck.*", Warning),
+    # the run header says which device is used, and why not a bigger one is for the config to say
+    (r"GPU available but not used.*", Warning),
+    # a logging interval is a whole number of rollouts by construction
+    (r"The number of training batches .* is smaller than the logging interval.*", Warning),
+    # the run folder is shared on purpose when a run continues
+    (r"Checkpoint directory .* exists and is not empty.*", Warning),
+    # the prompt stream keeps its own position and restores it
+    (r".*You're resuming from a checkpoint that ended before the epoch ended.*", Warning),
+    # the engine switches the policy to evaluation mode and back itself
+    (r"Found \d+ module\(s\) in eval mode at the start of training.*", Warning),
+    # lightning builds an internal tree with a function torch has renamed
+    (r".*isinstance\(treespec, LeafSpec\).*is deprecated.*", Warning),
+    # peft asks transformers for the old name of a flag
+    (r".*is_gradient_checkpointing.* is deprecated.*", FutureWarning),
+    # tensorboard reads protobuf descriptors the old way
+    (r".*(google\.protobuf|FieldDescriptor|message_factory).*", DeprecationWarning),
+    (r".*pkg_resources is deprecated.*", Warning),
+    # lightning asks torch for the old name of the scheduler's epoch argument on restore
+    (r".*lr_scheduler\.step\(\)` before `optimizer\.step.*", UserWarning),
+]
+
+LOG_LINES = (
+    "GPU available:",  # the run header names the device
+    "TPU available:",
+    "HPU available:",
+    "💡 Tip:",  # advertises services
+    "`Trainer.fit` stopped:",  # the closing table says how the run ended
+    "Using default `ModelCheckpoint`",
+    "Restoring states from the checkpoint path at",  # the run header names the checkpoint
+    "Restored all states from the checkpoint at",
+    "Loaded model weights from the checkpoint at",
+    "Seed set to",  # in config.yaml
+    "`weights_only` was not set",  # what the run loads, it wrote itself
+    "The following generation flags are not valid",  # the engine sets its own sampling, whatever the checkpoint says
+)
+LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    "lightning.pytorch.trainer.connectors.signal_connector",
+    "transformers.generation.configuration_utils",
+)
+SECONDS_BEFORE_A_BAR = 5
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(LOG_LINES)
+
+
+def apply() -> None:
+    """Hide the messages listed in this file."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for message, category in WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_is_wanted)
+
+
+def shorten_bars() -> None:
+    """Show the loading bars of transformers only where loading takes long enough to wonder about."""
+    from transformers.utils import logging as transformers_logging
+
+    def late(factory: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return factory(*args, **{"delay": SECONDS_BEFORE_A_BAR, **kwargs})
+
+    transformers_logging.set_tqdm_hook(late)

@@ -1,0 +1,90 @@
+"""A half-learned rollout in a checkpoint: plain tensors of all ranks, in the order of the prompts."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.distributed import gather_prompts
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
+from lit_g2rpo.rewards import score
+from lit_g2rpo.rollout.sampling import prompt_key
+
+
+def experience_state(module: Any, experience: Experience, max_tokens: int) -> dict[str, Any]:
+    """Write a rollout as tensors; all ranks must call it.
+
+    Args:
+        module: the LightningModule.
+        experience: this rank's part of the rollout.
+        max_tokens: longest completion.
+
+    Returns:
+        Tensors ``[P, G, ...]`` by name.
+    """
+    completions, table = experience.completions, experience.table
+    shape = (len(experience.prompts), table.lengths.shape[1])
+
+    def padded(rows: list[Tensor]) -> Tensor:
+        out = torch.zeros(len(rows), max_tokens, dtype=rows[0].dtype)
+        for i, row in enumerate(rows):
+            out[i, : len(row)] = row
+        return out.view(*shape, max_tokens)
+
+    own = {
+        "token_ids": padded([c.token_ids for c in completions]),
+        "logprobs": padded([c.logprobs for c in completions]),
+        "entropy": padded([c.entropy for c in completions]),
+        "truncated": torch.tensor([c.truncated for c in completions]).view(shape),
+        "total_rewards": experience.total_rewards.view(shape),
+        "prompt_keys": torch.tensor([prompt_key(p.id) for p in experience.prompts]),
+    }
+    if experience.ref_logprobs is not None:
+        own["ref_logprobs"] = padded(experience.ref_logprobs)
+    state: dict[str, Any] = {name: gather_prompts(module, tensor) for name, tensor in own.items()}
+    for name in ("lengths", "valid", "advantages", "task_ids", "entropy_direction"):
+        state[name] = getattr(table, name)
+    return state
+
+
+def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]) -> Experience:
+    """Read this rank's part of a rollout back.
+
+    Args:
+        module: the LightningModule.
+        state: from ``experience_state``.
+        prompts: this rank's prompts, from the data.
+
+    Returns:
+        The experience, not yet cut into micro-batches.
+
+    Raises:
+        UserError: if the data no longer gives the prompts that were sampled for.
+    """
+    rank, world = module.trainer.global_rank, module.trainer.world_size
+    names = ("lengths", "valid", "advantages", "task_ids", "entropy_direction")
+    table = RolloutTable(**{name: state[name] for name in names})
+    own = {name: tensor[rank::world] for name, tensor in state.items() if name not in names}
+    if own["prompt_keys"].tolist() != [prompt_key(p.id) for p in prompts]:
+        raise UserError(
+            "the data has changed since the checkpoint: it gives other prompts for the rollout being resumed"
+        )
+    lengths = table.lengths[rank::world]
+
+    def rows(name: str) -> list[Tensor]:
+        return [row[:length].clone() for row, length in zip(own[name].flatten(0, 1), lengths.flatten(), strict=True)]
+
+    fields = zip(rows("token_ids"), rows("logprobs"), rows("entropy"), own["truncated"].flatten().tolist(), strict=True)
+    completions = [Completion(t, lp, h, module.policy.decode(t), cut) for t, lp, h, cut in fields]
+    group_size = lengths.shape[1]
+    return Experience(
+        prompts=prompts,
+        completions=completions,
+        rewards=[score(c.text, prompts[i // group_size].sample) for i, c in enumerate(completions)],
+        total_rewards=own["total_rewards"].flatten(),
+        ref_logprobs=rows("ref_logprobs") if "ref_logprobs" in own else None,
+        table=table,
+        rank=rank,
+        world_size=world,
+    )

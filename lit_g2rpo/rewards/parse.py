@@ -1,0 +1,91 @@
+"""Reads the envelope of a completion: reasoning and answer between tags."""
+
+from dataclasses import dataclass
+
+TRAILING_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+@dataclass(slots=True, frozen=True)
+class Envelope:
+    """What a completion holds.
+
+    Args:
+        reasoning: text of the first complete reasoning block; None without one.
+        answer: text of the last complete answer block behind the reasoning, stripped; None without one.
+        well_formed: True for one reasoning block, then one answer block that is not empty, and nothing else.
+        reasoning_blocks: number of opening reasoning tags.
+        answer_blocks: number of opening answer tags.
+    """
+
+    reasoning: str | None
+    answer: str | None
+    well_formed: bool
+    reasoning_blocks: int
+    answer_blocks: int
+
+
+def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answer") -> Envelope:
+    """Splits a completion into reasoning and answer, in time linear in its length.
+
+    An answer inside the reasoning, an unclosed reasoning block included, does not count.
+
+    Args:
+        text: the completion.
+        reasoning_tag: name of the tag around the reasoning.
+        answer_tag: name of the tag around the answer.
+
+    Returns:
+        The parts.
+
+    Source: envelope of OpenVLThinkerV2 (arXiv 2604.08539); the released code's pattern finds more than one reading.
+    """
+    text = text.strip()
+    for token in TRAILING_TOKENS:
+        text = text.removesuffix(token).rstrip()
+    think, end_think = f"<{reasoning_tag}>", f"</{reasoning_tag}>"
+    open_answer, end_answer = f"<{answer_tag}>", f"</{answer_tag}>"
+    first, last = text.find(think), text.rfind(end_think)
+    after = last + len(end_think) if last >= 0 else 0
+    reopened = text.find(think, after)
+    behind = text[after:] if reopened < 0 else text[after:reopened]
+    answer = _last_block(behind, open_answer, end_answer)
+    reasoning = _first_block(text, first, think, end_think)
+    thoughts, answers = text.count(think), text.count(open_answer)
+    well_formed = (
+        thoughts == answers == text.count(end_think) == text.count(end_answer) == 1
+        and first == 0
+        and bool(answer)
+        and behind.lstrip().startswith(open_answer)
+        and behind.endswith(end_answer)
+    )
+    return Envelope(reasoning, answer, well_formed, thoughts, answers)
+
+
+def unwrap(answer: str, answer_tag: str = "answer") -> str:
+    """Takes the answer tags off a gold answer that has them.
+
+    Args:
+        answer: the gold answer, wrapped or plain.
+        answer_tag: name of the tag.
+
+    Returns:
+        The text inside, stripped.
+    """
+    text = answer.strip()
+    start, end = f"<{answer_tag}>", f"</{answer_tag}>"
+    if text.startswith(start) and text.endswith(end) and len(text) >= len(start) + len(end):
+        text = text[len(start) : -len(end)]
+    return text.strip()
+
+
+def _last_block(text: str, start: str, end: str) -> str | None:
+    opened = text.rfind(start, 0, max(text.rfind(end), 0))
+    if opened < 0:
+        return None
+    opened += len(start)
+    return text[opened : text.find(end, opened)].strip()
+
+
+def _first_block(text: str, opened: int, start: str, end: str) -> str | None:
+    closed = text.find(end, opened + len(start)) if opened >= 0 else -1
+    return text[opened + len(start) : closed].strip() if closed >= 0 else None

@@ -1,0 +1,42 @@
+"""Text: normalisation and character error rate."""
+
+import unicodedata
+
+from rapidfuzz.distance import Levenshtein
+
+_FOLD: dict[int, int | None] = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_FOLD |= dict.fromkeys((0x00A0, 0x202F, 0x3000), 0x20)
+_FOLD |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))
+
+
+def fold(text: str) -> str:
+    """Unifies how a text is written without changing what it says.
+
+    Composes accents (NFC), turns full-width ASCII into ASCII and every run of blanks into one space, drops
+    zero-width characters. Not NFKC, which would turn a superscript two into a two.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The normal form.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_FOLD)
+    return " ".join(text.split())
+
+
+def character_accuracy(answer: str, gold: str) -> float:
+    """Scores a transcription by ``max(0, 1 - CER)``, CER being edit distance per gold character.
+
+    Args:
+        answer: the transcription.
+        gold: the true text.
+
+    Returns:
+        From 0 to 1; 0 for an empty answer.
+    """
+    answer, gold = fold(answer), fold(gold)
+    if not answer or not gold:
+        return 0.0
+    return max(0.0, 1.0 - Levenshtein.distance(answer, gold, score_cutoff=len(gold)) / len(gold))

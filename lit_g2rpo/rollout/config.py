@@ -1,0 +1,61 @@
+"""Settings of rollout, evaluation and the updates made from a rollout."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(slots=True)
+class RolloutConfig:
+    """How completions are sampled for training.
+
+    Args:
+        engine: ``huggingface`` samples with the policy; ``demonstrations`` reads completions from the data.
+        prompts: prompts per rollout, over all ranks.
+        group_size: completions per prompt.
+        temperature: softmax temperature.
+        top_p: nucleus mass, 1 for all.
+        top_k: number of most likely tokens kept, 0 for all.
+        old_logprobs: take the sampling log-probabilities of the ``rollout``, or ``recompute`` them with a forward where
+            the engine's numerics differ from the trainer's.
+        seed: every completion follows from (seed, rollout, prompt, completion, wave).
+        max_rows: most rows the engine holds at a time; bounds memory.
+    """
+
+    engine: Literal["huggingface", "demonstrations"] = "huggingface"
+    prompts: int = 24
+    group_size: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    old_logprobs: Literal["rollout", "recompute"] = "rollout"
+    seed: int = 0
+    max_rows: int = 512
+
+
+@dataclass(slots=True)
+class EvaluationConfig:
+    """How completions are sampled for validation, test and prediction.
+
+    Args:
+        temperature: softmax temperature; 0 is greedy.
+        top_p: nucleus mass, 1 for all.
+        top_k: number of most likely tokens kept, 0 for all.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(slots=True)
+class UpdateConfig:
+    """How often a rollout is learned from.
+
+    Args:
+        epochs: passes over a rollout.
+        microbatches: forward and backward passes per rank and epoch; with trainer.accumulate_grad_batches they make
+            ``epochs * microbatches / accumulate_grad_batches`` optimizer steps per rollout.
+    """
+
+    epochs: int = 1
+    microbatches: int = 2

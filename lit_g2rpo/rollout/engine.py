@@ -1,0 +1,52 @@
+"""The protocol of every rollout engine."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lit_g2rpo.experience import Completion, Prompt
+
+if TYPE_CHECKING:
+    from lit_g2rpo.policy.policy import Policy
+
+
+@dataclass(slots=True, frozen=True)
+class Sampling:
+    """How completions are drawn, and the counters their randomness follows from.
+
+    Args:
+        max_tokens: longest completion, tokens.
+        temperature: softmax temperature; 0 is greedy.
+        top_p: nucleus mass, 1 for all.
+        top_k: number of most likely tokens kept, 0 for all.
+        seed: the run's seed.
+        rollout: index of the rollout in the run.
+        wave: which draw for the same prompts within the rollout.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    rollout: int = 0
+    wave: int = 0
+
+
+class RolloutEngine(Protocol):
+    """Samples completions from the policy it is attached to."""
+
+    def attach(self, policy: "Policy") -> None:
+        """Bind the policy whose live weights are sampled from."""
+
+    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+        """Sample ``group_size`` completions for each prompt.
+
+        Args:
+            prompts: the prompts, ``P`` of them.
+            group_size: completions per prompt.
+            sampling: how to draw.
+
+        Returns:
+            ``P * group_size`` completions, prompt by prompt.
+        """
+        ...

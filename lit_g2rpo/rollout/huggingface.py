@@ -1,0 +1,112 @@
+"""The reference engine: Hugging Face ``generate``, always correct, on every architecture."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.policy.encoding import collate
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.policy.token_stats import logits_stats
+from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.sampling import draw, uniforms
+
+
+class _OwnDraw(LogitsProcessor):
+    """Draws the token itself, one uniform per row and step, and leaves ``generate`` no other choice."""
+
+    def __init__(self, sampling: Sampling, uniform: Tensor, forbidden: Tensor) -> None:
+        self.sampling, self.uniform, self.forbidden = sampling, uniform, forbidden
+        self.logprobs: list[Tensor] = []
+        self.entropy: list[Tensor] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        logits = scores.float()
+        tokens = draw(logits, self.uniform[:, len(self.logprobs)], self.sampling, self.forbidden)
+        logprobs, entropy = logits_stats(logits / (self.sampling.temperature or 1.0), tokens)
+        self.logprobs.append(logprobs)
+        self.entropy.append(entropy)
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0)
+
+
+class HuggingFaceEngine:
+    """Samples with ``generate`` on the policy's live weights.
+
+    Args:
+        max_rows: most rows held at a time.
+    """
+
+    def __init__(self, max_rows: int = 512) -> None:
+        self.max_rows = max_rows
+        self.policy: Policy
+
+    def attach(self, policy: Policy) -> None:
+        """Bind the policy whose live weights are sampled from.
+
+        Args:
+            policy: the policy.
+        """
+        self.policy = policy
+
+    @torch.no_grad()
+    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+        """Sample ``group_size`` completions for each prompt.
+
+        Args:
+            prompts: the prompts, ``P`` of them.
+            group_size: completions per prompt.
+            sampling: how to draw.
+
+        Returns:
+            ``P * group_size`` completions, prompt by prompt.
+        """
+        rows = [(prompt, g) for prompt in prompts for g in range(group_size)]
+        training = self.policy.training
+        self.policy.eval()
+        try:
+            return [
+                completion
+                for start in range(0, len(rows), self.max_rows)
+                for completion in self._generate(rows[start : start + self.max_rows], sampling)
+            ]
+        finally:
+            self.policy.train(training)
+
+    def _generate(self, rows: list[tuple[Prompt, int]], sampling: Sampling) -> list[Completion]:
+        policy, device = self.policy, self.policy.device
+        encoded = [policy.encode(prompt) for prompt, _ in rows]
+        empty = torch.empty(0, dtype=torch.long)
+        batch = collate(encoded, [empty] * len(rows), policy.pad_token_id, side="left")
+        uniform = np.stack([uniforms(sampling, prompt.id, g) for prompt, g in rows])
+        drawing = _OwnDraw(
+            sampling,
+            torch.from_numpy(uniform).to(device),
+            torch.tensor(policy.forbidden_token_ids, device=device),
+        )
+        # The model keeps the M-RoPE offsets of its last batch and would add them to a batch without images.
+        policy.base.model.rope_deltas = None
+        sequences = policy.model.generate(
+            **{name: tensor.to(device) for name, tensor in batch.items()},
+            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
+                max_new_tokens=sampling.max_tokens,
+                do_sample=False,
+                eos_token_id=policy.eos_token_ids,
+                pad_token_id=policy.pad_token_id,
+            ),
+            logits_processor=LogitsProcessorList([drawing]),
+        )
+        tokens = sequences[:, batch["input_ids"].shape[1] :].cpu()
+        logprobs = torch.stack(drawing.logprobs, 1).cpu()
+        entropy = torch.stack(drawing.entropy, 1).cpu()
+        ended = torch.isin(tokens, torch.tensor(policy.eos_token_ids))
+        completions = []
+        for i in range(len(rows)):
+            ends = ended[i].nonzero()
+            length = int(ends[0]) + 1 if len(ends) else tokens.shape[1]
+            ids = tokens[i, :length].clone()
+            own = logprobs[i, :length].clone(), entropy[i, :length].clone()
+            completions.append(Completion(ids, *own, policy.decode(ids), truncated=len(ends) == 0))
+        return completions

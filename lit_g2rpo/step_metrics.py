@@ -1,0 +1,54 @@
+"""Diagnostics of one optimizer step: token means over micro-batches and ranks, overall and per task."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.distributed import sum_over_ranks
+from lit_g2rpo.objectives.fields import TokenFields
+
+
+class StepMetrics:
+    """Running sums per task over the micro-batches of an optimizer step.
+
+    Args:
+        tasks: names of all tasks of the run.
+    """
+
+    def __init__(self, tasks: list[str]) -> None:
+        self.tasks = tasks
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, metrics: dict[str, Tensor], fields: TokenFields) -> None:
+        """Add a micro-batch.
+
+        Args:
+            metrics: elementwise diagnostics, ``[M]`` each.
+            fields: its loss fields.
+        """
+        for name, values in (metrics | {"tokens": torch.ones_like(fields.weight)}).items():
+            total = self.sums.setdefault(name, torch.zeros(len(self.tasks), dtype=torch.float64))
+            total += torch.zeros_like(total).index_add_(0, fields.task_ids.cpu(), values.double().cpu())
+
+    def reduce(self, module: Any) -> dict[str, float]:
+        """Add up over ranks and start afresh.
+
+        Args:
+            module: the LightningModule, whose strategy knows the ranks.
+
+        Returns:
+            ``train/<name>`` and ``train/<name>/<task>``, tasks without a token left out.
+        """
+        sums = dict(zip(self.sums, sum_over_ranks(module, torch.stack(list(self.sums.values()))), strict=True))
+        self.sums = {}
+        tokens = sums.pop("tokens")
+        # Micro-batch losses hold what the trainer divides by again: the number of micro-batches and of ranks.
+        loss = sums.pop("loss").sum() / (module.trainer.accumulate_grad_batches * module.trainer.world_size)
+        metrics = {"train/loss": float(loss), "train/tokens": float(tokens.sum())}
+        for name, values in sums.items():
+            metrics[f"train/{name}"] = float(values.sum() / tokens.sum().clamp(min=1))
+            metrics |= {
+                f"train/{name}/{task}": float(values[k] / tokens[k]) for k, task in enumerate(self.tasks) if tokens[k]
+            }
+        return metrics

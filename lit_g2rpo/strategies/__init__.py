@@ -1,0 +1,1 @@
+"""Strategies that stock Lightning does not bring."""

@@ -1,0 +1,71 @@
+"""A random mini policy on disk, and prompts of every shape."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_g2rpo.experience import Prompt
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs every test in its own folder, so that none leaves files in the checkout."""
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A mini policy with random weights, in single precision, as a Hugging Face folder."""
+    from lit_g2rpo.mini.policy import build_processor, initial_policy, mini_config
+
+    folder = tmp_path_factory.mktemp("policy")
+    processor = build_processor()
+    initial_policy(mini_config(processor.tokenizer), seed=3).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def make_prompt(name: str, images: int, words: int = 3, task: str = "ocr") -> Prompt:
+    """A prompt with any number of images and words."""
+    colours = [(40 * i % 256, 90, 200 - 30 * i) for i in range(images)]
+    content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": "Read the digits. " * words}]
+    return Prompt(
+        id=name,
+        task=task,
+        problem_type="OCR",
+        messages=[{"role": "user", "content": content}],
+        images=[Image.new("RGB", (64, 64), colour) for colour in colours],
+        sample={"problem_type": "OCR", "answer": "12", "task_type": task},
+        demonstration="<thinking>a</thinking><answer>12</answer>",
+    )
+
+
+@pytest.fixture
+def mixed_prompts() -> list[Prompt]:
+    """Text only, one image, two images, of different lengths."""
+    return [make_prompt("text", 0, 2), make_prompt("one", 1, 5), make_prompt("two", 2, 1), make_prompt("long", 1, 9)]
+
+
+@pytest.fixture
+def varied_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Completions of a random policy are all wrong; give them rewards that differ."""
+    from build import varied_score
+
+    import lit_g2rpo.module
+    import lit_g2rpo.resume
+
+    monkeypatch.setattr(lit_g2rpo.module, "score", varied_score)
+    monkeypatch.setattr(lit_g2rpo.resume, "score", varied_score)

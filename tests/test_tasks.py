@@ -1,0 +1,82 @@
+"""The registry of tasks, bands from a config, and the prompt."""
+
+import pytest
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
+from lit_g2rpo.rewards import PROBLEM_TYPES
+from lit_g2rpo.tasks import PROBLEM_TYPE_INDEX, TASKS, Task, build_messages, instruction, paper_tasks, task, with_bands
+
+
+def test_the_paper_has_six_tasks() -> None:
+    assert list(TASKS) == [
+        "spatial_grounding", "spatial_reasoning", "general_vqa_science_stem", "math_reasoning", "chart_figure_qa",
+        "ocr",
+    ]  # fmt: skip
+    assert task("math_reasoning") == Task("math_reasoning", LengthBand(155, 750, 1560, 4096), EntropyBand(0.2, 0.6))
+    assert [PROBLEM_TYPES[index] for index in PROBLEM_TYPE_INDEX.values()] == list(PROBLEM_TYPE_INDEX)
+
+
+def test_a_task_is_a_copy() -> None:
+    task("ocr").length = None
+    assert task("ocr").length == LengthBand(10, 26, 62, 210)
+
+
+def test_unknown_task_lists_the_known() -> None:
+    with pytest.raises(UserError, match=r"unknown task 'ocrr'; known: spatial_grounding, .*, ocr"):
+        task("ocrr")
+
+
+def test_bands_from_a_config() -> None:
+    tasks = with_bands(paper_tasks(), {"ocr": {"length": [1, 2, 3, 4], "entropy": None}, "mine": {"entropy": [0, 1]}})
+    assert tasks["ocr"] == Task("ocr", LengthBand(1, 2, 3, 4), None)
+    assert tasks["mine"] == Task("mine", None, EntropyBand(0, 1))
+    assert tasks["math_reasoning"] == task("math_reasoning")
+    assert "mine" not in TASKS
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        ({"lenght": [1, 2, 3, 4]}, "data.tasks.ocr.lenght: unknown key; known: length, entropy"),
+        ({"length": [1, 2, 3]}, "give 4 thresholds"),
+        ({"length": [1, 3, 2, 4]}, "minimum <= low"),
+        ({"entropy": [0.6, 0.2]}, "low <= high"),
+    ],
+)
+def test_wrong_bands(bands: dict[str, list[float] | None], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        with_bands(paper_tasks(), {"ocr": bands})
+
+
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+def test_every_problem_type_has_an_instruction(problem_type: str) -> None:
+    text = instruction(problem_type)
+    assert "<thinking>" in text
+    assert text.count("<answer>") == 2
+
+
+def test_unknown_problem_type() -> None:
+    with pytest.raises(UserError, match="unknown problem type 'dance'; known: multiple choice"):
+        instruction("dance")
+
+
+def test_messages_hold_images_in_their_places() -> None:
+    [turn] = build_messages("<image> Which is left of <image>?", ["A. this", "B. that"], "multiple choice", 2)
+    assert turn["role"] == "user"
+    kinds = [item["type"] for item in turn["content"]]
+    assert kinds == ["image", "text", "image", "text"]
+    assert turn["content"][1]["text"] == "Which is left of"
+    tail = turn["content"][3]["text"]
+    assert tail.startswith("?\n")
+    assert "Options:\nA. this\nB. that\n" in tail
+    assert tail.count("<thinking>") == 2
+    assert tail.index("Options:") < tail.index("Keep to this form") < tail.index("letter")
+
+
+def test_messages_without_an_image() -> None:
+    [turn] = build_messages("1 + 1?", [], "math", 0)
+    assert [item["type"] for item in turn["content"]] == ["text"]
+    assert "Options" not in turn["content"][0]["text"]
+    with pytest.raises(UserError, match="0 <image> places for 1 images"):
+        build_messages("1 + 1?", [], "math", 1)

@@ -1,0 +1,102 @@
+"""What one optimizer step learns does not depend on how it is cut into micro-batches."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from build import data, module, trainer
+
+from lit_g2rpo.errors import NonFiniteError, UserError
+from lit_g2rpo.objectives import G2RPO, GRPO
+
+
+class Gradient(pl.Callback):
+    """Keeps the gradient of the first optimizer step."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if not self.gradients:
+            self.gradients = {n: p.grad.clone() for n, p in pl_module.policy.named_parameters()}
+
+
+def first_step(folder: str, tmp_path: Path, accumulate: int, objective: G2RPO) -> tuple[dict[str, torch.Tensor], float]:
+    keep = Gradient()
+    run = module(folder, objective, update={"microbatches": accumulate})
+    fit = trainer(tmp_path, 1, callbacks=[keep], accumulate_grad_batches=accumulate, gradient_clip_val=None)
+    fit.fit(run, data(max_completion_tokens=12))
+    return keep.gradients, float(fit.callback_metrics["train/loss"])
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 5])
+@pytest.mark.usefixtures("varied_rewards")
+def test_unequal_microbatches_add_up_to_one_big_batch(random_folder: str, tmp_path: Path, accumulate: int) -> None:
+    objective = G2RPO(filtering="off", entropy_coefficient=0.05, length_weight=0.1, kl_coefficient=0.1)
+    whole, loss = first_step(random_folder, tmp_path, 1, objective)
+    parts, parts_loss = first_step(random_folder, tmp_path, accumulate, objective)
+    assert parts_loss == pytest.approx(loss, abs=1e-6)
+    scale = max(g.abs().max() for g in whole.values())
+    assert scale > 1e-3
+    for name, gradient in whole.items():
+        assert (gradient - parts[name]).abs().max() < 1e-5 * scale, name
+
+
+def test_groups_that_teach_nothing_leave_the_policy_alone(random_folder: str, tmp_path: Path) -> None:
+    """A random policy is always wrong: every group is dropped and nothing but weight decay would move."""
+    run = module(random_folder, GRPO(filtering="drop"))
+    run.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=1.0)
+    fit = trainer(tmp_path, 2)
+    fit.fit(run, data())
+    assert float(fit.callback_metrics["rollout/dropped"]) == 1
+    assert float(fit.callback_metrics["train/tokens"]) == 0
+    assert float(fit.callback_metrics["train/loss"]) == 0
+    before = module(random_folder)
+    before.configure_model()
+    for name, weight in before.policy.state_dict().items():
+        assert torch.equal(weight, run.policy.state_dict()[name])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(random_folder: str, tmp_path: Path) -> None:
+    class Poison(pl.Callback):
+        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            microbatch = pl_module.experience.microbatches[-1]
+            microbatch.fields.weight.fill_(torch.nan)
+
+    run = module(random_folder)
+    with pytest.raises(NonFiniteError, match="the loss or its gradient is not finite in rollout 1"):
+        trainer(tmp_path, 8, callbacks=[Poison()]).fit(run, data())
+    saved = next(tmp_path.glob("**/non_finite_rank0.json")).read_text()
+    assert all(p.id in saved for p in run.experience.microbatches[-1].prompts)
+
+
+def test_a_reward_that_is_not_finite_stops_the_run(
+    random_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lit_g2rpo.module
+    from lit_g2rpo.rewards import RewardResult
+
+    nan = RewardResult(
+        total=float("nan"), accuracy=0.0, format=0.0, structure=0.0, components={}, error=None, seconds=0.0
+    )
+    monkeypatch.setattr(lit_g2rpo.module, "score", lambda *_: nan)
+    with pytest.raises(NonFiniteError, match="a reward or log-probability is not finite"):
+        trainer(tmp_path, 2).fit(module(random_folder), data())
+    assert "ocr" in next(tmp_path.glob("**/non_finite_rank0.json")).read_text()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ({"rollout": {"group_size": 1}}, {}, "group_size is 1; .* at least 2"),
+        ({"update": {"microbatches": 3}}, {}, "microbatches is 3; it must be a multiple of .*accumulate_grad_batches"),
+        ({"rollout": {"prompts": 7}}, {}, "prompts is 7; it must be a multiple of ranks x updates"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused(
+    random_folder: str, tmp_path: Path, sizes: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, 2, **options).fit(module(random_folder, **sizes), data())

@@ -1,0 +1,236 @@
+"""A tiny module with the public handles of the real one, for tests of callbacks on a real trainer.
+
+``python tests/toy.py FOLDER`` trains it for long enough to be interrupted.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+
+from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
+from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.tasks import Task
+
+MICROBATCHES = 4
+GROUP = 2
+
+
+@dataclass
+class ToyExperience:
+    """A scored rollout."""
+
+    prompts: list[Prompt]
+    completions: list[Completion]
+    rewards: list[RewardResult]
+    total_rewards: Tensor
+    advantages: Tensor
+    valid: Tensor
+
+
+class ToyLoader:
+    """Repeats each rollout number once per micro-batch, and can go on from where it was."""
+
+    def __init__(self, rollouts: int = 1000) -> None:
+        self.size = rollouts * MICROBATCHES
+        self.position = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        self.position %= self.size
+        while self.position < self.size:
+            self.position += 1
+            yield divmod(self.position - 1, MICROBATCHES)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+def prompt(name: str, task: str, images: int = 1) -> Prompt:
+    content = [{"type": "image"}] * images + [{"type": "text", "text": f"What is <{name}>?"}]
+    return Prompt(
+        id=name,
+        task=task,
+        problem_type="OCR",
+        messages=[{"role": "user", "content": content}],
+        images=[Image.new("RGB", (40, 20), (number * 50, 0, 0)) for number in range(images)],
+        sample={},
+    )
+
+
+class ToyModule(L.LightningModule):
+    """A linear policy whose rollouts and metrics follow from their number.
+
+    Args:
+        entropy: entropy of task ``a`` in a rollout.
+        length: mean completion length in a rollout.
+        seconds: time that a micro-batch takes.
+        validation: ``val/accuracy`` after a rollout.
+    """
+
+    def __init__(
+        self,
+        entropy: Callable[[int], float] = lambda rollout: 0.4,
+        length: Callable[[int], float] = lambda rollout: 30.0,
+        validation: Callable[[int], float] = lambda rollout: rollout / 100,
+        seconds: float = 0.0,
+        images: int = 1,
+    ) -> None:
+        super().__init__()
+        self.policy = torch.nn.Linear(3, 1, bias=False)
+        torch.nn.init.constant_(self.policy.weight, 0.5)
+        self.entropy, self.length, self.validation, self.seconds, self.images = (
+            entropy,
+            length,
+            validation,
+            seconds,
+            images,
+        )
+        self.tasks = {
+            "a": Task("a", length=LengthBand(10, 20, 40, 60), entropy=EntropyBand(0.2, 0.6)),
+            "b": Task("b", length=LengthBand(10, 20, 40, 60)),
+        }
+        self.rollout_index = 0
+        self.experience: ToyExperience | None = None
+        self.validation_history: list[dict[str, float]] = []
+        self.validation_sizes = {"a": 3, "b": 4}
+        self.policy_path = "toy"
+        self.bands: list[tuple[LengthBand | None, ...]] = []
+
+    @property
+    def microbatches_per_rollout(self) -> int:
+        return MICROBATCHES
+
+    @property
+    def steps_per_rollout(self) -> int:
+        return MICROBATCHES // self.trainer.accumulate_grad_batches
+
+    def describe(self) -> dict[str, str]:
+        return {"policy": "toy (4 parameters)", "tasks": "a, b", "updates": f"{self.steps_per_rollout} per rollout"}
+
+    def collect(self) -> ToyExperience:
+        prompts = [prompt(f"{self.rollout_index}-a", "a", self.images), prompt(f"{self.rollout_index}-b", "b", 0)]
+        size = len(prompts) * GROUP
+        texts = [f"<thinking>``` {row}</thinking><answer>{row}</answer>" for row in range(size)]
+        tokens = torch.arange(5)
+        self.bands.append(tuple(task.length for task in self.tasks.values()))
+        self.rollout_index += 1
+        return ToyExperience(
+            prompts=prompts,
+            completions=[
+                Completion(tokens, tokens * -0.1, tokens * 0.1, text, row == 1) for row, text in enumerate(texts)
+            ],
+            rewards=[RewardResult(0.5, 0.25 * row, 1.0, 0.0, {}, None, 0.0) for row in range(size)],
+            total_rewards=torch.arange(size) / size,
+            advantages=torch.linspace(-1, 1, size),
+            valid=torch.tensor([True] * (size - 1) + [False]),
+        )
+
+    def training_step(self, batch: tuple[int, int], batch_idx: int) -> Tensor:
+        rollout, index = batch
+        if index == 0:
+            self.experience = self.collect()
+        time.sleep(self.seconds)
+        if (index + 1) % self.trainer.accumulate_grad_batches == 0:
+            metrics = {"rollout/reward": 0.5, "rollout/accuracy": 0.25, "rollout/length": 30.0}
+            metrics |= {"rollout/entropy/a": self.entropy(self.rollout_index), "rollout/entropy/b": 9.0}
+            metrics |= {f"rollout/length/{task}": self.length(self.rollout_index) for task in self.tasks}
+            # as in the real module, the metrics of a rollout come with its first optimizer step
+            if index + 1 == self.trainer.accumulate_grad_batches:
+                self.log_dict(metrics)
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(rollout * MICROBATCHES + index))
+        loss = self.policy(x).square().mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        time.sleep(self.seconds)
+        return []
+
+    def on_validation_epoch_end(self) -> None:
+        accuracy = self.validation(self.rollout_index)
+        metrics = {"val/accuracy": accuracy, "val/accuracy/a": accuracy - 0.1, "val/accuracy/b": accuracy + 0.1}
+        self.log_dict(metrics)
+        self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
+
+    def test_step(self, batch: list[dict[str, Any]], batch_idx: int) -> list[dict[str, Any]]:
+        return batch
+
+    def predict_step(self, batch: list[dict[str, Any]], batch_idx: int) -> list[dict[str, Any]]:
+        return batch
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["toy"] = {"rollout_index": self.rollout_index, "validation_history": list(self.validation_history)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.rollout_index = checkpoint["toy"]["rollout_index"]
+        self.validation_history = checkpoint["toy"]["validation_history"]
+
+
+def fit(
+    module: ToyModule,
+    folder: Path,
+    callbacks: list[L.Callback],
+    rollouts: int = 6,
+    validate_every: int = 2,
+    checkpoint: str | None = None,
+    **options: Any,
+) -> L.Trainer:
+    """Train a toy module for a number of rollouts, two optimizer steps each."""
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=options.pop("devices", 1),
+        logger=options.pop("logger", TensorBoardLogger(folder, name="toy", version=0)),
+        default_root_dir=folder,
+        callbacks=callbacks,
+        max_epochs=-1,
+        max_steps=options.pop("max_steps", 2 * rollouts),
+        accumulate_grad_batches=2,
+        val_check_interval=validate_every * MICROBATCHES,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=options.pop("num_sanity_val_steps", -1),
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        **options,
+    )
+    trainer.fit(module, ToyLoader(), [0], ckpt_path=checkpoint)
+    return trainer
+
+
+def main(folder: str) -> None:
+    """Train slowly, saying which batch begins."""
+    from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
+
+    class Announce(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            print("batch", *batch, flush=True)
+
+        def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
+            print("validation", flush=True)
+
+    callbacks = [Announce(), GracefulInterrupt(), RolloutCheckpoint(every_rollouts=50)]
+    fit(ToyModule(seconds=0.05), Path(folder), callbacks, rollouts=1000, validate_every=4)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
