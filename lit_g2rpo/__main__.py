@@ -54,6 +54,9 @@ def dispatch(verb: str, arguments: list[str]) -> None:
 
         print(verb_help(verb, VERBS[verb][1]))
         return
+    # Threads that spin while they wait for each other made small models 30 times slower on a busy machine; large ones
+    # compute on a GPU. Must be said before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from lit_g2rpo import quiet
 
     quiet.apply()

@@ -86,10 +86,8 @@ def _microbatch(
     prompts = [experience.prompts[i // group_size] for i in rows]
     completions = [experience.completions[i] for i in rows]
     lengths = torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long)
-    positions = torch.tensor(
-        [experience.rank + (i // group_size) * experience.world_size for i in rows], dtype=torch.long
-    )
-    task_ids = experience.table.task_ids[positions].repeat_interleave(lengths)
+    of_prompt = experience.table.task_ids[experience.rank :: experience.world_size]
+    task_ids = of_prompt[torch.tensor([i // group_size for i in rows], dtype=torch.long)].repeat_interleave(lengths)
     advantages = experience.advantages[torch.tensor(rows, dtype=torch.long)].repeat_interleave(lengths)
     none, ref = like.cpu(), experience.ref_logprobs
     fields = TokenFields(

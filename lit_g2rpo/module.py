@@ -2,6 +2,7 @@
 
 import copy
 import time
+from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -258,7 +259,7 @@ class G2RPOModule(pl.LightningModule):
             world_size=world,
         )
         experience.microbatches = build_microbatches(experience, self._plan(), self.policy.empty)
-        seconds = [b - a for a, b in zip(clock, clock[1:], strict=False)]
+        seconds = [b - a for a, b in pairwise(clock)]
         self._rollout_metrics = rollout_metrics(scored, list(self.tasks)) | {
             "perf/rollout_seconds": seconds[0],
             "perf/score_seconds": seconds[1],

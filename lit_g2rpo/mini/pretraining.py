@@ -47,6 +47,13 @@ def boxes(canvas: Canvas) -> Lesson:
     return Lesson(canvas.image(), "List every box.", text)
 
 
+def pairs(canvas: Canvas) -> Lesson:
+    """Asks how one thing lies to another."""
+    side = scenes.spatial(canvas, tuple(canvas.rng.choice(["digit", "cross", "ring"], 2, replace=False))).facts[0]
+    first, second = canvas.items
+    return Lesson(canvas.image(), "Describe the pair.", f"{_name(first)} {scenes.DIRECTIONS[side]} {_name(second)}")
+
+
 def inventory(canvas: Canvas) -> Lesson:
     """Asks for everything in the image, from left to right."""
     scenes.counting(canvas)
@@ -96,6 +103,7 @@ def sums(rng: np.random.Generator) -> Lesson:
 
 LESSONS: dict[str, Callable[[Canvas], Lesson]] = {
     "boxes": boxes,
+    "pairs": pairs,
     "inventory": inventory,
     "row": row,
     "bars": bars,

@@ -96,21 +96,20 @@ def grounding(canvas: Canvas) -> Scene:
     return Scene(canvas, "Find the digit.", (), (item.value, *item.box))
 
 
-def spatial(canvas: Canvas) -> Scene:
-    """Draws a digit and a cross and asks on which side of the cross the digit lies; fact: index of the direction."""
+def spatial(canvas: Canvas, kinds: tuple[str, str] = ("digit", "cross")) -> Scene:
+    """Draws two things and asks on which side of the second the first lies; fact: index of the direction."""
     rng = canvas.rng
     while True:
-        canvas.items.clear()
         spots = rng.integers(8, SIDE - 8, (2, 2))
         across, down = (int(value) for value in spots[0] - spots[1])
         if max(abs(across), abs(down)) >= 18 and abs(abs(across) - abs(down)) >= 4:
             break
-    label = int(rng.integers(10))
-    ink = canvas.digit_stamp(label, int(rng.integers(13, 17)), 16)
-    canvas.stamp("digit", label, ink, int(spots[0][0]) - ink.shape[1] // 2, int(spots[0][1]) - ink.shape[0] // 2)
-    canvas.stamp("cross", 0, shape_ink("cross", 12), int(spots[1][0]) - 6, int(spots[1][1]) - 6)
+    for kind, (x, y) in zip(kinds, spots, strict=True):
+        label = int(rng.integers(10)) if kind == "digit" else 0
+        ink = canvas.digit_stamp(label, int(rng.integers(13, 17)), 16) if kind == "digit" else shape_ink(kind, 12)
+        canvas.stamp(kind, label, ink, int(x) - ink.shape[1] // 2, int(y) - ink.shape[0] // 2)
     side = int(across > 0) if abs(across) > abs(down) else 2 + int(down > 0)
-    return Scene(canvas, "Where is the digit from the cross?", DIRECTIONS, (side,))
+    return Scene(canvas, f"Where is the {kinds[0]} from the {kinds[1]}?", DIRECTIONS, (side,))
 
 
 def counting(canvas: Canvas) -> Scene:

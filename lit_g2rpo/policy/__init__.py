@@ -1,0 +1,1 @@
+"""The policy: the only place that knows transformers."""

@@ -1,0 +1,1 @@
+"""Rollout engines: they sample completions from a policy."""
