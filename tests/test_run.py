@@ -36,7 +36,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.C
 def test_the_console_says_what_runs_and_what_came_of_it(
     fitted: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    folder, result = fitted
+    _, result = fitted
     for words in ("policy", "6 prompts x 4 = 24 completions", "2 optimizer steps", "accuracy", "before", "after"):
         assert words in result.stdout
     assert "tensorboard --logdir runs/g2rpo/version_0" in result.stdout
