@@ -11,6 +11,26 @@ from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.experience import Prompt
 
 
+def check_prompt_lengths(module: Any, prompts: list[Prompt]) -> None:
+    """Refuse a prompt that is longer than the data allows; cutting it could cut through an image.
+
+    Args:
+        module: the LightningModule.
+        prompts: this rank's prompts.
+
+    Raises:
+        UserError: if a prompt is too long, its images counted.
+    """
+    limit = module.trainer.datamodule.max_prompt_tokens
+    for prompt in prompts:
+        length = len(module.policy.encode(prompt).input_ids)
+        if length > limit:
+            raise UserError(
+                f"row {prompt.id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows "
+                f"{limit}; allow more, lower model.policy.max_pixels, or take the row out"
+            )
+
+
 def check_rewards(module: Any, values: Tensor, prompts: list[Prompt]) -> None:
     """Stop if a reward or sampling log-probability of any rank is not finite.
 

@@ -14,7 +14,7 @@ from lit_g2rpo.distributed import gather_prompts
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import Tally, row
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.guards import check_checkpoint, check_gradients, check_rewards
+from lit_g2rpo.guards import check_checkpoint, check_gradients, check_prompt_lengths, check_rewards
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
@@ -227,6 +227,7 @@ class G2RPOModule(pl.LightningModule):
         sampling = Sampling(
             self.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, self.rollout_index
         )
+        check_prompt_lengths(self, prompts)
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.engine.generate(prompts, config.group_size, sampling)
         clock.append(time.perf_counter())
@@ -261,6 +262,7 @@ class G2RPOModule(pl.LightningModule):
         experience.microbatches = build_microbatches(experience, self._plan(), self.policy.empty)
         seconds = [b - a for a, b in pairwise(clock)]
         self._rollout_metrics = rollout_metrics(scored, list(self.tasks)) | {
+            "data/failures": float(getattr(self.trainer.train_dataloader, "failures", 0)),
             "perf/rollout_seconds": seconds[0],
             "perf/score_seconds": seconds[1],
             "perf/logprobs_seconds": seconds[2],
@@ -357,6 +359,7 @@ class G2RPOModule(pl.LightningModule):
             engine.attach(self.policy)
         else:
             engine = self.engine
+        check_prompt_lengths(self, prompts)
         with generation_context(self.trainer.strategy, self.policy):
             completions = engine.generate(prompts, 1, sampling)
         answers = zip(numbers, prompts, completions, strict=True)

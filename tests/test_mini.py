@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lit_g2rpo.mini.data import EVALUATION_SEED, LessonDataset, MiniDataset, MiniPrompts
+from lit_g2rpo.mini.data import EVALUATION_SEED, MiniDataset, MiniPrompts
 from lit_g2rpo.mini.images import SIDE
+from lit_g2rpo.mini.lessons import STREAMS, TaughtRows
 from lit_g2rpo.mini.policy import build_processor
 from lit_g2rpo.mini.tasks import TASKS, make_sample, to_prompt
 from lit_g2rpo.policy.config import PolicyConfig
@@ -64,12 +65,22 @@ def test_evaluation_never_depends_on_the_seed_of_the_run() -> None:
 
 def test_lessons_never_ask_a_question_of_a_task() -> None:
     questions = {make_sample(task, i, "train", 0).question for task in TASKS for i in range(30)}
+    rows = TaughtRows(0, 40, 0)
     for row in range(40):
-        prompt = LessonDataset(40, 0)[row]
+        prompt = rows[row]
+        assert prompt.task == rows.task_names()[row] == STREAMS[row % len(STREAMS)]
         text = prompt.messages[0]["content"][-1]["text"]
         assert text not in questions
         assert prompt.demonstration is not None
         assert "<answer>" not in prompt.demonstration
+
+
+def test_demonstrations_come_before_lessons() -> None:
+    rows = TaughtRows(2, 40, 0)
+    assert len(rows) == 52
+    assert [rows[i].task for i in range(6)] == list(TASKS)
+    assert all("<answer>" in str(rows[i].demonstration) for i in range(12))
+    assert rows.task_names()[12] == rows[12].task == STREAMS[0]
 
 
 def test_the_tokenizer_gives_any_text_back() -> None:

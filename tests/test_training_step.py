@@ -100,3 +100,10 @@ def test_sizes_that_do_not_divide_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, 2, **options).fit(module(random_folder, **sizes), data())
+
+
+def test_a_prompt_that_is_too_long_is_named(random_folder: str, tmp_path: Path) -> None:
+    source = data()
+    source.max_prompt_tokens = 20
+    with pytest.raises(UserError, match=r"row \S+: its prompt has \d+ tokens .* data.max_prompt_tokens allows 20"):
+        trainer(tmp_path, 2).fit(module(random_folder), source)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from lit_g2rpo.callbacks import RolloutCheckpoint, RolloutProgress
 from lit_g2rpo.data.datamodule import PromptData
-from lit_g2rpo.mini.data import MiniLessons, MiniPrompts
+from lit_g2rpo.mini.lessons import MiniLessons
 from lit_g2rpo.mini.policy import build_processor, initial_policy, mini_config, save_policy
 from lit_g2rpo.mini.vision import train_vision
 from lit_g2rpo.module import G2RPOModule
@@ -27,7 +27,7 @@ from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 
 SEED = 0
-BATCH = 48
+BATCH = 64
 DEMONSTRATIONS = 300
 """Demonstrations per task: few, as they are when people write them."""
 
@@ -46,11 +46,10 @@ def build(output: Path, work: Path) -> dict[str, float]:
     """
     work.mkdir(parents=True, exist_ok=True)
     seen = stage(work / "1-vision", lambda folder: vision(folder, work / "vision.pt"))
-    taught = stage(work / "2-lessons", partial(supervised, seen, data=MiniLessons(), steps=800, peak=1e-3, validate=0))
-    demonstrations = MiniPrompts(train_per_task=DEMONSTRATIONS, seed=SEED + 1)
-    shown = stage(
-        work / "3-demonstrations", partial(supervised, taught, data=demonstrations, steps=240, peak=1e-3, validate=30)
-    )
+    lessons = MiniLessons(seed=SEED + 1)
+    taught = stage(work / "2-lessons", partial(supervised, seen, data=lessons, steps=1300, validate=0))
+    demonstrations = MiniLessons(demonstrations=DEMONSTRATIONS, seed=SEED + 2)
+    shown = stage(work / "3-demonstrations", partial(supervised, taught, data=demonstrations, steps=600, validate=100))
     policy = load_policy(PolicyConfig(path=str(shown)))
     draft = work / "4-shipped"
     shutil.rmtree(draft, ignore_errors=True)
@@ -91,12 +90,12 @@ def vision(folder: Path, checkpoint: Path) -> None:
     """
     processor = build_processor()
     model = initial_policy(mini_config(processor.tokenizer), SEED)
-    train_vision(model, checkpoint, seed=SEED)
+    train_vision(model, checkpoint, steps=2000, seed=SEED)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
-def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, peak: float, validate: int) -> None:
+def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, validate: int, peak: float = 2e-3) -> None:
     """Imitate demonstrations, and write the best checkpoint by validation accuracy, or the last one.
 
     Args:
@@ -104,8 +103,8 @@ def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, peak:
         folder: where the policy is written.
         data: prompts with demonstrations.
         steps: optimizer steps.
-        peak: learning rate after warm-up; it falls to zero along a cosine.
         validate: steps between validations; 0 for none, which keeps the last checkpoint.
+        peak: learning rate after warm-up; it falls to zero along a cosine.
     """
     module = G2RPOModule(
         policy=PolicyConfig(path=str(start), lr_scale={"vision": 0.25, "merger": 0.25}),
@@ -117,7 +116,7 @@ def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, peak:
         lr_scheduler=partial(one_cycle, steps=steps),
     )
     kept = folder / "checkpoints"
-    keeper = RolloutCheckpoint(every_rollouts=30, monitor="val/accuracy" if validate else None, dirpath=str(kept))
+    keeper = RolloutCheckpoint(every_rollouts=100, monitor="val/accuracy" if validate else None, dirpath=str(kept))
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -157,7 +156,7 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
         The schedule.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.05, cycle_momentum=False)
+    return OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.03, cycle_momentum=False)
 
 
 def fingerprint(folder: Path) -> str:

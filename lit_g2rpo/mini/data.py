@@ -5,18 +5,12 @@ from typing import Any
 
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.experience import Prompt
-from lit_g2rpo.mini.pretraining import make_lesson
-from lit_g2rpo.mini.pretraining import to_prompt as lesson_prompt
 from lit_g2rpo.mini.tasks import TASKS, make_sample, to_prompt
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.tasks import Task
 
 EVALUATION_SEED = 1_000_003
 """Apart from every training seed a user would choose; evaluation prompts never depend on the run's seed."""
-
-LESSON_TASK = "pretraining"
-LESSON_TURNS = ("boxes", "row", "inventory", "bars", "cells") * 3 + ("boxes", "sums", "row", "boxes", "sums")
-"""Which lesson each row in twenty is."""
 
 
 class MiniDataset:
@@ -104,60 +98,3 @@ class MiniPrompts(PromptData):
     def test_dataset(self) -> MiniDataset:
         """Test rows, the same for every seed."""
         return MiniDataset("validation", self.test_per_task, EVALUATION_SEED + 1)
-
-
-class LessonDataset:
-    """Endless-looking rows of the generic lessons, in fixed shares.
-
-    Args:
-        size: number of rows.
-        seed: seed of the rows.
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed = size, seed
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return self.size
-
-    def __getitem__(self, index: int) -> Prompt:
-        """Draw a row.
-
-        Args:
-            index: number of the row.
-
-        Returns:
-            The prompt, its completion as demonstration.
-        """
-        name = LESSON_TURNS[index % len(LESSON_TURNS)]
-        return lesson_prompt(make_lesson(name, index, "train", self.seed), f"{name}-{index}")
-
-    def task_names(self) -> Sequence[str]:
-        """Task of each row."""
-        return [LESSON_TASK] * self.size
-
-
-class MiniLessons(PromptData):
-    """The generic lessons that precede the tasks, for supervised training.
-
-    Args:
-        rows: number of rows, more than are trained on.
-        seed: seed of the rows.
-    """
-
-    def __init__(self, rows: int = 100_000, seed: int = 0) -> None:
-        super().__init__(max_completion_tokens=64, rollouts_per_epoch=100)
-        self.rows, self.seed = rows, seed
-
-    def default_tasks(self) -> dict[str, Task]:
-        """One task without bands."""
-        return {LESSON_TASK: Task(LESSON_TASK)}
-
-    def train_dataset(self) -> LessonDataset:
-        """The lessons."""
-        return LessonDataset(self.rows, self.seed)
-
-    def val_dataset(self) -> None:
-        """No validation: the lessons are only a means."""
-        return

@@ -133,12 +133,13 @@ def make_lesson(name: str, index: int, split: str, seed: int) -> Lesson:
     return sums(rng) if name == "sums" else LESSONS[name](Canvas(rng, split))
 
 
-def to_prompt(lesson: Lesson, identity: str) -> Prompt:
+def to_prompt(lesson: Lesson, identity: str, task: str) -> Prompt:
     """Turns a lesson into a prompt with its completion as demonstration.
 
     Args:
         lesson: The lesson.
         identity: Name of the data row.
+        task: Name of the task it counts for.
 
     Returns:
         The prompt.
@@ -147,10 +148,10 @@ def to_prompt(lesson: Lesson, identity: str) -> Prompt:
     content = [{"type": "image"} for _ in images] + [{"type": "text", "text": lesson.request}]
     return Prompt(
         id=identity,
-        task="pretraining",
-        problem_type="open-ended",
+        task=task,
+        problem_type="OCR",
         messages=[{"role": "user", "content": content}],
         images=images,
-        sample={"problem_type": "open-ended", "answer": f"<answer>{lesson.completion}</answer>"},
+        sample={"problem_type": "OCR", "answer": f"<answer>{lesson.completion}</answer>"},
         demonstration=lesson.completion,
     )

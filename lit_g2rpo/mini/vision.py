@@ -137,7 +137,7 @@ def merged_tokens(policy: Qwen3VLForConditionalGeneration, images: NDArray[np.ui
 def train_vision(
     policy: Qwen3VLForConditionalGeneration,
     checkpoint: Path,
-    steps: int = 1600,
+    steps: int = 1800,
     batch: int = 64,
     peak: float = 3e-3,
     seed: int = 0,
