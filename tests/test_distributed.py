@@ -38,6 +38,9 @@ def test_two_processes_learn_what_one_learns(random_folder: str, tmp_path: Path,
         assert scale > 1e-3
         for name in a:
             assert (a[name] - b[name]).abs().max() < 1e-4 * scale, name
+    validations = [json.loads((tmp_path / name / "validation.json").read_text()) for name in ("one", "two")]
+    assert validations[0] == pytest.approx(validations[1], abs=1e-6)
+    assert validations[0]["rows"] == (30 if kind == "mini" else 0)
     # AdamW's first steps divide by the gradient's own size: where it is near 0, its rounding decides the direction.
     moved = torch.cat([(one["weights"][n] - two["weights"][n]).flatten().abs() for n in one["weights"]])
     assert moved.quantile(0.99) < 1e-5

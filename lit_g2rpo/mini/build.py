@@ -44,21 +44,60 @@ def build(output: Path, work: Path) -> dict[str, float]:
     Returns:
         Validation metrics of the best supervised checkpoint.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    seen = stage(work / "1-vision", lambda folder: vision(folder, work / "vision.pt"))
-    lessons = MiniLessons(seed=SEED + 1)
-    taught = stage(work / "2-lessons", partial(supervised, seen, data=lessons, steps=1300, validate=0))
-    demonstrations = MiniLessons(demonstrations=DEMONSTRATIONS, seed=SEED + 2)
-    shown = stage(work / "3-demonstrations", partial(supervised, taught, data=demonstrations, steps=600, validate=100))
+    shown = demonstrated(work, careful=False)
     policy = load_policy(PolicyConfig(path=str(shown)))
     draft = work / "4-shipped"
     shutil.rmtree(draft, ignore_errors=True)
     save_policy(policy.model, policy.processor, draft)
-    metrics: dict[str, float] = json.loads((shown / "metrics.json").read_text())
+    metrics = best_metrics(shown)
     record = {"sha256": fingerprint(draft), "best_supervised": metrics}
     (draft / FINGERPRINT).write_text(json.dumps(record, indent=1) + "\n")
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(draft, output)
+    return metrics
+
+
+def control(work: Path) -> dict[str, float]:
+    """Repeat the last stage with flawless demonstrations: what supervision could reach if people made no errors.
+
+    Args:
+        work: folder of the stages.
+
+    Returns:
+        Validation metrics of its best checkpoint.
+    """
+    return best_metrics(demonstrated(work, careful=True))
+
+
+def demonstrated(work: Path, careful: bool) -> Path:
+    """Run the stages up to the demonstrations.
+
+    Args:
+        work: folder of the stages.
+        careful: demonstrations without an error.
+
+    Returns:
+        Folder of the last stage.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    seen = stage(work / "1-vision", lambda folder: vision(folder, work / "vision.pt"))
+    lessons = MiniLessons(seed=SEED + 1)
+    taught = stage(work / "2-lessons", partial(supervised, seen, data=lessons, steps=1300, validate=0))
+    data = MiniLessons(demonstrations=DEMONSTRATIONS, seed=SEED + 2, careful=careful)
+    name = "3-flawless" if careful else "3-demonstrations"
+    return stage(work / name, partial(supervised, taught, data=data, steps=600, validate=100))
+
+
+def best_metrics(folder: Path) -> dict[str, float]:
+    """Read the validation metrics of a stage's best checkpoint.
+
+    Args:
+        folder: folder of the stage.
+
+    Returns:
+        The metrics by name.
+    """
+    metrics: dict[str, float] = json.loads((folder / "metrics.json").read_text())
     return metrics
 
 

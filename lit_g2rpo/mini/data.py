@@ -20,10 +20,11 @@ class MiniDataset:
         split: ``train`` or ``validation``; decides which source images may appear.
         per_task: rows per task.
         seed: seed of the rows.
+        careful: demonstrations without an error, for comparison.
     """
 
-    def __init__(self, split: str, per_task: int, seed: int) -> None:
-        self.split, self.per_task, self.seed = split, per_task, seed
+    def __init__(self, split: str, per_task: int, seed: int, careful: bool = False) -> None:
+        self.split, self.per_task, self.seed, self.careful = split, per_task, seed, careful
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -39,7 +40,8 @@ class MiniDataset:
             The prompt.
         """
         task, number = TASKS[index % len(TASKS)], index // len(TASKS)
-        return to_prompt(make_sample(task, number, self.split, self.seed), demonstrated=self.split == "train")
+        sample = make_sample(task, number, self.split, self.seed)
+        return to_prompt(sample, sample.solution if self.careful else sample.demonstration)
 
     def task_names(self) -> Sequence[str]:
         """Task of each row."""

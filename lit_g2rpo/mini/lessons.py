@@ -26,10 +26,11 @@ class TaughtRows:
         demonstrations: rows per task, drawn from training images.
         lessons: rows of lessons.
         seed: seed of the rows.
+        careful: demonstrations without an error, for comparison.
     """
 
-    def __init__(self, demonstrations: int, lessons: int, seed: int) -> None:
-        self.shown = MiniDataset("train", demonstrations, seed)
+    def __init__(self, demonstrations: int, lessons: int, seed: int, careful: bool = False) -> None:
+        self.shown = MiniDataset("train", demonstrations, seed, careful)
         self.lessons, self.seed = lessons, seed
 
     def __len__(self) -> int:
@@ -65,11 +66,12 @@ class MiniLessons(PromptData):
         demonstrations: demonstrations per task; 0 for lessons alone, without validation.
         lessons: rows of lessons, more than are trained on.
         seed: seed of the rows.
+        careful: demonstrations without an error, for comparison.
     """
 
-    def __init__(self, demonstrations: int = 0, lessons: int = 90_000, seed: int = 0) -> None:
+    def __init__(self, demonstrations: int = 0, lessons: int = 90_000, seed: int = 0, careful: bool = False) -> None:
         super().__init__(max_completion_tokens=64, rollouts_per_epoch=100, val_batch_size=120)
-        self.demonstrations, self.lessons, self.seed = demonstrations, lessons, seed
+        self.demonstrations, self.lessons, self.seed, self.careful = demonstrations, lessons, seed, careful
 
     def default_tasks(self) -> dict[str, Task]:
         """The tasks and the streams of lessons, without bands."""
@@ -77,7 +79,7 @@ class MiniLessons(PromptData):
 
     def train_dataset(self) -> TaughtRows:
         """Demonstrations and lessons."""
-        return TaughtRows(self.demonstrations, self.lessons, self.seed)
+        return TaughtRows(self.demonstrations, self.lessons, self.seed, self.careful)
 
     def val_dataset(self) -> MiniDataset | None:
         """The validation rows of the tasks."""

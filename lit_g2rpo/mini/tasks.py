@@ -94,12 +94,12 @@ def prompt_text(question: str, options: tuple[str, ...]) -> str:
     return f"{question} {INSTRUCTION}{listed}"
 
 
-def to_prompt(sample: MiniSample, demonstrated: bool = False) -> Prompt:
+def to_prompt(sample: MiniSample, demonstration: str | None = None) -> Prompt:
     """Turns a sample into the prompt that the trainer reads.
 
     Args:
         sample: The sample.
-        demonstrated: Whether the annotator's completion is attached.
+        demonstration: Completion to imitate, if any.
 
     Returns:
         The prompt.
@@ -117,5 +117,5 @@ def to_prompt(sample: MiniSample, demonstrated: bool = False) -> Prompt:
             "answer": f"<answer>{sample.answer}</answer>",
             "options": [f"{letter}. {text}" for letter, text in zip(annotator.LETTERS, sample.options, strict=False)],
         },
-        demonstration=sample.demonstration if demonstrated else None,
+        demonstration=demonstration,
     )
