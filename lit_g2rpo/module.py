@@ -2,7 +2,6 @@
 
 import copy
 import time
-from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,24 +9,24 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lit_g2rpo.distributed import gather_prompts
+from lit_g2rpo.collect import collect
+from lit_g2rpo.describe import describe
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import Tally, row
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.guards import check_checkpoint, check_gradients, check_prompt_lengths, check_rewards
+from lit_g2rpo.guards import check_checkpoint, check_gradients, check_prompt_lengths
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts, load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.resume import experience_state, restore_experience
-from lit_g2rpo.rewards import score
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.engines import build_engine
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
-from lit_g2rpo.scoring import columns, rollout_metrics, score_rollout
+from lit_g2rpo.schedule import check_sizes, optimizer_steps_per_rollout
 from lit_g2rpo.step_metrics import StepMetrics
 from lit_g2rpo.tasks import Task
 
@@ -105,22 +104,7 @@ class G2RPOModule(pl.LightningModule):
 
     def describe(self) -> dict[str, str]:
         """What will run, as the rows of a table."""
-        trained = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in self.policy.parameters())
-        rollout, world, updates = self.rollout, self.trainer.world_size, self.updates_per_epoch
-        return {
-            "policy": f"{self.policy_path} ({total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained)",
-            "objective": type(self.objective).__name__ + (" with KL" if self.reference_needed else ""),
-            "tasks": ", ".join(self.tasks),
-            "rollout": f"{rollout.prompts} prompts x {rollout.group_size} = {rollout.prompts * rollout.group_size} "
-            f"completions of up to {self.max_tokens} tokens, by {rollout.engine}",
-            "updates": f"{self.steps_per_rollout} optimizer steps per rollout, each from "
-            f"{rollout.prompts // updates} prompts ({rollout.prompts * rollout.group_size // updates} completions)",
-            "micro-batch": f"{rollout.prompts // (world * self.update.microbatches)} prompts "
-            f"({rollout.prompts * rollout.group_size // (world * self.update.microbatches)} rows) per rank",
-            "strategy": f"{type(self.trainer.strategy).__name__}, {world} x {self.device.type}, "
-            f"{self.trainer.precision}",
-        }
+        return describe(self)
 
     @property
     def max_tokens(self) -> int:
@@ -146,18 +130,9 @@ class G2RPOModule(pl.LightningModule):
         self.tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
         if stage != "fit":
             return
-        accumulate, prompts = self.trainer.accumulate_grad_batches, self.rollout.prompts
-        if self.update.microbatches % accumulate:
-            raise UserError(
-                f"model.update.microbatches is {self.update.microbatches}; it must be a multiple of "
-                f"trainer.accumulate_grad_batches ({accumulate})"
-            )
-        parts = self.trainer.world_size * self.updates_per_epoch
-        if prompts % parts:
-            raise UserError(
-                f"model.rollout.prompts is {prompts}; it must be a multiple of ranks x updates per rollout "
-                f"({self.trainer.world_size} x {self.updates_per_epoch} = {parts})"
-            )
+        accumulate, update = self.trainer.accumulate_grad_batches, self.update
+        optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)
+        check_sizes(self.rollout.prompts, self.trainer.world_size, update.microbatches, accumulate)
 
     def configure_model(self) -> None:
         """Load policy and reference once, where the strategy wants them."""
@@ -212,7 +187,6 @@ class G2RPOModule(pl.LightningModule):
             self._rollout_metrics = {}
         return loss
 
-    @torch.no_grad()
     def collect(self, prompts: list[Prompt]) -> Experience:
         """Sample, score, filter and form advantages for one rollout.
 
@@ -222,52 +196,8 @@ class G2RPOModule(pl.LightningModule):
         Returns:
             The experience, cut into micro-batches.
         """
-        clock = [time.perf_counter()]
-        config = self.rollout
-        sampling = Sampling(
-            self.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, self.rollout_index
-        )
-        check_prompt_lengths(self, prompts)
-        with generation_context(self.trainer.strategy, self.policy):
-            completions = self.engine.generate(prompts, config.group_size, sampling)
-        clock.append(time.perf_counter())
-        rewards = [score(c.text, prompts[i // config.group_size].sample) for i, c in enumerate(completions)]
-        clock.append(time.perf_counter())
-        tokens = [c.token_ids for c in completions]
-        rows = [prompt for prompt in prompts for _ in range(config.group_size)]
-        if config.old_logprobs == "recompute":
-            for completion, logprobs in zip(completions, self._logprobs(self.policy, rows, tokens), strict=True):
-                completion.logprobs = logprobs
-        ref_logprobs = None
-        if self.reference is not None:
-            ref_logprobs = self._logprobs(self.reference, rows, tokens)
-        elif self.reference_needed:
-            with self.policy.reference():
-                ref_logprobs = self._logprobs(self.policy, rows, tokens)
-        clock.append(time.perf_counter())
-        values = gather_prompts(self, columns(prompts, completions, rewards, list(self.tasks)))
-        check_rewards(self, values, prompts)
-        scored = score_rollout(values, self.objective, self.tasks)
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        experience = Experience(
-            prompts=prompts,
-            completions=completions,
-            rewards=rewards,
-            total_rewards=scored.rewards[rank::world].flatten(),
-            ref_logprobs=ref_logprobs,
-            table=scored.table,
-            rank=rank,
-            world_size=world,
-        )
+        experience, self._rollout_metrics = collect(self, prompts)
         experience.microbatches = build_microbatches(experience, self._plan(), self.policy.empty)
-        seconds = [b - a for a, b in pairwise(clock)]
-        self._rollout_metrics = rollout_metrics(scored, list(self.tasks)) | {
-            "data/failures": float(getattr(self.trainer.train_dataloader, "failures", 0)),
-            "perf/rollout_seconds": seconds[0],
-            "perf/score_seconds": seconds[1],
-            "perf/logprobs_seconds": seconds[2],
-            "perf/tokens_per_second": float(scored.table.lengths.sum()) / seconds[0],
-        }
         self.rollout_index += 1
         self._collected_at = time.perf_counter()
         return experience
@@ -275,16 +205,6 @@ class G2RPOModule(pl.LightningModule):
     def _plan(self) -> Plan:
         coefficient = self.objective.entropy_coefficient
         return Plan(self.update.epochs, self.updates_per_epoch, self.trainer.accumulate_grad_batches, coefficient)
-
-    def _logprobs(self, policy: Policy, prompts: list[Prompt], tokens: list[Tensor]) -> list[Tensor]:
-        """Log-probabilities of a rollout by forwards of micro-batch size, ``n`` tensors ``[T_i]`` on the CPU."""
-        size = max(len(tokens) // self.update.microbatches, 1)
-        out: list[Tensor] = []
-        for start in range(0, len(tokens), size):
-            part = tokens[start : start + size]
-            logprobs, _ = policy.token_stats(prompts[start : start + size], part)
-            out += torch.split(logprobs.cpu(), [len(t) for t in part])
-        return out
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse a gradient that is not finite, and log its norm.

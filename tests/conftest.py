@@ -67,8 +67,8 @@ def varied_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Completions of a random policy are all wrong; give them rewards that differ."""
     from build import varied_score
 
-    import lit_g2rpo.module
+    import lit_g2rpo.collect
     import lit_g2rpo.resume
 
-    monkeypatch.setattr(lit_g2rpo.module, "score", varied_score)
+    monkeypatch.setattr(lit_g2rpo.collect, "score", varied_score)
     monkeypatch.setattr(lit_g2rpo.resume, "score", varied_score)

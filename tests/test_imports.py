@@ -14,7 +14,8 @@ LEVELS = [
     {"experience", "tasks", "schedule", "quiet", "checkpoints"},
     {"policy", "rollout", "data", "metrics"},
     # what the module is made of
-    {"module", "distributed", "microbatches", "scoring", "step_metrics", "evaluation", "guards", "resume"},
+    {"module", "collect", "describe", "distributed", "microbatches", "scoring", "step_metrics", "evaluation"}
+    | {"guards", "resume"},
     {"callbacks", "strategies", "mini"},
     {"cli", "parser", "commands", "__main__"},
 ]
