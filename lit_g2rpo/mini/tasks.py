@@ -23,7 +23,7 @@ class MiniSample:
 
     Attributes:
         task: Name of the task.
-        index: Position in the endless stream of the task.
+        id: Name of the sample: task, split, seed and index.
         image: RGB image, 64 x 64 pixels.
         question: Question without instruction and options.
         options: Option texts, empty unless the question is multiple choice.
@@ -34,7 +34,7 @@ class MiniSample:
     """
 
     task: str
-    index: int
+    id: str
     image: Image.Image
     question: str
     options: tuple[str, ...]
@@ -69,7 +69,7 @@ def make_sample(task: str, index: int, split: str, seed: int) -> MiniSample:
     solution = annotator.write(task, scene.facts)
     return MiniSample(
         task=task,
-        index=index,
+        id=f"{task}-{split}-{seed}-{index}",
         image=scene.canvas.image(),
         question=scene.question,
         options=scene.options,
@@ -106,7 +106,7 @@ def to_prompt(sample: MiniSample, demonstration: str | None = None) -> Prompt:
     """
     text = prompt_text(sample.question, sample.options)
     return Prompt(
-        id=f"{sample.task}-{sample.index}",
+        id=sample.id,
         task=sample.task,
         problem_type=sample.problem_type,
         messages=[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}],
