@@ -1,1 +1,0 @@
-"""Strategies that stock Lightning does not bring."""
