@@ -21,7 +21,7 @@ def row(index: int, prompt: Prompt, completion: Completion) -> dict[str, Any]:
         completion: what the policy wrote.
 
     Returns:
-        Everything that is reported of it, as plain values.
+        Everything that is reported of it, as plain values; no accuracy for a row without an answer.
     """
     reward = score(completion.text, prompt.sample)
     texts = [item["text"] for m in prompt.messages for item in m["content"] if item["type"] == "text"]
@@ -34,7 +34,7 @@ def row(index: int, prompt: Prompt, completion: Completion) -> dict[str, Any]:
         "completion": completion.text,
         "answer": envelope(completion.text).answer,
         "gold": prompt.sample.get("answer"),
-        "accuracy": reward.accuracy,
+        "accuracy": None if prompt.sample.get("answer") is None else reward.accuracy,
         "format": reward.format,
         "length": len(completion.token_ids),
         "truncated": completion.truncated,

@@ -135,3 +135,11 @@ def test_the_released_rows_pass(tmp_path: Path) -> None:
     rows = JsonRows([RELEASED], tmp_path, TASKS)
     assert {name: rows.task_names().count(name) for name in TASKS} == dict.fromkeys(TASKS, 10)
     assert len(rows[0].images) == 1
+
+
+def test_a_row_to_predict_needs_no_answer_but_a_given_one_is_checked(root: Path) -> None:
+    check_row(row(answer=...), "f.json, row 3", TASKS, root, answered=False)
+    with pytest.raises(UserError, match=r"f\.json, row 3: 'answer' is None"):
+        check_row(row(answer=...), "f.json, row 3", TASKS, root)
+    with pytest.raises(UserError, match="cannot be scored"):
+        check_row(row(answer="Q"), "f.json, row 3", TASKS, root, answered=False)

@@ -23,7 +23,7 @@ class JsonPrompts(PromptData):
         train: file or files to train on.
         val: file or files to validate on.
         test: file or files of ``test``; the validation files if None.
-        predict: file or files of ``predict``; the validation files if None.
+        predict: file or files of ``predict``, whose rows need no answer; the validation files if None.
         image_root: folder that image paths are relative to.
         **kwargs: see ``PromptData``.
     """
@@ -80,4 +80,4 @@ class JsonPrompts(PromptData):
         files = self.files[split]
         if files and split not in self._rows:
             paths: Sequence[str | os.PathLike[str]] = [files] if isinstance(files, str) else files
-            self._rows[split] = JsonRows(paths, self.image_root, self.tasks)
+            self._rows[split] = JsonRows(paths, self.image_root, self.tasks, answered=split != "predict")

@@ -21,12 +21,19 @@ class JsonRows:
         files: ``.json`` or ``.jsonl`` files.
         image_root: folder that image paths are relative to.
         tasks: names of the tasks a row may have.
+        answered: every row must hold its answer.
 
     Raises:
         UserError: for a file or row that is not right, or, on access, an image that cannot be used.
     """
 
-    def __init__(self, files: Sequence[str | os.PathLike[str]], image_root: Path, tasks: Collection[str]) -> None:
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike[str]],
+        image_root: Path,
+        tasks: Collection[str],
+        answered: bool = True,
+    ) -> None:
         self.image_root = image_root
         self._files = [read_rows(file) for file in files]
         self._ends = list(accumulate(len(rows) for rows in self._files))
@@ -34,7 +41,7 @@ class JsonRows:
         for rows in self._files:
             for index in range(len(rows)):
                 row = rows[index]
-                check_row(row, rows.place(index), tasks, image_root)
+                check_row(row, rows.place(index), tasks, image_root, answered)
                 self._tasks.append(sys.intern(task_of(row) or ""))
         if not self._tasks:
             raise UserError(f"{', '.join(map(str, files))}: no rows; give at least one")

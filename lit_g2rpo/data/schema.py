@@ -52,7 +52,7 @@ def image_paths(row: dict[str, Any], image_root: Path, place: str) -> list[Path]
     return paths
 
 
-def check_row(row: dict[str, Any], place: str, tasks: Collection[str], image_root: Path) -> None:
+def check_row(row: dict[str, Any], place: str, tasks: Collection[str], image_root: Path, answered: bool = True) -> None:
     """Checks everything about a row that can be seen without decoding its images.
 
     Args:
@@ -60,12 +60,14 @@ def check_row(row: dict[str, Any], place: str, tasks: Collection[str], image_roo
         place: how messages name the row: file and number.
         tasks: names of the tasks of the run.
         image_root: folder of the images.
+        answered: the row must hold its answer; one that is only to be predicted need not.
 
     Raises:
         UserError: naming the row, what is wrong and what would be right.
     """
-    for key, kind in (("problem", str), ("problem_type", str), ("answer", str)):
-        if not isinstance(row.get(key), kind):
+    answered = answered or "answer" in row
+    for key in ("problem", "problem_type", *(["answer"] if answered else [])):
+        if not isinstance(row.get(key), str):
             raise UserError(f"{place}: {key!r} is {row.get(key)!r}; it must be a text")
     for key in ("task_type", "demonstration"):
         if not isinstance(row.get(key), str | None):
@@ -82,7 +84,8 @@ def check_row(row: dict[str, Any], place: str, tasks: Collection[str], image_roo
     if row.get("data_type", "image") not in ("image", "text"):
         raise UserError(f"{place}: data_type {row['data_type']!r} is not supported; give 'image' or 'text'")
     _check_images(row, place, image_root)
-    _check_answer(row, place)
+    if answered:
+        _check_answer(row, place)
 
 
 def to_prompt(row: dict[str, Any], id: str, images: list[Image.Image]) -> Prompt:
