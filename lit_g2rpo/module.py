@@ -207,7 +207,7 @@ class G2RPOModule(pl.LightningModule):
         return Plan(self.update.epochs, self.updates_per_epoch, self.trainer.accumulate_grad_batches, coefficient)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a gradient that is not finite, and log its norm.
+        """Refuse a gradient that is not finite, and log its norm and the learning rate.
 
         Args:
             optimizer: the optimizer about to step.
@@ -215,6 +215,7 @@ class G2RPOModule(pl.LightningModule):
         norm = check_gradients(self)
         if norm is not None:
             self.log("train/grad_norm", norm)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
         """Log how long the updates of a rollout took, once they are done.

@@ -28,8 +28,9 @@ class StepMetrics:
             fields: its loss fields.
         """
         for name, values in (metrics | {"tokens": torch.ones_like(fields.weight)}).items():
-            total = self.sums.setdefault(name, torch.zeros(len(self.tasks), dtype=torch.float64))
-            total += torch.zeros_like(total).index_add_(0, fields.task_ids.cpu(), values.double().cpu())
+            zeros = torch.zeros(len(self.tasks), dtype=torch.float64, device=values.device)
+            # kept on the device: a copy to the host here would wait for it in every micro-batch
+            self.sums[name] = self.sums.get(name, zeros) + zeros.index_add(0, fields.task_ids, values.double())
 
     def reduce(self, module: Any) -> dict[str, float]:
         """Add up over ranks and start afresh.

@@ -28,6 +28,7 @@ from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConf
 
 SEED = 0
 BATCH = 64
+CHECKPOINT_EVERY = 100
 DEMONSTRATIONS = 300
 """Demonstrations per task: few, as they are when people write them."""
 
@@ -158,7 +159,9 @@ def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, valid
         lr_scheduler=partial(one_cycle, steps=steps),
     )
     kept = folder / "checkpoints"
-    keeper = RolloutCheckpoint(every_rollouts=100, monitor="val/accuracy" if validate else None, dirpath=str(kept))
+    keeper = RolloutCheckpoint(
+        every_rollouts=CHECKPOINT_EVERY, monitor="val/accuracy" if validate else None, dirpath=str(kept)
+    )
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
