@@ -59,7 +59,8 @@ def test_tensorboard_has_every_curve_in_total_and_per_task(
         assert f"{name}/ocr" in scalars, name
     for name in (
         "train/loss", "train/learning_rate", "train/clip_fraction", "train/grad_norm",
-        "perf/rollout_seconds", "perf/score_seconds", "perf/logprobs_seconds", "perf/update_seconds", "perf/tokens_per_second", "val/accuracy", "rollout/entropy",
+        "perf/rollout_seconds", "perf/score_seconds", "perf/logprobs_seconds",
+        "perf/update_seconds", "perf/tokens_per_second", "val/accuracy", "rollout/entropy",
     ):  # fmt: skip
         assert name in scalars, name
     # before training, and after the fourth optimizer step, which is number 3
