@@ -46,8 +46,13 @@ class TrainerCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Offer the one verb that was asked for, since building a parser takes a second."""
-        known = LightningCLI.subcommands()
+        known = {verb: skipped | {"verbose"} for verb, skipped in LightningCLI.subcommands().items()}
         return {self.verb: known[self.verb]} if self.verb else known
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Leave the table to PredictionWriter: Lightning's own repeats it with a row for every metric."""
+        quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse the words of the command line."""
