@@ -34,6 +34,10 @@ WARNINGS: list[tuple[str, type[Warning]]] = [
     (r".*isinstance\(treespec, LeafSpec\).*is deprecated.*", Warning),
     # peft asks transformers for the old name of a flag
     (r".*is_gradient_checkpointing.* is deprecated.*", FutureWarning),
+    # metrics are summed over ranks before they are logged, by counts that Lightning does not know
+    (r"It is recommended to use `self\.log\(.*sync_dist=True\)`.*", Warning),
+    # lightning gathers with a function torch has renamed
+    (r".*torch\.distributed\.nn\.functional\.all_gather is deprecated.*", Warning),
     # tensorboard reads protobuf descriptors the old way
     (r".*(google\.protobuf|FieldDescriptor|message_factory).*", DeprecationWarning),
     (r".*pkg_resources is deprecated.*", Warning),
