@@ -70,6 +70,8 @@ class G2RPOModule(pl.LightningModule):
         self.policy: Policy
         self.reference: Policy | None = None
         self.engine = build_engine(rollout)
+        # Evaluation always samples, also where training reads demonstrations.
+        self.evaluation_engine = HuggingFaceEngine(rollout.max_rows)
         self.tasks: dict[str, Task] = {}
         self.experience: Experience | None = None
         self.rollout_index = 0
@@ -141,6 +143,7 @@ class G2RPOModule(pl.LightningModule):
         self.policy = load_policy(self.policy_config).train()
         self.policy.temperature = self.rollout.temperature or 1.0
         self.engine.attach(self.policy)
+        self.evaluation_engine.attach(self.policy)
         if self.reference_needed and not self.policy_config.lora:
             self.reference = load_policy(self.policy_config).requires_grad_(False).eval()
             self.reference.temperature = self.policy.temperature
@@ -256,7 +259,8 @@ class G2RPOModule(pl.LightningModule):
         state = checkpoint["g2rpo"]
         self.rollout_index = state["rollout_index"]
         self.validation_history = state["validation_history"]
-        self._restored = state.get("experience")
+        # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
+        self.experience, self._restored = None, state.get("experience")
 
     def _restore(self, prompts: list[Prompt]) -> Experience:
         if self._restored is None:
@@ -275,14 +279,9 @@ class G2RPOModule(pl.LightningModule):
         prompts, numbers = batch
         config = self.evaluation
         sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self.rollout.seed)
-        if not isinstance(self.engine, HuggingFaceEngine):
-            engine = HuggingFaceEngine(self.rollout.max_rows)
-            engine.attach(self.policy)
-        else:
-            engine = self.engine
         check_prompt_lengths(self, prompts)
         with generation_context(self.trainer.strategy, self.policy):
-            completions = engine.generate(prompts, 1, sampling)
+            completions = self.evaluation_engine.generate(prompts, 1, sampling)
         answers = zip(numbers, prompts, completions, strict=True)
         return [row(number, prompt, completion) for number, prompt, completion in answers if number is not None]
 

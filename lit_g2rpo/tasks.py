@@ -8,8 +8,6 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.rewards import PROBLEM_TYPES
 
-PROBLEM_TYPE_INDEX = {name: index for index, name in enumerate(PROBLEM_TYPES)}
-
 IMAGE_PLACE = "<image>"
 
 FORMAT = (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_prompt
+from transformers import GenerationConfig
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
@@ -88,6 +89,21 @@ def test_greedy_equals_generate_of_the_model(policy: Policy) -> None:
         suppress_tokens=policy.forbidden_token_ids,
     )[0, len(encoded.input_ids) :]
     assert ours.token_ids.tolist() == theirs.tolist()
+
+
+def test_the_checkpoints_own_way_of_sampling_is_not_ours(policy: Policy) -> None:
+    engine, prompt, sampling = engine_on(policy), make_prompt("one", 1), Sampling(12, seed=2)
+    plain = engine.generate([prompt], 4, sampling)
+    own = policy.base.generation_config
+    policy.base.generation_config = GenerationConfig(
+        **(own.to_dict() | {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty": 3.0})
+    )
+    try:
+        again = engine.generate([prompt], 4, sampling)
+    finally:
+        policy.base.generation_config = own
+    assert [c.token_ids.tolist() for c in plain] == [c.token_ids.tolist() for c in again]
+    torch.testing.assert_close(torch.cat([c.logprobs for c in plain]), torch.cat([c.logprobs for c in again]))
 
 
 def test_vision_tokens_are_never_sampled(policy: Policy) -> None:

@@ -49,7 +49,10 @@ GROUNDING = {"problem_type": "spatial grounding", "task_type": "spatial_groundin
     ],
 )
 def test_accepted(root: Path, changes: dict[str, Any]) -> None:
-    check_row(row(**changes), "f.json, row 3", TASKS, root)
+    accepted = row(**changes)
+    check_row(accepted, "f.json, row 3", TASKS, root)
+    images = [Image.new("RGB", (8, 8))] * accepted["problem"].count("<image>")
+    assert to_prompt(accepted, "3", images).task in TASKS
 
 
 @pytest.mark.parametrize(

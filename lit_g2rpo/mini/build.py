@@ -50,9 +50,8 @@ def build(output: Path, work: Path) -> dict[str, float]:
     draft = work / "4-shipped"
     shutil.rmtree(draft, ignore_errors=True)
     save_policy(policy.model, policy.processor, draft)
-    (draft / "model.safetensors").chmod(
-        0o644
-    )  # written readable by its owner alone, which an installed package must not be
+    # Written readable by its owner alone, which a file of an installed package must not be.
+    (draft / "model.safetensors").chmod(0o644)
     metrics = best_metrics(shown)
     record = {"sha256": fingerprint(draft), "best_supervised": metrics}
     (draft / FINGERPRINT).write_text(json.dumps(record, indent=1) + "\n")

@@ -93,6 +93,8 @@ class HuggingFaceEngine:
             generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                 max_new_tokens=sampling.max_tokens,
                 do_sample=False,
+                # A checkpoint's own penalty would be applied before the draw, and the trainer knows nothing of it.
+                repetition_penalty=1.0,
                 eos_token_id=policy.eos_token_ids,
                 pad_token_id=policy.pad_token_id,
             ),
