@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_g2rpo.distributed import gather_prompts
 from lit_g2rpo.experience import Experience, Prompt
 from lit_g2rpo.guards import check_prompt_lengths, check_rewards
+from lit_g2rpo.microbatches import balanced_bins, trained_groups
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards import score
 from lit_g2rpo.rollout.context import generation_context
@@ -19,7 +20,7 @@ from lit_g2rpo.scoring import columns, rollout_metrics, score_rollout
 
 @torch.no_grad()
 def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, float]]:
-    """Sample, score, filter and form advantages.
+    """Sample, score, filter and form advantages; log-probabilities are computed last, for what is learned from alone.
 
     Args:
         module: the LightningModule.
@@ -38,13 +39,6 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
         completions = module.engine.generate(prompts, config.group_size, sampling)
     clock.append(time.perf_counter())
     rewards = [score(c.text, prompts[i // config.group_size].sample) for i, c in enumerate(completions)]
-    clock.append(time.perf_counter())
-    tokens = [c.token_ids for c in completions]
-    if config.old_logprobs == "recompute":
-        for completion, logprobs in zip(completions, _logprobs(module, module.policy, prompts, tokens), strict=True):
-            completion.logprobs = logprobs
-    ref_logprobs = _ref_logprobs(module, prompts, tokens) if module.reference_needed else None
-    clock.append(time.perf_counter())
     values = gather_prompts(module, columns(prompts, completions, rewards, tasks))
     check_rewards(module, values, prompts)
     scored = score_rollout(values, module.objective, module.tasks)
@@ -54,11 +48,19 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
         completions=completions,
         rewards=rewards,
         total_rewards=scored.rewards[rank::world].flatten(),
-        ref_logprobs=ref_logprobs,
+        ref_logprobs=None,
         table=scored.table,
         rank=rank,
         world_size=world,
     )
+    clock.append(time.perf_counter())
+    if config.old_logprobs == "recompute":
+        fresh = _logprobs(module, module.policy, experience)
+        for completion, logprobs in zip(completions, fresh, strict=True):
+            completion.logprobs = logprobs
+    if module.reference_needed:
+        experience.ref_logprobs = _ref_logprobs(module, experience)
+    clock.append(time.perf_counter())
     seconds = [b - a for a, b in pairwise(clock)]
     return experience, rollout_metrics(scored, tasks) | {
         "data/failures": float(getattr(module.trainer.train_dataloader, "failures", 0)),
@@ -69,20 +71,23 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
     }
 
 
-def _ref_logprobs(module: Any, prompts: list[Prompt], tokens: list[Tensor]) -> list[Tensor]:
+def _ref_logprobs(module: Any, experience: Experience) -> list[Tensor]:
     if module.reference is not None:
-        return _logprobs(module, module.reference, prompts, tokens)
+        return _logprobs(module, module.reference, experience)
     with module.policy.reference():
-        return _logprobs(module, module.policy, prompts, tokens)
+        return _logprobs(module, module.policy, experience)
 
 
-def _logprobs(module: Any, policy: Policy, prompts: list[Prompt], tokens: list[Tensor]) -> list[Tensor]:
-    """Log-probabilities of a rollout by forwards of micro-batch size, ``n`` tensors ``[T_i]`` on the CPU."""
-    rows = [prompt for prompt in prompts for _ in range(module.rollout.group_size)]
-    size = max(len(tokens) // module.update.microbatches, 1)
-    out: list[Tensor] = []
-    for start in range(0, len(tokens), size):
-        part = tokens[start : start + size]
-        logprobs, _ = policy.token_stats(rows[start : start + size], part)
-        out += torch.split(logprobs.cpu(), [len(t) for t in part])
+def _logprobs(module: Any, policy: Policy, experience: Experience) -> list[Tensor]:
+    """Log-probabilities of what is learned from, ``n`` tensors ``[T_i]`` on the CPU; elsewhere the rollout's own.
+
+    Every rank makes the same number of forwards, empty ones included.
+    """
+    out = [completion.logprobs for completion in experience.completions]
+    group_size = experience.table.lengths.shape[1]
+    for rows in balanced_bins(experience, trained_groups(experience.table, module.plan), module.update.microbatches):
+        tokens = [experience.completions[i].token_ids for i in rows]
+        logprobs, _ = policy.token_stats([experience.prompts[i // group_size] for i in rows], tokens)
+        for i, part in zip(rows, torch.split(logprobs.cpu(), [len(t) for t in tokens]), strict=True):
+            out[i] = part
     return out

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_g2rpo.experience import Experience, Microbatch
+from lit_g2rpo.experience import Experience, Microbatch, RolloutTable
 from lit_g2rpo.objectives.fields import TokenFields
 
 
@@ -18,19 +18,39 @@ class Plan:
         updates: optimizer steps per pass.
         accumulate: micro-batches per optimizer step and rank.
         entropy_coefficient: weight of the entropy band penalty.
+        kl: True if the loss has a KL term, which acts on every token.
     """
 
     epochs: int
     updates: int
     accumulate: int
     entropy_coefficient: float
+    kl: bool
+
+
+def trained_groups(table: RolloutTable, plan: Plan) -> Tensor:
+    """Say which groups have a gradient: not dropped, and not tied at advantage 0 where nothing else acts on them.
+
+    The tokens of a tied group still count in the normaliser; only its forward and backward, which would add zero, are
+    left out.
+
+    Args:
+        table: the rollout.
+        plan: which terms the loss has.
+
+    Returns:
+        ``[P]`` bool.
+    """
+    acts = table.advantages.bool().any(1) | plan.kl
+    acts |= (plan.entropy_coefficient * table.entropy_direction[table.task_ids]).bool()
+    return table.valid.any(1) & acts
 
 
 def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list[Microbatch]:
     """Cut a rollout into micro-batches whose losses add up to the token mean of each optimizer step.
 
     Which prompts an optimizer step learns from depends only on their order, and its normaliser counts the tokens of all
-    ranks, so the number of ranks and micro-batches changes no gradient. Dropped groups are left out.
+    ranks, so the number of ranks and micro-batches changes no gradient. Groups without a gradient are left out.
 
     Args:
         experience: the rollout of this rank.
@@ -47,8 +67,8 @@ def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list
         step = torch.zeros(prompts, dtype=torch.bool)
         step[update * prompts // plan.updates : (update + 1) * prompts // plan.updates] = True
         weight, entropy_weight = _weights(experience, plan, step)
-        for groups in _balanced_bins(experience, step, plan.accumulate):
-            microbatches.append(_microbatch(experience, groups, weight, entropy_weight, like))
+        for rows in balanced_bins(experience, step & trained_groups(table, plan), plan.accumulate):
+            microbatches.append(_microbatch(experience, rows, weight, entropy_weight, like))
     return microbatches * plan.epochs
 
 
@@ -63,26 +83,51 @@ def _weights(experience: Experience, plan: Plan, step: Tensor) -> tuple[float, T
     return scale / max(int(counted.sum()), 1), entropy_weight
 
 
-def _balanced_bins(experience: Experience, step: Tensor, bins: int) -> list[list[int]]:
-    """Spread this rank's usable groups of one optimizer step over bins of about equal token counts."""
-    table = experience.table
+def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[list[int]]:
+    """Spread completions of this rank over bins of about equal token counts, groups whole where they fit.
+
+    Args:
+        experience: the rollout of this rank.
+        chosen: the groups to spread, among those of all ranks, ``[P]`` bool.
+        bins: number of bins.
+
+    Returns:
+        For each bin, which of this rank's completions it holds, those of a group side by side; some bins may be empty.
+    """
+    table, group_size = experience.table, experience.table.lengths.shape[1]
     local = range(experience.rank, len(table.lengths), experience.world_size)
-    sizes = {
-        group: int(table.lengths[position].sum())
-        for group, position in enumerate(local)
-        if step[position] and table.valid[position].any()
-    }
+    groups = {group: table.lengths[place].tolist() for group, place in enumerate(local) if chosen[place]}
+    prompts = {group: len(experience.prompts[group].encoded.input_ids) for group in groups}
+    sizes = {group: sum(lengths) + prompts[group] for group, lengths in groups.items()}
+    mean = sum(sizes.values()) / bins
+    parts: list[tuple[int, list[int]]] = []
+    for group, lengths in groups.items():
+        # A split repeats the prompt, so it must pay: only a group well above the mean is cut.
+        pieces = min(round(sizes[group] / mean), group_size) if sizes[group] > 1.5 * mean else 1
+        for rows in _split(lengths, pieces):
+            tokens = prompts[group] + sum(lengths[i] for i in rows)
+            parts.append((tokens, [group * group_size + i for i in rows]))
     filled: list[list[int]] = [[] for _ in range(bins)]
-    for group in sorted(sizes, key=lambda g: (-sizes[g], g)):
-        min(filled, key=lambda groups: sum(sizes[g] for g in groups)).append(group)
+    tokens_in = [0] * bins
+    for tokens, rows in sorted(parts, key=lambda part: (-part[0], part[1])):
+        emptiest = tokens_in.index(min(tokens_in))
+        filled[emptiest] += rows
+        tokens_in[emptiest] += tokens
     return filled
 
 
+def _split(lengths: list[int], pieces: int) -> list[list[int]]:
+    """Cut a group into pieces of about equal tokens, longest completions first."""
+    cut: list[list[int]] = [[] for _ in range(pieces)]
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        min(cut, key=lambda piece: (sum(lengths[j] for j in piece), len(piece))).append(i)
+    return [sorted(piece) for piece in cut]
+
+
 def _microbatch(
-    experience: Experience, groups: list[int], weight: float, entropy_weight: Tensor, like: Tensor
+    experience: Experience, rows: list[int], weight: float, entropy_weight: Tensor, like: Tensor
 ) -> Microbatch:
     group_size = experience.table.lengths.shape[1]
-    rows = [i for g in groups for i in range(g * group_size, (g + 1) * group_size)]
     prompts = [experience.prompts[i // group_size] for i in rows]
     completions = [experience.completions[i] for i in rows]
     lengths = torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long)

@@ -104,6 +104,12 @@ class G2RPOModule(pl.LightningModule):
         """Optimizer steps per rollout."""
         return self.update.epochs * self.updates_per_epoch
 
+    @property
+    def plan(self) -> Plan:
+        """How a rollout is cut, and which terms of the loss act on it."""
+        accumulate, coefficient = self.trainer.accumulate_grad_batches, self.objective.entropy_coefficient
+        return Plan(self.update.epochs, self.updates_per_epoch, accumulate, coefficient, kl=self.reference_needed)
+
     def describe(self) -> dict[str, str]:
         """What will run, as the rows of a table."""
         return describe(self)
@@ -200,14 +206,18 @@ class G2RPOModule(pl.LightningModule):
             The experience, cut into micro-batches.
         """
         experience, self._rollout_metrics = collect(self, prompts)
-        experience.microbatches = build_microbatches(experience, self._plan(), self.policy.empty)
+        experience.microbatches = build_microbatches(experience, self.plan, self.policy.empty)
         self.rollout_index += 1
         self._collected_at = time.perf_counter()
         return experience
 
-    def _plan(self) -> Plan:
-        coefficient = self.objective.entropy_coefficient
-        return Plan(self.update.epochs, self.updates_per_epoch, self.trainer.accumulate_grad_batches, coefficient)
+    def prepare_prompt(self, prompt: Prompt) -> None:
+        """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes.
+
+        Args:
+            prompt: the prompt.
+        """
+        self.policy.encode(prompt)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse a gradient that is not finite, and log its norm and the learning rate.
@@ -267,8 +277,10 @@ class G2RPOModule(pl.LightningModule):
             raise UserError(
                 "the checkpoint was written inside a rollout but holds no experience; start from another one"
             )
+        for prompt in prompts:
+            self.policy.encode(prompt)
         experience = restore_experience(self, self._restored, prompts)
-        experience.microbatches = build_microbatches(experience, self._plan(), self.policy.empty)
+        experience.microbatches = build_microbatches(experience, self.plan, self.policy.empty)
         self._restored = None
         return experience
 

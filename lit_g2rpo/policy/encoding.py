@@ -12,27 +12,47 @@ from lit_g2rpo.experience import Prompt
 
 
 @dataclass(slots=True)
+class Features:
+    """What the vision tower makes of a prompt's images, ``n`` image tokens in the order of their places.
+
+    Args:
+        embeddings: what stands in for the image-pad tokens, ``[n, H]``.
+        deepstack: what the first layers of the language model add at image tokens, ``[n, H]`` per layer.
+    """
+
+    embeddings: Tensor
+    deepstack: list[Tensor]
+
+
+@dataclass(slots=True)
 class EncodedPrompt:
     """A prompt as tokens and image patches.
 
     Args:
         input_ids: ``[L]`` long, image-pad tokens expanded.
         token_types: 1 at image tokens, 0 elsewhere, ``[L]`` long (the model places M-RoPE by it).
+        positions: M-RoPE position of each token: time, height, width, ``[3, L]`` long.
+        next_position: M-RoPE position of the first completion token; later ones count up from it.
         pixel_values: patches of all images, ``[patches, channels]``; None without images.
         image_grid: frames, rows and columns of patches of each image, ``[images, 3]`` long; None without images.
+        features: the encoded images, kept here where the vision tower does not learn.
     """
 
     input_ids: Tensor
     token_types: Tensor
+    positions: Tensor
+    next_position: int
     pixel_values: Tensor | None
     image_grid: Tensor | None
+    features: Features | None = None
 
 
-def encode(processor: Any, prompt: Prompt) -> EncodedPrompt:
+def encode(processor: Any, model: Any, prompt: Prompt) -> EncodedPrompt:
     """Tokenize a prompt and cut its images into patches.
 
     Args:
         processor: the policy's processor.
+        model: the Qwen3-VL model, which places M-RoPE.
         prompt: the prompt.
 
     Returns:
@@ -46,12 +66,17 @@ def encode(processor: Any, prompt: Prompt) -> EncodedPrompt:
     if places != len(prompt.images):
         raise UserError(f"row {prompt.id}: {places} image places in the prompt but {len(prompt.images)} images")
     inputs = processor(text=[text], images=prompt.images or None, return_tensors="pt")
-    input_ids = inputs["input_ids"][0]
+    input_ids, grid = inputs["input_ids"][0], inputs.get("image_grid_thw")
+    token_types = (input_ids == processor.image_token_id).long()
+    # On the CPU, where the loops of the model's own function cost no synchronisation with a device.
+    positions, _ = model.model.get_rope_index(input_ids[None], token_types[None], grid)
     return EncodedPrompt(
         input_ids=input_ids,
-        token_types=(input_ids == processor.image_token_id).long(),
+        token_types=token_types,
+        positions=positions[:, 0],
+        next_position=int(positions.max()) + 1,
         pixel_values=inputs.get("pixel_values"),
-        image_grid=inputs.get("image_grid_thw"),
+        image_grid=grid,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_g2rpo.experience import Microbatch, Prompt
 from lit_g2rpo.objectives.fields import TokenFields
+from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt, blank_prompt, collate, encode
 from lit_g2rpo.policy.token_stats import token_logprobs
 
@@ -28,8 +29,9 @@ class Policy(nn.Module):
         self.model = model
         self.processor = processor
         self.temperature = 1.0
+        self.counters = Counters()
         vision = self.base.config.vision_config
-        self._blank = encode(processor, blank_prompt(4 * vision.patch_size * vision.spatial_merge_size))
+        self._blank = encode(processor, self.base, blank_prompt(4 * vision.patch_size * vision.spatial_merge_size))
 
     @property
     def base(self) -> Any:
@@ -77,7 +79,8 @@ class Policy(nn.Module):
             The encoded prompt, on the CPU.
         """
         if prompt.encoded is None:
-            prompt.encoded = encode(self.processor, prompt)
+            prompt.encoded = encode(self.processor, self.base, prompt)
+            self.counters.images_preprocessed += len(prompt.images)
         encoded: EncodedPrompt = prompt.encoded
         return encoded
 
