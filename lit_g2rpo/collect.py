@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_g2rpo.distributed import gather_prompts
 from lit_g2rpo.experience import Experience, Prompt
 from lit_g2rpo.guards import check_prompt_lengths, check_rewards
-from lit_g2rpo.microbatches import balanced_bins, trained_groups
+from lit_g2rpo.microbatches import balanced_bins, trained_rows
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards import score
 from lit_g2rpo.rollout.context import generation_context
@@ -47,7 +47,7 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
         prompts=prompts,
         completions=completions,
         rewards=rewards,
-        total_rewards=scored.rewards[rank::world].flatten(),
+        old_logprobs=None,
         ref_logprobs=None,
         table=scored.table,
         rank=rank,
@@ -55,9 +55,7 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
     )
     clock.append(time.perf_counter())
     if config.old_logprobs == "recompute":
-        fresh = _logprobs(module, module.policy, experience)
-        for completion, logprobs in zip(completions, fresh, strict=True):
-            completion.logprobs = logprobs
+        experience.old_logprobs = _logprobs(module, module.policy, experience)
     if module.reference_needed:
         experience.ref_logprobs = _ref_logprobs(module, experience)
     clock.append(time.perf_counter())
@@ -85,7 +83,7 @@ def _logprobs(module: Any, policy: Policy, experience: Experience) -> list[Tenso
     """
     out = [completion.logprobs for completion in experience.completions]
     group_size = experience.table.lengths.shape[1]
-    for rows in balanced_bins(experience, trained_groups(experience.table, module.plan), module.update.microbatches):
+    for rows in balanced_bins(experience, trained_rows(experience.table, module.objective), module.update.microbatches):
         tokens = [experience.completions[i].token_ids for i in rows]
         logprobs, _ = policy.token_stats([experience.prompts[i // group_size] for i in rows], tokens)
         for i, part in zip(rows, torch.split(logprobs.cpu(), [len(t) for t in tokens]), strict=True):

@@ -74,17 +74,21 @@ class RolloutTable:
     """What every rank knows of a rollout: one entry per prompt and completion, in the order of the prompts.
 
     Args:
+        rewards: total rewards with shaping, ``[P, G]``.
         lengths: completion tokens, ``[P, G]`` long.
-        valid: False in dropped groups, ``[P, G]`` bool.
+        valid: False for completions that do not count: dropped groups, masked truncated ones, ``[P, G]`` bool.
         advantages: ``[P, G]``.
         task_ids: index of each prompt's task, ``[P]`` long.
+        problem_type_ids: index of each prompt's problem type, ``[P]`` long.
         entropy_direction: side of its band that each task was on: +1 above, -1 below, 0 inside, ``[K]``.
     """
 
+    rewards: Tensor
     lengths: Tensor
     valid: Tensor
     advantages: Tensor
     task_ids: Tensor
+    problem_type_ids: Tensor
     entropy_direction: Tensor
 
 
@@ -96,7 +100,8 @@ class Experience:
         prompts: this rank's prompts.
         completions: their completions, prompt by prompt.
         rewards: score of each completion.
-        total_rewards: rewards with shaping, ``[n]``.
+        old_logprobs: log-probabilities under the trainer's policy at sampling time, nats, ``n`` tensors ``[T_i]``; None
+            where those of the rollout are taken for them.
         ref_logprobs: log-probabilities under the reference, nats, ``n`` tensors ``[T_i]``; None when KL is off.
         table: what all ranks know of the rollout.
         rank: this rank.
@@ -107,12 +112,17 @@ class Experience:
     prompts: list[Prompt]
     completions: list[Completion]
     rewards: list[RewardResult]
-    total_rewards: Tensor
+    old_logprobs: list[Tensor] | None
     ref_logprobs: list[Tensor] | None
     table: RolloutTable
     rank: int = 0
     world_size: int = 1
     microbatches: list[Microbatch] = field(default_factory=list)
+
+    @property
+    def total_rewards(self) -> Tensor:
+        """Reward with shaping of each of this rank's completions, ``[n]``."""
+        return self.table.rewards[self.rank :: self.world_size].flatten()
 
     @property
     def advantages(self) -> Tensor:
@@ -121,5 +131,5 @@ class Experience:
 
     @property
     def valid(self) -> Tensor:
-        """False for this rank's completions of dropped groups, ``[n]``."""
+        """False for this rank's completions that do not count, ``[n]``."""
         return self.table.valid[self.rank :: self.world_size].flatten()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lit_g2rpo.experience import Experience, Microbatch, RolloutTable
 from lit_g2rpo.objectives.fields import TokenFields
+from lit_g2rpo.objectives.losses import truncated_importance
+from lit_g2rpo.objectives.objective import Objective
 
 
 @dataclass(slots=True, frozen=True)
@@ -17,33 +19,33 @@ class Plan:
         epochs: passes over the rollout.
         updates: optimizer steps per pass.
         accumulate: micro-batches per optimizer step and rank.
-        entropy_coefficient: weight of the entropy band penalty.
-        kl: True if the loss has a KL term, which acts on every token.
+        max_tokens: longest completion.
+        objective: which terms the loss has, and over what it is a mean.
     """
 
     epochs: int
     updates: int
     accumulate: int
-    entropy_coefficient: float
-    kl: bool
+    max_tokens: int
+    objective: Objective
 
 
-def trained_groups(table: RolloutTable, plan: Plan) -> Tensor:
-    """Say which groups have a gradient: not dropped, and not tied at advantage 0 where nothing else acts on them.
+def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
+    """Say which completions have a gradient: those that count, but no group at advantage 0 that nothing else acts on.
 
     The tokens of a tied group still count in the normaliser; only its forward and backward, which would add zero, are
     left out.
 
     Args:
         table: the rollout.
-        plan: which terms the loss has.
+        objective: which terms the loss has.
 
     Returns:
-        ``[P]`` bool.
+        ``[P, G]`` bool.
     """
-    acts = table.advantages.bool().any(1) | plan.kl
-    acts |= (plan.entropy_coefficient * table.entropy_direction[table.task_ids]).bool()
-    return table.valid.any(1) & acts
+    acts = table.advantages.bool().any(1) | (objective.kl_coefficient > 0)
+    acts |= (objective.entropy_coefficient * table.entropy_direction[table.task_ids]).bool()
+    return table.valid & acts[:, None]
 
 
 def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list[Microbatch]:
@@ -62,25 +64,36 @@ def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list
     """
     table = experience.table
     prompts = len(table.lengths)
+    trained = trained_rows(table, plan.objective)
     microbatches = []
     for update in range(plan.updates):
-        step = torch.zeros(prompts, dtype=torch.bool)
+        step = torch.zeros(prompts, 1, dtype=torch.bool)
         step[update * prompts // plan.updates : (update + 1) * prompts // plan.updates] = True
-        weight, entropy_weight = _weights(experience, plan, step)
-        for rows in balanced_bins(experience, step & trained_groups(table, plan), plan.accumulate):
-            microbatches.append(_microbatch(experience, rows, weight, entropy_weight, like))
+        # The trainer divides by the micro-batches of a step and the strategy averages over ranks.
+        scale = plan.accumulate * experience.world_size
+        weight = scale * _token_weights(table, table.valid & step, plan)
+        entropy_weight = scale * _entropy_weights(table, table.valid & step, plan)
+        for rows in balanced_bins(experience, trained & step, plan.accumulate):
+            microbatches.append(_microbatch(experience, rows, weight, entropy_weight, plan, like))
     return microbatches * plan.epochs
 
 
-def _weights(experience: Experience, plan: Plan, step: Tensor) -> tuple[float, Tensor]:
-    """Weight of a counted token's loss, and of a token's entropy by task ``[K]``, in one optimizer step."""
-    table = experience.table
-    counted = table.lengths * table.valid * step[:, None]
-    # The trainer divides by the micro-batches of a step and the strategy averages over ranks.
-    scale = plan.accumulate * experience.world_size
-    per_task = torch.zeros_like(table.entropy_direction).index_add_(0, table.task_ids, counted.sum(1).double())
-    entropy_weight = plan.entropy_coefficient * table.entropy_direction * scale / per_task.clamp(min=1)
-    return scale / max(int(counted.sum()), 1), entropy_weight
+def _token_weights(table: RolloutTable, counted: Tensor, plan: Plan) -> Tensor:
+    """Share of each completion's tokens in the loss of one optimizer step, ``[P, G]``."""
+    lengths = table.lengths.double()
+    if plan.objective.mean == "token":
+        return torch.full_like(lengths, 1 / max(float((lengths * counted).sum()), 1))
+    completions = max(int(counted.sum()), 1)
+    if plan.objective.mean == "completion":
+        return 1 / (completions * lengths)
+    return torch.full_like(lengths, 1 / (completions * plan.max_tokens))
+
+
+def _entropy_weights(table: RolloutTable, counted: Tensor, plan: Plan) -> Tensor:
+    """Coefficient of a token's entropy by task in one optimizer step, ``[K]``: a mean over the task's tokens."""
+    tokens = (table.lengths * counted).sum(1).double()
+    per_task = torch.zeros_like(table.entropy_direction).index_add_(0, table.task_ids, tokens)
+    return plan.objective.entropy_coefficient * table.entropy_direction / per_task.clamp(min=1)
 
 
 def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[list[int]]:
@@ -88,25 +101,26 @@ def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[lis
 
     Args:
         experience: the rollout of this rank.
-        chosen: the groups to spread, among those of all ranks, ``[P]`` bool.
+        chosen: the completions to spread, among those of all ranks, ``[P, G]`` bool.
         bins: number of bins.
 
     Returns:
         For each bin, which of this rank's completions it holds, those of a group side by side; some bins may be empty.
     """
-    table, group_size = experience.table, experience.table.lengths.shape[1]
-    local = range(experience.rank, len(table.lengths), experience.world_size)
-    groups = {group: table.lengths[place].tolist() for group, place in enumerate(local) if chosen[place]}
-    prompts = {group: len(experience.prompts[group].encoded.input_ids) for group in groups}
-    sizes = {group: sum(lengths) + prompts[group] for group, lengths in groups.items()}
+    group_size = chosen.shape[1]
+    own = slice(experience.rank, None, experience.world_size)
+    lengths = experience.table.lengths[own].flatten().tolist()
+    rows_of: dict[int, list[int]] = {}
+    for row in chosen[own].flatten().nonzero().flatten().tolist():
+        rows_of.setdefault(row // group_size, []).append(row)
+    prompts = {group: len(experience.prompts[group].encoded.input_ids) for group in rows_of}
+    sizes = {group: prompts[group] + sum(lengths[i] for i in rows) for group, rows in rows_of.items()}
     mean = sum(sizes.values()) / bins
     parts: list[tuple[int, list[int]]] = []
-    for group, lengths in groups.items():
+    for group, rows in rows_of.items():
         # A split repeats the prompt, so it must pay: only a group well above the mean is cut.
-        pieces = min(round(sizes[group] / mean), group_size) if sizes[group] > 1.5 * mean else 1
-        for rows in _split(lengths, pieces):
-            tokens = prompts[group] + sum(lengths[i] for i in rows)
-            parts.append((tokens, [group * group_size + i for i in rows]))
+        pieces = min(round(sizes[group] / mean), len(rows)) if sizes[group] > 1.5 * mean else 1
+        parts += [(prompts[group] + sum(lengths[i] for i in piece), piece) for piece in _split(rows, lengths, pieces)]
     filled: list[list[int]] = [[] for _ in range(bins)]
     tokens_in = [0] * bins
     for tokens, rows in sorted(parts, key=lambda part: (-part[0], part[1])):
@@ -116,31 +130,41 @@ def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[lis
     return filled
 
 
-def _split(lengths: list[int], pieces: int) -> list[list[int]]:
+def _split(rows: list[int], lengths: list[int], pieces: int) -> list[list[int]]:
     """Cut a group into pieces of about equal tokens, longest completions first."""
     cut: list[list[int]] = [[] for _ in range(pieces)]
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for i in sorted(rows, key=lambda i: (-lengths[i], i)):
         min(cut, key=lambda piece: (sum(lengths[j] for j in piece), len(piece))).append(i)
     return [sorted(piece) for piece in cut]
 
 
 def _microbatch(
-    experience: Experience, rows: list[int], weight: float, entropy_weight: Tensor, like: Tensor
+    experience: Experience, rows: list[int], weight: Tensor, entropy_weight: Tensor, plan: Plan, like: Tensor
 ) -> Microbatch:
-    group_size = experience.table.lengths.shape[1]
-    prompts = [experience.prompts[i // group_size] for i in rows]
+    own = slice(experience.rank, None, experience.world_size)
+    group_size = weight.shape[1]
+    index = torch.tensor(rows, dtype=torch.long)
     completions = [experience.completions[i] for i in rows]
     lengths = torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long)
-    of_prompt = experience.table.task_ids[experience.rank :: experience.world_size]
-    task_ids = of_prompt[torch.tensor([i // group_size for i in rows], dtype=torch.long)].repeat_interleave(lengths)
-    advantages = experience.advantages[torch.tensor(rows, dtype=torch.long)].repeat_interleave(lengths)
-    none, ref = like.cpu(), experience.ref_logprobs
+    task_ids = experience.table.task_ids[own][index // group_size].repeat_interleave(lengths)
+    none = like.cpu()
+
+    def flat(values: list[Tensor]) -> Tensor:
+        return torch.cat([none, *(values[i] for i in rows)]).to(like)
+
+    sampled = [c.logprobs for c in experience.completions]
+    old, ref, cap = experience.old_logprobs, experience.ref_logprobs, plan.objective.importance_cap
+    old_logprobs = flat(sampled if old is None else old)
     fields = TokenFields(
-        advantages=advantages.to(like),
-        old_logprobs=torch.cat([none, *(c.logprobs for c in completions)]).to(like),
-        ref_logprobs=None if ref is None else torch.cat([none, *(ref[i] for i in rows)]).to(like),
-        weight=like.new_full((len(advantages),), weight),
+        advantages=experience.advantages[index].repeat_interleave(lengths).to(like),
+        old_logprobs=old_logprobs,
+        ref_logprobs=None if ref is None else flat(ref),
+        weight=weight[own].flatten()[index].repeat_interleave(lengths).to(like),
         entropy_weight=entropy_weight[task_ids].to(like),
         task_ids=task_ids.to(like.device),
+        completion_ids=None
+        if plan.objective.elementwise
+        else torch.arange(len(rows)).repeat_interleave(lengths).to(like.device),
+        importance=None if old is None or cap is None else truncated_importance(old_logprobs, flat(sampled), cap),
     )
-    return Microbatch(prompts, [c.token_ids for c in completions], fields)
+    return Microbatch([experience.prompts[i // group_size] for i in rows], [c.token_ids for c in completions], fields)

@@ -21,6 +21,7 @@ from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts, load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.resume import experience_state, restore_experience
+from lit_g2rpo.rewards import score
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.engine import Sampling
@@ -65,6 +66,16 @@ class G2RPOModule(pl.LightningModule):
                 f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
                 "so it must be at least 2"
             )
+        if evaluation.repeats < 1 or (evaluation.repeats > 1 and evaluation.temperature == 0):
+            raise UserError(
+                f"model.evaluation.repeats is {evaluation.repeats} at temperature {evaluation.temperature}; give at "
+                "least 1, and a temperature above 0 for completions that differ"
+            )
+        if objective.importance_cap is not None and rollout.old_logprobs != "recompute":
+            raise UserError(
+                "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "
+                "model.rollout.old_logprobs: recompute"
+            )
         self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
         self.objective, self.rollout, self.update, self.evaluation = objective, rollout, update, evaluation
         self.policy: Policy
@@ -106,9 +117,9 @@ class G2RPOModule(pl.LightningModule):
 
     @property
     def plan(self) -> Plan:
-        """How a rollout is cut, and which terms of the loss act on it."""
-        accumulate, coefficient = self.trainer.accumulate_grad_batches, self.objective.entropy_coefficient
-        return Plan(self.update.epochs, self.updates_per_epoch, accumulate, coefficient, kl=self.reference_needed)
+        """How a rollout is cut into micro-batches."""
+        accumulate = self.trainer.accumulate_grad_batches
+        return Plan(self.update.epochs, self.updates_per_epoch, accumulate, self.max_tokens, self.objective)
 
     def describe(self) -> dict[str, str]:
         """What will run, as the rows of a table."""
@@ -251,7 +262,11 @@ class G2RPOModule(pl.LightningModule):
         """
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: w for name, w in weights.items() if not name.startswith("reference.")}
-        state: dict[str, Any] = {"rollout_index": self.rollout_index, "validation_history": self.validation_history}
+        state: dict[str, Any] = {
+            "rollout_index": self.rollout_index,
+            "validation_history": self.validation_history,
+            "objective": self.objective.state_dict(),
+        }
         if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
             state["experience"] = experience_state(self, self.experience, self.max_tokens)
         checkpoint["g2rpo"] = copy.deepcopy(state)
@@ -269,6 +284,7 @@ class G2RPOModule(pl.LightningModule):
         state = checkpoint["g2rpo"]
         self.rollout_index = state["rollout_index"]
         self.validation_history = state["validation_history"]
+        self.objective.load_state_dict(state["objective"])
         # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
 
@@ -293,9 +309,15 @@ class G2RPOModule(pl.LightningModule):
         sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self.rollout.seed)
         check_prompt_lengths(self, prompts)
         with generation_context(self.trainer.strategy, self.policy):
-            completions = self.evaluation_engine.generate(prompts, 1, sampling)
-        answers = zip(numbers, prompts, completions, strict=True)
-        return [row(number, prompt, completion) for number, prompt, completion in answers if number is not None]
+            completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
+        rewards = [score(c.text, prompts[i // config.repeats].sample) for i, c in enumerate(completions)]
+        rows = []
+        for i, (completion, reward) in enumerate(zip(completions, rewards, strict=True)):
+            at, repeat = divmod(i, config.repeats)
+            number = numbers[at]
+            if number is not None:
+                rows.append(row(number, repeat, prompts[at], completion, reward))
+        return rows
 
     def on_validation_epoch_start(self) -> None:
         """Start counting afresh."""

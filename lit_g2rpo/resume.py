@@ -1,5 +1,6 @@
 """A half-learned rollout in a checkpoint: plain tensors of all ranks, in the order of the prompts."""
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
 from lit_g2rpo.rewards import score
 from lit_g2rpo.rollout.sampling import prompt_key
+
+TABLE = tuple(field.name for field in fields(RolloutTable))
 
 
 def experience_state(module: Any, experience: Experience, max_tokens: int) -> dict[str, Any]:
@@ -37,15 +40,13 @@ def experience_state(module: Any, experience: Experience, max_tokens: int) -> di
         "logprobs": padded([c.logprobs for c in completions]),
         "entropy": padded([c.entropy for c in completions]),
         "truncated": torch.tensor([c.truncated for c in completions]).view(shape),
-        "total_rewards": experience.total_rewards.view(shape),
         "prompt_keys": torch.tensor([prompt_key(p.id) for p in experience.prompts]),
     }
-    if experience.ref_logprobs is not None:
-        own["ref_logprobs"] = padded(experience.ref_logprobs)
+    for name in ("old_logprobs", "ref_logprobs"):
+        if getattr(experience, name) is not None:
+            own[name] = padded(getattr(experience, name))
     state: dict[str, Any] = {name: gather_prompts(module, tensor) for name, tensor in own.items()}
-    for name in ("lengths", "valid", "advantages", "task_ids", "entropy_direction"):
-        state[name] = getattr(table, name)
-    return state
+    return state | {name: getattr(table, name) for name in TABLE}
 
 
 def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]) -> Experience:
@@ -63,9 +64,8 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
         UserError: if the data no longer gives the prompts that were sampled for.
     """
     rank, world = module.trainer.global_rank, module.trainer.world_size
-    names = ("lengths", "valid", "advantages", "task_ids", "entropy_direction")
-    table = RolloutTable(**{name: state[name] for name in names})
-    own = {name: tensor[rank::world] for name, tensor in state.items() if name not in names}
+    table = RolloutTable(**{name: state[name] for name in TABLE})
+    own = {name: tensor[rank::world] for name, tensor in state.items() if name not in TABLE}
     if own["prompt_keys"].tolist() != [prompt_key(p.id) for p in prompts]:
         raise UserError(
             "the data has changed since the checkpoint: it gives other prompts for the rollout being resumed"
@@ -75,14 +75,14 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
     def rows(name: str) -> list[Tensor]:
         return [row[:length].clone() for row, length in zip(own[name].flatten(0, 1), lengths.flatten(), strict=True)]
 
-    fields = zip(rows("token_ids"), rows("logprobs"), rows("entropy"), own["truncated"].flatten().tolist(), strict=True)
-    completions = [Completion(t, lp, h, module.policy.decode(t), cut) for t, lp, h, cut in fields]
+    parts = zip(rows("token_ids"), rows("logprobs"), rows("entropy"), own["truncated"].flatten().tolist(), strict=True)
+    completions = [Completion(t, lp, h, module.policy.decode(t), cut) for t, lp, h, cut in parts]
     group_size = lengths.shape[1]
     return Experience(
         prompts=prompts,
         completions=completions,
         rewards=[score(c.text, prompts[i // group_size].sample) for i, c in enumerate(completions)],
-        total_rewards=own["total_rewards"].flatten(),
+        old_logprobs=rows("old_logprobs") if "old_logprobs" in own else None,
         ref_logprobs=rows("ref_logprobs") if "ref_logprobs" in own else None,
         table=table,
         rank=rank,

@@ -52,12 +52,10 @@ class ScoredRollout:
 
     Args:
         columns: value of each of ``COLUMNS`` for each completion, ``[P, G]`` each.
-        rewards: total rewards with shaping, ``[P, G]``.
         table: what learning needs.
     """
 
     columns: dict[str, Tensor]
-    rewards: Tensor
     table: RolloutTable
 
 
@@ -82,6 +80,8 @@ def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) 
             continue
         if task.length is not None:
             shaped[rows] = length_reward(column["length"][rows], task.length)
+            if objective.length_needs_accuracy:
+                shaped[rows] *= column["accuracy"][rows]
         if task.entropy is not None:
             uncertainty = column["entropy"] if objective.entropy == "exact" else -column["logprobs"]
             direction[k] = entropy_direction(
@@ -92,7 +92,7 @@ def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) 
     column["length_reward"] = shaped
     group_ids = groups.flatten()
     valid = torch.ones(len(group_ids), dtype=torch.bool)
-    if objective.filtering == "drop":
+    if objective.filtering != "off":
         valid = kept_groups(
             column["accuracy"].flatten(), rewards.flatten(), group_ids,
             low=objective.accuracy_low, high=objective.accuracy_high,
@@ -105,14 +105,18 @@ def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) 
         problem_type_ids=column["problem_type"].long().flatten(),
         valid=valid,
     )
+    column["dropped"] = (~valid).double().view(values.shape[:2])
+    counted = valid.view(values.shape[:2]) & ~(column["truncated"].bool() & objective.mask_truncated)
     table = RolloutTable(
+        rewards=rewards,
         lengths=column["length"].long(),
-        valid=valid.view(values.shape[:2]),
+        valid=counted,
         advantages=objective.advantages(batch).view(values.shape[:2]),
         task_ids=task_ids[:, 0],
+        problem_type_ids=column["problem_type"].long()[:, 0],
         entropy_direction=direction,
     )
-    return ScoredRollout(column, rewards, table)
+    return ScoredRollout(column, table)
 
 
 def rollout_metrics(scored: ScoredRollout, tasks: list[str]) -> dict[str, float]:
@@ -127,13 +131,13 @@ def rollout_metrics(scored: ScoredRollout, tasks: list[str]) -> dict[str, float]
     """
     column, table = scored.columns, scored.table
     per_completion = {
-        "reward": scored.rewards,
+        "reward": table.rewards,
         "accuracy": column["accuracy"],
         "format": column["format"],
         "length": column["length"],
         "length_reward": column["length_reward"],
         "truncated": column["truncated"],
-        "dropped": (~table.valid).double(),
+        "dropped": column["dropped"],
         "advantage_rms": table.advantages**2,
     }
     metrics: dict[str, float] = {}

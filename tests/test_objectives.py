@@ -7,8 +7,30 @@ import pytest
 import torch
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.objectives import G2RPO, GDPO, GRPO, Objective, Supervised
-from lit_g2rpo.objectives.advantages import decoupled, gaussian, standardized
+from lit_g2rpo.objectives import (
+    G2RPO,
+    GDPO,
+    GOPO,
+    GRPO,
+    RLOO,
+    DrGRPO,
+    EmaGRPO,
+    GaussianGDPO,
+    Objective,
+    ReinforcePP,
+    Supervised,
+)
+from lit_g2rpo.objectives.advantages import (
+    EmaStandardized,
+    centered,
+    decoupled,
+    gaussian,
+    gaussian_decoupled,
+    leave_one_out,
+    linear_ranks,
+    standardized,
+    whitened,
+)
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
 from lit_g2rpo.objectives.losses import policy_loss
 
@@ -41,6 +63,55 @@ def token_fields(tokens, **changes):
         "task_ids": torch.zeros(tokens, dtype=torch.long),
     }
     return TokenFields(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("objective", "estimator"),
+    [(DrGRPO, centered), (RLOO, leave_one_out), (ReinforcePP, whitened), (GOPO, linear_ranks)],
+)
+def test_each_objective_has_its_estimator(batch, objective, estimator):
+    expected = estimator(batch.rewards, batch.group_ids, valid=batch.valid)
+    assert torch.equal(objective().advantages(batch), expected)
+
+
+def test_dr_grpo_does_not_divide_by_lengths():
+    assert (DrGRPO().mean, GRPO().mean) == ("constant", "token")
+
+
+def test_ema_grpo_keeps_its_moments_by_answer_format(batch):
+    objective = EmaGRPO(decay=0.5)
+    expected = EmaStandardized(0.5)
+    for _ in range(2):
+        found = objective.advantages(batch)
+        assert torch.equal(found, expected(batch.rewards, batch.group_ids, batch.problem_type_ids, valid=batch.valid))
+    resumed = EmaGRPO(decay=0.5)
+    resumed.load_state_dict(objective.state_dict())
+    assert torch.equal(resumed.advantages(batch), objective.advantages(batch))
+    assert GRPO().state_dict() == {}
+
+
+def test_gaussian_gdpo_maps_its_components(batch):
+    present = {name: batch.components[name] for name in ("accuracy", "format")}
+    expected = gaussian_decoupled(present, batch.group_ids, batch.problem_type_ids, valid=batch.valid)
+    assert torch.equal(GaussianGDPO().advantages(batch), expected)
+
+
+def test_importance_weighs_the_policy_loss_alone():
+    fields = token_fields(5, importance=torch.tensor([0.5, 1, 1, 1, 2.0], dtype=DOUBLE))
+    logprobs, entropy = -torch.rand(5, dtype=DOUBLE), torch.rand(5, dtype=DOUBLE)
+    with_kl = GRPO(kl_coefficient=0.1)
+    plain = token_fields(5)
+    policy = GRPO().token_loss(logprobs, entropy, plain)[0]
+    penalty = with_kl.token_loss(logprobs, entropy, plain)[0] - policy
+    found, metrics = with_kl.token_loss(logprobs, entropy, fields)
+    torch.testing.assert_close(found, fields.importance * policy + penalty)
+    assert torch.equal(metrics["importance"], fields.importance)
+
+
+def test_only_losses_of_whole_completions_are_not_elementwise():
+    assert [GRPO(loss=loss).elementwise for loss in ("ppo", "cispo", "sapo", "gspo", "gspo_token")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
 
 
 def test_advantages_are_those_of_the_estimator(batch):
@@ -149,7 +220,13 @@ def test_supervised_loss():
         {"dual_clip": 1.0},
         {"dual_clip": float("nan")},
         {"entropy": "full"},
-        {"filtering": "refill"},
+        {"filtering": "some"},
+        {"loss": "trpo"},
+        {"mean": "row"},
+        {"kl_estimator": "k4"},
+        {"tau_negative": 0.0},
+        {"importance_cap": 0.5},
+        {"refill_waves": 0},
         {"accuracy_low": 0.99},
     ],
 )
@@ -166,7 +243,9 @@ def test_other_arguments_out_of_range_are_refused():
         G2RPO(advantage_key="domain")
 
 
-@pytest.mark.parametrize("objective", [G2RPO, GRPO, GDPO, Supervised])
+@pytest.mark.parametrize(
+    "objective", [G2RPO, GRPO, GDPO, GaussianGDPO, DrGRPO, EmaGRPO, RLOO, ReinforcePP, GOPO, Supervised]
+)
 def test_the_config_parser_reads_every_argument(objective):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "objective")

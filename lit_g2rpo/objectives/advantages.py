@@ -2,88 +2,31 @@
 
 Every estimator is a function of one scalar per completion. Work is done in float64 on the host (a rollout has a few
 thousand completions, and some accelerators have no float64) and comes back in the dtype and on the device of its input.
+Those made from ranks, the Gaussian map among them, lie in `ranks`; those made from means and deviations are here.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Scope = Literal["group", "task", "group_then_task", "group_unit_rms"]
+from lit_g2rpo.objectives.ema import EmaStandardized
+from lit_g2rpo.objectives.ranks import Scope, gaussian, gaussian_decoupled, linear_ranks, normal_scores
+from lit_g2rpo.objectives.sets import index, mean_within, restore, select, standardize
 
-EPSILON = 1e-6
-
-
-def normal_scores(rewards: Tensor, *, tie_tolerance: float = 1e-6) -> Tensor:
-    """Map rewards onto the quantiles of a standard normal by rank; only their order matters.
-
-    Rank ``i`` of ``N`` gets the quantile of ``(i - 0.5) / N``; every member of a tie class gets the mean of the class's
-    quantiles. This is the optimal transport of the empirical distribution onto N(0, 1).
-
-    Args:
-        rewards: one reward per completion, any scale, ``[N]``.
-        tie_tolerance: neighbours in sorted order no further apart than this are tied, in units of the rewards.
-
-    Returns:
-        Scores ``[N]`` with mean 0 in the dtype of the rewards; 0 where ``N`` is 1 or all are tied.
-
-    Raises:
-        ValueError: if a reward is NaN or infinite, with its index.
-
-    Source: arXiv 2604.08539, eq. 5-8.
-    """
-    values, rows = _select(rewards, None)
-    return _restore(_scores_within(values, torch.zeros_like(rows), tie_tolerance), rows, rewards)
-
-
-def gaussian(
-    rewards: Tensor,
-    group_ids: Tensor,
-    task_ids: Tensor,
-    *,
-    scope: Scope = "group_then_task",
-    valid: Tensor | None = None,
-    tie_tolerance: float = 1e-6,
-) -> Tensor:
-    """Gaussian GRPO: the rank-to-normal map inside each group, each task, or both in sequence.
-
-    ``group_then_task`` maps inside each group and maps those scores again across their task: every task then has unit
-    variance, but a completion's sign may change and a group's mean is no longer 0. ``group_unit_rms`` keeps the scores
-    of the group and scales each task to unit root mean square instead, so no sign changes.
-
-    Args:
-        rewards: total reward of each completion, ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long; a group lies in one task.
-        task_ids: the unit across which scores are compared, ``[N]`` long.
-        scope: where the map is applied.
-        valid: False for completions of dropped groups, ``[N]`` bool; they take no part in any statistic.
-        tie_tolerance: see `normal_scores`; also what makes equal scores of different groups tie.
-
-    Returns:
-        Advantages ``[N]``, 0 where ``valid`` is False.
-
-    Raises:
-        ValueError: if a valid reward is not finite, the shapes differ, or the scope is unknown.
-
-    Source: arXiv 2604.08539, eq. 5-8 (``task``) and eq. 13 (``group``); ``group_then_task`` is the released code.
-    """
-    values, rows = _select(rewards, valid)
-    groups, tasks = _index(group_ids, rows, rewards), _index(task_ids, rows, rewards)
-    if scope == "task":
-        scores = _scores_within(values, tasks, tie_tolerance)
-    elif scope in ("group", "group_then_task", "group_unit_rms"):
-        scores = _scores_within(values, groups, tie_tolerance)
-    else:
-        raise ValueError(f"unknown scope {scope!r}: group, task, group_then_task or group_unit_rms")
-    if scope == "group_then_task":
-        scores = _scores_within(scores, tasks, tie_tolerance)
-    elif scope == "group_unit_rms":
-        # Ties make the rms of a task smaller than 1; a task of tied groups alone has rms 0 and stays 0.
-        rms = _mean_within(scores.square(), tasks).sqrt()
-        scores = scores / torch.where(rms > 0, rms, 1.0)
-    return _restore(scores, rows, rewards)
+__all__ = [
+    "EmaStandardized",
+    "Scope",
+    "centered",
+    "decoupled",
+    "gaussian",
+    "gaussian_decoupled",
+    "leave_one_out",
+    "linear_ranks",
+    "normal_scores",
+    "standardized",
+    "whitened",
+]
 
 
 def standardized(
@@ -105,8 +48,8 @@ def standardized(
 
     Source: arXiv 2402.03300, section 4.1.2.
     """
-    values, rows = _select(rewards, valid)
-    return _restore(_standardize(values, _index(group_ids, rows, rewards)), rows, rewards)
+    values, rows = select(rewards, valid)
+    return restore(standardize(values, index(group_ids, rows, rewards)), rows, rewards)
 
 
 def centered(
@@ -128,8 +71,8 @@ def centered(
 
     Source: arXiv 2503.20783, section 3.2.
     """
-    values, rows = _select(rewards, valid)
-    return _restore(values - _mean_within(values, _index(group_ids, rows, rewards)), rows, rewards)
+    values, rows = select(rewards, valid)
+    return restore(values - mean_within(values, index(group_ids, rows, rewards)), rows, rewards)
 
 
 def leave_one_out(
@@ -151,12 +94,12 @@ def leave_one_out(
 
     Source: arXiv 2402.14740, section 2.2.
     """
-    values, rows = _select(rewards, valid)
-    groups = _index(group_ids, rows, rewards)
+    values, rows = select(rewards, valid)
+    groups = index(group_ids, rows, rewards)
     count = groups.bincount()[groups]
     # R_i - (S - R_i) / (n - 1) = (R_i - S / n) * n / (n - 1)
-    scores = (values - _mean_within(values, groups)) * count / (count - 1).clamp(min=1)
-    return _restore(scores, rows, rewards)
+    scores = (values - mean_within(values, groups)) * count / (count - 1).clamp(min=1)
+    return restore(scores, rows, rewards)
 
 
 def decoupled(
@@ -190,82 +133,32 @@ def decoupled(
         raise ValueError(f"components {sorted(components)} with weights for {sorted(weights)}")
     total = torch.zeros((), dtype=torch.float64)
     for name, component in components.items():
-        values, rows = _select(component, valid, name)
-        total = total + weights.get(name, 1.0) * _standardize(values, _index(group_ids, rows, component))
-    whitened = _standardize(total, torch.zeros_like(rows))
-    return _restore(whitened, rows, component)
+        values, rows = select(component, valid, name)
+        total = total + weights.get(name, 1.0) * standardize(values, index(group_ids, rows, component))
+    whitened = standardize(total, torch.zeros_like(rows))
+    return restore(whitened, rows, component)
 
 
-def tie_classes(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> tuple[Tensor, Tensor]:
-    """Sort values inside each set and mark where a tie class begins.
+def whitened(
+    rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
+) -> Tensor:
+    """REINFORCE++ with baseline: rewards of a group less their mean, whitened over the batch.
 
     Args:
-        values: finite values, ``[N]``.
-        set_ids: the set each value is ranked in, ``[N]`` long.
-        tie_tolerance: neighbours no further apart than this are tied.
+        rewards: total reward of each completion, ``[N]``.
+        group_ids: which prompt a completion answers, ``[N]`` long.
+        task_ids: not read; here so that the estimators are interchangeable.
+        valid: False for completions of dropped groups, ``[N]`` bool.
 
     Returns:
-        The order ``[N]`` long, sets ascending and values ascending within each, and in that order True where a value
-        does not tie with the one before it in its set, ``[N]`` bool.
+        Advantages ``[N]`` with mean 0 and unit unbiased standard deviation over the valid completions (one value per
+        completion, not per token), 0 where ``valid`` is False.
+
+    Raises:
+        ValueError: if a valid reward is not finite or the shapes differ.
+
+    Source: arXiv 2501.03262, section 3.
     """
-    order = values.argsort(stable=True)
-    order = order[set_ids[order].argsort(stable=True)]
-    values, set_ids = values[order], set_ids[order]
-    begins = torch.ones_like(order, dtype=torch.bool)
-    begins[1:] = (set_ids[1:] != set_ids[:-1]) | (values[1:] - values[:-1] > tie_tolerance)
-    return order, begins
-
-
-def _scores_within(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> Tensor:
-    """`normal_scores` of float64 values inside each set; set ids count from 0 without holes."""
-    order, begins = tie_classes(values, set_ids, tie_tolerance)
-    size = set_ids.bincount()
-    sets = set_ids[order]
-    rank = torch.arange(len(values)) - (size.cumsum(0) - size)[sets]
-    # 2 p - 1 as an exact odd function of the rank: scores of -R are then exactly minus the scores of R.
-    quantiles = math.sqrt(2) * torch.erfinv((2 * rank + 1 - size[sets]).double() / size[sets])
-    means = _mean_within(quantiles, begins.cumsum(0) - 1)
-    # The mean of quantiles that cancel is 1e-17 rather than 0.
-    means = torch.where(means.abs() < 1e-12, 0.0, means)
-    return torch.empty_like(values).index_copy(0, order, means)
-
-
-def _standardize(values: Tensor, set_ids: Tensor) -> Tensor:
-    """Values less their set's mean, over its unbiased standard deviation plus epsilon."""
-    size = set_ids.bincount()[set_ids]
-    difference = values - _mean_within(values, set_ids)
-    # A set of one has difference 0, whatever it is divided by.
-    deviation = (_mean_within(difference.square(), set_ids) * size / (size - 1).clamp(min=1)).sqrt()
-    return difference / (deviation + EPSILON)
-
-
-def _mean_within(values: Tensor, set_ids: Tensor) -> Tensor:
-    """Mean of each value's set, ``[N]``."""
-    size = set_ids.bincount()
-    return (torch.zeros(len(size), dtype=values.dtype).index_add(0, set_ids, values) / size)[set_ids]
-
-
-def _select(values: Tensor, valid: Tensor | None, name: str = "rewards") -> tuple[Tensor, Tensor]:
-    """The valid rows as float64 on the host, and their indices."""
-    if values.ndim != 1 or (valid is not None and valid.shape != values.shape):
-        raise ValueError(f"{name} {list(values.shape)} must be one-dimensional, and valid of the same shape")
-    rows = torch.arange(len(values)) if valid is None else valid.cpu().nonzero().flatten()
-    selected = values.detach().cpu().double()[rows]
-    bad = rows[~selected.isfinite()]
-    if len(bad):
-        raise ValueError(f"{name} not finite at {len(bad)} indices: {bad[:20].tolist()}")
-    return selected, rows
-
-
-def _index(ids: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Ids of the valid rows, renumbered from 0 without holes."""
-    if ids.shape != values.shape:
-        raise ValueError(f"ids {list(ids.shape)} do not match values {list(values.shape)}")
-    inverse: Tensor = torch.unique(ids.cpu()[rows], return_inverse=True)[1]
-    return inverse
-
-
-def _restore(scores: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Scores back at their rows, 0 elsewhere, in the dtype and on the device of the values."""
-    full = torch.zeros(len(values), dtype=torch.float64).index_copy(0, rows, scores)
-    return full.to(values.device, values.dtype if values.is_floating_point() else torch.get_default_dtype())
+    values, rows = select(rewards, valid)
+    difference = values - mean_within(values, index(group_ids, rows, rewards))
+    return restore(standardize(difference, torch.zeros_like(rows)), rows, rewards)

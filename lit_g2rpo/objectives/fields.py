@@ -32,13 +32,16 @@ class TokenFields:
 
     Args:
         advantages: advantage of the token's completion, ``[M]``.
-        old_logprobs: log-probability at sampling time, nats, ``[M]``.
+        old_logprobs: log-probability under the trainer's policy at sampling time, nats, ``[M]``.
         ref_logprobs: log-probability under the reference, nats, ``[M]``; None when KL is off.
         weight: the token's share of the loss: 1 / normaliser (times what the trainer divides by later), 0 if it does
             not count, ``[M]``.
-        entropy_weight: coefficient of the token's entropy in the loss: positive above the task's band, negative below
-            it, 0 inside, ``[M]``.
+        entropy_weight: coefficient of the token's entropy in the loss: coefficient times the side of the task's band
+            (+1 above, -1 below, 0 inside) over the task's tokens, ``[M]``.
         task_ids: index of the token's task, ``[M]`` long.
+        completion_ids: which completion of the micro-batch the token belongs to, ``[M]`` long; None where the loss is
+            elementwise.
+        importance: correction for an engine whose probabilities differ from the trainer's, ``[M]``; None for none.
     """
 
     advantages: Tensor
@@ -47,3 +50,5 @@ class TokenFields:
     weight: Tensor
     entropy_weight: Tensor
     task_ids: Tensor
+    completion_ids: Tensor | None = None
+    importance: Tensor | None = None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lit_g2rpo.objectives.advantages import tie_classes
+from lit_g2rpo.objectives.sets import tie_classes
 
 
 def kept_groups(

@@ -46,9 +46,23 @@ class GDPO(Objective):
         Raises:
             UserError: if the batch has none of the components.
         """
+        return decoupled(self.present(batch), batch.group_ids, valid=batch.valid)
+
+    def present(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        """Pick the components that the rewards of the data have.
+
+        Args:
+            batch: scored completions of all ranks.
+
+        Returns:
+            The components by name, each ``[N]``.
+
+        Raises:
+            UserError: if the batch has none of them.
+        """
         present = {name: batch.components[name] for name in self.components if name in batch.components}
         if not present:
             raise UserError(
                 f"model.objective.components is {list(self.components)}; the rewards have {sorted(batch.components)}"
             )
-        return decoupled(present, batch.group_ids, valid=batch.valid)
+        return present

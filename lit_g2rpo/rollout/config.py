@@ -9,7 +9,8 @@ class RolloutConfig:
     """How completions are sampled for training.
 
     Args:
-        engine: ``huggingface`` samples with the policy; ``demonstrations`` reads completions from the data.
+        engine: ``native`` samples with the policy, each prompt and image read once; ``huggingface`` does the same by
+            the model's own ``generate``, on every architecture; ``demonstrations`` reads completions from the data.
         prompts: prompts per rollout, over all ranks.
         group_size: completions per prompt.
         temperature: softmax temperature.
@@ -19,9 +20,11 @@ class RolloutConfig:
             the engine's numerics differ from the trainer's.
         seed: every completion follows from (seed, rollout, prompt, completion, wave).
         max_rows: most rows the engine holds at a time; bounds memory.
+        slots: rows that ``native`` decodes at a time in a fixed shape, finished ones replaced by waiting ones; null
+            drops finished rows on the CPU and takes 64 elsewhere.
     """
 
-    engine: Literal["huggingface", "demonstrations"] = "huggingface"
+    engine: Literal["native", "huggingface", "demonstrations"] = "native"
     prompts: int = 24
     group_size: int = 8
     temperature: float = 1.0
@@ -30,6 +33,7 @@ class RolloutConfig:
     old_logprobs: Literal["rollout", "recompute"] = "rollout"
     seed: int = 0
     max_rows: int = 512
+    slots: int | None = None
 
 
 @dataclass(slots=True)
@@ -40,11 +44,13 @@ class EvaluationConfig:
         temperature: softmax temperature; 0 is greedy.
         top_p: nucleus mass, 1 for all.
         top_k: number of most likely tokens kept, 0 for all.
+        repeats: completions per prompt; more than one needs a temperature.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    repeats: int = 1
 
 
 @dataclass(slots=True)

@@ -1,0 +1,74 @@
+"""EMA-GRPO: rewards of a group less their mean, over a running standard deviation of their task."""
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.objectives.sets import index, mean_within, restore, select, standardize
+
+FLOOR = 1e-3
+LIMIT = 5.0
+
+
+class EmaStandardized:
+    """The estimator, and its running moments per task: part of the checkpoint, the same on every rank.
+
+    The moments are updated before they are used and start at the first batch. A group with an advantage above 5 in
+    size is standardised by its own standard deviation instead, as in the released code (the paper clips).
+
+    Args:
+        decay: weight of the past in the running moments, in [0, 1).
+
+    Source: arXiv 2512.03043, eq. 9-11, and its released code.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        self.decay = decay
+        self.moments: dict[int, tuple[float, float]] = {}
+
+    def __call__(self, rewards: Tensor, group_ids: Tensor, task_ids: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        """Update the moments of the tasks present and form advantages.
+
+        Args:
+            rewards: total reward of each completion, of all ranks, ``[N]``.
+            group_ids: which prompt a completion answers, ``[N]`` long.
+            task_ids: whose moments a completion counts in, ``[N]`` long.
+            valid: False for completions of dropped groups, ``[N]`` bool.
+
+        Returns:
+            Advantages ``[N]``, 0 in a group of one and where ``valid`` is False.
+
+        Raises:
+            ValueError: if a valid reward is not finite or the shapes differ.
+        """
+        values, rows = select(rewards, valid)
+        groups, tasks = index(group_ids, rows, rewards), task_ids.cpu()[rows]
+        deviation = torch.empty_like(values)
+        for task in sorted(set(tasks.tolist())):
+            of_task = tasks == task
+            deviation[of_task] = self._updated(task, values[of_task])
+        scores = (values - mean_within(values, groups)) / deviation
+        outlier = torch.zeros(int(groups.max()) + 1 if len(groups) else 0, dtype=torch.bool)
+        outlier[groups[scores.abs() > LIMIT]] = True
+        return restore(torch.where(outlier[groups], standardize(values, groups), scores), rows, rewards)
+
+    def _updated(self, task: int, values: Tensor) -> float:
+        """Running standard deviation of a task after this batch."""
+        first, second = float(values.mean()), float(values.square().mean())
+        if task in self.moments:
+            old_first, old_second = self.moments[task]
+            first = self.decay * old_first + (1 - self.decay) * first
+            second = self.decay * old_second + (1 - self.decay) * second
+        self.moments[task] = (first, second)
+        return float(max(max(second - first**2, 0.0) ** 0.5, FLOOR))
+
+    def state_dict(self) -> dict[int, tuple[float, float]]:
+        """Return mean and mean square of each task seen so far."""
+        return dict(self.moments)
+
+    def load_state_dict(self, state: dict[int, tuple[float, float]]) -> None:
+        """Take the moments back.
+
+        Args:
+            state: what `state_dict` returned.
+        """
+        self.moments = dict(state)

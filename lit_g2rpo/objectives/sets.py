@@ -1,0 +1,116 @@
+"""Statistics of values inside sets (groups, tasks): float64 on the host, and back in the form of the input."""
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-6
+
+
+def tie_classes(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> tuple[Tensor, Tensor]:
+    """Sort values inside each set and mark where a tie class begins.
+
+    Args:
+        values: finite values, ``[N]``.
+        set_ids: the set each value is ranked in, ``[N]`` long.
+        tie_tolerance: neighbours no further apart than this are tied.
+
+    Returns:
+        The order ``[N]`` long, sets ascending and values ascending within each, and in that order True where a value
+        does not tie with the one before it in its set, ``[N]`` bool.
+    """
+    order = values.argsort(stable=True)
+    order = order[set_ids[order].argsort(stable=True)]
+    values, set_ids = values[order], set_ids[order]
+    begins = torch.ones_like(order, dtype=torch.bool)
+    begins[1:] = (set_ids[1:] != set_ids[:-1]) | (values[1:] - values[:-1] > tie_tolerance)
+    return order, begins
+
+
+def standardize(values: Tensor, set_ids: Tensor) -> Tensor:
+    """Values less their set's mean, over its unbiased standard deviation plus 1e-6.
+
+    Args:
+        values: finite values, ``[N]`` float64.
+        set_ids: the set of each value, from 0 without holes, ``[N]`` long.
+
+    Returns:
+        Standardised values ``[N]``; 0 in a set of one.
+    """
+    size = set_ids.bincount()[set_ids]
+    difference = values - mean_within(values, set_ids)
+    # A set of one has difference 0, whatever it is divided by.
+    deviation = (mean_within(difference.square(), set_ids) * size / (size - 1).clamp(min=1)).sqrt()
+    return difference / (deviation + EPSILON)
+
+
+def mean_within(values: Tensor, set_ids: Tensor) -> Tensor:
+    """Mean of each value's set.
+
+    Args:
+        values: finite values, ``[N]`` float64.
+        set_ids: the set of each value, from 0 without holes, ``[N]`` long.
+
+    Returns:
+        The means ``[N]``, one per value.
+    """
+    size = set_ids.bincount()
+    return (torch.zeros(len(size), dtype=values.dtype).index_add(0, set_ids, values) / size)[set_ids]
+
+
+def select(values: Tensor, valid: Tensor | None, name: str = "rewards") -> tuple[Tensor, Tensor]:
+    """The valid rows as float64 on the host, and their indices.
+
+    Args:
+        values: one value per completion, ``[N]``.
+        valid: False for completions of dropped groups, ``[N]`` bool; None if all count.
+        name: what the values are, for the error.
+
+    Returns:
+        The valid values, and which rows they are.
+
+    Raises:
+        ValueError: if a valid value is NaN or infinite, with its index, or the shapes differ.
+    """
+    if values.ndim != 1 or (valid is not None and valid.shape != values.shape):
+        raise ValueError(f"{name} {list(values.shape)} must be one-dimensional, and valid of the same shape")
+    rows = torch.arange(len(values)) if valid is None else valid.cpu().nonzero().flatten()
+    selected = values.detach().cpu().double()[rows]
+    bad = rows[~selected.isfinite()]
+    if len(bad):
+        raise ValueError(f"{name} not finite at {len(bad)} indices: {bad[:20].tolist()}")
+    return selected, rows
+
+
+def index(ids: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """Ids of the valid rows, renumbered from 0 without holes.
+
+    Args:
+        ids: an id per completion, ``[N]`` long.
+        rows: the valid rows.
+        values: what the ids belong to, ``[N]``, for its shape.
+
+    Returns:
+        The ids of the valid rows, long.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if ids.shape != values.shape:
+        raise ValueError(f"ids {list(ids.shape)} do not match values {list(values.shape)}")
+    inverse: Tensor = torch.unique(ids.cpu()[rows], return_inverse=True)[1]
+    return inverse
+
+
+def restore(scores: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """Scores back at their rows, 0 elsewhere, in the dtype and on the device of the values.
+
+    Args:
+        scores: a score per valid row, float64.
+        rows: the valid rows.
+        values: what the scores were made from, ``[N]``.
+
+    Returns:
+        The scores ``[N]``.
+    """
+    full = torch.zeros(len(values), dtype=torch.float64).index_copy(0, rows, scores)
+    return full.to(values.device, values.dtype if values.is_floating_point() else torch.get_default_dtype())
