@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lit_g2rpo.rewards.choice import choice
 from lit_g2rpo.rewards.geometry import box
 from lit_g2rpo.rewards.numbers import number
-from lit_g2rpo.rewards.parse import envelope, unwrap
+from lit_g2rpo.rewards.parse import envelope, last_boxed, unbox, unwrap
+from lit_g2rpo.rewards.structured import json_value, reals
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,8 @@ from lit_g2rpo.rewards.parse import envelope, unwrap
         ("  <thinking>\nr\n</thinking>\n\n<answer> 5 </answer>\n", "5", True),
         ("<thinking></thinking><answer>5</answer>", "5", True),
         ("<thinking>r</thinking><answer>5</answer><|im_end|>", "5", True),
+        ("<thinking>r</thinking><answer>5</answer><|im_end|>\n<|endoftext|><|endoftext|>", "5", True),
+        ("<thinking>r</thinking><answer>5</answer><|im_end|>5", "5", False),
         ("<thinking>r</thinking><answer></answer>", "", False),
         ("<thinking>r</thinking><answer>5</answer> so 5", "5", False),
         ("well <thinking>r</thinking><answer>5</answer>", "5", False),
@@ -60,6 +63,8 @@ def test_envelope_counts_blocks_and_takes_other_tags() -> None:
         "<answer>" * 20_000,
         "<thinking>r</thinking>" + "<answer>x" * 20_000 + "</answer>",
         "<" * 200_000,
+        "<|im_end|>" * 20_000,
+        "<|endoftext|> " * 15_000,
     ],
 )
 def test_envelope_is_linear(text: str) -> None:
@@ -75,6 +80,52 @@ def test_well_formed_has_one_reading(pieces: list[str]) -> None:
     if parts.well_formed:
         assert tags == ["<thinking>", "</thinking>", "<answer>", "</answer>"]
         assert parts.answer
+
+
+def test_the_tail_is_what_follows_the_reasoning() -> None:
+    assert envelope("<thinking>r</thinking>\n it is 5 <|im_end|>").tail == "it is 5"
+    assert envelope("it is 5").tail == "it is 5"
+    assert envelope("<thinking>5").tail == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "inner", "unboxed"),
+    [
+        ("\\boxed{5}", "5", "5"), (" $\\boxed{ 5 }$ ", "5", "5"),
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "\\frac{1}{2}"),
+        ("it is \\boxed{5}", "5", None), ("\\boxed{4}\\boxed{5}", "5", None), ("\\boxed{5", None, None),
+        ("5", None, None),
+        ("\\boxed{5}}", "5", None), ("\\boxed{}", "", ""), ("\\boxed{\\boxed{5}}", "5", None), ("", None, None),
+    ],
+)  # fmt: skip
+def test_boxed(text: str, inner: str | None, unboxed: str | None) -> None:
+    assert last_boxed(text) == inner
+    assert unbox(text) == (text if unboxed is None else unboxed)
+
+
+def test_json_is_bounded_and_strict() -> None:
+    assert json_value('{"a": [[[[[1]]]]]}') == {"a": [[[[[1]]]]]}
+    assert json_value('{"a": [[[[[[1]]]]]]}') is None
+    assert json_value("```json\n[1]\n```") == [1]
+    for text in ("NaN", "[Infinity]", '{"a": 1, "a": 2}', "[1] [2]", "{'a': 1}", "[1,]", "1" * 5000, "[" * 100_000):
+        assert json_value(text) is None
+
+
+def test_reals() -> None:
+    assert reals([1, 2.5], 2, 0, 3) == (1.0, 2.5)
+    for value in (
+        [1],
+        [1, 2, 3],
+        [1, 4],
+        [-1, 2],
+        [True, 1],
+        ["1", 1],
+        [float("nan"), 1],
+        [10**400, 1],
+        None,
+        {"a": 1},
+    ):
+        assert reals(value, 2, 0, 3) is None
 
 
 def test_unwrap() -> None:

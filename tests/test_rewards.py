@@ -1,17 +1,13 @@
-"""Scores of completions: values by hand, invariants, and input meant to break them."""
+"""Scores of completions: totals, error codes, and values by hand."""
 
-import concurrent.futures
 import json
-import math
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from reward_cases import GOLD, accuracy, sample, wrapped
 
-from lit_g2rpo.rewards import PROBLEM_TYPES, score
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards import PROBLEM_TYPES, RewardConfig, score
 from lit_g2rpo.rewards.geometry import iou
 from lit_g2rpo.rewards.math import results_agree
 from lit_g2rpo.rewards.numbers import number
@@ -19,28 +15,6 @@ from lit_g2rpo.rewards.regression import mean_relative_accuracy
 from lit_g2rpo.rewards.text import character_accuracy, fold
 
 RELEASED = Path(__file__).parents[2] / "shared" / "data" / "openvlthinker_v2_sample_train.json"
-
-GOLD: dict[str, str] = {
-    "multiple choice": "B",
-    "numerical": "40.33",
-    "regression": "2.5",
-    "OCR": "The  quick brown fox",
-    "math": "\\frac{1}{2}",
-    "spatial grounding": '{"boxes": [100, 100, 300, 300]}',
-}
-
-
-def sample(problem_type: str, answer: str | None = None) -> dict[str, Any]:
-    gold = GOLD[problem_type] if answer is None else answer
-    return {"problem_type": problem_type, "answer": gold, "options": ["A. cat", "B. dog", "C. cow"]}
-
-
-def wrapped(answer: str) -> str:
-    return f"<thinking>so it is</thinking>\n<answer>{answer}</answer>"
-
-
-def accuracy(problem_type: str, answer: str, gold: str | None = None) -> float:
-    return score(wrapped(answer), sample(problem_type, gold)).accuracy
 
 
 @pytest.mark.skipif(not RELEASED.exists(), reason="the released sample is not on this machine")
@@ -82,9 +56,99 @@ def test_errors_have_codes(completion: str, error: str) -> None:
 def test_bad_rows_never_raise() -> None:
     assert score(wrapped("5"), {"problem_type": "dance", "answer": "5"}).error == "unknown_problem_type"
     assert score(wrapped("5"), {"problem_type": "numerical", "answer": "many"}).error == "bad_gold"
-    assert score(wrapped("5"), {"problem_type": "numerical"}).error == "KeyError"
-    assert score(wrapped("5"), {"problem_type": [], "answer": "5"}).error == "TypeError"
-    assert score(wrapped("5"), {"problem_type": "numerical", "answer": 5}).error == "AttributeError"
+    assert score(wrapped("5"), {"problem_type": "numerical"}).error == "no_gold"
+    assert score(wrapped("5"), {"problem_type": "numerical", "answer": True}).error == "bad_row"
+    assert score(wrapped("5"), {"nothing": 1}).error == "bad_row"
+    assert score(wrapped("5"), None).error is not None  # type: ignore[arg-type]
+    assert score(None, sample("numerical")).error == "TypeError"  # type: ignore[arg-type]
+
+
+def test_the_format_is_judged_without_a_gold_answer() -> None:
+    for row in (
+        {"problem": "1 + 1?", "problem_type": "math"},
+        {"nothing": 1},
+        {"problem_type": "dance", "answer": "5"},
+    ):
+        assert [score(text, row).format for text in (wrapped("5"), "5")] == [1.0, 0.0]
+        assert score(wrapped("5"), row).total == pytest.approx(0.1)
+
+
+def test_rows_of_other_formats_are_read() -> None:
+    verl = {"prompt": [{"role": "user", "content": "1 + 1?"}], "reward_model": {"ground_truth": "2"}}
+    assert score(wrapped("2"), verl).total == 1.0
+    assert score(wrapped("5"), {"problem": "how many?", "problem_type": "counting", "answer": 5}).accuracy == 1.0
+
+
+def test_the_first_six_problem_types_keep_their_order() -> None:
+    first = ["multiple choice", "numerical", "regression", "OCR", "math", "spatial grounding"]
+    assert list(PROBLEM_TYPES)[:6] == first
+    assert list(PROBLEM_TYPES) == list(GOLD)
+
+
+def test_tags_are_a_choice() -> None:
+    config = RewardConfig(thinking_tag="think", answer_tag="final")
+    assert score("<think>r</think><final>B</final>", sample("multiple choice"), config).total == 1.0
+    assert score(wrapped("B"), sample("multiple choice"), config).total == 0.0
+    assert score("<think>r</think><final>B</final>", sample("multiple choice")).total == 0.0
+
+
+@pytest.mark.parametrize("tags", [("", "answer"), ("<think>", "answer"), ("a b", "answer"), ("answer", "answer")])
+def test_tags_that_are_no_names(tags: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match=r"model\.reward\.thinking_tag"):
+        RewardConfig(*tags)
+
+
+def test_short_reasoning_may_cost_the_format() -> None:
+    config = RewardConfig(min_reasoning=3)
+    for reasoning, form in (("", 0.0), ("ab", 0.0), ("abc", 1.0)):
+        given = f"<thinking>{reasoning}</thinking><answer>B</answer>"
+        assert score(given, sample("multiple choice"), config).format == form
+    assert score("<thinking></thinking><answer>B</answer>", sample("multiple choice")).format == 1.0
+
+
+@pytest.mark.parametrize(
+    ("completion", "right"),
+    [
+        ("B", 1.0), ("<thinking>A</thinking>\\boxed{B}", 1.0),
+        ("<thinking>r</thinking>It is \\boxed{A} no \\boxed{B}", 1.0),
+        ("<thinking>B</thinking>", 0.0), ("it is B", 0.0), ("<answer>A</answer>B", 0.0), ("B <answer>", 0.0),
+        ("<thinking><answer>A</answer></thinking>B", 0.0),
+    ],
+)  # fmt: skip
+def test_completions_without_an_answer_tag_may_be_graded_whole(completion: str, right: float) -> None:
+    result = score(completion, sample("multiple choice"), RewardConfig(fallback="whole_response"))
+    assert (result.accuracy, result.format) == (right, 0.0)
+    assert right == 0.0 or score(completion, sample("multiple choice")).error == "no_answer"
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "answer"),
+    [
+        ("multiple choice", "\\boxed{B}"), ("numerical", "\\boxed{40.33}"), ("regression", "$\\boxed{2.5}$"),
+        ("math", "\\boxed{\\frac{1}{2}}"), ("counting", "\\boxed{7}"), ("counting", "seven"),
+        ("spatial grounding", '```json\n[{"bbox_2d": [100, 100, 300, 300], "label": "dog"}]\n```'),
+    ],
+)  # fmt: skip
+def test_native_shapes_are_read(problem_type: str, answer: str) -> None:
+    assert accuracy(problem_type, answer) == 1.0
+
+
+@pytest.mark.parametrize("answer", ["\\boxed{A} \\boxed{B}", "\\boxed{B", "\\boxed{A}\\boxed{B}", "A}\\boxed{B"])
+def test_several_boxes_are_no_answer(answer: str) -> None:
+    assert accuracy("multiple choice", answer) == 0.0
+
+
+def test_transcriptions_are_compared_as_they_stand() -> None:
+    row = {"id": "", "problem": "", "task_type": None, "options": [], "images": [], "data_source": ""}
+    row |= {"problem_type": "OCR", "answer": "\\boxed{7}"}
+    assert score(wrapped("\\boxed{7}"), row).accuracy == 1.0
+    assert score(wrapped("7"), row).accuracy < 0.5
+    assert accuracy("multiple choice", "B", "\\boxed{B}") == 1.0
+
+
+def test_types_without_a_built_in_reward_say_so() -> None:
+    assert score(wrapped("print(1)"), sample("code")).error == "no_reward"
+    assert score(wrapped("a dog"), sample("open-ended")).error == "no_reward"
 
 
 @pytest.mark.parametrize(
@@ -159,57 +223,3 @@ def test_iou() -> None:
     assert iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0.0
     assert accuracy("spatial grounding", '[{"bbox_2d": [100, 100, 300, 300], "label": "dog"}]') == 1.0
     assert accuracy("spatial grounding", '{"boxes": [0, 0, 1000, 1000]}') == pytest.approx(0.04)
-
-
-HOSTILE = [
-    "9**9**9", "99999999!", "2**(10**9)", "(1+x)**99999", " " * 16_000, "[" * 100_000, '{"a":' * 100_000, "(" * 100_000,
-    "<answer>" * 10_000, "<thinking>" * 10_000, "1" * 5000, "-" * 100_000, "\\frac{" * 80, "$" * 500, "\\boxed{" * 70,
-    "1,1" * 160, "1e999999999", '{"boxes": [NaN, 0, 1, 1]}', '{"boxes": [true, 0, 5, 5]}', "\ud800", "\x00",
-    "a\u0301" * 250, "\\text{" * 80 + "}" * 80, "1/" * 250, "```" * 150,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_completions_are_scored_at_once(problem_type: str, text: str) -> None:
-    for completion in (wrapped(text), text, "<thinking>" + text, "<thinking>r</thinking><answer>" + text):
-        start = time.process_time()
-        result = score(completion, sample(problem_type))
-        assert time.process_time() - start < 2
-        assert result.accuracy < 0.2
-
-
-@given(
-    st.sampled_from(PROBLEM_TYPES),
-    st.one_of(
-        st.text(max_size=80), st.sampled_from(HOSTILE[:4] + list(GOLD.values())), st.from_regex(r"[-0-9.,/%e]{0,12}")
-    ),
-)
-def test_invariants(problem_type: str, answer: str) -> None:
-    result = score(wrapped(answer), sample(problem_type))
-    again = score(wrapped(answer), sample(problem_type))
-    for value in (result.total, result.accuracy, result.format):
-        assert math.isfinite(value)
-        assert 0 <= value <= 1
-    assert result.total == pytest.approx(0.9 * result.accuracy + 0.1 * result.format)
-    assert (result.total, result.error) == (again.total, again.error)
-    if not answer.strip():
-        assert result.accuracy == 0
-
-
-@given(st.sampled_from(["numerical", "regression"]), st.decimals(-1e12, 1e12, allow_nan=False, places=4))
-def test_a_number_scores_one_against_itself(problem_type: str, value: object) -> None:
-    assert accuracy(problem_type, f"{value:f}", f"{value:f}") == 1.0
-
-
-@given(st.text(min_size=1, max_size=60).filter(lambda text: fold(text) and "<" not in text))
-def test_a_text_scores_one_against_itself(text: str) -> None:
-    assert accuracy("OCR", text, text) == 1.0
-    assert accuracy("math", text, text) in (0.0, 1.0)
-
-
-def test_threads_agree() -> None:
-    cases = [(wrapped(answer), sample(kind)) for kind in PROBLEM_TYPES for answer in GOLD.values()]
-    alone = [score(*case).total for case in cases]
-    with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(lambda case: score(*case).total, cases * 5)) == alone * 5

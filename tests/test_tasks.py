@@ -4,7 +4,7 @@ import pytest
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
-from lit_g2rpo.rewards import PROBLEM_TYPES
+from lit_g2rpo.rewards import PROBLEM_TYPES, RewardConfig, score
 from lit_g2rpo.tasks import TASKS, Task, build_messages, instruction, paper_tasks, task, with_bands
 
 
@@ -37,10 +37,12 @@ def test_bands_from_a_config() -> None:
 @pytest.mark.parametrize(
     ("bands", "message"),
     [
-        ({"lenght": [1, 2, 3, 4]}, "data.tasks.ocr.lenght: unknown key; known: length, entropy"),
+        ({"lenght": [1, 2, 3, 4]}, "data.tasks.ocr.lenght: unknown key; known: length, entropy, reward"),
         ({"length": [1, 2, 3]}, "give 4 thresholds"),
         ({"length": [1, 3, 2, 4]}, "minimum <= low"),
         ({"entropy": [0.6, 0.2]}, "low <= high"),
+        ({"reward": ["a.b"]}, r"data.tasks.ocr.reward is \['a.b'\]; give an import path"),
+        ({"reward": ""}, "give an import path: my_module.my_function"),
     ],
 )
 def test_wrong_bands(bands: dict[str, list[float] | None], message: str) -> None:
@@ -48,11 +50,41 @@ def test_wrong_bands(bands: dict[str, list[float] | None], message: str) -> None
         with_bands(paper_tasks(), {"ocr": bands})
 
 
+def test_a_reward_from_a_config() -> None:
+    tasks = with_bands(paper_tasks(), {"ocr": {"reward": "mine.score"}, "programs": {"reward": "mine.run"}})
+    assert tasks["ocr"] == Task("ocr", LengthBand(10, 26, 62, 210), EntropyBand(0.2, 0.6), "mine.score")
+    assert tasks["programs"].reward == "mine.run"
+    assert tasks["math_reasoning"].reward is None
+    assert with_bands(tasks, {"ocr": {"reward": None}})["ocr"] == task("ocr")
+
+
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_every_problem_type_has_an_instruction(problem_type: str) -> None:
     text = instruction(problem_type)
     assert "<thinking>" in text
     assert text.count("<answer>") == 2
+
+
+@pytest.mark.parametrize("problem_type", [kind for kind in PROBLEM_TYPES if kind != "code"])
+def test_the_example_of_an_instruction_has_the_form_of_its_type(problem_type: str) -> None:
+    example = instruction(problem_type).rpartition("<answer>")[2].partition("</answer>")[0]
+    box_or_point = {"point grounding": "[0, 0, 1000, 1000]", "GUI grounding": "[0, 0, 1000, 1000]"}
+    row = {"problem_type": problem_type, "answer": box_or_point.get(problem_type, example)}
+    scored = score(f"<thinking>r</thinking><answer>{example}</answer>", row, RewardConfig(open_ended="rouge_l"))
+    assert scored.total == 1.0
+
+
+def test_tags_of_a_prompt_are_a_choice() -> None:
+    given = ["<image> Keep <thinking>?", [], "math", 1]
+    [turn] = build_messages(*given, thinking_tag="think", answer_tag="final")  # type: ignore[arg-type]
+    [usual] = build_messages(*given)  # type: ignore[arg-type]
+    text, own = turn["content"][1]["text"], usual["content"][1]["text"]
+    assert text.startswith("Keep <thinking>?\n")
+    assert text.count("<think>") == text.count("</think>") == 2
+    assert text.count("<final>") == own.count("<answer>") == 3
+    assert "answer>" not in text
+    restored = text.replace("<think>", "<thinking>").replace("</think>", "</thinking>")
+    assert restored.replace("<final>", "<answer>").replace("</final>", "</answer>") == own
 
 
 def test_unknown_problem_type() -> None:

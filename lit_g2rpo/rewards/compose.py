@@ -1,29 +1,20 @@
 """The reward of a completion: accuracy by problem type, and format."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
-from lit_g2rpo.rewards.choice import choice
-from lit_g2rpo.rewards.geometry import box, iou
-from lit_g2rpo.rewards.math import results_agree
-from lit_g2rpo.rewards.numbers import number, numbers_agree, without_percent
-from lit_g2rpo.rewards.parse import envelope, unwrap
-from lit_g2rpo.rewards.regression import mean_relative_accuracy
-from lit_g2rpo.rewards.text import character_accuracy
+from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.families import FAMILIES, Family, Unreadable
+from lit_g2rpo.rewards.math import TimedOut
+from lit_g2rpo.rewards.parity import structure_reward
+from lit_g2rpo.rewards.parse import Envelope, envelope, last_boxed, unbox, unwrap
+from lit_g2rpo.rewards.rows import canonical
 
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1
 MAX_COMPLETION = 2**18
-MAX_ANSWER = 512
-MAX_TRANSCRIPTION = 4096
-
-T = TypeVar("T")
-
-
-class Unreadable(Exception):
-    """An answer or a gold answer that does not have the form of its problem type; the message is the error code."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,10 +22,10 @@ class RewardResult:
     """Score of a completion.
 
     Args:
-        total: ``0.9 accuracy + 0.1 format``, from 0 to 1.
+        total: ``0.9 accuracy + 0.1 format``, from 0 to 1, plus the structure reward.
         accuracy: how right the answer is, from 0 to 1.
         format: 1 if the completion has the asked form, else 0.
-        structure: 0; the place of a reward for valid structured output.
+        structure: 0; from 0 to 0.5 in the style of the released reward.
         components: the named parts.
         error: why accuracy is 0 without a comparison, as a code; None if answer and gold were compared.
         seconds: time spent.
@@ -49,92 +40,76 @@ class RewardResult:
     seconds: float
 
 
-def score(completion: str, sample: dict[str, Any]) -> RewardResult:
+def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> RewardResult:
     """Scores a completion against a data row; never raises.
 
     Args:
         completion: what the policy wrote, tags included.
-        sample: the row, with ``problem_type``, ``answer`` (wrapped in answer tags or plain) and, for multiple
-            choice, ``options``.
+        sample: a row of any accepted format, with its problem type and its gold answer (wrapped in answer tags or
+            plain) and, for multiple choice, options.
+        config: choices of the reward.
 
     Returns:
         The score. What cannot be scored has accuracy 0 and an error code.
 
-    Source: OpenVLThinkerV2 (arXiv 2604.08539) and its released code, without the constant structure reward.
+    Source: OpenVLThinkerV2 (arXiv 2604.08539) and its released code, without its constant structure reward unless
+        ``config.style`` asks for it.
     """
     start = perf_counter()
-    accuracy = form = 0.0
+    accuracy = form = structure = 0.0
     error: str | None = None
     try:
         if len(completion) > MAX_COMPLETION:
             raise Unreadable("completion_too_long")
-        parts = envelope(completion)
-        form = float(parts.well_formed)
-        if not parts.answer:
-            raise Unreadable("no_answer")
-        accuracy = _accuracy(parts.answer, sample)
+        parts = envelope(completion, config.thinking_tag, config.answer_tag)
+        form = float(parts.well_formed and len(parts.reasoning or "") >= config.min_reasoning)
+        row, family = _row(sample)
+        answer, gold = _answer(parts, config), unwrap(row["answer"])
+        accuracy, error = _accuracy(family, answer, gold, row, config)
+        if config.style == "onethinker" and form:
+            readable = not family.structured or error is None
+            structure = structure_reward(row["problem_type"], unbox(answer), unbox(gold), readable)
     except Unreadable as reason:
         error = str(reason)
     except Exception as failure:  # a reward that raises would stop every rank; the code tells what happened
-        error = type(failure).__name__
-    total = ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * form
-    components = {"accuracy": accuracy, "format": form, "structure": 0.0}
-    return RewardResult(total, accuracy, form, 0.0, components, error, perf_counter() - start)
+        accuracy, error = 0.0, type(failure).__name__
+    total = ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * form + structure
+    components = {"accuracy": accuracy, "format": form, "structure": structure}
+    return RewardResult(total, accuracy, form, structure, components, error, perf_counter() - start)
 
 
-def _accuracy(answer: str, sample: Mapping[str, Any]) -> float:
-    problem_type = sample["problem_type"]
-    if problem_type not in _ACCURACY:
+def _row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], Family]:
+    try:
+        row = canonical(sample)
+    except ValueError:
+        raise Unreadable("bad_row") from None
+    family = FAMILIES.get(row["problem_type"])
+    if family is None:
         raise Unreadable("unknown_problem_type")
-    gold = unwrap(sample["answer"])
-    limit = max(MAX_TRANSCRIPTION, 2 * len(gold)) if problem_type == "OCR" else MAX_ANSWER
-    if len(answer) > limit:
-        raise Unreadable("answer_too_long")
-    return _ACCURACY[problem_type](answer, gold, sample)
+    if "answer" not in row:
+        raise Unreadable("no_gold")
+    return row, family
 
 
-def _choice(answer: str, gold: str, sample: Mapping[str, Any]) -> float:
-    options = sample.get("options") or ()
-    right = _read(choice(gold, options), "bad_gold")
-    return float(_read(choice(answer, options)) == right)
+def _answer(parts: Envelope, config: RewardConfig) -> str:
+    answer = parts.answer
+    if answer is None and parts.answer_blocks == 0 and config.fallback == "whole_response":
+        answer = last_boxed(parts.tail) or parts.tail
+    if not answer:
+        raise Unreadable("no_answer")
+    return answer
 
 
-def _numerical(answer: str, gold: str, sample: Mapping[str, Any]) -> float:
-    right = _read(number(without_percent(gold)), "bad_gold")
-    return float(numbers_agree(_read(number(without_percent(answer))), right))
-
-
-def _regression(answer: str, gold: str, sample: Mapping[str, Any]) -> float:
-    right = _read(number(gold), "bad_gold")
-    return mean_relative_accuracy(_read(number(answer)), right)
-
-
-def _transcription(answer: str, gold: str, sample: Mapping[str, Any]) -> float:
-    return character_accuracy(answer, gold)
-
-
-def _math(answer: str, gold: str, sample: Mapping[str, Any]) -> float:
-    return float(results_agree(answer, gold))
-
-
-def _grounding(answer: str, gold: str, sample: Mapping[str, Any]) -> float:
-    right = _read(box(gold), "bad_gold")
-    return iou(_read(box(answer)), right)
-
-
-def _read(value: T | None, code: str = "unparsed") -> T:
-    if value is None:
-        raise Unreadable(code)
-    return value
-
-
-_ACCURACY: dict[str, Callable[[str, str, Mapping[str, Any]], float]] = {
-    "multiple choice": _choice,
-    "numerical": _numerical,
-    "regression": _regression,
-    "OCR": _transcription,
-    "math": _math,
-    "spatial grounding": _grounding,
-}
-
-PROBLEM_TYPES = tuple(_ACCURACY)
+def _accuracy(
+    family: Family, answer: str, gold: str, row: Mapping[str, Any], config: RewardConfig
+) -> tuple[float, str | None]:
+    if len(answer) > max(family.limit, 2 * len(gold)):
+        return 0.0, "answer_too_long"
+    if not family.verbatim:
+        answer, gold = unbox(answer), unbox(gold)
+    try:
+        return family.accuracy(answer, gold, row, config), None
+    except Unreadable as reason:
+        return 0.0, str(reason)
+    except TimedOut:
+        return 0.0, "timeout"

@@ -1,13 +1,12 @@
 """Boxes: strict reading and overlap."""
 
-import json
-import math
 from typing import Any
+
+from lit_g2rpo.rewards.structured import fields, json_value, reals
 
 Box = tuple[float, float, float, float]
 
 MAX_CHARACTERS = 512
-MAX_DEPTH = 6
 GRID = 1000
 
 
@@ -23,15 +22,47 @@ def box(text: str) -> Box | None:
     Returns:
         Left, top, right, bottom on the 0..1000 grid; None if it is not exactly one such box.
     """
-    body = _unfence(text.strip())
-    # The decoder recurses, so depth is bounded before it runs.
-    if len(body) > MAX_CHARACTERS or body.count("[") + body.count("{") > MAX_DEPTH:
+    if len(text) > MAX_CHARACTERS:
         return None
-    try:
-        value = json.loads(body, object_pairs_hook=_unique, parse_constant=_reject)
-    except (ValueError, RecursionError):
+    value = json_value(text)
+    found = fields(value, "boxes")
+    if found is not None:
+        inner = found[0]
+        return corners(inner[0] if isinstance(inner, list) and len(inner) == 1 else inner)
+    native = labelled_box(value[0] if isinstance(value, list) and len(value) == 1 else value)
+    return None if native is None else native[0]
+
+
+def labelled_box(value: Any) -> tuple[Box, str] | None:
+    """Reads Qwen's ``{"bbox_2d": [x1, y1, x2, y2], "label": "..."}``.
+
+    Args:
+        value: a JSON value.
+
+    Returns:
+        The box and its label, empty without one; None if it is not such an object.
+    """
+    if not (isinstance(value, dict) and value.keys() <= {"bbox_2d", "label"}):
         return None
-    return _corners(value)
+    found, label = value.get("bbox_2d"), value.get("label") or ""
+    edges = corners(found[0] if isinstance(found, list) and len(found) == 1 else found)
+    return (edges, label) if edges is not None and isinstance(label, str) else None
+
+
+def corners(value: Any) -> Box | None:
+    """Reads a box from a list of four numbers.
+
+    Args:
+        value: a JSON value.
+
+    Returns:
+        Left, top, right, bottom on the 0..1000 grid; None if it is not a box with an area.
+    """
+    edges = reals(value, 4, 0, GRID)
+    if edges is None:
+        return None
+    left, top, right, bottom = edges
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def iou(a: Box, b: Box) -> float:
@@ -50,38 +81,3 @@ def iou(a: Box, b: Box) -> float:
         return 0.0
     common = width * height
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
-
-
-def _unfence(text: str) -> str:
-    if text.startswith("```") and text.endswith("```") and len(text) > 6:
-        text = text[3:-3].removeprefix("json").strip()
-    return text
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("duplicate key")
-    return result
-
-
-def _reject(constant: str) -> None:
-    raise ValueError(constant)
-
-
-def _corners(value: Any) -> Box | None:
-    if isinstance(value, dict) and value.keys() == {"boxes"}:
-        value = value["boxes"]
-    elif isinstance(value, list | dict):
-        value = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if not (isinstance(value, dict) and "bbox_2d" in value and value.keys() <= {"bbox_2d", "label"}):
-            return None
-        value = value["bbox_2d"]
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if not (isinstance(value, list) and len(value) == 4 and all(type(edge) in (int, float) for edge in value)):
-        return None
-    left, top, right, bottom = value
-    if not all(0 <= edge <= GRID and math.isfinite(edge) for edge in value) or left >= right or top >= bottom:
-        return None
-    return float(left), float(top), float(right), float(bottom)

@@ -1,4 +1,4 @@
-"""Numbers: strict reading as exact fractions, and equality."""
+"""Numbers: strict reading as exact fractions, equality, and counts."""
 
 import re
 from fractions import Fraction
@@ -12,6 +12,10 @@ RELATIVE_TOLERANCE = Fraction(1, 100)
 
 # Every unbounded run is fenced by a literal, so the match is linear. float() is no judge: it takes "nan" and "1_000".
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(\.\d*)?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
+_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
 _MINUS = str.maketrans("\u2212\u2013\ufe63", "---")
 
 
@@ -68,3 +72,36 @@ def numbers_agree(answer: Fraction, gold: Fraction) -> bool:
     if gold.denominator == 1:
         return answer == gold
     return abs(answer - gold) <= min(DECIMALS_TOLERANCE, RELATIVE_TOLERANCE * abs(gold))
+
+
+def count(text: str) -> int | None:
+    """Reads how many: a whole number of digits, or an English word from zero to twenty.
+
+    Args:
+        text: what should be a count.
+
+    Returns:
+        The count; None if it is not one.
+    """
+    value = number(text)
+    if value is not None:
+        return int(value) if value.denominator == 1 and value >= 0 else None
+    word = fold(text).casefold()
+    return _WORDS.index(word) if word in _WORDS else None
+
+
+def count_reward(answer: int, gold: int, dense: bool = False) -> float:
+    """Scores a count.
+
+    Args:
+        answer: the answer.
+        gold: the gold count.
+        dense: a wrong count is worth ``max(0, 1 - error / max(gold, 1))`` instead of 0.
+
+    Returns:
+        1 if they are the same; less than 1 else.
+    """
+    if dense:
+        scale = gold or 1
+        return 1.0 - min(abs(answer - gold), scale) / scale
+    return float(answer == gold)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 TRAILING_TOKENS = ("<|im_end|>", "<|endoftext|>")
+BOXED = "\\boxed{"
 
 
 @dataclass(slots=True, frozen=True)
@@ -15,6 +16,7 @@ class Envelope:
         well_formed: True for one reasoning block, then one answer block that is not empty, and nothing else.
         reasoning_blocks: number of opening reasoning tags.
         answer_blocks: number of opening answer tags.
+        tail: all text behind the reasoning, stripped.
     """
 
     reasoning: str | None
@@ -22,6 +24,7 @@ class Envelope:
     well_formed: bool
     reasoning_blocks: int
     answer_blocks: int
+    tail: str
 
 
 def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answer") -> Envelope:
@@ -39,9 +42,7 @@ def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answ
 
     Source: envelope of OpenVLThinkerV2 (arXiv 2604.08539); the released code's pattern finds more than one reading.
     """
-    text = text.strip()
-    for token in TRAILING_TOKENS:
-        text = text.removesuffix(token).rstrip()
+    text = _without_end_tokens(text).strip()
     think, end_think = f"<{reasoning_tag}>", f"</{reasoning_tag}>"
     open_answer, end_answer = f"<{answer_tag}>", f"</{answer_tag}>"
     first, last = text.find(think), text.rfind(end_think)
@@ -58,7 +59,7 @@ def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answ
         and behind.lstrip().startswith(open_answer)
         and behind.endswith(end_answer)
     )
-    return Envelope(reasoning, answer, well_formed, thoughts, answers)
+    return Envelope(reasoning, answer, well_formed, thoughts, answers, behind.strip())
 
 
 def unwrap(answer: str, answer_tag: str = "answer") -> str:
@@ -76,6 +77,58 @@ def unwrap(answer: str, answer_tag: str = "answer") -> str:
     if text.startswith(start) and text.endswith(end) and len(text) >= len(start) + len(end):
         text = text[len(start) : -len(end)]
     return text.strip()
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Reads the last ``\boxed{...}`` of a text, braces inside it balanced.
+
+    Args:
+        text: any text.
+
+    Returns:
+        What is inside, stripped; None without one that is closed.
+    """
+    start, end = _boxed(text)
+    return None if end < 0 else text[start:end].strip()
+
+
+def unbox(answer: str) -> str:
+    r"""Takes off a ``\boxed{}`` that holds the whole answer; two boxes, or text beside one, stay as they are.
+
+    Args:
+        answer: the answer.
+
+    Returns:
+        The text inside.
+    """
+    body = answer.strip().removeprefix("$").removesuffix("$").strip()
+    start, end = _boxed(body)
+    return body[start:end].strip() if start == len(BOXED) and end == len(body) - 1 else answer
+
+
+def _boxed(text: str) -> tuple[int, int]:
+    """Where the content of the last box starts and ends; the end is -1 without one that is closed."""
+    found = text.rfind(BOXED)
+    if found < 0:
+        return -1, -1
+    depth, start = 1, found + len(BOXED)
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return start, place
+    return start, -1
+
+
+def _without_end_tokens(text: str) -> str:
+    end, before = len(text), -1
+    while end != before:
+        before = end
+        while end and text[end - 1].isspace():
+            end -= 1
+        for token in TRAILING_TOKENS:
+            if text.endswith(token, 0, end):
+                end -= len(token)
+    return text[:end]
 
 
 def _last_block(text: str, start: str, end: str) -> str | None:

@@ -1,0 +1,42 @@
+"""Limits of scoring: processes, time, memory, and how much may fail."""
+
+from dataclasses import dataclass
+
+from lit_g2rpo.errors import UserError
+
+
+@dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
+class Limits:
+    """What scoring may take.
+
+    Args:
+        workers: processes for algebra; they start when an answer needs them.
+        seconds: time for one comparison by algebra.
+        memory: memory of each process, MiB.
+        user_seconds: time for one call of a reward of the user's. 0 calls it without a limit in the caller's own
+            thread, for functions that set alarms.
+        failure_budget: share of completions for which a reward of the user's may fail before the run stops.
+        failure_window: completions that the share is taken over, the newest ones.
+        failed_samples: most failures that are written to the file of failures.
+
+    Raises:
+        UserError: for a limit that is not positive, or a share outside 0 to 1.
+    """
+
+    workers: int = 2
+    seconds: float = 2.0
+    memory: int = 1024
+    user_seconds: float = 60.0
+    failure_budget: float = 0.05
+    failure_window: int = 2000
+    failed_samples: int = 100
+
+    def __post_init__(self) -> None:
+        for key in ("workers", "seconds", "memory", "failure_window"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"model.reward_limits.{key} is {getattr(self, key)}; give a number above 0")
+        for key in ("user_seconds", "failed_samples"):
+            if getattr(self, key) < 0:
+                raise UserError(f"model.reward_limits.{key} is {getattr(self, key)}; give 0 or more")
+        if not 0 <= self.failure_budget <= 1:
+            raise UserError(f"model.reward_limits.failure_budget is {self.failure_budget}; give a share from 0 to 1")

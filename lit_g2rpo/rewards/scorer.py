@@ -1,0 +1,187 @@
+"""Scores whole rollouts: built-in rewards in threads, rewards of the user's in batches, failures counted."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.adapters import Batch
+from lit_g2rpo.rewards.compose import RewardResult, score
+from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.judge import Judge, JudgeConfig
+from lit_g2rpo.rewards.limits import Limits
+from lit_g2rpo.rewards.outcome import NOT_APPLICABLE, Failure, failed, read_outcome
+from lit_g2rpo.rewards.pool import Pool, use_pool
+from lit_g2rpo.rewards.user import UserReward
+
+JUDGE = "judge"
+SMALLEST_WINDOW = 200
+"""Completions that the first few are taken for, so that one failure among ten ends no run."""
+
+
+class TooManyFailuresError(UserError, RuntimeError):
+    """A reward of the user's failed for a larger share of completions than the run allows."""
+
+
+class Scorer:
+    """Scores completions for training and evaluation.
+
+    Args:
+        config: choices of the built-in reward.
+        functions: task name to the import path of its reward, or ``judge``; other tasks have the built-in one.
+        limits: what scoring may take.
+        judge: the judge, if there is one.
+        failures_file: JSON-lines file for samples whose reward failed; None writes none.
+
+    ``failures`` counts completions whose reward failed, ``timeouts`` those that a limit cut off (in both kinds of
+    reward), ``restarts`` processes that were ended, ``seconds`` time spent.
+
+    Raises:
+        UserError: if a reward cannot be found or has another signature, or the judge is not configured.
+    """
+
+    def __init__(
+        self,
+        config: RewardConfig = DEFAULT,
+        functions: Mapping[str, str] | None = None,
+        *,
+        limits: Limits | None = None,
+        judge: JudgeConfig | None = None,
+        failures_file: str | Path | None = None,
+    ) -> None:
+        self.config, self.limits = config, limits or Limits()
+        self.failures = self.timeouts = 0
+        self.seconds = 0.0
+        self.last_failure = ""
+        self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
+        self._window: deque[bool] = deque(maxlen=self.limits.failure_window)
+        self._file, self._written = failures_file and Path(failures_file), 0
+        self._rewards: dict[str, UserReward | Judge] = {}
+        self._paths = dict(functions or {})
+        for task, path in self._paths.items():
+            where = f"data.tasks.{task}.reward"
+            if path == JUDGE and judge is None:
+                raise UserError(f"{where} is 'judge', but model.judge is not given; give its url and model")
+            if path not in self._rewards:
+                self._rewards[path] = (
+                    Judge(judge, config)
+                    if path == JUDGE and judge is not None
+                    else UserReward(path, self.limits.user_seconds, where)
+                )
+
+    @property
+    def restarts(self) -> int:
+        """Processes for algebra that a limit ended, or that died."""
+        return self._pool.restarts
+
+    @property
+    def recent(self) -> tuple[int, int]:
+        """Failures and completions among the newest that rewards of the user's scored; add them up over ranks."""
+        return sum(self._window), len(self._window)
+
+    def score(
+        self,
+        completions: Sequence[str],
+        samples: Sequence[Mapping[str, Any]],
+        *,
+        tasks: Sequence[str],
+        prompts: Sequence[str] | None = None,
+        token_ids: Sequence[Any] | None = None,
+        images: Sequence[Any] | None = None,
+    ) -> list[RewardResult]:
+        """Scores completions; a reward that fails gives zeros and an error code.
+
+        Args:
+            completions: what the policy wrote, ``N``.
+            samples: the data row of each.
+            tasks: the task of each.
+            prompts: the text of each prompt, for rewards that read it.
+            token_ids: the tokens of each completion.
+            images: the images of each prompt.
+
+        Returns:
+            ``N`` scores. Errors of rewards of the user's: the exception's name, ``timeout``, ``not_finite``,
+            ``out_of_range``, ``bad_value``, and ``not_applicable``, which is no failure.
+
+        Raises:
+            UserError: if the processes for algebra cannot start, or a reward asks for a column that no row has.
+        """
+        start = time.perf_counter()
+        batch = Batch(completions, samples, tasks, prompts, token_ids, images)
+        by_path: dict[str | None, list[int]] = {}
+        for i, task in enumerate(tasks):
+            by_path.setdefault(self._paths.get(task), []).append(i)
+        results: dict[int, RewardResult] = {}
+        for path, indices in by_path.items():
+            part = batch.only(indices)
+            scored = self._built_in(part) if path is None else self._user(path, part)
+            results |= zip(indices, scored, strict=True)
+        self.timeouts += sum(result.error == "timeout" for result in results.values())
+        self.seconds += time.perf_counter() - start
+        return [results[i] for i in range(len(completions))]
+
+    def check_budget(self, failures: int, completions: int) -> None:
+        """Stops a run whose rewards fail too often.
+
+        Args:
+            failures: the first of ``recent``, of all ranks, so that all ranks decide alike.
+            completions: the second.
+
+        Raises:
+            TooManyFailuresError: if the share of failures is beyond the budget.
+        """
+        if failures > self.limits.failure_budget * max(completions, SMALLEST_WINDOW):
+            last = f"; the last here: {self.last_failure}" if self.last_failure else ""
+            where = f"; samples are in {self._file}" if self._file else ""
+            raise TooManyFailuresError(
+                f"rewards failed for {failures} of {completions} completions, more than "
+                f"model.reward_limits.failure_budget {self.limits.failure_budget:g} allows{last}{where}"
+            )
+
+    def close(self) -> None:
+        """Ends the processes for algebra."""
+        self._pool.close()
+
+    def _built_in(self, batch: Batch) -> list[RewardResult]:
+        # More threads than processes, since those that wait for the same comparison stand idle.
+        with ThreadPoolExecutor(4 * self.limits.workers, initializer=use_pool, initargs=(self._pool,)) as threads:
+            results = list(threads.map(lambda c, s: score(c, s, self.config), batch.completions, batch.samples))
+        self._pool.forget()
+        if self._pool.broken is not None:
+            raise self._pool.broken
+        return results
+
+    def _user(self, path: str, batch: Batch) -> list[RewardResult]:
+        start = time.perf_counter()
+        values = self._rewards[path](batch)
+        seconds = (time.perf_counter() - start) / len(values)
+        results = []
+        for i, value in enumerate(values):
+            outcome = read_outcome(value, batch.completions[i], self.config)
+            failure = isinstance(outcome, Failure) and outcome.code != NOT_APPLICABLE
+            self._window.append(failure)
+            if isinstance(outcome, Failure):
+                if failure:
+                    self.failures += 1
+                    self.last_failure = f"{path}: {outcome.code}: {outcome.message}"
+                    self._write(path, outcome, batch, i)
+                outcome = failed(outcome.code)
+            results.append(replace(outcome, seconds=seconds))
+        return results
+
+    def _write(self, path: str, failure: Failure, batch: Batch, i: int) -> None:
+        if not self._file or self._written >= self.limits.failed_samples:
+            return
+        self._written += 1
+        entry = {
+            "reward": path, "task": batch.tasks[i], "error": failure.code, "message": failure.message,
+            "completion": batch.completions[i], "sample": dict(batch.samples[i]),
+        }  # fmt: skip
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as file:
+            file.write(json.dumps(entry, default=lambda value: f"<{type(value).__name__}>") + "\n")

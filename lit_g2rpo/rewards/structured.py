@@ -1,0 +1,83 @@
+"""Structured answers: strict reading of JSON that a policy wrote."""
+
+import json
+import math
+from typing import Any
+
+MAX_DEPTH = 6
+
+
+def json_value(text: str) -> Any:
+    """Reads one JSON value, a fence of three backticks around it allowed.
+
+    Duplicate keys, NaN and Infinity, more than ``MAX_DEPTH`` levels and anything beside the value are refused. The
+    caller bounds the length.
+
+    Args:
+        text: what should be JSON.
+
+    Returns:
+        The value; None if it is not one (and for ``null``).
+    """
+    body = _unfence(text.strip())
+    # The decoder recurses, so depth is bounded before it runs; brackets inside strings only make the bound stricter.
+    depth = 0
+    for character in body:
+        depth += 1 if character in "[{" else -1 if character in "]}" else 0
+        if depth > MAX_DEPTH:
+            return None
+    try:
+        return json.loads(body, object_pairs_hook=_unique, parse_constant=_reject)
+    except (ValueError, RecursionError):
+        return None
+
+
+def fields(value: Any, *names: str) -> list[Any] | None:
+    """Takes the fields of an object that must have these and no others.
+
+    Args:
+        value: a JSON value.
+        names: names of the fields.
+
+    Returns:
+        Their values in the order of the names; None if ``value`` is no such object.
+    """
+    if not isinstance(value, dict) or value.keys() != set(names):
+        return None
+    return [value[name] for name in names]
+
+
+def reals(value: Any, count: int, low: float, high: float) -> tuple[float, ...] | None:
+    """Reads a list of numbers; texts and booleans are none.
+
+    Args:
+        value: a JSON value.
+        count: how many there must be.
+        low: least value allowed.
+        high: greatest value allowed.
+
+    Returns:
+        The numbers; None if there are not ``count``, or one is not finite or out of range.
+    """
+    if not isinstance(value, list) or len(value) != count or not all(type(item) in (int, float) for item in value):
+        return None
+    if not all(low <= item <= high and math.isfinite(item) for item in value):
+        return None
+    return tuple(float(item) for item in value)
+
+
+def _unfence(text: str) -> str:
+    if text.startswith("```") and text.endswith("```") and len(text) > 6:
+        text = text[3:-3].removeprefix("json").strip()
+    return text
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("duplicate key")
+    return result
+
+
+def _reject(constant: str) -> None:
+    raise ValueError(constant)
