@@ -14,14 +14,25 @@ from PIL import Image
 from lit_g2rpo.data import JsonPrompts
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
+from lit_g2rpo.data.mixture import Mixture
 from lit_g2rpo.data.validation import ShardedBatches
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
+from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
+from lit_g2rpo.rewards.config import RewardConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PROMPTS, MICROBATCHES, ROLLOUTS = 6, 4, 3
+WEIGHTS = Path(__file__).parents[1] / "lit_g2rpo" / "mini" / "weights"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 EPOCH = ROLLOUTS * MICROBATCHES
 
 
@@ -160,6 +171,64 @@ def test_sizes_come_from_the_module_and_the_trainer() -> None:
     assert len(data.train_dataloader()) == ROLLOUTS * MICROBATCHES
 
 
+def test_choices_reach_the_loaders() -> None:
+    data = ToyData(
+        mixture=Mixture(weights={"c": 0}), image_errors="raise", max_prompt_tokens=77, long_prompts="skip", limit=8
+    )
+    toy = Toy()
+    toy.prepare_prompt = lambda prompt: setattr(prompt, "encoded", SimpleNamespace(input_ids=[1]))  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(lightning_module=toy, global_rank=0, world_size=1)  # type: ignore[assignment]
+    loader = data.train_dataloader()
+    prompts, _ = next(iter(loader))
+    assert sorted(prompt.task for prompt in prompts) == ["a", "a", "a", "b", "b", "b"]
+    assert prompts[0].encoded.input_ids == [1]
+    assert (loader.image_errors, loader.max_prompt_tokens, loader.long_prompts) == ("raise", 77, "skip")
+    data.done = frozenset({0, 3})
+    test, val = data.test_dataloader(), data.val_dataloader()
+    assert isinstance(test, ShardedBatches)
+    assert isinstance(val, ShardedBatches)
+    assert (test.rows, test.image_errors) == ([1, 2, 4, 5, 6, 7], "raise")
+    assert val.rows == list(range(8))
+
+
+def test_a_long_prompt_is_refused_before_training(files: Path) -> None:
+    processor = ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
+    toy = Toy()
+    toy.policy = SimpleNamespace(processor=processor)
+    with pytest.raises(UserError, match=r"row train.json:1: its prompt has \d+ tokens .* allows 50"):
+        trainer(max_epochs=1).fit(toy, datamodule=json_data(files, max_prompt_tokens=50))
+    assert not toy.trained
+    trainer(max_epochs=1).fit(toy, datamodule=json_data(files))
+    assert toy.trained
+
+
+def test_columns_defaults_and_tags_reach_the_prompt(files: Path) -> None:
+    row = {"text": "<image> Which digit?", "gold": "5", "images": ["5.jpg"], "kind": "chart"}
+    (files / "own.jsonl").write_text(json.dumps(row))
+    options = {
+        "columns": {"problem": "text", "answer": "gold"},
+        "defaults": {"problem_type": "numerical", "task_type": "ocr"},
+    }
+    data = json_data(files, val=str(files / "own.jsonl"), **options)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(reward=RewardConfig(thinking_tag="think")))  # type: ignore[assignment]
+    data.setup("validate")
+    prompt = data.val_dataset()[0]
+    assert (prompt.task, prompt.problem_type, prompt.sample["answer"], prompt.sample["kind"]) == (
+        "ocr", "numerical", "5", "chart",
+    )  # fmt: skip
+    assert "<think>" in prompt.messages[0]["content"][-1]["text"]
+    with pytest.raises(UserError, match=r"own.jsonl, line 1: no column 'words', which data.columns.problem names"):
+        json_data(files, val=str(files / "own.jsonl"), columns={"problem": "words"}).setup("validate")
+
+
+def test_a_reward_of_the_users_own_takes_any_answer(files: Path) -> None:
+    row = {"problem": "Write a poem.", "problem_type": "math", "answer": "", "task_type": "poems"}
+    (files / "own.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match="cannot be scored"):
+        json_data(files, val=str(files / "own.jsonl"), tasks={"poems": {}}).setup("validate")
+    json_data(files, val=str(files / "own.jsonl"), tasks={"poems": {"reward": "mine.poem"}}).setup("validate")
+
+
 def test_bands_of_the_tasks() -> None:
     data = ToyData(tasks={"ocr": {"length": [1, 2, 3, 4], "entropy": None}})
     assert data.tasks["ocr"].length == LengthBand(1, 2, 3, 4)
@@ -216,7 +285,7 @@ def test_training_without_validation(files: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": None}, "data.train is not given; give a .json or .jsonl file"),
+        ({"train": None}, "data.train is not given; give a .jsonl, .json or .parquet file"),
         ({"train": "none.json"}, "none.json: No such file or directory; give the path of a data file"),
         ({"val": "none.jsonl"}, "none.jsonl: No such file"),
         ({"image_root": "nowhere"}, "data.image_root nowhere is no folder"),

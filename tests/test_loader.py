@@ -2,11 +2,14 @@
 
 import logging
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from lit_g2rpo.data.images import ImageError
-from lit_g2rpo.data.loader import RolloutLoader, shard
+from lit_g2rpo.data.loader import RolloutLoader
+from lit_g2rpo.data.mixture import Mixture
+from lit_g2rpo.data.sampler import shard
 from lit_g2rpo.data.validation import ShardedBatches
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
@@ -107,7 +110,7 @@ def test_the_next_rollout_is_opened_in_a_thread() -> None:
     rows = Rows()
     one = loader(rows)
     list(one)
-    order = one.stream.rows(0, 8)
+    order = one.sampler.stream.rows(0, 8)
     assert [row for row, _ in rows.opened[:8]] == order
     assert all(name.startswith("prompts") for _, name in rows.opened[4:])
     assert not any(name.startswith("prompts") for _, name in rows.opened[:4])
@@ -157,7 +160,7 @@ def test_too_many_failures_stop_the_run() -> None:
 
 
 def test_a_task_without_any_row_that_opens() -> None:
-    with pytest.raises(UserError, match=r"no row of task a has images that open; the last reason: file.json, row"):
+    with pytest.raises(UserError, match=r"no row of task a can be used; the last reason: file.json, row"):
         next(iter(loader(Rows(broken=frozenset(range(0, 20, 2))))))
 
 
@@ -195,3 +198,111 @@ def test_evaluation_needs_rows_and_a_size() -> None:
         ShardedBatches(Rows(0), 4)
     with pytest.raises(UserError, match="val_batch_size is 0"):
         ShardedBatches(Rows(3), 0)
+
+
+def test_evaluation_of_the_first_rows_and_of_those_not_done() -> None:
+    def numbers(**options: object) -> list[list[int]]:
+        ranks = [list(ShardedBatches(Rows(10), 2, rank, 2, **options)) for rank in range(2)]  # type: ignore[arg-type]
+        assert len({tuple(len(prompts) for prompts, _ in batches) for batches in ranks}) == 1
+        return [[n for _, rows in batches for n in rows if n is not None] for batches in ranks]
+
+    assert numbers(limit=5) == [[0, 2, 4], [1, 3]]
+    assert numbers(limit=50) == numbers()
+    assert numbers(limit=7, done={0, 3}) == [[1, 4, 6], [2, 5]]
+    assert numbers(done=range(10)) == [[], []]
+    with pytest.raises(UserError, match=r"data.limit is 0; it must be at least 1"):
+        ShardedBatches(Rows(10), 2, limit=0)
+
+
+def test_a_broken_row_may_stop_the_run() -> None:
+    with pytest.raises(ImageError, match="row 2: cut off"):
+        list(ShardedBatches(Rows(4, frozenset({1})), 4, image_errors="raise"))
+    with pytest.raises(ImageError, match=r"row \d+: cut off"):
+        list(loader(Rows(broken=frozenset(range(10))), image_errors="raise"))
+
+
+def prepare(prompt: Prompt) -> None:
+    """Encodes a prompt as so many tokens as its row's number."""
+    prompt.encoded = SimpleNamespace(input_ids=range(int(prompt.id)), thread=threading.current_thread().name)
+
+
+def test_prompts_are_prepared_in_the_thread() -> None:
+    batches = list(loader(prepare=prepare))
+    assert all(len(prompt.encoded.input_ids) == int(prompt.id) for prompts, _ in batches for prompt in prompts)
+    assert all(prompt.encoded.thread.startswith("prompts") for prompt in batches[3][0])
+
+
+def test_long_prompts_are_refused_or_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = {"prepare": prepare, "max_prompt_tokens": 15, "rollouts_per_epoch": 5, "max_failure_rate": 0.0}
+    with pytest.raises(UserError, match=r"row 1\d: its prompt has 1\d tokens .* data.max_prompt_tokens allows 15"):
+        list(loader(**sizes))
+    one = loader(**sizes, long_prompts="skip")
+    seen = [id for ids, k in flat(one) if k == 0 for id in ids]
+    assert max(map(int, seen)) <= 15
+    assert {int(id) % 2 for id in seen} == {0, 1}
+    assert (one.failures, one.drawn) == (0, len(seen) + one.too_long)
+    assert one.too_long == sum("its prompt has" in message for message in caplog.messages) > 0
+    with pytest.raises(UserError, match=r"no row of task \w can be used; the last reason: row \d+: its prompt has"):
+        list(loader(**(sizes | {"max_prompt_tokens": -1}), long_prompts="skip"))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 5])
+def test_refills_are_of_the_task_and_resume_exactly(cut: int) -> None:
+    def run(one: RolloutLoader, batches: int) -> list[tuple[list[str], list[str]]]:
+        found = []
+        for _, (prompts, k) in zip(range(batches), one, strict=False):
+            extra = one.refill(["b", "a", "b", "a"], range(4)) if k == 0 else []
+            assert [prompt.task for prompt in extra] in ([], ["b", "a", "b", "a"])
+            found.append(([prompt.id for prompt in prompts], [prompt.id for prompt in extra]))
+        return found
+
+    size = {"rollouts_per_epoch": 4, "prompts": 2}
+    whole = run(loader(**size), 12)
+    first = loader(**size)
+    # the batch after the last one that was taken, as Lightning saves it
+    seen = run(first, cut)
+    state = first.state_dict()
+    second = loader(**size)
+    second.load_state_dict(state)
+    assert seen + run(second, 12 - cut) == whole
+    drawn = [row for prompts, extra in whole[::3] for row in prompts + extra]
+    assert len(set(drawn[:20])) == 20
+
+
+def test_a_mixture_reaches_the_rollouts() -> None:
+    one = loader(mixture=Mixture(quotas={"a": 3, "b": 1}), microbatches=1)
+    assert [sorted(p.task for p in prompts) for prompts, _ in one] == [["a", "a", "a", "b"]] * 2
+
+
+def test_a_loaded_state_forgets_what_was_opened_ahead() -> None:
+    size = {"rollouts_per_epoch": 4, "prompts": 2, "microbatches": 1}
+    first, second = loader(**size), loader(**size)
+    batches, other = iter(first), iter(second)
+    next(batches)
+    first.refill(["a", "b"], [0, 1])
+    for _ in range(2):
+        next(batches)
+    for _ in range(3):
+        next(other)
+    # what first has next lies behind its refills, at the position that second has opened without them
+    second.load_state_dict(first.state_dict())
+    expected = first.sampler.rows()
+    assert [int(prompt.id) for prompt in next(other)[0]] == expected
+    assert expected != first.sampler.stream.rows(6, 2)
+
+
+def test_a_rank_opens_its_own_refills_alone_and_all_agree_on_them() -> None:
+    tasks = ["b", "a", "b", "a", "a"]
+    whole, first, second = loader(), loader(rank=0, world_size=2), loader(rank=1, world_size=2)
+    together = whole.refill(tasks, range(5))
+    assert [p.id for p in first.refill(tasks, [0, 3])] == [together[i].id for i in (0, 3)]
+    assert [p.id for p in second.refill(tasks, [1, 2, 4])] == [together[i].id for i in (1, 2, 4)]
+
+
+def test_refills_of_a_rollout_can_be_drawn_again() -> None:
+    one = loader()
+    waves = [(["a", "b", "a"], [0, 2]), (["b"], []), (["a"], [0])]
+    drawn = [[p.id for p in one.refill(tasks, own)] for tasks, own in waves]
+    counts = one.state_dict()
+    assert [[p.id for p in prompts] for prompts in one.refill_again(waves)] == drawn
+    assert one.state_dict() == counts

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ from PIL import Image
 from lit_g2rpo.data.images import ImageError, load_image
 from lit_g2rpo.data.readers import read_rows
 from lit_g2rpo.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "lit_g2rpo"
+
 
 ROWS = [{"id": i, "text": "\u00e9" * i} for i in range(50)]
 
@@ -64,15 +72,46 @@ def test_json_array_with_bare_nan(tmp_path: Path) -> None:
         ("rows.csv", "a", "unknown kind of file; give .jsonl"),
         ("rows.json", '{"a": 1}', "holds one JSON object; it must be an array"),
         ("rows.json", "[1]", "row 1: is a JSON number; a row must be an object"),
-        ("rows.json", "[{]", r"rows.json: not valid JSON \("),
-        ("rows.json", "[" * 100_000, r"rows.json: not valid JSON \("),
+        ("rows.json", "[{]", r"rows.json, row 1: not valid JSON \("),
+        ("rows.json", '[{"a": 1}, {"a": }]', r"rows.json, row 2: not valid JSON \("),
+        ("rows.json", '[{"a": 1}, ]', r"rows.json, row 2: not valid JSON \("),
+        ("rows.json", '[{"a": 1} {"a": 2}]', r"rows.json, row 1: not valid JSON \('{' follows it"),
+        ("rows.json", '[{"a": 1}', r"rows.json, row 1: not valid JSON \(the end of the file follows it"),
+        ("rows.json", '[{"a": 1}] 5', "rows.json: not valid JSON .text behind the end"),
+        ("rows.json", b"[\xff]", "rows.json: cannot be read as UTF-8"),
+        ("rows.jsonl.gz", "a", "unknown kind of file"),
+        ("rows@train.txt", "a", "is no file and no hub name; a table of the hub is owner/name@split"),
+        ("rows.json", "[" * 100_000, r"rows.json, row 1: not valid JSON \("),
         ("rows.json", "", r"rows.json: not valid JSON \("),
     ],
 )
-def test_wrong_files(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
+def test_wrong_files(tmp_path: Path, cache: Path, name: str, content: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message):
         read_rows(tmp_path / name)
+    assert not list(cache.glob("*")), "nothing half-converted stays behind"
+
+
+def test_an_array_is_converted_once_per_state_of_the_file(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS, indent=1))
+    assert list(read_rows(path)) == ROWS
+    [lines] = cache.glob("*")
+    written = lines.stat().st_mtime_ns
+    assert list(read_rows(path)) == ROWS
+    assert [file.stat().st_mtime_ns for file in cache.glob("*")] == [written]
+    path.write_text(json.dumps(ROWS[:7]))
+    assert list(read_rows(path)) == ROWS[:7]
+    path.write_text(" [ ] \n")
+    assert len(read_rows(path)) == 0
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.write_text("a file where the folder should be")
+    (tmp_path / "rows.json").write_text("[]")
+    with pytest.raises(UserError, match=r"rows.json: cannot be converted in .*; set XDG_CACHE_HOME"):
+        read_rows(tmp_path / "rows.json")
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "null", "\udcff"])
@@ -158,3 +197,16 @@ def test_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match=r"big.png: .*10000 pixels"):
         load_image(tmp_path / "big.png")
+
+
+def test_an_index_holds_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text((json.dumps({"text": "x" * 400}) + "\n") * 60_000)
+    tracemalloc.start()
+    rows = read_rows(path)
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(rows) == 60_000
+    # 600,000 rows then take a tenth of the 50 MB that a process may spend
+    assert size < 1.2e6
+    assert peak < 2e6

@@ -1,11 +1,13 @@
 """Lightning's view of the data: the loaders of a set of prompts, sized by the module that uses them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 
+from lit_g2rpo.data.lengths import check_lengths
 from lit_g2rpo.data.loader import PromptDataset, RolloutLoader
+from lit_g2rpo.data.mixture import Mixture
 from lit_g2rpo.data.validation import ShardedBatches
 from lit_g2rpo.tasks import Task, paper_tasks, with_bands
 
@@ -18,36 +20,51 @@ class PromptData(LightningDataModule):
 
     Args:
         val_batch_size: prompts per evaluation batch and process.
+        limit: evaluate the first so many rows only; None for all.
         rollouts_per_epoch: rollouts per epoch; None makes an epoch one pass over the training rows.
         tasks: bands to change or tasks to add, by name, each ``{"length": [minimum, low, high, maximum] or null,
-            "entropy": [low, high] or null}``.
+            "entropy": [low, high] or null, "reward": import path or null}``.
+        mixture: groups of each task per rollout, by quota, or by weight and number of rows; None deals the tasks in
+            turn.
+        image_errors: what to do about a row whose image cannot be used: stop, or take the next row of its task.
         max_failure_rate: share of training rows that may fail to open before the run stops, from 0 to 1.
-        max_prompt_tokens: longest prompt, tokens, images included.
+        max_prompt_tokens: longest prompt, tokens, images included; none is ever cut.
+        long_prompts: what to do about a longer one: stop, or take the next row of its task.
         max_completion_tokens: longest completion, tokens.
 
     Attributes:
         tasks: the tasks by name, with their bands.
+        done: rows that ``test`` or ``predict`` need not evaluate any more, since an earlier run did.
     """
 
     def __init__(
         self,
         *,
         val_batch_size: int = 32,
+        limit: int | None = None,
         rollouts_per_epoch: int | None = None,
-        tasks: dict[str, dict[str, list[float] | None]] | None = None,
+        tasks: dict[str, dict[str, list[float] | str | None] | None] | None = None,
+        mixture: Mixture | None = None,
+        image_errors: Literal["raise", "skip"] = "skip",
         max_failure_rate: float = 0.01,
         max_prompt_tokens: int = 16384,
+        long_prompts: Literal["refuse", "skip"] = "refuse",
         max_completion_tokens: int = 4096,
     ) -> None:
         super().__init__()
         self.val_batch_size = val_batch_size
+        self.limit = limit
+        self.done: frozenset[int] = frozenset()
         self.rollouts_per_epoch = rollouts_per_epoch
+        self.mixture = mixture
+        self.image_errors: Literal["raise", "skip"] = image_errors
         self.max_failure_rate = max_failure_rate
         self.max_prompt_tokens = max_prompt_tokens
+        self.long_prompts: Literal["refuse", "skip"] = long_prompts
         self.max_completion_tokens = max_completion_tokens
         self.tasks: dict[str, Task] = with_bands(self.default_tasks(), tasks or {})
         self._loader: RolloutLoader | None = None
-        self._state: dict[str, int] = {}
+        self._state: dict[str, Any] = {}
 
     def default_tasks(self) -> dict[str, Task]:
         """Returns the tasks before ``tasks`` changes them: the paper's six."""
@@ -73,7 +90,10 @@ class PromptData(LightningDataModule):
         """Returns the training loader, at the place of the restored checkpoint if there is one."""
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
-        dataset = self.train_dataset()
+        dataset: Any = self.train_dataset()
+        processor = getattr(getattr(module, "policy", None), "processor", None)
+        if self.long_prompts == "refuse" and processor is not None and hasattr(dataset, "outline"):
+            check_lengths(processor, dataset, self.max_prompt_tokens)
         self._loader = RolloutLoader(
             dataset,
             prompts=module.rollout.prompts,
@@ -82,7 +102,12 @@ class PromptData(LightningDataModule):
             seed=module.rollout.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            mixture=self.mixture,
+            image_errors=self.image_errors,
             max_failure_rate=self.max_failure_rate,
+            prepare=getattr(module, "prepare_prompt", None),
+            max_prompt_tokens=self.max_prompt_tokens,
+            long_prompts=self.long_prompts,
         )
         if self._state:
             self._loader.load_state_dict(self._state)
@@ -94,11 +119,11 @@ class PromptData(LightningDataModule):
 
     def test_dataloader(self) -> ShardedBatches | list[Any]:
         """Returns the test batches."""
-        return self._batches(self.test_dataset())
+        return self._batches(self.test_dataset(), self.done)
 
     def predict_dataloader(self) -> ShardedBatches | list[Any]:
         """Returns the batches to predict."""
-        return self._batches(self.predict_dataset())
+        return self._batches(self.predict_dataset(), self.done)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Returns the batch itself: it holds no tensor, and Lightning's own transfer would copy every prompt."""
@@ -122,8 +147,11 @@ class PromptData(LightningDataModule):
         if self._loader is not None:
             self._loader.load_state_dict(self._state)
 
-    def _batches(self, dataset: PromptDataset | None) -> ShardedBatches | list[Any]:
+    def _batches(self, dataset: PromptDataset | None, done: frozenset[int] = frozenset()) -> ShardedBatches | list[Any]:
         assert self.trainer is not None
         if dataset is None:
             return []
-        return ShardedBatches(dataset, self.val_batch_size, self.trainer.global_rank, self.trainer.world_size)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return ShardedBatches(
+            dataset, self.val_batch_size, rank, world_size, image_errors=self.image_errors, limit=self.limit, done=done
+        )

@@ -1,26 +1,34 @@
-"""Opens an image file as plain RGB, or says why it cannot be used."""
+"""Opens an image as plain RGB, or says why it cannot be used."""
 
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lit_g2rpo.errors import UserError
 
 MAX_ASPECT_RATIO = 200
+
+Source = str | os.PathLike[str] | bytes | Image.Image
+"""Where an image is: its file, the content of one, or the image itself."""
 
 
 class ImageError(UserError):
     """An image that cannot be used; the message names the file and the reason."""
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Decodes an image file in full, the first frame of an animation.
+def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
+    """Decodes an image in full, the first frame of an animation.
 
-    Transparency is laid on white; 16-bit grey is scaled to 8 bit; rotation noted in EXIF is not applied, because
-    boxes are annotated on the stored pixels.
+    Transparency is laid on white; 16-bit grey is scaled to 8 bit.
 
     Args:
-        path: the file.
+        source: the image.
+        exif_rotation: turn it as its EXIF data ask; off where boxes are annotated on the stored pixels, as
+            OneThinker's are.
 
     Returns:
         The image, RGB.
@@ -29,22 +37,62 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         ImageError: if the file is missing, is no image, is cut off, is too large, too elongated, or has pixels
             that do not map to 8 bit.
     """
+    with _opened(source) as image:
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image) if exif_rotation else image, _name(source))
+
+
+def image_size(source: Source, exif_rotation: bool = False) -> tuple[int, int]:
+    """Reads how large an image is from its header, without decoding it.
+
+    Args:
+        source: the image.
+        exif_rotation: as in ``load_image``.
+
+    Returns:
+        Width and height, pixels.
+
+    Raises:
+        ImageError: if the file is missing, is no image, is too large or too elongated.
+    """
+    with _opened(source) as image:
+        turned = exif_rotation and image.getexif().get(0x0112, 1) >= 5
+        return (image.height, image.width) if turned else image.size
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Image.Image]:
+    name = _name(source)
     try:
-        with Image.open(path) as image:
-            image.load()
-            rgb = _rgb(image, path)
+        if isinstance(source, Image.Image):
+            _check_sides(source, name)
+            yield source
+            return
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            _check_sides(image, name)
+            yield image
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{name}: no such file") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
-    if max(rgb.size) > MAX_ASPECT_RATIO * min(rgb.size):
-        raise ImageError(f"{path}: {rgb.width} x {rgb.height} pixels, but the sides may differ {MAX_ASPECT_RATIO}-fold")
-    return rgb
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Pillow names the memory that the bytes were in
+        reason = "no image that can be read" if "BytesIO" in reason else reason
+        raise ImageError(f"{name}: {reason}") from error
 
 
-def _rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+def _check_sides(image: Image.Image, name: str) -> None:
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        size = f"{image.width} x {image.height}"
+        raise ImageError(f"{name}: {size} pixels, but the sides may differ {MAX_ASPECT_RATIO}-fold")
+
+
+def _name(source: Any) -> str:
+    return f"image of {len(source)} bytes" if isinstance(source, bytes) else str(getattr(source, "filename", source))
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -53,8 +101,8 @@ def _rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
         image = image.convert("I")
         low, high = image.getextrema()
         if not 0 <= low <= high <= 65535:  # type: ignore[operator]
-            raise ImageError(f"{path}: grey values {low}..{high} do not fit 16 bit; save the image with 8 bit")
+            raise ImageError(f"{name}: grey values {low}..{high} do not fit 16 bit; save the image with 8 bit")
         image = image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
     elif image.mode == "F":
-        raise ImageError(f"{path}: floating-point pixels; save the image with 8 bit")
+        raise ImageError(f"{name}: floating-point pixels; save the image with 8 bit")
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Prompts from JSON files of the user's own."""
+"""Prompts from files of the user's own."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from typing import Any
 
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.json_prompts import JsonRows
+from lit_g2rpo.data.schema import RowReader
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.config import RewardConfig
 
 Files = str | list[str] | None
 
@@ -15,16 +17,20 @@ SPLITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict
 
 
 class JsonPrompts(PromptData):
-    """Rows of ``.json`` or ``.jsonl`` files in the form of OneThinker and OpenVLThinkerV2.
+    """Rows of ``.jsonl``, ``.json`` or ``.parquet`` files, or of tables of the Hugging Face hub.
 
-    Every row is checked before anything is trained.
+    Rows of OneThinker and OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift and VLM-R1 are understood. Every row is checked
+    before anything is trained.
 
     Args:
-        train: file or files to train on.
+        train: file or files to train on, or tables as ``owner/name@split``.
         val: file or files to validate on.
         test: file or files of ``test``; the validation files if None.
         predict: file or files of ``predict``, whose rows need no answer; the validation files if None.
-        image_root: folder that image paths are relative to.
+        image_root: folder that image paths are relative to; none outside it is read.
+        columns: what the files call a column, by the name it should have, such as ``{"problem": "query_text"}``.
+        defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
+        exif_rotation: turn images as their EXIF data ask; off where boxes are annotated on the stored pixels.
         **kwargs: see ``PromptData``.
     """
 
@@ -35,10 +41,14 @@ class JsonPrompts(PromptData):
         test: str | list[str] | None = None,
         predict: str | list[str] | None = None,
         image_root: str = ".",
+        columns: dict[str, str] | None = None,
+        defaults: dict[str, str] | None = None,
+        exif_rotation: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_root = Path(image_root)
+        self.reader = RowReader(self.image_root, columns, defaults, exif_rotation)
         self.files: dict[str, Files] = {"train": train, "val": val, "test": test or val, "predict": predict or val}
         self._rows: dict[str, JsonRows] = {}
 
@@ -53,7 +63,7 @@ class JsonPrompts(PromptData):
         """
         needed = SPLITS[stage]
         if not self.files[needed]:
-            raise UserError(f"data.{needed} is not given; give a .json or .jsonl file of rows")
+            raise UserError(f"data.{needed} is not given; give a .jsonl, .json or .parquet file of rows")
         if not self.image_root.is_dir():
             raise UserError(f"data.image_root {self.image_root} is no folder; give the folder of the images")
         self._open(needed)
@@ -80,4 +90,6 @@ class JsonPrompts(PromptData):
         files = self.files[split]
         if files and split not in self._rows:
             paths: Sequence[str | os.PathLike[str]] = [files] if isinstance(files, str) else files
-            self._rows[split] = JsonRows(paths, self.image_root, self.tasks, answered=split != "predict")
+            reward = getattr(self.trainer and self.trainer.lightning_module, "reward", RewardConfig())
+            answered = split != "predict"
+            self._rows[split] = JsonRows(paths, self.reader, self.tasks, reward, answered)

@@ -1,26 +1,30 @@
-"""Rows of JSON files as prompts."""
+"""Rows of files as prompts."""
 
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
+from typing import Any
 
-from lit_g2rpo.data.images import ImageError, load_image
+from lit_g2rpo.data.image_paths import image_sources
+from lit_g2rpo.data.images import ImageError, Source, image_size, load_image
 from lit_g2rpo.data.readers import read_rows
-from lit_g2rpo.data.schema import check_row, image_paths, task_of, to_prompt
+from lit_g2rpo.data.schema import RowReader, check_row, to_prompt
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.tasks import Task
 
 
 class JsonRows:
     """Rows of one or several files, checked at construction, opened on access.
 
     Args:
-        files: ``.json`` or ``.jsonl`` files.
-        image_root: folder that image paths are relative to.
-        tasks: names of the tasks a row may have.
+        files: what ``read_rows`` reads.
+        reader: brings the rows to one shape.
+        tasks: the tasks a row may have.
+        reward: how answers are scored.
         answered: every row must hold its answer.
 
     Raises:
@@ -30,19 +34,20 @@ class JsonRows:
     def __init__(
         self,
         files: Sequence[str | os.PathLike[str]],
-        image_root: Path,
-        tasks: Collection[str],
+        reader: RowReader,
+        tasks: Mapping[str, Task],
+        reward: RewardConfig,
         answered: bool = True,
     ) -> None:
-        self.image_root = image_root
+        self.reader, self.reward = reader, reward
         self._files = [read_rows(file) for file in files]
         self._ends = list(accumulate(len(rows) for rows in self._files))
         self._tasks: list[str] = []
         for rows in self._files:
             for index in range(len(rows)):
-                row = rows[index]
-                check_row(row, rows.place(index), tasks, image_root, answered)
-                self._tasks.append(sys.intern(task_of(row) or ""))
+                row = reader.read(rows, index)
+                check_row(row, rows.place(index), tasks, reader.image_root, reward, answered)
+                self._tasks.append(sys.intern(row["task_type"]))
         if not self._tasks:
             raise UserError(f"{', '.join(map(str, files))}: no rows; give at least one")
 
@@ -66,12 +71,35 @@ class JsonRows:
         Raises:
             ImageError: naming the row, if an image cannot be used.
         """
+        row, id, place, sources = self._row(index)
+        try:
+            return to_prompt(
+                row, id, [load_image(source, self.reader.exif_rotation) for source in sources], self.reward
+            )
+        except ImageError as error:
+            raise ImageError(f"{place}: {error}") from error
+
+    def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
+        """Reads a row and how large its images are, without decoding them.
+
+        Args:
+            index: its number over all files.
+
+        Returns:
+            The prompt without its images, and width and height of each.
+
+        Raises:
+            ImageError: naming the row, if an image cannot be used.
+        """
+        row, id, place, sources = self._row(index)
+        try:
+            return to_prompt(row, id, [], self.reward), [image_size(s, self.reader.exif_rotation) for s in sources]
+        except ImageError as error:
+            raise ImageError(f"{place}: {error}") from error
+
+    def _row(self, index: int) -> tuple[dict[str, Any], str, str, list[Source]]:
         file = bisect_right(self._ends, index)
         rows = self._files[file]
         index -= self._ends[file - 1] if file else 0
-        row, place = rows[index], rows.place(index)
-        try:
-            images = [load_image(path) for path in image_paths(row, self.image_root, place)]
-        except ImageError as error:
-            raise ImageError(f"{place}: {error}") from error
-        return to_prompt(row, f"{rows.path.name}:{index + 1}", images)
+        row, place = self.reader.read(rows, index), rows.place(index)
+        return row, f"{rows.name}:{index + 1}", place, image_sources(row, self.reader.image_root, place)

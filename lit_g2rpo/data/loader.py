@@ -1,12 +1,14 @@
 """The training loader: each rollout's prompts, repeated once per micro-batch."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from lit_g2rpo.data.images import ImageError
-from lit_g2rpo.data.stream import PromptStream
+from lit_g2rpo.data.lengths import LongPrompt, check_prompt
+from lit_g2rpo.data.mixture import Mixture
+from lit_g2rpo.data.sampler import TaskMixtureSampler
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 
@@ -32,33 +34,21 @@ class PromptDataset(Protocol):
 
 
 class Loaded(NamedTuple):
-    """The opened prompts of a rollout and what failed on the way, one message each."""
+    """The opened prompts of a rollout and what was left out on the way, one message each."""
 
     position: int
     prompts: list[Prompt]
     failures: list[str]
-
-
-def shard(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """Takes a rank's share of a rollout: every ``world_size``-th row, so that each run of rows is shared by all ranks.
-
-    Args:
-        rows: row numbers of the global rollout, a multiple of ``world_size``.
-        rank: which share.
-        world_size: number of shares.
-
-    Returns:
-        The rank's row numbers.
-    """
-    return list(rows[rank::world_size])
+    too_long: list[str]
 
 
 class RolloutLoader:
     """Yields ``(prompts, k)`` for ``k`` in ``range(microbatches)``, then the next rollout's prompts.
 
     Each iteration yields ``len(self)`` batches from the saved position on, so a state taken at any batch, the last of
-    an epoch included, continues exactly. While a rollout is in use, the images of the next one are opened in a thread.
-    A row whose image cannot be used is replaced by the next row of its task that opens.
+    an epoch included, continues exactly. While a rollout is in use, the prompts of the next one are opened and prepared
+    in a thread. A row whose image cannot be used, or whose prompt is too long, is replaced by the next row of its task
+    that can be used, so that all ranks keep equally many; or it stops the run.
 
     Args:
         dataset: the training rows.
@@ -68,11 +58,17 @@ class RolloutLoader:
         seed: seed of the prompt order.
         rank: this process.
         world_size: number of processes.
+        mixture: shares of the tasks; None deals them in turn.
+        image_errors: what to do about a row whose image cannot be used.
         max_failure_rate: share of rows that may fail to open before the run stops, from 0 to 1.
+        prepare: called with each opened prompt, in the thread; fills its ``encoded``.
+        max_prompt_tokens: longest prepared prompt, tokens, images included; None for any.
+        long_prompts: what to do about a longer one.
 
     Attributes:
         drawn: rows opened so far by this rank, or tried.
         failures: rows that failed to open.
+        too_long: rows whose prompt was too long.
 
     Raises:
         UserError: if the sizes do not fit each other, or, while iterating, if too many rows fail.
@@ -88,7 +84,12 @@ class RolloutLoader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        mixture: Mixture | None = None,
+        image_errors: Literal["raise", "skip"] = "skip",
         max_failure_rate: float = 0.01,
+        prepare: Callable[[Prompt], None] | None = None,
+        max_prompt_tokens: int | None = None,
+        long_prompts: Literal["refuse", "skip"] = "refuse",
     ) -> None:
         sizes = {
             "rollout.prompts": prompts,
@@ -102,11 +103,15 @@ class RolloutLoader:
             raise UserError(f"rollout.prompts is {prompts}; it must be a multiple of the {world_size} processes")
         self.dataset = dataset
         self._task_names = dataset.task_names()
-        self.stream = PromptStream(self._task_names, seed)
-        self.prompts, self.microbatches, self.rollouts_per_epoch = prompts, microbatches, rollouts_per_epoch
-        self.rank, self.world_size, self.max_failure_rate = rank, world_size, max_failure_rate
-        self.drawn = self.failures = 0
-        self._position = self._microbatch = 0
+        self.sampler = TaskMixtureSampler(
+            self._task_names, seed, prompts=prompts, mixture=mixture, rank=rank, world_size=world_size
+        )
+        self.microbatches, self.rollouts_per_epoch = microbatches, rollouts_per_epoch
+        self.rank, self.world_size = rank, world_size
+        self.image_errors, self.max_failure_rate = image_errors, max_failure_rate
+        self.prepare, self.max_prompt_tokens, self.long_prompts = prepare, max_prompt_tokens, long_prompts
+        self.drawn = self.failures = self.too_long = 0
+        self._microbatch = 0
         self._current: Loaded | None = None
         self._ahead: tuple[int, Future[Loaded]] | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -121,20 +126,51 @@ class RolloutLoader:
             prompts, k = self._rollout(), self._microbatch
             self._microbatch = (k + 1) % self.microbatches
             if self._microbatch == 0:
-                self._position += self.prompts
+                self.sampler.advance()
             yield prompts, k
 
-    def state_dict(self) -> dict[str, int]:
+    def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
+        """Draws further prompts for the present rollout, in place of groups that are to be replaced.
+
+        Args:
+            tasks: task of each prompt wanted, over all ranks and the same on every rank.
+            own: which of them are this rank's.
+
+        Returns:
+            This rank's prompts.
+        """
+        loaded = self._refill(tasks, own)
+        self._count(loaded)
+        return loaded.prompts
+
+    def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
+        """Draws all prompts of the present rollout's refills again, for one that is resumed half learned.
+
+        Args:
+            waves: what ``refill`` was called with, wave by wave.
+
+        Returns:
+            What it returned.
+        """
+        self.sampler.forget_refills()
+        return [self._refill(tasks, own).prompts for tasks, own in waves]
+
+    def _refill(self, tasks: Sequence[str], own: Sequence[int]) -> Loaded:
+        rows = self.sampler.refill(tasks)
+        return self._load(self.sampler.position, [rows[i] for i in own])
+
+    def state_dict(self) -> dict[str, Any]:
         """Returns where the next batch lies, and the counts."""
         return {
-            "position": self._position,
+            **self.sampler.state_dict(),
             "microbatch": self._microbatch,
             "microbatches": self.microbatches,
             "drawn": self.drawn,
             "failures": self.failures,
+            "too_long": self.too_long,
         }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to a saved place.
 
         Args:
@@ -148,51 +184,65 @@ class RolloutLoader:
                 f"the checkpoint lies inside a rollout of {state['microbatches']} micro-batches, but "
                 f"update.epochs x update.microbatches is {self.microbatches}; resume with the same number"
             )
-        self._position, self._microbatch = state["position"], state["microbatch"]
-        self.drawn, self.failures = state["drawn"], state["failures"]
-        self._current = None
+        self.sampler.load_state_dict(state)
+        self._microbatch = state["microbatch"]
+        self.drawn, self.failures, self.too_long = state["drawn"], state["failures"], state["too_long"]
+        self._current = self._ahead = None
 
     def _rollout(self) -> list[Prompt]:
-        if self._current is None or self._current.position != self._position:
+        position = self.sampler.position
+        if self._current is None or self._current.position != position:
             # The last rollout's images are let go before the next ones are waited for.
             self._current = None
-            if self._ahead is not None and self._ahead[0] == self._position:
+            if self._ahead is not None and self._ahead[0] == position:
                 self._current = self._ahead[1].result()
             else:
-                self._current = self._load(self._position)
+                self._current = self._load(position, self.sampler.rows())
             if self._microbatch == 0:
                 self._count(self._current)
-            self._look_ahead(self._position + self.prompts)
+            self._look_ahead(position + self.sampler.prompts)
         return self._current.prompts
 
     def _look_ahead(self, position: int) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        self._ahead = (position, self._thread.submit(self._load, position))
+        self._ahead = (position, self._thread.submit(self._load, position, self.sampler.rows_ahead()))
 
-    def _load(self, position: int) -> Loaded:
-        rows = shard(self.stream.rows(position, self.prompts), self.rank, self.world_size)
-        failures: list[str] = []
-        return Loaded(position, [self._open(row, failures) for row in rows], failures)
+    def _load(self, position: int, rows: list[int]) -> Loaded:
+        loaded = Loaded(position, [], [], [])
+        for row in rows:
+            loaded.prompts.append(self._open(row, loaded))
+        return loaded
 
-    def _open(self, row: int, failures: list[str]) -> Prompt:
+    def _open(self, row: int, loaded: Loaded) -> Prompt:
         task = self._task_names[row]
-        try:
-            return self.dataset[row]
-        except ImageError as error:
-            failures.append(str(error))
-        for other in self.stream.following(row, task):
+        reason = ""
+        for candidate in (row, *self.sampler.stream.following(row, task)):
             try:
-                return self.dataset[other]
+                return self._prepared(candidate)
             except ImageError as error:
-                failures.append(str(error))
-        raise UserError(f"no row of task {task} has images that open; the last reason: {failures[-1]}")
+                if self.image_errors == "raise":
+                    raise
+                loaded.failures.append(reason := str(error))
+            except LongPrompt as error:
+                if self.long_prompts == "refuse":
+                    raise
+                loaded.too_long.append(reason := str(error))
+        raise UserError(f"no row of task {task} can be used; the last reason: {reason}")
+
+    def _prepared(self, row: int) -> Prompt:
+        prompt = self.dataset[row]
+        if self.prepare is not None:
+            self.prepare(prompt)
+        check_prompt(prompt, self.max_prompt_tokens)
+        return prompt
 
     def _count(self, loaded: Loaded) -> None:
-        for message in loaded.failures:
+        for message in loaded.failures + loaded.too_long:
             log.warning("row replaced: %s", message)
-        self.drawn += len(loaded.prompts) + len(loaded.failures)
+        self.drawn += len(loaded.prompts) + len(loaded.failures) + len(loaded.too_long)
         self.failures += len(loaded.failures)
+        self.too_long += len(loaded.too_long)
         if self.drawn >= DRAWN_BEFORE_ABORT and self.failures > self.max_failure_rate * self.drawn:
             raise UserError(
                 f"{self.failures} of {self.drawn} rows failed to open, more than data.max_failure_rate "

@@ -1,13 +1,31 @@
-"""Files of rows: JSON lines by offset, JSON arrays whole."""
+"""Files of rows: JSON lines by offset, JSON arrays converted once, tables through ``datasets``."""
 
 import json
 import os
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lit_g2rpo.errors import UserError
+
+
+class Rows(Protocol):
+    """Rows of one file or table, read one at a time."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads a row; the caller may keep and change it."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Names a row for a message."""
+        ...
 
 
 class JsonLines(Sequence[dict[str, Any]]):
@@ -17,16 +35,18 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     Args:
         path: the file; empty lines are skipped.
+        original: the JSON array that the lines were made of, which messages then name.
 
     Raises:
         UserError: if the file cannot be read, or, on access, if a line is no JSON object.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, original: Path | None = None) -> None:
+        self.path, self.original = path, original
+        self.name = (original or path).name
         self._offsets, self._lines = array("Q"), array("Q")
         offset = 0
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
                     self._offsets.append(offset)
@@ -43,11 +63,15 @@ class JsonLines(Sequence[dict[str, Any]]):
         """Reads a row."""
         index = range(len(self))[index]
         start, end = self._offsets[index], self._offsets[index + 1]
-        return _row(os.pread(self._file, end - start, start), self.place(index))
+        row = parsed(os.pread(self._file, end - start, start), self.place(index))
+        if not isinstance(row, dict):
+            raise UserError(f"{self.place(index)}: is a JSON {kind(row)}; a row must be an object")
+        return row
 
     def place(self, index: int) -> str:
-        """Names a row for a message: file and line, from 1."""
-        return f"{self.path}, line {self._lines[index]}"
+        """Names a row for a message: file and line or row, from 1."""
+        word = "line" if self.original is None else "row"
+        return f"{self.original or self.path}, {word} {self._lines[index]}"
 
     def __del__(self) -> None:
         """Closes the file."""
@@ -55,44 +79,12 @@ class JsonLines(Sequence[dict[str, Any]]):
             os.close(self._file)
 
 
-class JsonArray(Sequence[dict[str, Any]]):
-    """Rows of a JSON file that holds one array, all in memory.
+def read_rows(source: str | os.PathLike[str]) -> Rows:
+    """Opens a file of rows by its ending, or a table of the Hugging Face hub.
 
     Args:
-        path: the file.
-
-    Raises:
-        UserError: if the file cannot be read or does not hold an array of objects.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with _opened(path) as file:
-            self._rows = _parsed(file.read(), str(path))
-        if not isinstance(self._rows, list):
-            raise UserError(f"{path}: holds one JSON {_kind(self._rows)}; it must be an array of rows")
-        for index, row in enumerate(self._rows):
-            if not isinstance(row, dict):
-                raise UserError(f"{self.place(index)}: is a JSON {_kind(row)}; a row must be an object")
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Returns a row."""
-        return self._rows[index]
-
-    def place(self, index: int) -> str:
-        """Names a row for a message: file and row, from 1."""
-        return f"{self.path}, row {index + 1}"
-
-
-def read_rows(path: str | os.PathLike[str]) -> JsonLines | JsonArray:
-    """Opens a file of rows by its ending.
-
-    Args:
-        path: ``.jsonl`` with an object per line, or ``.json`` with one array of objects.
+        source: ``.jsonl`` with an object per line, ``.json`` with one array of objects, ``.parquet``, or
+            ``owner/name@split`` or ``owner/name:config@split`` of the hub.
 
     Returns:
         Its rows.
@@ -100,33 +92,48 @@ def read_rows(path: str | os.PathLike[str]) -> JsonLines | JsonArray:
     Raises:
         UserError: if the file is missing, has another ending or another content.
     """
-    path = Path(path)
-    if path.suffix not in (".json", ".jsonl"):
-        raise UserError(f"{path}: unknown kind of file; give .jsonl (an object per line) or .json (one array)")
-    return JsonLines(path) if path.suffix == ".jsonl" else JsonArray(path)
+    path = Path(source)
+    if path.suffix == ".jsonl":
+        return JsonLines(path)
+    if path.suffix == ".json":
+        from lit_g2rpo.data.json_arrays import as_lines
+
+        return JsonLines(as_lines(path), path)
+    if path.suffix == ".parquet" or "@" in path.name:
+        from lit_g2rpo.data.tables import Table
+
+        return Table(str(source))
+    raise UserError(
+        f"{source}: unknown kind of file; give .jsonl (an object per line), .json (one array), .parquet, or a table of "
+        "the Hugging Face hub as owner/name@split"
+    )
 
 
-def _opened(path: Path) -> Any:
+def opened(path: Path) -> Any:
+    """Opens a file to read its bytes.
+
+    Raises:
+        UserError: if that fails.
+    """
     try:
         return path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a data file") from None
 
 
-def _parsed(text: bytes, place: str) -> Any:
+def parsed(text: bytes, place: str) -> Any:
+    """Reads JSON, bare NaN included.
+
+    Raises:
+        UserError: if it is none.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not valid JSON ({error})") from None
 
 
-def _row(line: bytes, place: str) -> dict[str, Any]:
-    row = _parsed(line, place)
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: is a JSON {_kind(row)}; a row must be an object")
-    return row
-
-
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """Names the JSON type of a value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")

@@ -1,134 +1,174 @@
-"""Data rows in the form of OneThinker and OpenVLThinkerV2: what a row must hold, and its way to a prompt."""
+"""Data rows: read into one shape, checked, and made into prompts."""
 
-import os
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from lit_g2rpo.data.image_paths import image_sources
+from lit_g2rpo.data.images import image_size
+from lit_g2rpo.data.readers import Rows
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
-from lit_g2rpo.rewards import PROBLEM_TYPES, score
+from lit_g2rpo.metrics.benchmarks import row_error as benchmark_error
+from lit_g2rpo.rewards import PROBLEM_TYPES
 from lit_g2rpo.rewards.choice import LETTERS
-from lit_g2rpo.tasks import IMAGE_PLACE, build_messages
-
-TASK_OF_PROBLEM_TYPE = {
-    "spatial grounding": "spatial_grounding",
-    "regression": "spatial_reasoning",
-    "math": "math_reasoning",
-    "OCR": "ocr",
-}
-"""Task of a row that names none, where the problem type settles it."""
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.gold import gold_error
+from lit_g2rpo.rewards.row_targets import SizeNeeded, letter_of
+from lit_g2rpo.rewards.rows import canonical
+from lit_g2rpo.tasks import IMAGE_PLACE, Task, build_messages
 
 
-def task_of(row: dict[str, Any]) -> str | None:
-    """Returns the task a row names, or the one its problem type settles, or None."""
-    return row.get("task_type") or TASK_OF_PROBLEM_TYPE.get(row.get("problem_type", ""))
-
-
-def image_paths(row: dict[str, Any], image_root: Path, place: str) -> list[Path]:
-    """Finds the images of a row.
+class RowReader:
+    """Reads rows of any accepted format into one shape.
 
     Args:
-        row: the row.
-        image_root: folder that the paths are relative to.
-        place: how messages name the row.
-
-    Returns:
-        Their paths.
-
-    Raises:
-        UserError: if a path leaves the folder.
+        image_root: folder that image paths are relative to.
+        columns: what the file calls a column, by the name it should have, such as ``{"problem": "query_text"}``.
+        defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
+        exif_rotation: turn images as their EXIF data ask.
     """
-    root = os.path.abspath(image_root)
-    paths = []
-    for name in row.get("images") or []:
-        # Lexical on purpose: a link inside the folder to another disk is the user's own doing.
-        path = os.path.normpath(os.path.join(root, name))
-        if not path.startswith(root + os.sep):
-            raise UserError(f"{place}: image {name!r} lies outside data.image_root {image_root}; use a path inside it")
-        paths.append(Path(path))
-    return paths
+
+    def __init__(
+        self,
+        image_root: Path,
+        columns: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        exif_rotation: bool = False,
+    ) -> None:
+        self.image_root, self.columns, self.defaults = image_root, dict(columns or {}), dict(defaults or {})
+        self.exif_rotation = exif_rotation
+
+    def read(self, rows: Rows, index: int) -> dict[str, Any]:
+        """Reads a row.
+
+        Args:
+            rows: the file.
+            index: number of the row in it.
+
+        Returns:
+            The row in its canonical shape.
+
+        Raises:
+            UserError: naming the row, if it cannot be understood.
+        """
+        row, place = rows[index], rows.place(index)
+        for name, column in self.columns.items():
+            if column not in row:
+                raise UserError(
+                    f"{place}: no column {column!r}, which data.columns.{name} names; it has {', '.join(row)}"
+                )
+            row[name] = row.pop(column)
+        row = self.defaults | {key: value for key, value in row.items() if value is not None}
+        try:
+            try:
+                return canonical(row)
+            except SizeNeeded:
+                return canonical(row | self._size(row, place))
+        except ValueError as reason:
+            raise UserError(f"{place}: {reason}") from None
+
+    def _size(self, row: dict[str, Any], place: str) -> dict[str, int]:
+        """The size that boxes in pixels refer to: that of the row's one image."""
+        unboxed = canonical({"problem": "", "answer": "", **{k: row[k] for k in ("image", "images") if k in row}})
+        sources = image_sources(unboxed, self.image_root, place)
+        if len(sources) != 1:
+            raise UserError(f"{place}: its box is in pixels, but it has {len(sources)} images; it must have one")
+        width, height = image_size(sources[0], self.exif_rotation)
+        return {"width": width, "height": height}
 
 
-def check_row(row: dict[str, Any], place: str, tasks: Collection[str], image_root: Path, answered: bool = True) -> None:
+def check_row(
+    row: dict[str, Any],
+    place: str,
+    tasks: Mapping[str, Task],
+    image_root: Path,
+    reward: RewardConfig,
+    answered: bool = True,
+) -> None:
     """Checks everything about a row that can be seen without decoding its images.
 
     Args:
-        row: the row.
+        row: the row, in its canonical shape.
         place: how messages name the row: file and number.
-        tasks: names of the tasks of the run.
+        tasks: the tasks of the run.
         image_root: folder of the images.
+        reward: how answers are scored.
         answered: the row must hold its answer; one that is only to be predicted need not.
 
     Raises:
         UserError: naming the row, what is wrong and what would be right.
     """
-    answered = answered or "answer" in row
-    for key in ("problem", "problem_type", *(["answer"] if answered else [])):
-        if not isinstance(row.get(key), str):
-            raise UserError(f"{place}: {key!r} is {row.get(key)!r}; it must be a text")
-    for key in ("task_type", "demonstration"):
-        if not isinstance(row.get(key), str | None):
-            raise UserError(f"{place}: {key!r} is {row[key]!r}; it must be a text")
-    for key in ("options", "images"):
-        values = row.get(key) or []
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise UserError(f"{place}: {key!r} is {values!r}; it must be a list of texts")
+    problem = row_error(row, tasks, answered)
+    if problem:
+        raise UserError(f"{place}: {problem}")
+    image_sources(row, image_root, place)
+    # Rows of a task with a reward of the user's own may hold any answer.
+    if "answer" in row and not tasks[row["task_type"]].reward and (error := gold_error(row, reward)):
+        raise UserError(f"{place}: {error}")
+
+
+def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = True) -> str | None:
+    """Says what is wrong with the columns of a row, its images and the value of its answer aside.
+
+    Args:
+        row: the row, in its canonical shape.
+        tasks: the tasks of the run.
+        answered: the row must hold its answer.
+
+    Returns:
+        One line; None if nothing is.
+    """
+    if row.get("videos") or "<video>" in row["problem"] or "video" in str(row.get("data_type", "")):
+        return (
+            "is a video row, which is scored but not read; list its frames in 'images' (the extra video extracts them)"
+        )
+    if not row["problem"].strip():
+        return "'problem' is empty; it must be a text"
     if row["problem_type"] not in PROBLEM_TYPES:
-        known = ", ".join(PROBLEM_TYPES)
-        raise UserError(f"{place}: unknown problem_type {row['problem_type']!r}; known: {known}")
-    if task_of(row) not in tasks:
-        raise UserError(f"{place}: unknown task_type {row.get('task_type')!r}; known: {', '.join(tasks)}")
-    if row.get("data_type", "image") not in ("image", "text"):
-        raise UserError(f"{place}: data_type {row['data_type']!r} is not supported; give 'image' or 'text'")
-    _check_images(row, place, image_root)
-    if answered:
-        _check_answer(row, place)
+        return f"unknown problem_type {row['problem_type']!r}; known: {', '.join(PROBLEM_TYPES)}"
+    if row["task_type"] is None:
+        return (
+            "no task_type, and neither data_source nor problem_type settles it; give one of "
+            f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type"
+        )
+    if not isinstance(row["task_type"], str) or row["task_type"] not in tasks:
+        return f"unknown task_type {row['task_type']!r}; known: {', '.join(tasks)}; data.tasks adds one"
+    if not isinstance(row.get("demonstration"), str | None):
+        return f"'demonstration' is {row['demonstration']!r}; it must be a text"
+    if answered and "answer" not in row:
+        return "no answer; give it in 'answer'"
+    if answered and (wrong := benchmark_error(row)):
+        return wrong
+    places = row["problem"].count(IMAGE_PLACE)
+    if places != len(row["images"]):
+        return f"{places} {IMAGE_PLACE} in 'problem' but {len(row['images'])} images; there must be one each"
+    letters = [letter_of(option) for option in row["options"]]
+    if any(letter and letter != own for letter, own in zip(letters, LETTERS, strict=False)):
+        return f"'options' begin with {', '.join(filter(None, letters))}; they must begin with A, B, C and so on"
+    return None
 
 
-def to_prompt(row: dict[str, Any], id: str, images: list[Image.Image]) -> Prompt:
+def to_prompt(row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig) -> Prompt:
     """Makes a prompt of a checked row.
 
     Args:
         row: the row.
         id: name of the prompt.
-        images: its opened images.
+        images: its opened images; none where only the text is needed.
+        reward: names the tags that the prompt asks for.
 
     Returns:
         The prompt.
     """
-    messages = build_messages(row["problem"], row.get("options") or [], row["problem_type"], len(images))
-    task = task_of(row)
-    assert task is not None
-    return Prompt(id, task, row["problem_type"], messages, images, row, row.get("demonstration"))
-
-
-def _check_images(row: dict[str, Any], place: str, image_root: Path) -> None:
-    paths = image_paths(row, image_root, place)
-    places = row["problem"].count(IMAGE_PLACE)
-    if places != len(paths):
-        raise UserError(f"{place}: {places} {IMAGE_PLACE} in 'problem' but {len(paths)} images; there must be one each")
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{place}: no image file {path}; check 'images' and data.image_root")
-
-
-def _check_answer(row: dict[str, Any], place: str) -> None:
-    options = row.get("options") or []
-    # The gold answer must pass its own reward; that covers letters out of range, boxes out of order, and the like.
-    result = score(f"<thinking></thinking><answer>{_inner(row['answer'])}</answer>", row)
-    if result.accuracy == 1.0:
-        return
-    wanted = {
-        "multiple choice": f"a letter from A to {LETTERS[min(len(options), 26) - 1]}" if options else "a letter",
-        "spatial grounding": '{"boxes": [x1, y1, x2, y2]} with 0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000',
-        "numerical": "a plain number",
-        "regression": "a plain number",
-    }.get(row["problem_type"], "a text that is not empty, without tags")
-    raise UserError(f"{place}: answer {row['answer']!r} cannot be scored ({result.error}); it must be {wanted}")
-
-
-def _inner(answer: str) -> str:
-    return answer.strip().removeprefix("<answer>").removesuffix("</answer>")
+    messages = build_messages(
+        row["problem"],
+        row["options"],
+        row["problem_type"],
+        len(row["images"]),
+        thinking_tag=reward.thinking_tag,
+        answer_tag=reward.answer_tag,
+    )
+    return Prompt(id, row["task_type"], row["problem_type"], messages, images, row, row.get("demonstration"))

@@ -3,7 +3,7 @@
 import random
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lit_g2rpo.errors import UserError
 
@@ -31,19 +31,65 @@ class PromptStream:
         for row, name in enumerate(task_names):
             self._rows.setdefault(name, array("q")).append(row)
         self.tasks = tuple(sorted(self._rows))
+        self.sizes = {task: len(self._rows[task]) for task in self.tasks}
         self._orders: dict[str, tuple[int, array[int]]] = {}
 
-    def rows(self, start: int, count: int) -> list[int]:
+    def rows(self, start: int, count: int, shift: Mapping[str, int] | None = None) -> list[int]:
         """Finds the dataset rows at ``count`` positions from ``start`` on.
+
+        Args:
+            start: first position, from 0.
+            count: number of positions.
+            shift: rows of each task that were drawn besides and are passed over.
+
+        Returns:
+            Row numbers, ``count`` of them.
+        """
+        shift = shift or {}
+        return [self.row(task, number + shift.get(task, 0)) for task, number in self.draws(start, count)]
+
+    def draws(self, start: int, count: int) -> list[tuple[str, int]]:
+        """Says which task each of ``count`` positions deals, and for the how manieth time.
 
         Args:
             start: first position, from 0.
             count: number of positions.
 
         Returns:
-            Row numbers, ``count`` of them.
+            Task and number of the draw, from 0, of each position.
         """
-        return [self._row(position) for position in range(start, start + count)]
+        found = []
+        for position in range(start, start + count):
+            turn, place = divmod(position, len(self.tasks))
+            found.append((self.tasks[(place + turn) % len(self.tasks)], turn))
+        return found
+
+    def dealt(self, task: str, position: int) -> int:
+        """Counts the draws of a task before a position.
+
+        Args:
+            task: the task.
+            position: the position.
+
+        Returns:
+            Their number.
+        """
+        turn, place = divmod(position, len(self.tasks))
+        return turn + ((self.tasks.index(task) - turn) % len(self.tasks) < place)
+
+    def row(self, task: str, number: int) -> int:
+        """Finds the dataset row of a draw.
+
+        Args:
+            task: the task.
+            number: number of the draw among those of the task, from 0.
+
+        Returns:
+            The row number.
+        """
+        rows = self._rows[task]
+        turn, place = divmod(number, len(rows))
+        return rows[self._order(task, turn)[place]]
 
     def following(self, row: int, task: str) -> Iterator[int]:
         """Walks through the other rows of a task in dataset order, around the end, once.
@@ -61,13 +107,6 @@ class PromptStream:
             other = rows[(first + step) % len(rows)]
             if other != row:
                 yield other
-
-    def _row(self, position: int) -> int:
-        turn, place = divmod(position, len(self.tasks))
-        task = self.tasks[(place + turn) % len(self.tasks)]
-        rows = self._rows[task]
-        number, place = divmod(turn, len(rows))
-        return rows[self._order(task, number)[place]]
 
     def _order(self, task: str, number: int) -> "array[int]":
         cached = self._orders.get(task)
