@@ -1,107 +1,133 @@
-"""Write what the policy answered, row by row and as figures per task."""
+"""Write what the policy answered, row by row as it comes, and as figures per task."""
 
 import json
-import os
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from lit_g2rpo.callbacks.handles import handles, per_task, run_folder
+from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.evaluation import settings
+from lit_g2rpo.metrics.predictions import NAME, Row, append, begin, finish, replace, unfinished
+from lit_g2rpo.metrics.report import Baseline, read_baseline, summarize
+from lit_g2rpo.metrics.table import show
 
-FIGURES = ("accuracy", "format", "length", "truncated")
+VERBS = ("test", "predict")
+VALIDATED = ("accuracy", "format", "length", "truncated")
 
 
 class PredictionWriter(L.Callback):
     """Writes ``predictions.jsonl`` for test and predict, ``metrics.json`` for test, and prints the figures per task.
 
-    A batch's output is a list of rows with the keys ``index`` (place in the dataset), ``id``, ``task``, ``prompt``,
-    ``completion``, ``answer``, ``gold``, ``accuracy``, ``format``, ``length`` and ``truncated``. The file has the order
-    of the dataset, and every row once, also where samplers repeat rows to give all ranks the same number. The ranks
-    write parts that the first one merges, so they must share the folder of the run.
+    A batch's output is a list of rows as ``evaluation.row`` makes them. The first rank writes the rows of all ranks as
+    they come, and in the end puts them in the order of the dataset, each once. A run that was killed is continued by
+    the same command: rows that are in the file already are left out of the loader.
     """
 
     def __init__(self) -> None:
+        self._file: TextIO | None = None
         self._folder = Path()
-        self._part: TextIO | None = None
+        self._settings: dict[str, Any] = {}
+        self._done: list[Row] = []
+        self._baseline: Baseline | None = None
 
-    def _open(self, trainer: L.Trainer) -> None:
-        self._folder = run_folder(trainer)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._part = self._part_path(trainer.global_rank).open("w", encoding="utf-8")
-
-    def _part_path(self, rank: int) -> Path:
-        return self._folder / f".predictions.{rank}.part"
-
-    def _write(self, rows: Any) -> None:
-        assert self._part is not None
-        for row in rows:
-            self._part.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    def _merge(self, trainer: L.Trainer) -> list[dict[str, Any]]:
-        assert self._part is not None
-        self._part.close()
-        self._part = None
-        trainer.strategy.barrier()
-        rows: list[dict[str, Any]] = []
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find out what an earlier run in this folder has done, and read the baseline."""
+        if stage not in VERBS:
+            return
+        self._settings, self._done = settings(pl_module, stage), []
+        baseline = handles(pl_module).evaluation.baseline
+        # the ranks agree on the folder, so it cannot be asked for by one of them
+        self._folder, problem = run_folder(trainer), ""
         if trainer.is_global_zero:
-            parts = [self._part_path(rank) for rank in range(trainer.world_size)]
-            by_index: dict[int, dict[str, Any]] = {}
-            for part in parts:
-                with part.open(encoding="utf-8") as lines:
-                    for row in map(json.loads, lines):
-                        by_index.setdefault(row["index"], row)
-            rows = [by_index[index] for index in sorted(by_index)]
-            replace(
-                self._folder / "predictions.jsonl",
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-            )
-            for part in parts:
-                part.unlink()
-        return rows
+            try:
+                self._baseline = read_baseline(baseline) if baseline and stage == "test" else None
+                self._done = self._complete(unfinished(self._folder, self._settings), trainer, pl_module, stage)
+            except UserError as error:
+                problem = str(error)
+        # the other ranks may not see the file, and all of them must leave out the same rows
+        places = sorted({row["index"] for row in self._done})
+        problem, places = trainer.strategy.broadcast((problem, places))
+        if problem:
+            raise UserError(problem)
+        if (data := prompt_data(trainer)) is not None:
+            data.done = frozenset(places)
+
+    def _complete(self, rows: list[Row], trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> list[Row]:
+        """Those rows of an unfinished run that need not be made again."""
+        data = prompt_data(trainer)
+        if not rows or data is None:
+            return []
+        dataset = data.test_dataset() if stage == "test" else data.predict_dataset()
+        tasks = list(dataset.task_names())[: data.limit] if dataset is not None else []
+        if any(row["index"] >= len(tasks) or row["task"] != tasks[row["index"]] for row in rows):
+            raise UserError(f"{self._folder / NAME} was begun on other data; delete that file to start anew")
+        made: dict[int, set[int]] = {}
+        for row in rows:
+            made.setdefault(row["index"], set()).add(row["repeat"])
+        done = {index for index, repeats in made.items() if len(repeats) == handles(pl_module).evaluation.repeats}
+        if len(done) == len(tasks):
+            # Lightning calls no hook for an empty loader, so one row is made again
+            done.remove(max(done))
+        return [row for row in rows if row["index"] in done]
+
+    def _begin(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            if self._done:
+                print(f"continuing: {len(self._done)} predictions are there already")
+            self._file = begin(self._folder, self._settings, self._done)
+
+    def _write(self, trainer: L.Trainer, rows: list[Row]) -> None:
+        for part in gather_rows(trainer, rows):
+            if self._file is not None:
+                append(self._file, part)
+
+    def _finish(self) -> list[Row]:
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+        return finish(self._folder)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open this rank's part."""
-        self._open(trainer)
+        """Open the file."""
+        self._begin(trainer)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         """Write the rows of a batch."""
-        self._write(outputs)
+        self._write(trainer, outputs)
 
+    @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Merge the parts, write the figures and print them."""
-        rows = self._merge(trainer)
-        if trainer.is_global_zero:
-            metrics = summarize(rows)
-            replace(self._folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-            show(metrics)
-            show_path("metrics", self._folder / "metrics.json")
-            show_path("predictions", self._folder / "predictions.jsonl")
+        """Put the rows in order, write the figures and print them."""
+        metrics = summarize(self._finish(), self._baseline)
+        replace(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
+        show(metrics)
+        show_path("metrics", self._folder / "metrics.json")
+        show_path("predictions", self._folder / NAME)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open this rank's part."""
-        self._open(trainer)
+        """Open the file."""
+        self._begin(trainer)
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         """Write the rows of a batch."""
-        self._write(outputs)
+        self._write(trainer, outputs)
 
+    @rank_zero_only
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Merge the parts and say where they are."""
-        self._merge(trainer)
-        if trainer.is_global_zero:
-            show_path("predictions", self._folder / "predictions.jsonl")
+        """Put the rows in order and say where they are."""
+        self._finish()
+        show_path("predictions", self._folder / NAME)
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -109,86 +135,49 @@ class PredictionWriter(L.Callback):
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
         sizes = handles(pl_module).validation_sizes
-        figures = {name: per_task(trainer.callback_metrics, f"val/{name}") for name in FIGURES}
+        means = {name: trainer.callback_metrics.get(f"val/{name}") for name in VALIDATED}
+        figures = {name: per_task(trainer.callback_metrics, f"val/{name}") for name in VALIDATED}
         tasks = {
-            task: {"n": sizes.get(task), **{name: figures[name].get(task) for name in FIGURES}}
-            for task in figures["accuracy"]
+            task: {"n": sizes.get(task), "score": score, **{name: figures[name].get(task) for name in VALIDATED[1:]}}
+            for task, score in figures["accuracy"].items()
         }
-        show({"n": sum(sizes.values()), "tasks": tasks, **mean_over_tasks(tasks.values())})
+        show({"n": sum(sizes.values()), "score": means["accuracy"], **means, "tasks": tasks})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave no unfinished part behind."""
-        if self._part is not None:
-            self._part.close()
-            self._part = None
-            self._part_path(trainer.global_rank).unlink(missing_ok=True)
+        """Close the file, which stays for the next run to continue."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Average rows per task, and tasks into a mean that counts every task alike.
+def prompt_data(trainer: L.Trainer) -> PromptData | None:
+    """Find the run's data; None if the loaders are the user's own, which leave out no row."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, PromptData) else None
+
+
+def gather_rows(trainer: L.Trainer, rows: list[Row]) -> list[list[Row]]:
+    """Collect the rows of a batch from all ranks, each of which must call this once per batch.
 
     Args:
-        rows: rows of predictions.
+        trainer: its strategy knows the ranks.
+        rows: this rank's rows.
 
     Returns:
-        ``n``, the mean of each figure over the tasks, and under ``tasks`` the same of each task; a figure that no row
-        has is None.
+        The rows of each rank, in the order of the ranks.
     """
-    by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_task[row["task"]].append(row)
-    tasks = {
-        task: {"n": len(members), **{name: mean(row.get(name) for row in members) for name in FIGURES}}
-        for task, members in sorted(by_task.items())
-    }
-    return {"n": len(rows), **mean_over_tasks(tasks.values()), "tasks": tasks}
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Average the values that are there; None if there is none."""
-    known = [float(value) for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def mean_over_tasks(tasks: Iterable[dict[str, Any]]) -> dict[str, float | None]:
-    """Average each figure over the tasks, every task alike."""
-    members = list(tasks)
-    return {name: mean(task[name] for task in members) for name in FIGURES}
-
-
-def show(metrics: dict[str, Any]) -> None:
-    """Print figures per task, with the mean in the last row.
-
-    Args:
-        metrics: figures as ``summarize`` returns them.
-    """
-
-    def cells(values: dict[str, Any]) -> list[str]:
-        formats = {"accuracy": ".3f", "format": ".3f", "length": ".1f", "truncated": ".3f"}
-        texts = ["" if values[name] is None else format(values[name], formats[name]) for name in FIGURES]
-        return ["" if values["n"] is None else str(values["n"]), *texts]
-
-    table = Table(box=box.SIMPLE, show_footer=True)
-    table.add_column("task", footer="mean")
-    for name, footer in zip(("rows", *FIGURES), cells(metrics), strict=True):
-        table.add_column(name, justify="right", footer=footer)
-    for task, values in metrics["tasks"].items():
-        table.add_row(task, *cells(values))
-    Console().print(table)
+    if trainer.world_size == 1:
+        return [rows]
+    # tensors and not objects, since that is what every strategy gathers
+    device = trainer.strategy.root_device
+    text = torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)
+    sizes = trainer.strategy.all_gather(torch.tensor([len(text)], device=device)).flatten().tolist()
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(text)] = text
+    parts = trainer.strategy.all_gather(padded.to(device)).view(len(sizes), -1).cpu()
+    return [json.loads(bytes(part[:size].tolist())) for part, size in zip(parts, sizes, strict=True)]
 
 
 def show_path(name: str, path: Path) -> None:
     """Print where a file is, unwrapped so that it can be copied."""
     Console().print(f"{name}: {path}", soft_wrap=True, markup=False, highlight=False)
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Args:
-        path: the file.
-        text: its content.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

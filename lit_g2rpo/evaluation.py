@@ -1,44 +1,158 @@
 """Scored completions of validation, test and prediction."""
 
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lit_g2rpo.distributed import sum_over_ranks
 from lit_g2rpo.experience import Completion, Prompt
-from lit_g2rpo.rewards import score
-from lit_g2rpo.rewards.parse import envelope
+from lit_g2rpo.metrics.benchmarks import benchmark_named
+from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.math import TimedOut
+from lit_g2rpo.rewards.parse import envelope, last_boxed
 
 NAMES = ("accuracy", "format", "length", "truncated")
+NOT_KEPT = ("problem", "images", "demonstration")
+"""Columns of a data row that its prediction does without."""
 
 
-def row(index: int, prompt: Prompt, completion: Completion) -> dict[str, Any]:
-    """Score one completion.
+def row(
+    index: int,
+    repeat: int,
+    prompt: Prompt,
+    completion: Completion,
+    reward: RewardResult,
+    config: RewardConfig = DEFAULT,
+) -> dict[str, Any]:
+    """Report one completion.
 
     Args:
         index: place of the row in the dataset.
+        repeat: which of the row's completions, from 0.
         prompt: the prompt.
         completion: what the policy wrote.
+        reward: its score by the reward.
+        config: choices of the reward.
 
     Returns:
-        Everything that is reported of it, as plain values; no accuracy for a row without an answer.
+        Everything that is reported of it, as plain values, and what it takes to score it again.
     """
-    reward = score(completion.text, prompt.sample)
     texts = [item["text"] for m in prompt.messages for item in m["content"] if item["type"] == "text"]
+    text = "\n".join(texts)
     return {
         "index": index,
+        "repeat": repeat,
         "id": prompt.id,
         "task": prompt.task,
         "problem_type": prompt.problem_type,
-        "prompt": "\n".join(texts),
+        "benchmark": prompt.sample.get("benchmark"),
+        "prompt": text,
+        "prompt_hash": hashlib.sha256(text.encode()).hexdigest()[:16],
         "completion": completion.text,
-        "answer": envelope(completion.text).answer,
         "gold": prompt.sample.get("answer"),
-        "accuracy": None if prompt.sample.get("answer") is None else reward.accuracy,
-        "format": reward.format,
         "length": len(completion.token_ids),
         "truncated": completion.truncated,
+        **verdict(completion.text, prompt.sample, reward, config),
+        "sample": {key: value for key, value in prompt.sample.items() if key not in NOT_KEPT and _is_plain(value)},
     }
+
+
+def verdict(
+    text: str, sample: Mapping[str, Any], reward: RewardResult, config: RewardConfig = DEFAULT
+) -> dict[str, Any]:
+    """Score a completion by its benchmark's rule, or by the reward where its row is of no benchmark.
+
+    Args:
+        text: the completion.
+        sample: the data row.
+        reward: its score by the reward.
+        config: choices of the reward.
+
+    Returns:
+        ``answer``, ``value`` by the rule, ``score``, ``error``, ``accuracy``, ``format`` and ``seconds`` of the
+        scoring; no accuracy and no score for a row without a gold answer.
+
+    Raises:
+        UserError: if the row names a benchmark that does not exist.
+    """
+    answer, answered = extracted(text, config), sample.get("answer") is not None
+    value: float | None = None
+    score, error = (reward.accuracy, reward.error) if answered else (None, None)
+    if answered and sample.get("benchmark") is not None:
+        benchmark = benchmark_named(sample["benchmark"])
+        try:
+            value = benchmark.value(answer, sample) if answer else None
+            error = None if value is not None else "unparsed" if answer else "no_answer"
+        except TimedOut:
+            error = "timeout"
+        except (ValueError, KeyError):
+            error = "bad_gold"
+        score = benchmark.score(value)
+    return {
+        "answer": answer,
+        "value": value,
+        "score": score,
+        "error": error,
+        "accuracy": reward.accuracy if answered else None,
+        "format": reward.format,
+        "seconds": reward.seconds,
+    }
+
+
+def extracted(text: str, config: RewardConfig = DEFAULT) -> str | None:
+    """Read the answer that is graded.
+
+    Args:
+        text: the completion.
+        config: choices of the reward.
+
+    Returns:
+        The answer, as the reward reads it; None if there is none.
+    """
+    parts = envelope(text, config.thinking_tag, config.answer_tag)
+    if parts.answer is None and parts.answer_blocks == 0 and config.fallback == "whole_response":
+        return last_boxed(parts.tail) or parts.tail
+    return parts.answer
+
+
+def settings(module: Any, verb: str) -> dict[str, Any]:
+    """Say what predictions are made with, so that a run that was killed is continued only with the same.
+
+    Args:
+        module: the LightningModule.
+        verb: ``test`` or ``predict``.
+
+    Returns:
+        Plain values.
+    """
+    checkpoint = module.trainer.ckpt_path
+    stat = Path(checkpoint).stat() if checkpoint else None
+    return {
+        "verb": verb,
+        "policy": module.policy_path,
+        "checkpoint": stat and [str(checkpoint), stat.st_size, stat.st_mtime_ns],
+        # what a run is compared with does not change its predictions
+        "evaluation": {key: value for key, value in asdict(module.evaluation).items() if key != "baseline"},
+        "seed": module.rollout.seed,
+        "max_completion_tokens": module.max_tokens,
+        "reward": asdict(module.reward),
+        "reward_functions": {name: task.reward for name, task in module.tasks.items() if task.reward},
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return not (isinstance(value, float) and not math.isfinite(value))
 
 
 class Tally:

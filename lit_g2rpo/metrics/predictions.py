@@ -1,0 +1,143 @@
+"""The file of predictions: written as they come, so that a run that was killed goes on where it was."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from lit_g2rpo.errors import UserError
+
+NAME = "predictions.jsonl"
+SETTINGS = ".predictions.settings.json"
+"""Beside the predictions of a run that has not ended: what they were made with."""
+
+Row = dict[str, Any]
+
+
+def read_predictions(path: Path) -> list[Row]:
+    """Read a file of predictions.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        UserError: if it cannot be read, is empty, or a line is not such a row.
+    """
+    rows = []
+    for number, line in enumerate(_lines(path), 1):
+        row = _row(line)
+        if row is None:
+            raise UserError(f"{path}, line {number}: is no prediction; give a predictions.jsonl that test wrote")
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: holds no predictions")
+    return rows
+
+
+def unfinished(folder: Path, settings: dict[str, Any]) -> list[Row]:
+    """Read what a run that was killed left in a folder; the line it was writing may be torn.
+
+    Args:
+        folder: folder of the run.
+        settings: what this run would make its predictions with.
+
+    Returns:
+        Its rows; none if the folder has no unfinished run.
+
+    Raises:
+        UserError: if it was made with other settings.
+    """
+    if not ((folder / SETTINGS).exists() and (folder / NAME).exists()):
+        return []
+    begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    settings = json.loads(json.dumps(settings))
+    for key in settings.keys() | begun.keys():
+        if begun.get(key) != settings.get(key):
+            raise UserError(
+                f"{folder / NAME} was begun with {key} {begun.get(key)!r}, this run has {settings.get(key)!r}; "
+                "finish it with the same settings, or delete that file to start anew"
+            )
+    return [row for row in map(_row, _lines(folder / NAME)) if row is not None]
+
+
+def begin(folder: Path, settings: dict[str, Any], rows: Iterable[Row]) -> TextIO:
+    """Open the file for appending, with the rows that an earlier run left.
+
+    Args:
+        folder: folder of the run.
+        settings: what the predictions are made with.
+        rows: rows that are done.
+
+    Returns:
+        The open file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / NAME, "".join(map(_line, rows)))
+    replace(folder / SETTINGS, json.dumps(settings))
+    return (folder / NAME).open("a", encoding="utf-8")
+
+
+def append(file: TextIO, rows: Iterable[Row]) -> None:
+    """Write rows and hand them to the system, so that they outlive this process.
+
+    Args:
+        file: from ``begin``.
+        rows: the rows.
+    """
+    file.writelines(map(_line, rows))
+    file.flush()
+
+
+def finish(folder: Path) -> list[Row]:
+    """Put the rows in the order of the dataset, each once, and mark the run as ended.
+
+    Args:
+        folder: folder of the run.
+
+    Returns:
+        The rows.
+    """
+    by_place: dict[tuple[int, int], Row] = {}
+    for row in filter(None, map(_row, _lines(folder / NAME))):
+        by_place.setdefault((row["index"], row["repeat"]), row)
+    rows = [by_place[place] for place in sorted(by_place)]
+    replace(folder / NAME, "".join(map(_line, rows)))
+    (folder / SETTINGS).unlink()
+    return rows
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Args:
+        path: the file.
+        text: its content.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # not splitlines, which also cuts at characters that a JSON text may hold
+        return [line for line in path.read_bytes().decode("utf-8", errors="replace").split("\n") if line]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a predictions.jsonl") from None
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _row(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(row, dict) and {"index", "repeat", "id", "task", "completion", "score"} <= row.keys()
+    return row if whole else None

@@ -1,0 +1,91 @@
+"""Rules for short texts, as the benchmarks publish them, their oddities included."""
+
+from collections.abc import Sequence
+
+from rapidfuzz.distance import Levenshtein
+
+ANLS_THRESHOLD = 0.5
+RELAXED_TOLERANCE = 0.05
+
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
+
+
+def anls(answer: str, references: Sequence[str]) -> float:
+    """Average normalised Levenshtein similarity of one answer.
+
+    The distance is between texts in lower case with single spaces, its normaliser the longer of the texts as they were
+    written. A similarity below one half is 0.
+
+    Args:
+        answer: the answer.
+        references: right answers, at least one; the nearest counts.
+
+    Returns:
+        0, or from 0.5 to 1.
+
+    Source: DocVQA (arXiv 2007.00398), in the form of lmms-eval 0.7.3.
+    """
+    nearest = max(_similarity(answer, reference) for reference in references)
+    return nearest if nearest >= ANLS_THRESHOLD else 0.0
+
+
+def _similarity(answer: str, reference: str) -> float:
+    distance = Levenshtein.distance(" ".join(reference.lower().split()), " ".join(answer.lower().split()))
+    # upper case may be longer than the text, as the reference code has it
+    length = max(len(reference.upper()), len(answer.upper()))
+    return 1.0 - distance / length if length else 1.0
+
+
+def relaxed_accuracy(answer: str, gold: str) -> float:
+    """Relaxed accuracy of one answer: numbers within 5 %, other texts equal but for case.
+
+    A percentage is a hundredth; a gold of zero is compared as text; years count as numbers.
+
+    Args:
+        answer: the answer.
+        gold: the right answer.
+
+    Returns:
+        0 or 1.
+
+    Source: ChartQA (arXiv 2203.10244) section 5.1, in the form of pix2struct that both suites share.
+    """
+    value, right = _float(answer), _float(gold)
+    if value is not None and right:
+        return float(abs(value - right) / abs(right) <= RELAXED_TOLERANCE)
+    return float(answer.lower() == gold.lower())
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def ocr_hit(answer: str, references: Sequence[str], dataset: str) -> float:
+    """Tells whether an answer contains a reference.
+
+    Case and full width do not matter and line breaks are spaces, except in HME100k, where blanks do not count and case
+    does.
+
+    Args:
+        answer: the answer.
+        references: right answers.
+        dataset: name of the part of OCRBench.
+
+    Returns:
+        0 or 1.
+
+    Source: OCRBench (arXiv 2305.07895), in the form of lmms-eval 0.7.3.
+    """
+    form = _formula if dataset == "HME100k" else _line
+    return float(any(form(reference) in form(answer) for reference in references))
+
+
+def _formula(text: str) -> str:
+    return text.strip().replace("\n", "").replace(" ", "")
+
+
+def _line(text: str) -> str:
+    return text.translate(_FULL_WIDTH).lower().strip().replace("\n", " ")
