@@ -1,4 +1,4 @@
-"""The padded forward against one row at a time, and its gradients for empty and text-only batches."""
+"""The policy against one row at a time and the model itself; gradients of empty and text-only batches; loading."""
 
 import pytest
 import torch
@@ -11,12 +11,11 @@ from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.policy.token_stats import CHUNK, token_logprobs
 
 
-@pytest.fixture(scope="module")
-def policy(random_folder: str) -> Policy:
-    return load_policy(PolicyConfig(path=random_folder))
+@pytest.fixture(scope="module", params=[True, False], ids=["packed", "padded"])
+def policy(random_folder: str, request: pytest.FixtureRequest) -> Policy:
+    return load_policy(PolicyConfig(path=random_folder, packing=request.param))
 
 
 def tokens_of(policy: Policy, lengths: list[int]) -> list[torch.Tensor]:
@@ -66,23 +65,6 @@ def test_batches_without_an_image_give_every_weight_a_gradient(policy: Policy, r
 def test_prompts_are_encoded_once(policy: Policy) -> None:
     prompt = make_prompt("one", 1)
     assert policy.encode(prompt) is policy.encode(prompt)
-
-
-def test_chunked_head_equals_the_plain_one() -> None:
-    torch.manual_seed(0)
-    hidden = torch.randn(CHUNK + 5, 8, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(30, 8, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(0, 30, (CHUNK + 5,))
-    logprobs, entropy = token_logprobs(hidden, weight, targets, temperature=0.7)
-    distribution = torch.distributions.Categorical(logits=hidden @ weight.T / 0.7)
-    torch.testing.assert_close(logprobs, distribution.log_prob(targets))
-    torch.testing.assert_close(entropy, distribution.entropy())
-    ours = torch.autograd.grad((logprobs + 0.3 * entropy).sum(), [hidden, weight])
-    theirs = torch.autograd.grad(
-        (distribution.log_prob(targets) + 0.3 * distribution.entropy()).sum(), [hidden, weight]
-    )
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def test_images_and_places_must_agree(policy: Policy) -> None:

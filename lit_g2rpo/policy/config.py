@@ -32,11 +32,17 @@ class PolicyConfig:
     Args:
         path: a folder, a hub name, or ``package:<module>/<folder>`` for a folder inside an installed package.
         dtype: type of the weights.
-        attention: attention implementation of transformers.
+        attention: attention implementation of transformers, for the vision tower and for padded rows.
+        packing: learn from groups in one packed sequence, each prompt once; false: padded rows, a prompt in each.
+        packed_attention: attention of packed groups: ``merged`` (kernels of the CPU), ``two_part`` (anywhere), ``flex``
+            (flex attention, CUDA only); null for ``merged`` on the CPU and ``two_part`` elsewhere.
         freeze: parts that do not learn.
         lr_scale: learning rate of a part as a multiple of the optimizer's; 1 for parts not named.
         lora: train low-rank adapters instead of the weights.
-        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        activation_checkpointing: what the backward pass recomputes to save memory: nothing with ``off``, all but the
+            products of matrices and attention with ``selective``, whole layers with ``full``.
+        features_on_device_mib: most memory that kept image features take on the device, MiB; what goes beyond waits in
+            host memory; null for no limit.
         min_pixels: smallest image area, pixels; null keeps the processor's own.
         max_pixels: largest image area, pixels; null keeps the processor's own.
     """
@@ -44,9 +50,12 @@ class PolicyConfig:
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "sdpa"
+    packing: bool = True
+    packed_attention: Literal["merged", "two_part", "flex"] | None = None
     freeze: list[Part] = field(default_factory=list)
     lr_scale: dict[Part, float] = field(default_factory=dict)
     lora: LoraConfig | None = None
-    gradient_checkpointing: bool = False
+    activation_checkpointing: Literal["off", "selective", "full"] = "off"
+    features_on_device_mib: float | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None

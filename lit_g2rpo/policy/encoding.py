@@ -11,7 +11,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Features:
     """What the vision tower makes of a prompt's images, ``n`` image tokens in the order of their places.
 
@@ -22,6 +22,24 @@ class Features:
 
     embeddings: Tensor
     deepstack: list[Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        return sum(tensor.nbytes for tensor in (self.embeddings, *self.deepstack))
+
+    def to(self, device: torch.device) -> "Features":
+        """The same features on a device.
+
+        Args:
+            device: the device.
+
+        Returns:
+            Themselves if they lie there already.
+        """
+        if self.embeddings.device == device:
+            return self
+        return Features(self.embeddings.to(device), [layer.to(device) for layer in self.deepstack])
 
 
 @dataclass(slots=True)
@@ -92,6 +110,19 @@ def blank_prompt(side: int) -> Prompt:
     content = [{"type": "image"}, {"type": "text", "text": "."}]
     image = Image.new("RGB", (side, side))
     return Prompt("blank", "", "", [{"role": "user", "content": content}], [image], {})
+
+
+def blank_text(token: int) -> EncodedPrompt:
+    """A prompt of one token, which gives an empty batch the same forward as any other.
+
+    Args:
+        token: the token.
+
+    Returns:
+        The prompt, already encoded.
+    """
+    one = torch.zeros(1, dtype=torch.long)
+    return EncodedPrompt(one + token, one, one.expand(3, 1), 1, None, None)
 
 
 def collate(rows: list[EncodedPrompt], completions: list[Tensor], pad: int, side: str) -> dict[str, Tensor]:

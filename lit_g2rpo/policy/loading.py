@@ -8,7 +8,9 @@ import torch
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.policy.checkpointing import checkpoint_activations
 from lit_g2rpo.policy.config import LoraConfig, Part, PolicyConfig
+from lit_g2rpo.policy.packing import prepare_for_packing
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 
@@ -44,10 +46,16 @@ def load_policy(config: PolicyConfig) -> Policy:
         size["longest_edge"] = config.max_pixels
     processor.image_processor.size = size
     freeze(model, config.freeze)
-    if config.gradient_checkpointing:
-        settings = {"use_reentrant": False}
-        model.gradient_checkpointing_enable(settings)  # type: ignore[no-untyped-call]
-    return Policy(with_adapters(model, config.lora) if config.lora else model, processor)
+    checkpoint_activations(model, config.activation_checkpointing)
+    if config.packing:
+        prepare_for_packing(model)
+    return Policy(
+        with_adapters(model, config.lora) if config.lora else model,
+        processor,
+        packing=config.packing,
+        packed_attention=config.packed_attention,
+        features_on_device_mib=config.features_on_device_mib,
+    )
 
 
 def resolve_path(path: str) -> str:

@@ -1,6 +1,7 @@
 """The policy: a Qwen3-VL model with its processor, and the one seam that training goes through."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lit_g2rpo.experience import Microbatch, Prompt
-from lit_g2rpo.objectives.fields import TokenFields
+from lit_g2rpo.policy.attention import Kind
 from lit_g2rpo.policy.counters import Counters
-from lit_g2rpo.policy.encoding import EncodedPrompt, blank_prompt, collate, encode
-from lit_g2rpo.policy.token_stats import token_logprobs
-
-TokenLoss = Callable[[Tensor, Tensor, TokenFields], tuple[Tensor, dict[str, Tensor]]]
+from lit_g2rpo.policy.encoding import EncodedPrompt, blank_prompt, blank_text, encode
+from lit_g2rpo.policy.packing import packed_states
+from lit_g2rpo.policy.padded import padded_states
+from lit_g2rpo.policy.token_stats import TokenLoss, head_loss, token_logprobs
+from lit_g2rpo.policy.vision import FeatureStore, image_features
 
 
 class Policy(nn.Module):
@@ -22,16 +24,32 @@ class Policy(nn.Module):
     Args:
         model: ``Qwen3VLForConditionalGeneration``, or a ``peft`` model around one.
         processor: its processor (chat template, tokenizer, images).
+        packing: learn from packed groups instead of padded rows; the model is prepared for it.
+        packed_attention: attention of packed groups; None for ``merged`` on the CPU and ``two_part`` elsewhere.
+        features_on_device_mib: most memory that kept image features take on the device, MiB; None for no limit.
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        packing: bool = False,
+        packed_attention: Kind | None = None,
+        features_on_device_mib: float | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
+        self.packing, self._attention = packing, packed_attention
         self.temperature = 1.0
         self.counters = Counters()
+        self.features = FeatureStore(math.inf if features_on_device_mib is None else features_on_device_mib * 2**20)
+        # Decided here: a reference is frozen later, but its tower differs from one that has learned since.
+        self.tower_learns = any(parameter.requires_grad for parameter in self.base.model.visual.parameters())
         vision = self.base.config.vision_config
-        self._blank = encode(processor, self.base, blank_prompt(4 * vision.patch_size * vision.spatial_merge_size))
+        self.blank = encode(processor, self.base, blank_prompt(4 * vision.patch_size * vision.spatial_merge_size))
+        self.blank_text = blank_text(self.pad_token_id)
 
     @property
     def base(self) -> Any:
@@ -43,6 +61,11 @@ class Policy(nn.Module):
         """Where the weights lie."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    @property
+    def attention(self) -> Kind:
+        """Attention of packed groups."""
+        return self._attention or ("merged" if self.device.type == "cpu" else "two_part")
 
     @property
     def empty(self) -> Tensor:
@@ -95,11 +118,40 @@ class Policy(nn.Module):
         """
         return str(self.processor.tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    def token_stats(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-probability and exact entropy of every completion token, by the padded per-row forward.
+    def prepare_features(self, prompts: list[Prompt]) -> None:
+        """Tokenize prompts, and encode their images where the vision tower does not learn, before training needs them.
 
-        A batch without a row or without an image gets one blank row that is cut off again, so that every rank runs the
-        same modules in every micro-batch and gradients of the vision tower exist everywhere (zero, not missing).
+        Training passes then never run the tower, so that all ranks run the same modules. Where weights are sharded,
+        call this where they are gathered.
+
+        Args:
+            prompts: the prompts.
+        """
+        rows = [self.encode(prompt) for prompt in prompts]
+        if not self.tower_learns:
+            image_features(self, rows)
+
+    def hidden_states(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Hidden states that predict every completion token.
+
+        Rows of one prompt object share its tokens and images. A batch without a row gets a dummy that is cut off
+        again, and so does one without an image where the vision tower learns: every rank runs the same modules in
+        every micro-batch, and gradients exist everywhere (zero, not missing).
+
+        Args:
+            prompts: the prompt of each row, ``N`` of them.
+            completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
+
+        Returns:
+            Hidden states ``[M, H]`` and the tokens they predict ``[M]``, over the ``M = sum T_i`` tokens in row order.
+        """
+        rows = [self.encode(prompt) for prompt in prompts]
+        states = packed_states if self.packing else padded_states
+        targets = torch.cat([torch.empty(0, dtype=torch.long), *completions])
+        return states(self, rows, completions), targets.to(self.device)
+
+    def token_stats(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probability and exact entropy of every completion token.
 
         Args:
             prompts: the prompt of each row, ``N`` of them.
@@ -108,47 +160,30 @@ class Policy(nn.Module):
         Returns:
             Log-probabilities and entropies, nats, flat over the ``M = sum T_i`` tokens in row order.
         """
-        rows = [self.encode(prompt) for prompt in prompts]
-        if not any(row.pixel_values is not None for row in rows):
-            rows, completions = [*rows, self._blank], [*completions, torch.tensor([self.pad_token_id])]
-        count = sum(len(tokens) for tokens in completions[: len(prompts)])
-        batch = collate(rows, completions, self.pad_token_id, side="right")
-        at = [
-            (i, len(row.input_ids) - 1 + t)
-            for i, (row, tokens) in enumerate(zip(rows, completions, strict=True))
-            for t in range(len(tokens))
-        ]
-        row_index, token_index = torch.tensor(at).T.to(self.device)
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        positions, _ = self.base.model.get_rope_index(
-            batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], None, batch["attention_mask"]
-        )
-        hidden = self.base.model(**batch, position_ids=positions, use_cache=False).last_hidden_state
-        logprobs, entropy = token_logprobs(
-            hidden[row_index, token_index],
-            self.base.lm_head.weight,
-            batch["input_ids"][row_index, token_index + 1],
-            temperature=self.temperature,
-        )
-        # A slice keeps the blank row in the graph: its gradient is zero, not missing.
-        return logprobs[:count], entropy[:count]
+        hidden, targets = self.hidden_states(prompts, completions)
+        return token_logprobs(hidden, self.base.lm_head.weight, targets, temperature=self.temperature)
 
     def loss(self, microbatch: Microbatch, token_loss: TokenLoss) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch and its diagnostics.
 
         Args:
             microbatch: rows and loss fields.
-            token_loss: elementwise loss over tokens.
+            token_loss: loss of each token; elementwise unless the fields number the completions.
 
         Returns:
             The loss (a scalar that already holds the normaliser), and elementwise diagnostics ``[M]`` without gradient,
             among them ``nll``, ``entropy`` and ``loss``.
         """
-        logprobs, entropy = self.token_stats(microbatch.prompts, microbatch.token_ids)
-        fields = microbatch.fields
-        loss, metrics = token_loss(logprobs, entropy, fields)
-        metrics |= {"nll": -logprobs, "entropy": entropy, "loss": loss}
-        return loss.sum(), {name: value.detach() for name, value in metrics.items()}
+        hidden, targets = self.hidden_states(microbatch.prompts, microbatch.token_ids)
+        return head_loss(
+            hidden,
+            self.base.lm_head.weight,
+            targets,
+            microbatch.fields,
+            token_loss,
+            temperature=self.temperature,
+            elementwise=microbatch.fields.completion_ids is None,
+        )
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Image features, encoded once per prompt."""
 
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -11,6 +12,32 @@ if TYPE_CHECKING:
     from lit_g2rpo.policy.policy import Policy
 
 
+class FeatureStore:
+    """Keeps features of a tower that does not learn: on the device up to a limit, beyond it in host memory.
+
+    Args:
+        limit: most bytes on the device; infinity for all.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._resident: WeakSet[Features] = WeakSet()
+
+    def keep(self, row: EncodedPrompt, features: Features) -> None:
+        """Keep the features with their prompt.
+
+        Args:
+            row: the prompt.
+            features: its features, on the device.
+        """
+        used = sum(found.bytes for found in self._resident)
+        if used + features.bytes > self.limit:
+            features = features.to(torch.device("cpu"))
+        else:
+            self._resident.add(features)
+        row.features = features
+
+
 def image_features(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features | None]:
     """Encode the images of prompts, each prompt once per call, and once for good where the tower does not learn.
 
@@ -19,25 +46,26 @@ def image_features(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features
         rows: encoded prompts; one object given twice is encoded once.
 
     Returns:
-        The features of each row, with gradient where the tower learns; None for a row without images.
+        The features of each row on the policy's device, with gradient where the tower learns; None for a row without
+        images.
     """
-    frozen = not any(parameter.requires_grad for parameter in policy.base.model.visual.parameters())
     todo = {id(row): row for row in rows if row.pixel_values is not None and row.features is None}
-    found = _encode(policy, list(todo.values()), grad=not frozen)
-    for row, features in zip(todo.values(), found, strict=True):
-        if frozen:
-            row.features = features
-    fresh = dict(zip(todo, found, strict=True))
-    return [row.features or fresh.get(id(row)) for row in rows]
+    found = dict(zip(todo, _encode(policy, list(todo.values())), strict=True))
+    if not policy.tower_learns:
+        for row, features in zip(todo.values(), found.values(), strict=True):
+            policy.features.keep(row, features)
+    kept = {id(row): row.features.to(policy.device) for row in rows if row.features is not None}
+    both = kept | found
+    return [both.get(id(row)) for row in rows]
 
 
-def _encode(policy: "Policy", rows: list[EncodedPrompt], grad: bool) -> list[Features]:
+def _encode(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features]:
     if not rows:
         return []
     device = policy.device
     pixels = torch.cat([row.pixel_values for row in rows if row.pixel_values is not None]).to(device)
     grid = torch.cat([row.image_grid for row in rows if row.image_grid is not None]).to(device)
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+    with torch.set_grad_enabled(policy.tower_learns and torch.is_grad_enabled()):
         output = policy.base.model.get_image_features(pixels, grid, return_dict=True)
     policy.counters.images_encoded += len(grid)
     images = [len(row.image_grid) for row in rows if row.image_grid is not None]
