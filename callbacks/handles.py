@@ -8,6 +8,7 @@ import lightning.pytorch as L
 from torch import Tensor
 
 from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.rollout.config import EvaluationConfig
 from lit_g2rpo.tasks import Task
 
 
@@ -46,6 +47,7 @@ class RunHandles(Protocol):
     experience: ScoredRollout | None
     validation_history: list[dict[str, float]]
     validation_sizes: dict[str, int]
+    evaluation: EvaluationConfig
 
     @property
     def rollout_index(self) -> int:

@@ -14,7 +14,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "test": ("lit_g2rpo.cli:run", "score it on the test prompts and write predictions and metrics"),
     "predict": ("lit_g2rpo.cli:run", "write completions for a file of prompts"),
     "export": ("lit_g2rpo.commands.export:run", "write a Hugging Face folder from a checkpoint"),
+    "calibrate": ("lit_g2rpo.commands.calibrate:run", "measure the starting policy and propose bands"),
+    "data": ("lit_g2rpo.commands.data:main", "check rows, or convert them: data check, data convert"),
+    "reward": ("lit_g2rpo.commands.reward:main", "score canned completions and show the parts: reward test"),
+    "score": ("lit_g2rpo.commands.score:main", "score predictions again, without the model"),
+    "eval-export": ("lit_g2rpo.commands.eval_export:main", "write the commands that run lmms-eval and VLMEvalKit"),
 }
+"""Where each verb lies: ``run`` takes configurations, ``main`` reads a command line of its own."""
 
 
 def usage() -> str:
@@ -49,6 +55,10 @@ def dispatch(verb: str, arguments: list[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         what = "the verb comes first: python -m lit_g2rpo fit ..." if verb.startswith("-") else hint
         raise UserError(f"unknown verb {verb!r}; {what}")
+    module, function = VERBS[verb][0].split(":")
+    if function == "main":
+        importlib.import_module(module).main(arguments)
+        return
     if arguments and set(arguments) <= {"-h", "--help"}:
         from lit_g2rpo.commands.help import verb_help
 
@@ -60,7 +70,6 @@ def dispatch(verb: str, arguments: list[str]) -> None:
     from lit_g2rpo import quiet
 
     quiet.apply()
-    module, function = VERBS[verb][0].split(":")
     getattr(importlib.import_module(module), function)(verb, arguments)
 
 

@@ -14,6 +14,13 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.parser import Parser
 
+SHORT = {
+    "--limit": "--data.limit",
+    "--repeats": "--model.evaluation.repeats",
+    "--baseline": "--model.evaluation.baseline",
+}
+"""Short names of keys that only evaluation has."""
+
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
 
 
@@ -174,6 +181,12 @@ def seed(seed_everything: bool | int, rollout: Namespace) -> int:
     return derived("model.rollout.seed", seed_everything, rollout, "seed_everything")
 
 
+def split_key(word: str) -> tuple[str, str]:
+    """Split ``--key=value`` into ``--key`` and ``=value``; other words have no second part."""
+    key, equals, value = word.partition("=")
+    return key, equals + value
+
+
 def run(verb: str, arguments: list[str]) -> None:
     """Run one of the trainer's verbs.
 
@@ -185,6 +198,8 @@ def run(verb: str, arguments: list[str]) -> None:
         UserError: if a part of the configuration is wrong.
     """
     quiet.shorten_bars()
+    if verb != "fit":
+        arguments = [SHORT.get(key, key) + rest for key, rest in map(split_key, arguments)]
     try:
         TrainerCLI(verb, ["--help"] if arguments == ["--help=all"] else arguments)
     except MisconfigurationException as error:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from lit_g2rpo.distributed import gather_prompts
-from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.experience import Completion, Experience, Prompt
 from lit_g2rpo.guards import check_prompt_lengths, check_rewards
 from lit_g2rpo.microbatches import balanced_bins, trained_rows
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rewards import score
+from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.engine import Sampling
-from lit_g2rpo.scoring import columns, rollout_metrics, score_rollout
+from lit_g2rpo.scoring import columns, rollout_metrics, score_rollout, unpack, usable_groups
 
 
 @torch.no_grad()
@@ -29,44 +29,102 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
     Returns:
         The experience, not yet cut into micro-batches, and the metrics of the rollout, the same on every rank.
     """
+    work = _Rollout(module, prompts)
+    first = unpack(work.values, module.objective, module.tasks)
+    if module.objective.filtering == "refill":
+        work.refill()
     clock = [time.perf_counter()]
-    config, tasks = module.rollout, list(module.tasks)
-    sampling = Sampling(
-        module.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, module.rollout_index
-    )
-    check_prompt_lengths(module, prompts)
-    with generation_context(module.trainer.strategy, module.policy):
-        completions = module.engine.generate(prompts, config.group_size, sampling)
-    clock.append(time.perf_counter())
-    rewards = [score(c.text, prompts[i // config.group_size].sample) for i, c in enumerate(completions)]
-    values = gather_prompts(module, columns(prompts, completions, rewards, tasks))
-    check_rewards(module, values, prompts)
-    scored = score_rollout(values, module.objective, module.tasks)
-    rank, world = module.trainer.global_rank, module.trainer.world_size
+    scored = score_rollout(work.values, module.objective, module.tasks)
     experience = Experience(
-        prompts=prompts,
-        completions=completions,
-        rewards=rewards,
+        prompts=work.prompts,
+        completions=work.completions,
+        rewards=work.rewards,
         old_logprobs=None,
         ref_logprobs=None,
         table=scored.table,
-        rank=rank,
-        world_size=world,
+        rank=work.rank,
+        world_size=work.world_size,
+        refills=work.refills,
     )
-    clock.append(time.perf_counter())
-    if config.old_logprobs == "recompute":
+    if module.rollout.old_logprobs == "recompute":
         experience.old_logprobs = _logprobs(module, module.policy, experience)
     if module.reference_needed:
         experience.ref_logprobs = _ref_logprobs(module, experience)
-    clock.append(time.perf_counter())
-    seconds = [b - a for a, b in pairwise(clock)]
-    return experience, rollout_metrics(scored, tasks) | {
+    metrics = rollout_metrics(scored, first, list(module.tasks))
+    if module.objective.filtering == "refill":
+        metrics["rollout/refilled"] = sum(map(len, work.refills)) / len(work.values)
+    return experience, metrics | {
         "data/failures": float(getattr(module.trainer.train_dataloader, "failures", 0)),
-        "perf/rollout_seconds": seconds[0],
-        "perf/score_seconds": seconds[1],
-        "perf/logprobs_seconds": seconds[2],
-        "perf/tokens_per_second": float(scored.table.lengths.sum()) / seconds[0],
+        "perf/rollout_seconds": work.seconds[0],
+        "perf/score_seconds": work.seconds[1],
+        "perf/logprobs_seconds": time.perf_counter() - clock[0],
+        "perf/tokens_per_second": work.tokens / work.seconds[0],
     }
+
+
+class _Rollout:
+    """What is known of a rollout while it is drawn: this rank's completions, and the columns of all ranks.
+
+    Args:
+        module: the LightningModule.
+        prompts: this rank's prompts.
+    """
+
+    def __init__(self, module: Any, prompts: list[Prompt]) -> None:
+        self.module, self.prompts = module, list(prompts)
+        self.rank, self.world_size = module.trainer.global_rank, module.trainer.world_size
+        self.seconds, self.tokens = [0.0, 0.0], 0.0
+        self.refills: list[list[int]] = []
+        self.completions, self.rewards = self._draw(prompts, wave=0)
+        self.values = self._gather()
+
+    def refill(self) -> None:
+        """Replace groups that teach nothing by groups of further prompts of their task, wave after wave.
+
+        A wave draws exactly as many prompts as are missing, and each takes the place of the group it replaces, on the
+        rank that had it: so which prompts are drawn does not depend on the number of ranks, and none is left over.
+        """
+        names, objective = list(self.module.tasks), self.module.objective
+        for wave in range(1, objective.refill_waves + 1):
+            column = unpack(self.values, objective, self.module.tasks)
+            slots = (~usable_groups(column, objective)).nonzero().flatten().tolist()
+            if not slots:
+                return
+            self.refills.append(slots)
+            tasks = [names[int(column["task"][slot, 0])] for slot in slots]
+            own = [i for i, slot in enumerate(slots) if slot % self.world_size == self.rank]
+            prompts = self.module.trainer.train_dataloader.refill(tasks, own)
+            completions, rewards = self._draw(prompts, wave)
+            size = self.module.rollout.group_size
+            for k, i in enumerate(own):
+                place = slots[i] // self.world_size
+                self.prompts[place] = prompts[k]
+                self.completions[place * size : (place + 1) * size] = completions[k * size : (k + 1) * size]
+                self.rewards[place * size : (place + 1) * size] = rewards[k * size : (k + 1) * size]
+            self.values = self._gather()
+
+    def _draw(self, prompts: list[Prompt], wave: int) -> tuple[list[Completion], list[RewardResult]]:
+        module, config = self.module, self.module.rollout
+        clock = [time.perf_counter()]
+        sampling = Sampling(
+            module.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, module.rollout_index, wave
+        )
+        check_prompt_lengths(module, prompts)
+        with generation_context(module.trainer.strategy, module.policy):
+            completions = module.engine.generate(prompts, config.group_size, sampling)
+            module.policy.prepare_features(prompts)
+        clock.append(time.perf_counter())
+        rewards = module.score(prompts, completions)
+        clock.append(time.perf_counter())
+        self.seconds = [total + b - a for total, (a, b) in zip(self.seconds, pairwise(clock), strict=True)]
+        self.tokens += sum(len(completion.token_ids) for completion in completions) * self.world_size
+        return completions, rewards
+
+    def _gather(self) -> Tensor:
+        own = columns(self.prompts, self.completions, self.rewards, list(self.module.tasks))
+        values = gather_prompts(self.module, own)
+        check_rewards(self.module, values, self.prompts)
+        return values
 
 
 def _ref_logprobs(module: Any, experience: Experience) -> list[Tensor]:

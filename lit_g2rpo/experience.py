@@ -34,6 +34,11 @@ class Prompt:
     demonstration: str | None = None
     encoded: Any = None
 
+    @property
+    def text(self) -> str:
+        """The words of the messages, without the images."""
+        return "\n".join(item["text"] for m in self.messages for item in m["content"] if item["type"] == "text")
+
 
 @dataclass(slots=True)
 class Completion:
@@ -107,6 +112,7 @@ class Experience:
         rank: this rank.
         world_size: number of ranks; rank r holds prompts r, r + world_size, ...
         microbatches: the units of learning, in order.
+        refills: wave by wave, which prompts of all ranks were replaced.
     """
 
     prompts: list[Prompt]
@@ -118,6 +124,7 @@ class Experience:
     rank: int = 0
     world_size: int = 1
     microbatches: list[Microbatch] = field(default_factory=list)
+    refills: list[list[int]] = field(default_factory=list)
 
     @property
     def total_rewards(self) -> Tensor:

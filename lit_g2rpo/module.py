@@ -2,6 +2,7 @@
 
 import copy
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from lit_g2rpo.collect import collect
 from lit_g2rpo.describe import describe
+from lit_g2rpo.distributed import sum_over_ranks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import Tally, row
-from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.experience import Completion, Experience, Prompt
 from lit_g2rpo.guards import check_checkpoint, check_gradients, check_prompt_lengths
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
@@ -21,12 +23,15 @@ from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts, load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.resume import experience_state, restore_experience
-from lit_g2rpo.rewards import score
+from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.judge import JudgeConfig
+from lit_g2rpo.rewards.limits import Limits
+from lit_g2rpo.rewards.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.engine import Sampling
-from lit_g2rpo.rollout.engines import build_engine
-from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
+from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.schedule import check_sizes, optimizer_steps_per_rollout
 from lit_g2rpo.step_metrics import StepMetrics
 from lit_g2rpo.tasks import Task
@@ -42,6 +47,9 @@ class G2RPOModule(pl.LightningModule):
         rollout: how completions are sampled for training.
         update: how often a rollout is learned from.
         evaluation: how completions are sampled for validation, test and prediction.
+        reward: choices of the built-in reward, for training and evaluation alike.
+        reward_limits: what scoring may take.
+        judge: the model that grades tasks whose ``reward`` is ``judge``.
         lr_scheduler: makes the learning-rate schedule, stepped once per optimizer step.
 
     Raises:
@@ -56,6 +64,9 @@ class G2RPOModule(pl.LightningModule):
         rollout: RolloutConfig,
         update: UpdateConfig,
         evaluation: EvaluationConfig,
+        reward: RewardConfig = DEFAULT,
+        reward_limits: Limits = Limits(),  # noqa: B008 (frozen)
+        judge: JudgeConfig | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
@@ -78,11 +89,13 @@ class G2RPOModule(pl.LightningModule):
             )
         self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
         self.objective, self.rollout, self.update, self.evaluation = objective, rollout, update, evaluation
+        self.reward, self.reward_limits, self.judge = reward, reward_limits, judge
+        self.scorer: Scorer
         self.policy: Policy
         self.reference: Policy | None = None
         self.engine = build_engine(rollout)
         # Evaluation always samples, also where training reads demonstrations.
-        self.evaluation_engine = HuggingFaceEngine(rollout.max_rows)
+        self.evaluation_engine = build_sampler(rollout)
         self.tasks: dict[str, Task] = {}
         self.experience: Experience | None = None
         self.rollout_index = 0
@@ -147,11 +160,26 @@ class G2RPOModule(pl.LightningModule):
             UserError: if sizes do not divide.
         """
         self.tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
+        self.scorer = Scorer(
+            self.reward,
+            {name: task.reward for name, task in self.tasks.items() if task.reward is not None},
+            limits=self.reward_limits,
+            judge=self.judge,
+            failures_file=Path(self.trainer.log_dir) / "reward_failures.jsonl" if self.trainer.log_dir else None,
+        )
         if stage != "fit":
             return
         accumulate, update = self.trainer.accumulate_grad_batches, self.update
         optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)
         check_sizes(self.rollout.prompts, self.trainer.world_size, update.microbatches, accumulate)
+
+    def teardown(self, stage: str) -> None:
+        """End the processes of the reward.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """
+        self.scorer.close()
 
     def configure_model(self) -> None:
         """Load policy and reference once, where the strategy wants them."""
@@ -288,13 +316,38 @@ class G2RPOModule(pl.LightningModule):
         # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
 
+    def score(self, prompts: list[Prompt], completions: list[Completion]) -> list[RewardResult]:
+        """Score completions as training and evaluation both do.
+
+        Args:
+            prompts: the prompts, ``P`` of them.
+            completions: equally many completions of each, prompt by prompt.
+
+        Returns:
+            A score per completion.
+
+        Raises:
+            UserError: on every rank, if rewards of the user's failed for more completions than the run allows.
+        """
+        repeats = len(completions) // max(len(prompts), 1)
+        of_row = [prompts[i // repeats] for i in range(len(completions))]
+        results = self.scorer.score(
+            [c.text for c in completions],
+            [p.sample for p in of_row],
+            tasks=[p.task for p in of_row],
+            prompts=[p.text for p in of_row],
+            token_ids=[c.token_ids.tolist() for c in completions],
+            images=[p.images for p in of_row],
+        )
+        if any(task.reward for task in self.tasks.values()):
+            self.scorer.check_budget(*sum_over_ranks(self, torch.tensor(self.scorer.recent)).tolist())
+        return results
+
     def _restore(self, prompts: list[Prompt]) -> Experience:
         if self._restored is None:
             raise UserError(
                 "the checkpoint was written inside a rollout but holds no experience; start from another one"
             )
-        for prompt in prompts:
-            self.policy.encode(prompt)
         experience = restore_experience(self, self._restored, prompts)
         experience.microbatches = build_microbatches(experience, self.plan, self.policy.empty)
         self._restored = None
@@ -310,13 +363,13 @@ class G2RPOModule(pl.LightningModule):
         check_prompt_lengths(self, prompts)
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
-        rewards = [score(c.text, prompts[i // config.repeats].sample) for i, c in enumerate(completions)]
+        rewards = self.score(prompts, completions)
         rows = []
         for i, (completion, reward) in enumerate(zip(completions, rewards, strict=True)):
             at, repeat = divmod(i, config.repeats)
             number = numbers[at]
             if number is not None:
-                rows.append(row(number, repeat, prompts[at], completion, reward))
+                rows.append(row(number, repeat, prompts[at], completion, reward, self.reward))
         return rows
 
     def on_validation_epoch_start(self) -> None:

@@ -34,6 +34,8 @@ WARNINGS: list[tuple[str, type[Warning]]] = [
     (r".*isinstance\(treespec, LeafSpec\).*is deprecated.*", Warning),
     # peft asks transformers for the old name of a flag
     (r".*is_gradient_checkpointing.* is deprecated.*", FutureWarning),
+    # the new name of this method is not in every release that the version pin allows
+    (r".*gradient_checkpointing_enable.* is deprecated.*", FutureWarning),
     # metrics are summed over ranks before they are logged, by counts that Lightning does not know
     (r"It is recommended to use `self\.log\(.*sync_dist=True\)`.*", Warning),
     # lightning gathers with a function torch has renamed

@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_g2rpo.distributed import gather_prompts
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
-from lit_g2rpo.rewards import score
+from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.sampling import prompt_key
 
 TABLE = tuple(field.name for field in fields(RolloutTable))
@@ -46,7 +46,7 @@ def experience_state(module: Any, experience: Experience, max_tokens: int) -> di
         if getattr(experience, name) is not None:
             own[name] = padded(getattr(experience, name))
     state: dict[str, Any] = {name: gather_prompts(module, tensor) for name, tensor in own.items()}
-    return state | {name: getattr(table, name) for name in TABLE}
+    return state | {name: getattr(table, name) for name in TABLE} | {"refills": experience.refills}
 
 
 def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]) -> Experience:
@@ -65,7 +65,8 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
     """
     rank, world = module.trainer.global_rank, module.trainer.world_size
     table = RolloutTable(**{name: state[name] for name in TABLE})
-    own = {name: tensor[rank::world] for name, tensor in state.items() if name not in TABLE}
+    own = {name: tensor[rank::world] for name, tensor in state.items() if name not in (*TABLE, "refills")}
+    prompts = _refilled(module, state["refills"], table, prompts)
     if own["prompt_keys"].tolist() != [prompt_key(p.id) for p in prompts]:
         raise UserError(
             "the data has changed since the checkpoint: it gives other prompts for the rollout being resumed"
@@ -77,14 +78,33 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
 
     parts = zip(rows("token_ids"), rows("logprobs"), rows("entropy"), own["truncated"].flatten().tolist(), strict=True)
     completions = [Completion(t, lp, h, module.policy.decode(t), cut) for t, lp, h, cut in parts]
-    group_size = lengths.shape[1]
+    with generation_context(module.trainer.strategy, module.policy):
+        module.policy.prepare_features(prompts)
     return Experience(
         prompts=prompts,
         completions=completions,
-        rewards=[score(c.text, prompts[i // group_size].sample) for i, c in enumerate(completions)],
+        rewards=module.score(prompts, completions),
         old_logprobs=rows("old_logprobs") if "old_logprobs" in own else None,
         ref_logprobs=rows("ref_logprobs") if "ref_logprobs" in own else None,
         table=table,
         rank=rank,
         world_size=world,
+        refills=state["refills"],
     )
+
+
+def _refilled(module: Any, refills: list[list[int]], table: RolloutTable, prompts: list[Prompt]) -> list[Prompt]:
+    """Draw again the prompts that took the place of others; the stream is a function of its place."""
+    names, rank, world = list(module.tasks), module.trainer.global_rank, module.trainer.world_size
+    prompts = list(prompts)
+    if not refills:
+        return prompts
+    owned = [[i for i, slot in enumerate(slots) if slot % world == rank] for slots in refills]
+    waves = [
+        ([names[int(table.task_ids[slot])] for slot in slots], own) for slots, own in zip(refills, owned, strict=True)
+    ]
+    drawn = module.trainer.train_dataloader.refill_again(waves)
+    for slots, own, fresh in zip(refills, owned, drawn, strict=True):
+        for i, prompt in zip(own, fresh, strict=True):
+            prompts[slots[i] // world] = prompt
+    return prompts

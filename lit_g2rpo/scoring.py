@@ -59,6 +59,52 @@ class ScoredRollout:
     table: RolloutTable
 
 
+def unpack(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> dict[str, Tensor]:
+    """Name the columns, and shape the rewards.
+
+    Args:
+        values: ``[P, G, len(COLUMNS)]`` float64, of all ranks.
+        objective: says how.
+        tasks: tasks of the run with their bands, in the order of their indices.
+
+    Returns:
+        Value of each of ``COLUMNS`` for each completion, ``[P, G]`` each, with ``length_reward`` and the shaped
+        ``reward``.
+    """
+    column = dict(zip(COLUMNS, values.unbind(-1), strict=True))
+    shaped = column["accuracy"].clone()
+    for k, task in enumerate(tasks.values()):
+        rows = column["task"] == k
+        if task.length is not None and rows.any():
+            shaped[rows] = length_reward(column["length"][rows], task.length)
+            if objective.length_needs_accuracy:
+                shaped[rows] *= column["accuracy"][rows]
+    # The length reward takes its share from accuracy, so an exempt task, whose share stays accuracy, is unchanged.
+    reward = column["total"] + objective.length_weight * (shaped - column["accuracy"])
+    return column | {"length_reward": shaped, "reward": reward}
+
+
+def usable_groups(column: dict[str, Tensor], objective: Objective) -> Tensor:
+    """Say which groups teach something.
+
+    Args:
+        column: from `unpack`.
+        objective: says how groups are filtered.
+
+    Returns:
+        ``[P]`` bool, all True where nothing is filtered.
+    """
+    accuracy = column["accuracy"]
+    if objective.filtering == "off":
+        return torch.ones(len(accuracy), dtype=torch.bool)
+    groups = torch.arange(len(accuracy))[:, None].expand(accuracy.shape)
+    kept = kept_groups(
+        accuracy.flatten(), column["reward"].flatten(), groups.flatten(),
+        low=objective.accuracy_low, high=objective.accuracy_high,
+    )  # fmt: skip
+    return kept.view(accuracy.shape)[:, 0]
+
+
 def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> ScoredRollout:
     """Shape rewards, drop groups that teach nothing, and form advantages.
 
@@ -70,85 +116,66 @@ def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) 
     Returns:
         The scored rollout.
     """
-    column = dict(zip(COLUMNS, values.unbind(-1), strict=True))
-    task_ids, groups = column["task"].long(), torch.arange(values.shape[0])[:, None].expand(values.shape[:2])
-    shaped = column["accuracy"].clone()
+    column = unpack(values, objective, tasks)
+    shape = column["reward"].shape
+    valid = usable_groups(column, objective)[:, None].expand(shape)
+    task_ids, problem_type_ids = column["task"].long(), column["problem_type"].long()
+    batch = ScoredBatch(
+        rewards=column["reward"].flatten(),
+        components={name: column[name].flatten() for name in ("accuracy", "format", "structure", "length")},
+        group_ids=torch.arange(len(valid))[:, None].expand(shape).flatten(),
+        task_ids=task_ids.flatten(),
+        problem_type_ids=problem_type_ids.flatten(),
+        valid=valid.flatten(),
+    )
+    table = RolloutTable(
+        rewards=column["reward"],
+        lengths=column["length"].long(),
+        valid=valid & ~(column["truncated"].bool() & objective.mask_truncated),
+        advantages=objective.advantages(batch).view(shape),
+        task_ids=task_ids[:, 0],
+        problem_type_ids=problem_type_ids[:, 0],
+        entropy_direction=_entropy_directions(column, objective, tasks),
+    )
+    return ScoredRollout(column | {"dropped": (~valid).double()}, table)
+
+
+def _entropy_directions(column: dict[str, Tensor], objective: Objective, tasks: dict[str, Task]) -> Tensor:
+    """Side of its band that each task is on, ``[K]``."""
+    uncertainty = column["entropy"] if objective.entropy == "exact" else -column["logprobs"]
     direction = torch.zeros(len(tasks), dtype=torch.float64)
     for k, task in enumerate(tasks.values()):
-        rows = task_ids == k
-        if not rows.any():
-            continue
-        if task.length is not None:
-            shaped[rows] = length_reward(column["length"][rows], task.length)
-            if objective.length_needs_accuracy:
-                shaped[rows] *= column["accuracy"][rows]
-        if task.entropy is not None:
-            uncertainty = column["entropy"] if objective.entropy == "exact" else -column["logprobs"]
-            direction[k] = entropy_direction(
-                float(uncertainty[rows].sum() / column["length"][rows].sum()), task.entropy
-            )
-    # The length reward takes its share from accuracy, so an exempt task, whose share stays accuracy, is unchanged.
-    rewards = column["total"] + objective.length_weight * (shaped - column["accuracy"])
-    column["length_reward"] = shaped
-    group_ids = groups.flatten()
-    valid = torch.ones(len(group_ids), dtype=torch.bool)
-    if objective.filtering != "off":
-        valid = kept_groups(
-            column["accuracy"].flatten(), rewards.flatten(), group_ids,
-            low=objective.accuracy_low, high=objective.accuracy_high,
-        )  # fmt: skip
-    batch = ScoredBatch(
-        rewards=rewards.flatten(),
-        components={name: column[name].flatten() for name in ("accuracy", "format", "structure", "length")},
-        group_ids=group_ids,
-        task_ids=task_ids.flatten(),
-        problem_type_ids=column["problem_type"].long().flatten(),
-        valid=valid,
-    )
-    column["dropped"] = (~valid).double().view(values.shape[:2])
-    counted = valid.view(values.shape[:2]) & ~(column["truncated"].bool() & objective.mask_truncated)
-    table = RolloutTable(
-        rewards=rewards,
-        lengths=column["length"].long(),
-        valid=counted,
-        advantages=objective.advantages(batch).view(values.shape[:2]),
-        task_ids=task_ids[:, 0],
-        problem_type_ids=column["problem_type"].long()[:, 0],
-        entropy_direction=direction,
-    )
-    return ScoredRollout(column, table)
+        rows = column["task"] == k
+        if task.entropy is not None and rows.any():
+            mean = uncertainty[rows].sum() / column["length"][rows].sum()
+            direction[k] = entropy_direction(float(mean), task.entropy)
+    return direction
 
 
-def rollout_metrics(scored: ScoredRollout, tasks: list[str]) -> dict[str, float]:
+def rollout_metrics(scored: ScoredRollout, first: dict[str, Tensor], tasks: list[str]) -> dict[str, float]:
     """Means over all completions of a rollout, overall and per task.
 
     Args:
-        scored: the rollout.
+        scored: what is learned from.
+        first: the columns of what was drawn first, which say how good the policy is: groups that replaced others were
+            chosen for not being all right or all wrong.
         tasks: names of all tasks of the run.
 
     Returns:
         ``rollout/<name>`` and ``rollout/<name>/<task>``, tasks without a prompt left out.
     """
-    column, table = scored.columns, scored.table
-    per_completion = {
-        "reward": table.rewards,
-        "accuracy": column["accuracy"],
-        "format": column["format"],
-        "length": column["length"],
-        "length_reward": column["length_reward"],
-        "truncated": column["truncated"],
-        "dropped": column["dropped"],
-        "advantage_rms": table.advantages**2,
-    }
+    table = scored.table
+    means = {name: first[name] for name in ("reward", "accuracy", "format", "length", "length_reward", "truncated")}
+    means |= {"dropped": scored.columns["dropped"], "advantage_rms": table.advantages**2}
     metrics: dict[str, float] = {}
     everything = {"": torch.ones_like(table.task_ids, dtype=torch.bool)}
     for suffix, rows in (everything | {f"/{name}": table.task_ids == k for k, name in enumerate(tasks)}).items():
         if not rows.any():
             continue
-        for name, values in per_completion.items():
+        for name, values in means.items():
             metrics[f"rollout/{name}{suffix}"] = float(values[rows].mean())
         metrics[f"rollout/advantage_rms{suffix}"] **= 0.5
-        tokens = column["length"][rows].sum()
-        metrics[f"rollout/entropy{suffix}"] = float(column["entropy"][rows].sum() / tokens)
-        metrics[f"rollout/nll{suffix}"] = float(-column["logprobs"][rows].sum() / tokens)
+        tokens = first["length"][rows].sum()
+        metrics[f"rollout/entropy{suffix}"] = float(first["entropy"][rows].sum() / tokens)
+        metrics[f"rollout/nll{suffix}"] = float(-first["logprobs"][rows].sum() / tokens)
     return metrics

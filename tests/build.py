@@ -17,7 +17,7 @@ from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 
 
-def varied_score(text: str, sample: dict[str, Any]) -> RewardResult:
+def varied_score(text: str, sample: dict[str, Any], config: Any = None) -> RewardResult:
     """A reward that a random policy's completions differ in: a number from the text's digest."""
     value = hashlib.sha256(text.encode()).digest()[0] / 255
     return RewardResult(

@@ -25,8 +25,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs every test in its own folder, so that none leaves files in the checkout."""
+    """Runs every test in its own folder, so that none leaves files in the checkout or in the user's cache."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +68,6 @@ def varied_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Completions of a random policy are all wrong; give them rewards that differ."""
     from build import varied_score
 
-    import lit_g2rpo.collect
-    import lit_g2rpo.resume
+    import lit_g2rpo.rewards.scorer
 
-    monkeypatch.setattr(lit_g2rpo.collect, "score", varied_score)
-    monkeypatch.setattr(lit_g2rpo.resume, "score", varied_score)
+    monkeypatch.setattr(lit_g2rpo.rewards.scorer, "score", varied_score)

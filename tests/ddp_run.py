@@ -10,7 +10,7 @@ import torch
 from build import data, module, trainer, varied_score
 from conftest import make_prompt
 
-import lit_g2rpo.collect
+import lit_g2rpo.rewards.scorer
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.objectives import G2RPO, EntropyBand
@@ -63,7 +63,7 @@ class Record(pl.Callback):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    lit_g2rpo.collect.score = varied_score
+    lit_g2rpo.rewards.scorer.score = varied_score
     folder, out, devices, kind = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     record = Record()
     sizes: dict[str, Any] = {"accumulate_grad_batches": 2}

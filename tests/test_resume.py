@@ -9,8 +9,7 @@ import pytest
 import torch
 from build import data, module, trainer, varied_score
 
-import lit_g2rpo.collect
-import lit_g2rpo.resume
+import lit_g2rpo.rewards.scorer
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives import G2RPO
 
@@ -51,8 +50,7 @@ pytestmark = pytest.mark.usefixtures("varied_rewards_of_module")
 def varied_rewards_of_module() -> Iterator[None]:
     """The straight run is shared by all tests, so its rewards are replaced for the whole module."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in (lit_g2rpo.collect, lit_g2rpo.resume):
-            patch.setattr(place, "score", varied_score)
+        patch.setattr(lit_g2rpo.rewards.scorer, "score", varied_score)
         yield
 
 

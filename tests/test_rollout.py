@@ -1,6 +1,5 @@
-"""The Hugging Face engine: its log-probabilities, its randomness, what it can never sample."""
+"""The Hugging Face engine and the one that reads demonstrations; engines by name."""
 
-import numpy as np
 import pytest
 import torch
 from conftest import make_prompt
@@ -11,10 +10,12 @@ from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.demonstrations import DemonstrationEngine
 from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
-from lit_g2rpo.rollout.sampling import draw, uniforms
+from lit_g2rpo.rollout.native import NativeEngine
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +59,6 @@ def test_text_only_prompts_after_images_keep_their_positions(policy: Policy) -> 
     again = engine.generate([text], 2, Sampling(8, seed=1))
     assert [c.token_ids.tolist() for c in fresh] == [c.token_ids.tolist() for c in again]
     torch.testing.assert_close(fresh[0].logprobs, again[0].logprobs)
-
-
-def test_every_counter_changes_the_draw() -> None:
-    base = uniforms(Sampling(6), "a", 0)
-    others = [
-        uniforms(Sampling(6, seed=1), "a", 0),
-        uniforms(Sampling(6, rollout=1), "a", 0),
-        uniforms(Sampling(6, wave=1), "a", 0),
-        uniforms(Sampling(6), "b", 0),
-        uniforms(Sampling(6), "a", 1),
-    ]
-    assert all(not np.array_equal(base, other) for other in others)
-    assert np.array_equal(base, uniforms(Sampling(6), "a", 0))
-    assert np.array_equal(base[:3], uniforms(Sampling(3), "a", 0))
 
 
 def test_greedy_equals_generate_of_the_model(policy: Policy) -> None:
@@ -121,25 +108,6 @@ def test_vision_tokens_are_never_sampled(policy: Policy) -> None:
             embedding.copy_(saved)
 
 
-def test_draw_follows_the_distribution() -> None:
-    logits = torch.log(torch.tensor([0.5, 0.0, 0.3, 0.2]))
-    grid = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    nothing = torch.tensor([], dtype=torch.long)
-
-    def shares(sampling: Sampling, forbidden: torch.Tensor = nothing) -> list[float]:
-        tokens = draw(logits.expand(len(grid), -1), grid, sampling, forbidden)
-        return (torch.bincount(tokens, minlength=4) / len(grid)).tolist()
-
-    assert shares(Sampling(1)) == pytest.approx([0.5, 0, 0.3, 0.2], abs=1e-3)
-    assert shares(Sampling(1, top_k=2)) == pytest.approx([0.625, 0, 0.375, 0], abs=1e-3)
-    assert shares(Sampling(1, top_p=0.75)) == pytest.approx([0.625, 0, 0.375, 0], abs=1e-3)
-    assert shares(Sampling(1, top_p=0.4)) == pytest.approx([1, 0, 0, 0], abs=1e-3)
-    assert shares(Sampling(1), torch.tensor([0])) == pytest.approx([0, 0, 0.6, 0.4], abs=1e-3)
-    assert shares(Sampling(1, temperature=0.5)) == pytest.approx([25 / 38, 0, 9 / 38, 4 / 38], abs=1e-3)
-    top = draw(logits[None], torch.tensor([1 - 1e-17], dtype=torch.float64), Sampling(1), nothing)
-    assert top.item() == 3
-
-
 def test_demonstrations_are_read_with_their_end_token(policy: Policy) -> None:
     engine = DemonstrationEngine()
     engine.attach(policy)
@@ -153,3 +121,13 @@ def test_demonstrations_are_read_with_their_end_token(policy: Policy) -> None:
         engine.generate([missing], 1, Sampling(40))
     with pytest.raises(UserError, match="max_completion_tokens allows 3"):
         engine.generate([make_prompt("one", 1)], 1, Sampling(3))
+
+
+def test_engines_by_name() -> None:
+    native = build_engine(RolloutConfig(max_rows=7, slots=3))
+    assert isinstance(native, NativeEngine)
+    assert (native.max_rows, native.slots) == (7, 3)
+    assert isinstance(build_engine(RolloutConfig(engine="huggingface")), HuggingFaceEngine)
+    assert isinstance(build_engine(RolloutConfig(engine="demonstrations")), DemonstrationEngine)
+    assert isinstance(build_sampler(RolloutConfig(engine="huggingface")), HuggingFaceEngine)
+    assert isinstance(build_sampler(RolloutConfig(engine="demonstrations")), NativeEngine)

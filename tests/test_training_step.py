@@ -75,13 +75,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run(random_folder: str, tmp_pat
 def test_a_reward_that_is_not_finite_stops_the_run(
     random_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lit_g2rpo.collect
+    import lit_g2rpo.rewards.scorer
     from lit_g2rpo.rewards import RewardResult
 
     nan = RewardResult(
         total=float("nan"), accuracy=0.0, format=0.0, structure=0.0, components={}, error=None, seconds=0.0
     )
-    monkeypatch.setattr(lit_g2rpo.collect, "score", lambda *_: nan)
+    monkeypatch.setattr(lit_g2rpo.rewards.scorer, "score", lambda *_: nan)
     with pytest.raises(NonFiniteError, match="a reward or log-probability is not finite"):
         trainer(tmp_path, 2).fit(module(random_folder), data())
     assert "ocr" in next(tmp_path.glob("**/non_finite_rank0.json")).read_text()

@@ -31,6 +31,17 @@ PARTS = {
     "--print_config": "show the configuration that the other words come to, and do nothing",
 }
 
+EXTRA = {
+    "export": {"--output DIR": "folder to write; must be new or empty"},
+    "validate": {"--limit N": "the first N rows only"},
+    "predict": {"--limit N": "the first N rows only"},
+    "test": {
+        "--limit N": "the first N rows only",
+        "--repeats K": "completions per row, for mean and pass@K; needs --model.evaluation.temperature above 0",
+        "--baseline FILE": "predictions.jsonl or metrics.json of another run, or its folder, to compare with",
+    },
+}
+
 
 def verb_help(verb: str, summary: str) -> str:
     """Describe a verb and its keys.
@@ -43,7 +54,7 @@ def verb_help(verb: str, summary: str) -> str:
         The text of ``VERB --help``.
     """
     out = [f"usage: python -m lit_g2rpo {verb} --config FILE [--KEY VALUE ...]", "", f"{verb}: {summary}.", ""]
-    parts = PARTS | ({"--output DIR": "folder to write; must be new or empty"} if verb == "export" else {})
+    parts = PARTS | EXTRA.get(verb, {})
     out += [row(key, text) for key, text in parts.items()]
     for group, settings in GROUPS.items():
         descriptions = arguments(settings.__doc__ or "")

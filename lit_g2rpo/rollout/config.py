@@ -45,12 +45,14 @@ class EvaluationConfig:
         top_p: nucleus mass, 1 for all.
         top_k: number of most likely tokens kept, 0 for all.
         repeats: completions per prompt; more than one needs a temperature.
+        baseline: ``predictions.jsonl`` or ``metrics.json`` of another run, or its folder, that ``test`` compares with.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     repeats: int = 1
+    baseline: str | None = None
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.demonstrations import DemonstrationEngine
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
+from lit_g2rpo.rollout.native import NativeEngine
 
 
 def build_engine(config: RolloutConfig) -> RolloutEngine:
@@ -15,6 +16,18 @@ def build_engine(config: RolloutConfig) -> RolloutEngine:
     Returns:
         The engine, not yet attached to a policy.
     """
-    if config.engine == "demonstrations":
-        return DemonstrationEngine()
-    return HuggingFaceEngine(max_rows=config.max_rows)
+    return DemonstrationEngine() if config.engine == "demonstrations" else build_sampler(config)
+
+
+def build_sampler(config: RolloutConfig) -> RolloutEngine:
+    """Build an engine that samples, which evaluation needs also where training reads demonstrations.
+
+    Args:
+        config: settings of rollout.
+
+    Returns:
+        The engine, not yet attached to a policy.
+    """
+    if config.engine == "huggingface":
+        return HuggingFaceEngine(config.max_rows)
+    return NativeEngine(config.max_rows, config.slots)

@@ -49,21 +49,53 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, forbidden: Tensor)
     Returns:
         Token ids, ``[N]`` long.
     """
-    logits = logits.index_fill(-1, forbidden, -torch.inf)
+    return draw_with_stats(logits, uniform, sampling, forbidden)[0]
+
+
+def draw_with_stats(
+    logits: Tensor, uniform: Tensor, sampling: Sampling, forbidden: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw one token per row, with its log-probability and the entropy of its distribution from the same softmax.
+
+    Args:
+        logits: ``[N, V]`` float, not yet divided by the temperature.
+        uniform: ``[N]`` float64 in [0, 1).
+        sampling: temperature, top_p and top_k.
+        forbidden: ids that are never drawn, ``[F]`` long.
+
+    Returns:
+        Token ids, ``[N]`` long, and log-probabilities and entropies, nats, ``[N]`` each; both are those of the whole
+        distribution at the temperature (1 where sampling is greedy), which is the one that is trained.
+    """
+    logprobs = (logits / (sampling.temperature or 1.0)).log_softmax(-1)
+    probs = logprobs.exp()
+    entropy = -(probs * logprobs).sum(-1)
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    # float64: a float32 running sum over a large vocabulary is off by more than a rare token's probability.
-    probs = (logits / sampling.temperature).double().softmax(-1)
+        # Of the logits: subtracting the normaliser may round two of them to a tie.
+        tokens = logits.index_fill(-1, forbidden, -torch.inf).argmax(-1)
+    else:
+        tokens = _search(_truncated(probs.index_fill_(-1, forbidden, 0), sampling), uniform)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0], entropy
+
+
+def _truncated(probs: Tensor, sampling: Sampling) -> Tensor:
+    """Set to 0 what top-k and top-p leave out."""
     if sampling.top_k:
         smallest = probs.topk(min(sampling.top_k, probs.shape[-1]), dim=-1).values[:, -1:]
         probs = probs.masked_fill(probs < smallest, 0)
     if sampling.top_p < 1:
-        ordered, order = probs.sort(-1, descending=True)
+        ordered, order = probs.double().sort(-1, descending=True)
         # A token stays while the mass before it is below top_p, so the most likely one always stays.
         outside = ordered.cumsum(-1) - ordered >= sampling.top_p * ordered.sum(-1, keepdim=True)
         probs = probs.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), 0)
-    cumulative = probs.cumsum(-1)
-    index = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
-    # Rounding may push the search past the last token that has probability.
-    last = (probs > 0).long().mul(torch.arange(1, probs.shape[-1] + 1, device=probs.device)).argmax(-1)
-    return torch.minimum(index, last)
+    return probs
+
+
+def _search(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Find the token whose share of the cumulative probabilities holds the uniform number."""
+    # float64: a float32 running sum over a large vocabulary is off by more than a rare token's probability.
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:].contiguous()
+    index = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+    # Rounding may push the search past the last token that has probability, the first that reaches the total.
+    return torch.minimum(index, torch.searchsorted(cumulative, total))[:, 0]

@@ -1,0 +1,115 @@
+"""The text model as one function of tokens, positions and a way to attend."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, rms_norm
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.policy.head import factor_dtype
+from lit_g2rpo.rollout.weights import read_layers
+
+# (layer, queries [N, R, K, D], keys [N, K, D], values [N, K, D]) -> [N, R, K, D]: K key heads, each with R query heads
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Decoder:
+    """Runs the layers of a Qwen3-VL text model on flat rows of tokens, without the model's own code around them.
+
+    Args:
+        base: ``Qwen3VLForConditionalGeneration``.
+
+    Raises:
+        UserError: if the model has a part that this decoder does not know.
+    """
+
+    def __init__(self, base: Any) -> None:
+        text, config = base.model.language_model, base.model.language_model.config
+        rope = config.rope_parameters["rope_type"]
+        if base.config.model_type != "qwen3_vl" or rope in ("dynamic", "longrope"):
+            raise UserError(
+                f"model.rollout.engine 'native' knows no {base.config.model_type} with {rope} rope; use 'huggingface'"
+            )
+        self.key_heads: int = config.num_key_value_heads
+        self.repeats: int = config.num_attention_heads // config.num_key_value_heads
+        self.head_dim: int = text.layers[0].self_attn.head_dim
+        self.eps: float = config.rms_norm_eps
+        self.embedding, self.head = text.embed_tokens.weight, base.lm_head.weight
+        self.norm, self.rotary = text.norm.weight, text.rotary_emb
+        # Copies pay off on the CPU, where models are small; a large one on a device is called live.
+        copied = self.embedding.device.type == "cpu"
+        self.layers = read_layers(text, copied)
+        if copied:
+            self.head = self.head.to(factor_dtype(self.head, self.head))
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Tables of rotary embedding.
+
+        Args:
+            positions: M-RoPE positions, ``[3, N]`` long.
+
+        Returns:
+            Cosine, and sine with the sign of the rotation folded in, ``[N, 1, D]`` each.
+        """
+        cosine, sine = self.rotary(self.embedding, positions[:, None])
+        sign = torch.ones_like(sine[0, :1])
+        sign[:, : self.head_dim // 2] = -1
+        return cosine[0, :, None], (sine[0] * sign)[:, None]
+
+    def __call__(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        attend: Attend,
+        images: tuple[Tensor, list[Tensor]] | None = None,
+    ) -> Tensor:
+        """Run all layers.
+
+        Args:
+            x: embeddings, ``[N, H]``.
+            rotation: tables for the ``N`` positions.
+            attend: attention of a layer.
+            images: indices of image tokens ``[n]``, and what each of the first layers adds there, ``[n, H]``.
+
+        Returns:
+            Hidden states after the final norm, ``[N, H]``.
+        """
+        count, width = len(x), x.shape[-1]
+        query_heads = self.repeats * self.key_heads
+        for i, layer in enumerate(self.layers):
+            qkv = layer.qkv(rms_norm(x, (width,), layer.input_norm, self.eps)).view(count, -1, self.head_dim)
+            rotated, value = torch.split(qkv.to(x.dtype), [query_heads + self.key_heads, self.key_heads], 1)
+            rotated = rms_norm(rotated, (self.head_dim,), None, self.eps)
+            rotated[:, :query_heads] *= layer.query_norm
+            rotated[:, query_heads:] *= layer.key_norm
+            rotated = self._rotate(rotated, *rotation)
+            query = rotated[:, :query_heads].view(count, self.repeats, self.key_heads, self.head_dim)
+            x = x + layer.output(attend(i, query, rotated[:, query_heads:], value).reshape(count, -1))
+            gate, up = layer.gate_up(rms_norm(x, (width,), layer.post_norm, self.eps)).chunk(2, -1)
+            x = x + layer.down(layer.activation(gate) * up)
+            if images is not None and i < len(images[1]):
+                x.index_add_(0, images[0], images[1][i].to(x.dtype))
+        return rms_norm(x, (width,), self.norm, self.eps)
+
+    @staticmethod
+    def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        swapped = x.view(*x.shape[:-1], 2, -1).flip(-2).view(x.shape)
+        return swapped.mul_(sine).addcmul_(x, cosine)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token.
+
+        Args:
+            hidden: ``[N, H]``.
+
+        Returns:
+            ``[N, V]``, float32 or wider.
+        """
+        # The same types as in training, where logits of half precision would round log-probabilities by too much.
+        dtype = factor_dtype(hidden, self.head)
+        with torch.autocast(hidden.device.type, enabled=False):
+            if dtype.itemsize < 4:
+                return torch.mm(hidden.to(dtype), self.head.to(dtype).T, out_dtype=torch.float32)
+            return linear(hidden.to(dtype), self.head.to(dtype))

@@ -1,0 +1,74 @@
+"""Prompts and their images are read once, packed without padding."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, scaled_dot_product_attention
+
+from lit_g2rpo.policy.encoding import EncodedPrompt
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.policy.vision import image_features
+from lit_g2rpo.rollout.cache import PromptCache
+from lit_g2rpo.rollout.decoder import Decoder
+
+PREFILL_TOKENS = 8192
+"""Prompt tokens read at a time, which bounds the memory of activations; a longer prompt is read alone."""
+
+
+def prefill(policy: Policy, decoder: Decoder, prompts: list[EncodedPrompt], cache: PromptCache) -> Tensor:
+    """Read prompts into the cache.
+
+    Args:
+        policy: the policy, for its vision tower and counters.
+        decoder: the text model.
+        prompts: the prompts, ``P`` of them.
+        cache: where keys and values go.
+
+    Returns:
+        Hidden state of each prompt's last token, ``[P, H]``.
+    """
+    last = []
+    for first, pack in _packs(prompts):
+        last.append(_read(policy, decoder, pack, first, cache))
+        policy.counters.prefill_tokens += sum(len(prompt.input_ids) for prompt in pack)
+    return torch.cat(last)
+
+
+def _packs(prompts: list[EncodedPrompt]) -> Iterator[tuple[int, list[EncodedPrompt]]]:
+    """Cut the prompts into packs of at most ``PREFILL_TOKENS``, each with the index of its first prompt."""
+    first, tokens = 0, 0
+    for i, prompt in enumerate(prompts):
+        if i > first and tokens + len(prompt.input_ids) > PREFILL_TOKENS:
+            yield first, prompts[first:i]
+            first, tokens = i, 0
+        tokens += len(prompt.input_ids)
+    yield first, prompts[first:]
+
+
+def _read(policy: Policy, decoder: Decoder, pack: list[EncodedPrompt], first: int, cache: PromptCache) -> Tensor:
+    device = policy.device
+    lengths = [len(prompt.input_ids) for prompt in pack]
+    ends = torch.tensor(lengths).cumsum(0).tolist()
+    x = embedding(torch.cat([prompt.input_ids for prompt in pack]).to(device), decoder.embedding)
+    features = [found for found in image_features(policy, pack) if found is not None]
+    images = None
+    if features:
+        places = torch.cat([prompt.token_types for prompt in pack]).nonzero()[:, 0].to(device)
+        x.index_copy_(0, places, torch.cat([found.embeddings for found in features]).to(device, x.dtype))
+        layers = zip(*(found.deepstack for found in features), strict=True)
+        images = places, [torch.cat(layer).to(device) for layer in layers]
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        outputs = []
+        for i, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+            own = slice(end - length, end)
+            cache.write(layer, first + i, key[own], value[own])
+            q, k, v = query[own].permute(1, 2, 0, 3), key[own].transpose(0, 1), value[own].transpose(0, 1)
+            k, v = (tensor.expand(len(q), -1, -1, -1) for tensor in (k, v))
+            outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True).permute(2, 0, 1, 3))
+        return torch.cat(outputs)
+
+    positions = torch.cat([prompt.positions for prompt in pack], 1).to(device)
+    hidden = decoder(x, decoder.rotation(positions), attend, images)
+    return hidden[torch.tensor(ends, device=device) - 1]

@@ -1,0 +1,77 @@
+"""What is drawn, row by row."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.policy.encoding import EncodedPrompt
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.sampling import draw_with_stats, uniforms
+
+
+class CompletionTable:
+    """Completions of ``P`` prompts, ``N = P * G`` rows, and a spare row that idle slots write to.
+
+    Args:
+        policy: the policy, for its device and tokens.
+        prompts: the prompts.
+        encoded: the same as tensors.
+        group_size: completions per prompt.
+        sampling: how to draw.
+    """
+
+    def __init__(
+        self, policy: Policy, prompts: list[Prompt], encoded: list[EncodedPrompt], group_size: int, sampling: Sampling
+    ) -> None:
+        device = policy.device
+        self.policy, self.sampling = policy, sampling
+        self.prompt_of_row = [p for p in range(len(prompts)) for _ in range(group_size)]
+        self.spare = len(self.prompt_of_row)
+        uniform = np.stack([uniforms(sampling, prompt.id, g) for prompt in prompts for g in range(group_size)])
+        self._uniform = torch.from_numpy(np.pad(uniform, ((0, 1), (0, 0)))).to(device)
+        starts = [encoded[p].next_position for p in self.prompt_of_row]
+        self.last_position = max(starts) + sampling.max_tokens
+        self.start = torch.tensor([*starts, 0], device=device)
+        shape = (self.spare + 1, sampling.max_tokens)
+        self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
+        self._logprobs = torch.zeros(shape, dtype=policy.empty.dtype, device=device)
+        self._entropy = torch.zeros_like(self._logprobs)
+        self._forbidden = torch.tensor(policy.forbidden_token_ids, device=device)
+        self._ends = torch.tensor(policy.eos_token_ids, device=device)
+
+    def draw(self, row: Tensor, index: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw one token for each of ``n`` rows and write it down.
+
+        Args:
+            row: the rows, ``[n]`` long.
+            index: index of the token in its completion, ``[n]`` long.
+            logits: ``[n, V]``.
+
+        Returns:
+            The tokens, ``[n]`` long, and whether each is its completion's last, ``[n]`` bool.
+        """
+        token, logprob, entropy = draw_with_stats(logits, self._uniform[row, index], self.sampling, self._forbidden)
+        self.tokens[row, index] = token
+        self._logprobs[row, index] = logprob
+        self._entropy[row, index] = entropy
+        ended = (token[:, None] == self._ends).any(-1)
+        return token, ended | (index == self.sampling.max_tokens - 1)
+
+    def completions(self) -> list[Completion]:
+        """Cut each row behind its last token.
+
+        Returns:
+            ``N`` completions on the CPU.
+        """
+        tokens, logprobs, entropy = self.tokens.cpu(), self._logprobs.cpu(), self._entropy.cpu()
+        ended = torch.isin(tokens, self._ends.cpu())
+        # Past a completion's end the table holds zeros, which may be an end token, but never the first.
+        lengths = torch.where(ended.any(-1), ended.int().argmax(-1) + 1, tokens.shape[1]).tolist()
+        found = []
+        for i, length in enumerate(lengths[: self.spare]):
+            ids = tokens[i, :length].clone()
+            own = logprobs[i, :length].clone(), entropy[i, :length].clone()
+            found.append(Completion(ids, *own, self.policy.decode(ids), truncated=not bool(ended[i, length - 1])))
+        return found

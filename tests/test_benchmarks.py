@@ -1,0 +1,113 @@
+"""The benchmarks' own machinery: clocks, turns, prompts, forced lengths, and that both sides do the same work."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import common  # noqa: E402
+import ours  # noqa: E402
+import scaling  # noqa: E402
+import step_vs_trl  # noqa: E402
+import turns  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bench")
+    assert 6e6 < common.tiny_policy(path) < 7e6
+    return path
+
+
+@pytest.mark.parametrize("script", ["step_vs_trl.py", "scaling.py"])
+def test_help(script: str) -> None:
+    shown = subprocess.run([sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "--json" in shown.stdout
+
+
+def test_phases_exclude_the_phases_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 1.0, 3.0, 7.0])
+    monkeypatch.setattr(turns.time, "thread_time", lambda: next(ticks))
+    phases = turns.Phases()
+    with phases.phase("outer"), phases.phase("inner"):
+        pass
+    assert phases.seconds == {"outer": 1.0 + 4.0, "inner": 2.0}
+
+
+def test_turns_go_one_step_at_a_time_and_pass_errors_on() -> None:
+    done: list[int] = []
+
+    def run(pause: Any) -> None:
+        for number in range(2):
+            done.append(number)
+            pause()
+        raise ValueError("the end")
+
+    turn = turns.Turn(run)
+    for expected in ([0], [0, 1]):
+        turn.step()
+        assert done == expected
+    with pytest.raises(ValueError, match="the end"):
+        turn.step()
+
+
+@pytest.mark.parametrize(("image_tokens", "images"), [(0, 1), (64, 1), (16, 3)])
+def test_prompts_have_the_lengths_asked_for(image_tokens: int, images: int) -> None:
+    prompt = common.bench_prompts(1, image_tokens, 30, images)[0]
+    processor = common.bench_processor()
+    text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+    ids = processor(text=[text], images=prompt.images or None, return_tensors="pt")["input_ids"][0]
+    shown = images if image_tokens else 0
+    assert int((ids == processor.image_token_id).sum()) == shown * image_tokens
+    assert len(ids) == 30 + shown * (image_tokens + 2)
+
+
+def test_fits() -> None:
+    assert scaling.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert scaling.slope([1, 2, 4], [3.0, 5.0, 9.0]) == pytest.approx(2)
+
+
+def test_variable_lengths_have_the_mean_and_the_longest_they_are_said_to_have() -> None:
+    drawn = step_vs_trl.completion_lengths(step_vs_trl.CASES["variable"], [str(n) for n in range(8)])
+    flat = torch.tensor(list(drawn.values())).flatten().double()
+    assert flat.max() == 128
+    assert 32 < flat.mean() < 38
+
+
+@pytest.mark.parametrize("engine", ["huggingface", "native"])
+def test_our_side_writes_forced_lengths_and_counts_each_image_once(folder: Path, engine: str) -> None:
+    prompts = common.bench_prompts(2, 4, 30)
+    lengths = {prompts[0].id: [1, 4], prompts[1].id: [6, 2]}
+    side = ours.Ours(folder, prompts, lengths, ours.Work(2, 6), 2, engine=engine)
+    steps = turns.measure({"ours": side}, 1, cuda=False)["ours"]
+    step_vs_trl.same_work({"ours": side}, lengths, 2, 1)
+    counters = steps[0]["counters"]
+    assert counters["images_preprocessed"] == counters["images_encoded"] == 2
+    # The last token of a completion is predicted but predicts nothing.
+    assert counters["train_completion_tokens"] == 13 - 4
+    assert sum(steps[0]["phases"].values()) == pytest.approx(steps[0]["seconds"])
+    lengths[prompts[0].id] = [2, 4]
+    with pytest.raises(AssertionError, match="given lengths"):
+        step_vs_trl.same_work({"ours": side}, lengths, 2, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", [(), (("tower", True),), (("lora", True), ("kl", 0.04), ("updates", 2))])
+def test_both_sides_do_the_same_work(tmp_path: Path, work: tuple[tuple[str, Any], ...]) -> None:
+    pytest.importorskip("trl")
+    rows = 4 // dict(work).get("updates", 1)
+    case = step_vs_trl.Case(4, max_tokens=6, variable=True, prompts=2, group_size=2, work=work)
+    sides, lengths, made = step_vs_trl.build(case, tmp_path, 3, [{"rows": rows}])
+    steps = turns.measure(sides, 2, cuda=False)
+    step_vs_trl.same_work(sides, lengths, 3, made.updates)
+    peer = steps[f"rows={rows}"][0]["counters"]
+    assert peer["images_preprocessed"] == 2 * 4  # every completion, twice
+    assert peer["prefill_tokens"] == 4 * (32 + 4)
+    assert peer["row_steps"] == 4 * (max(map(max, lengths.values())) - 1)
