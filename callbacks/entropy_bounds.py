@@ -1,46 +1,74 @@
-"""Watch each task's sampling entropy against its band."""
+"""Watch each task's sampling entropy against its band, and act when it stays outside."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import lightning.pytorch as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_g2rpo.callbacks.handles import RolloutWatch, handles, metric
+from lit_g2rpo.callbacks.learning_rate import scale_learning_rate
+from lit_g2rpo.callbacks.present import present_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.shaping import EntropyBand
 
+Action = Literal["warn", "adapt", "lower_lr", "stop"]
+
 
 class EntropyBounds(L.Callback):
-    """Compares the entropy of each rollout with the task's band, keeps a gauge, and warns or stops when it stays out.
+    """Compares the entropy of each rollout with the task's band, keeps a gauge, and acts when it stays out.
 
     The gauge ``entropy_bounds/<task>`` is the signed distance to the band, nats: 0 inside, positive above, negative
-    below; ``entropy_bounds/outside/<task>`` is the fraction of rollouts so far that were outside. The entropy is the
-    one of the sampled tokens over all ranks, so that every rank decides alike.
+    below; ``entropy_bounds/outside/<task>`` is the fraction of the task's rollouts so far that were outside. A task
+    that a rollout lacks counts for nothing, and its gauge is NaN there. The entropy is the one that the objective
+    shapes, exact or sampled, over the tokens of all ranks, so that every rank decides alike.
 
     Args:
-        patience: consecutive rollouts outside the band before the callback acts, rollouts.
-        action: ``warn`` says so once for each time the entropy leaves the band, ``stop`` also ends the training.
+        patience: consecutive rollouts on one side of the band before the callback acts, rollouts.
+        action: ``warn`` says so, once for each time the entropy leaves the band; ``stop`` also ends the training. After
+            each further ``patience`` rollouts outside, ``adapt`` multiplies the task's entropy coefficient by
+            ``factor``, and divides it when the entropy goes from one side to the other (the scale is logged as
+            ``entropy_bounds/scale/<task>``); ``lower_lr`` divides the learning rate, of all tasks.
+        factor: what one act of ``adapt`` or ``lower_lr`` multiplies or divides by.
+        limit: the scale of a coefficient stays from ``1 / limit`` to ``limit``; the learning rate is divided by at
+            most this in all.
 
     Raises:
         UserError: if an argument is out of range.
     """
 
-    def __init__(self, patience: int = 10, action: Literal["warn", "stop"] = "warn") -> None:
+    def __init__(self, patience: int = 10, action: Action = "warn", factor: float = 2.0, limit: float = 8.0) -> None:
         if patience < 1:
             raise UserError(f"EntropyBounds.patience is {patience}; it must be at least 1 rollout")
-        if action not in ("warn", "stop"):
-            raise UserError(f"EntropyBounds.action is {action!r}; it must be 'warn' or 'stop'")
-        self.patience = patience
-        self.action = action
+        if action not in get_args(Action):
+            raise UserError(f"EntropyBounds.action is {action!r}; it must be warn, adapt, lower_lr or stop")
+        if not 1 < factor <= limit < math.inf:
+            raise UserError(f"EntropyBounds needs 1 < factor <= limit, finite; got factor {factor} and limit {limit}")
+        self.patience, self.action = patience, action
+        self.factor, self.limit = factor, limit
         self._watch = RolloutWatch()
         self._consecutive: dict[str, int] = {}
         self._outside: dict[str, int] = {}
         self._observed: dict[str, int] = {}
+        self._side: dict[str, int] = {}
+        self._scale: dict[str, float] = {}
+        self._lowered = 1.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from the rollouts that a resumed run already has."""
+        """Count from the rollouts that a resumed run already has, with the coefficients it had.
+
+        Raises:
+            UserError: if there is no coefficient to adapt.
+        """
         self._watch.start(trainer, pl_module)
+        if self.action != "adapt":
+            return
+        if not self._objective(pl_module).entropy_coefficient:
+            raise UserError(
+                "EntropyBounds.action is adapt, but model.objective.entropy_coefficient is 0: there is nothing to "
+                "scale; give a coefficient, such as 0.02"
+            )
+        self._set_scales(pl_module, self._scale)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,49 +76,100 @@ class EntropyBounds(L.Callback):
         """Judge the entropy of a rollout, once, right after it was sampled."""
         if not self._watch.fires(trainer, pl_module):
             return
-        run = handles(pl_module)
+        source = "rollout/nll" if self._objective(pl_module).entropy == "sampled" else "rollout/entropy"
+        present = present_tasks(pl_module)
         gauges: dict[str, float] = {}
-        for name, task in run.tasks.items():
-            entropy = metric(trainer, f"rollout/entropy/{name}")
+        for name, task in handles(pl_module).tasks.items():
+            entropy = metric(trainer, f"{source}/{name}") if name in present else None
             if task.entropy is None or entropy is None or not math.isfinite(entropy):
+                if name in self._observed:
+                    gauges[f"entropy_bounds/{name}"] = math.nan
                 continue
             distance = band_distance(entropy, task.entropy)
-            self._observed[name] = self._observed.get(name, 0) + 1
-            self._outside[name] = self._outside.get(name, 0) + (distance != 0)
-            self._consecutive[name] = self._consecutive.get(name, 0) + 1 if distance else 0
+            crossed = self._count(name, (distance > 0) - (distance < 0))
             gauges[f"entropy_bounds/{name}"] = distance
             gauges[f"entropy_bounds/outside/{name}"] = self._outside[name] / self._observed[name]
-            if self._consecutive[name] == self.patience:
-                self._act(trainer, name, task.entropy, entropy)
+            if distance:
+                self._act(trainer, name, task.entropy, entropy, crossed)
+            if self.action == "adapt":
+                task.entropy_scale = self._scale.get(name, 1.0)
+                gauges[f"entropy_bounds/scale/{name}"] = task.entropy_scale
         pl_module.log_dict(gauges, on_step=True, on_epoch=False)
 
-    def _act(self, trainer: L.Trainer, name: str, band: EntropyBand, entropy: float) -> None:
-        if entropy > band.high:
-            side, cure = "above", "lower the sampling temperature or the learning rate"
-        else:
-            side, cure = "below", "raise the sampling temperature or lower the learning rate"
-        rank_zero_warn(
-            f"entropy of task {name!r} has been {side} its band [{band.low:g}, {band.high:g}] nats for "
-            f"{self.patience} rollouts (now {entropy:.3f}): raise model.objective.entropy_coefficient, {cure}, "
-            "or widen the task's band"
-        )
-        if self.action == "stop":
+    def _count(self, name: str, side: int) -> bool:
+        """Count a rollout of a task, and tell whether it is the first outside since one on the other side."""
+        self._observed[name] = self._observed.get(name, 0) + 1
+        self._outside[name] = self._outside.get(name, 0) + (side != 0)
+        crossed = side != 0 and self._side.get(name, side) == -side
+        self._consecutive[name] = 0 if side == 0 else 1 if crossed else self._consecutive.get(name, 0) + 1
+        self._side[name] = side or self._side.get(name, 0)
+        return crossed
+
+    def _act(self, trainer: L.Trainer, name: str, band: EntropyBand, entropy: float, crossed: bool) -> None:
+        if self.action == "adapt" and crossed:
+            self._rescale(name, 1 / self.factor)
+            return
+        if self._consecutive[name] % self.patience:
+            return
+        first = self._consecutive[name] == self.patience
+        above = entropy > band.high
+        if first:
+            cure = "lower the sampling temperature or" if above else "raise the sampling temperature or lower"
+            rank_zero_warn(
+                f"entropy of task {name!r} has been {'above' if above else 'below'} its band [{band.low:g}, "
+                f"{band.high:g}] nats for {self.patience} rollouts (now {entropy:.3f}): raise "
+                f"model.objective.entropy_coefficient, {cure} the learning rate, or widen the task's band"
+            )
+        if self.action == "adapt":
+            self._rescale(name, self.factor)
+        elif self.action == "lower_lr" and self._lowered * self.factor <= self.limit:
+            self._lowered *= self.factor
+            scale_learning_rate(trainer, 1 / self.factor)
+            rank_zero_info(f"EntropyBounds divides the learning rate by {self._lowered:g} because of task {name!r}.")
+        elif self.action == "stop" and first:
             trainer.should_stop = True
             rank_zero_info(f"EntropyBounds stops the training because of task {name!r}.")
 
+    def _rescale(self, name: str, factor: float) -> None:
+        before = self._scale.get(name, 1.0)
+        self._scale[name] = min(max(before * factor, 1 / self.limit), self.limit)
+        if self._scale[name] != before:
+            rank_zero_info(f"EntropyBounds scales the entropy coefficient of task {name!r} by {self._scale[name]:g}.")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Put the coefficients back, so that a later fit in the same process starts from them."""
+        if stage == "fit":
+            self._set_scales(pl_module, dict.fromkeys(self._scale, 1.0))
+
+    @staticmethod
+    def _set_scales(pl_module: L.LightningModule, scales: dict[str, float]) -> None:
+        tasks = handles(pl_module).tasks
+        for name in scales.keys() & tasks.keys():
+            tasks[name].entropy_scale = scales[name]
+
+    @staticmethod
+    def _objective(pl_module: L.LightningModule) -> Any:
+        return cast(Any, pl_module).objective
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts of every task."""
+        """Return the counts, the last side and the scale of every task, and what the learning rate was divided by."""
         return {
             "consecutive": dict(self._consecutive),
             "outside": dict(self._outside),
             "observed": dict(self._observed),
+            "side": dict(self._side),
+            "scale": dict(self._scale),
+            "lowered": self._lowered,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the counts of a checkpoint."""
+        """Take up what a checkpoint holds."""
         self._consecutive = dict(state_dict["consecutive"])
         self._outside = dict(state_dict["outside"])
         self._observed = dict(state_dict["observed"])
+        self._side = dict(state_dict["side"])
+        self._scale = dict(state_dict["scale"])
+        self._lowered = state_dict["lowered"]
 
 
 def band_distance(entropy: float, band: EntropyBand) -> float:

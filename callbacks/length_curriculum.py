@@ -1,85 +1,116 @@
 """Move each task's length band from what the policy writes to what it should write."""
 
 import math
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 import lightning.pytorch as L
 
 from lit_g2rpo.callbacks.handles import RolloutWatch, handles, metric
+from lit_g2rpo.callbacks.present import present_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.shaping import LengthBand
+
+# About five rollouts: long enough that one rollout's noise moves no band far.
+MEMORY = 0.8
 
 
 class LengthCurriculum(L.Callback):
     """Starts each task's length band around the policy's own length and moves it linearly to the configured band.
 
-    The first rollout in which a task occurs is scored with its configured band and measures the task's mean length.
-    From then on the band is the configured one, widened so that its plateau holds that length, and it narrows with
-    every rollout. A move takes place right after a rollout was scored, so it holds from the next one on. The
-    configured bands are put back when the run ends.
+    The first rollout in which a task occurs measures the task's mean length; it is scored with the configured band,
+    and without a length reward where that is relative to this mean. From then on the band is the configured one,
+    widened so that its plateau holds that length, and it narrows. A move takes place right after a rollout was scored,
+    so it holds from the next one on, and all four thresholds are logged as ``length_band/<threshold>/<task>``. A task
+    whose band is relative to the reference answer is left alone. The configured bands are put back when the run ends.
 
     Args:
-        rollouts: length of the way from the first band to the configured one, rollouts.
+        rollouts: length of the way from the first band to the configured one by ``schedule``, rollouts.
+        target: what moves a band: the ``schedule``; or the task's ``running_mean`` length, where the band goes the
+            share of the way to the configured plateau that the mean has gone, and never back.
 
     Raises:
-        UserError: if ``rollouts`` is below 1.
+        UserError: if ``rollouts`` is below 1, or the target is unknown.
     """
 
-    def __init__(self, rollouts: int = 50) -> None:
+    def __init__(self, rollouts: int = 50, target: Literal["schedule", "running_mean"] = "schedule") -> None:
         if rollouts < 1:
             raise UserError(f"LengthCurriculum.rollouts is {rollouts}; it must be at least 1 rollout")
+        if target not in ("schedule", "running_mean"):
+            raise UserError(f"LengthCurriculum.target is {target!r}; it must be schedule or running_mean")
         self.rollouts = rollouts
+        self.target = target
         self._watch = RolloutWatch()
-        self._final: dict[str, LengthBand] = {}
+        self._configured: dict[str, LengthBand | None] = {}
         self._measured: dict[str, dict[str, float]] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the configured bands and, in a resumed run, move them to where they were."""
         run = handles(pl_module)
         self._watch.start(trainer, pl_module)
-        self._final = {name: task.length for name, task in run.tasks.items() if task.length is not None}
+        self._configured = {
+            name: task.length
+            for name, task in run.tasks.items()
+            if task.length is not None or (task.relative_length is not None and task.relative_length.unit == "start")
+        }
         self._move(pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure new tasks and move all bands, once per rollout."""
+        """Measure the tasks of a rollout and move all bands, once per rollout."""
         if not self._watch.fires(trainer, pl_module):
             return
         run = handles(pl_module)
-        for name in self._final:
+        for name in present_tasks(pl_module) & self._configured.keys():
             length = metric(trainer, f"rollout/length/{name}")
-            if name not in self._measured and length is not None and math.isfinite(length):
-                self._measured[name] = {"length": length, "rollout": run.rollout_index}
+            if length is not None and math.isfinite(length):
+                self._measure(name, length, run.rollout_index)
         self._move(pl_module)
-        bands = {name: run.tasks[name].length for name in self._measured if name in self._final}
+        bands = {name: run.tasks[name].length for name in self._configured if name in self._measured}
         pl_module.log_dict(
             {
-                f"length_band/{side}/{name}": getattr(band, side)
+                f"length_band/{threshold}/{name}": value
                 for name, band in bands.items()
-                for side in ("low", "high")
+                if band is not None
+                for threshold, value in asdict(band).items()
             },
             on_step=True,
             on_epoch=False,
         )
 
+    def _measure(self, name: str, length: float, rollout: int) -> None:
+        if name not in self._measured:
+            self._measured[name] = {"length": length, "rollout": rollout, "running": length}
+            return
+        measured = self._measured[name]
+        measured["running"] = MEMORY * measured["running"] + (1 - MEMORY) * length
+
     def _move(self, pl_module: L.LightningModule) -> None:
         run = handles(pl_module)
-        for name, final in self._final.items():
-            if name in self._measured:
-                measured = self._measured[name]
+        for name, configured in self._configured.items():
+            if name not in self._measured:
+                continue
+            measured, relative = self._measured[name], run.tasks[name].relative_length
+            start = measured["length"]
+            final = configured if relative is None else relative.at(start)
+            assert final is not None, "what is noted is a band or relative to the start"
+            if self.target == "schedule":
                 progress = (run.rollout_index - measured["rollout"]) / self.rollouts
-                run.tasks[name].length = interpolate(around(final, measured["length"]), final, progress)
+            else:
+                progress = max(measured.get("progress", 0.0), covered(final, start, measured["running"]))
+                measured["progress"] = progress
+            run.tasks[name].length = interpolate(around(final, start), final, progress)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Put the configured bands back, so that a later fit in the same process starts from them."""
-        tasks = handles(pl_module).tasks if self._final else {}
-        for name, final in self._final.items():
-            tasks[name].length = final
-        self._final = {}
+        tasks = handles(pl_module).tasks if self._configured else {}
+        for name, configured in self._configured.items():
+            tasks[name].length = configured
+        self._configured = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return each task's measured length, tokens, and the rollout it was measured in."""
+        """Return what was measured of each task: lengths in tokens, when first, and the way that is done."""
         return {"measured": {name: dict(value) for name, value in self._measured.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -101,6 +132,21 @@ def around(band: LengthBand, length: float) -> LengthBand:
     )
 
 
+def covered(band: LengthBand, start: float, length: float) -> float:
+    """Tell how much of the way from a length to a band's plateau another length has covered.
+
+    Args:
+        band: the band, tokens.
+        start: length at the beginning of the way, tokens.
+        length: length now, tokens.
+
+    Returns:
+        Share from 0 to 1; 1 where the way began on the plateau.
+    """
+    goal = min(max(start, band.low), band.high)
+    return 1.0 if goal == start else min(max((length - start) / (goal - start), 0.0), 1.0)
+
+
 def interpolate(start: LengthBand, end: LengthBand, progress: float) -> LengthBand:
     """Find the band at a point of the way from one band to another.
 
@@ -111,13 +157,5 @@ def interpolate(start: LengthBand, end: LengthBand, progress: float) -> LengthBa
     """
     if progress >= 1:
         return end
-
-    def between(first: float, last: float) -> float:
-        return first + (last - first) * progress
-
-    return LengthBand(
-        minimum=between(start.minimum, end.minimum),
-        low=between(start.low, end.low),
-        high=between(start.high, end.high),
-        maximum=between(start.maximum, end.maximum),
-    )
+    first, last = asdict(start), asdict(end)
+    return LengthBand(**{name: value + (last[name] - value) * progress for name, value in first.items()})

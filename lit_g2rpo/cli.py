@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
 from lit_g2rpo import quiet, schedule
+from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
@@ -103,7 +104,15 @@ class TrainerCLI(LightningCLI):
             arguments.version = version_of(run)
 
     def after_instantiate_classes(self) -> None:
-        """Check the sizes that need to know the number of ranks."""
+        """Check the sizes that need to know the number of ranks, and that what bands refer to will be measured."""
+        curriculum = any(isinstance(callback, LengthCurriculum) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        for name, task in self.datamodule.tasks.items():
+            relative = task.relative_length
+            if self.verb == "fit" and relative is not None and relative.unit == "start" and not curriculum:
+                raise UserError(
+                    f"data.tasks.{name}.length is relative to the mean length at the start, which the callback "
+                    "LengthCurriculum measures: add it to trainer.callbacks, or give tokens"
+                )
         schedule.check_sizes(
             self.model.rollout.prompts,
             self.trainer.num_devices * self.trainer.num_nodes,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_g2rpo.distributed import gather_prompts
+from lit_g2rpo.distributed import gather_prompts, sum_over_ranks
 from lit_g2rpo.experience import Completion, Experience, Prompt
 from lit_g2rpo.guards import check_prompt_lengths, check_rewards
 from lit_g2rpo.microbatches import balanced_bins, trained_rows
@@ -33,7 +33,7 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
     first = unpack(work.values, module.objective, module.tasks)
     if module.objective.filtering == "refill":
         work.refill()
-    clock = [time.perf_counter()]
+    start = time.perf_counter()
     scored = score_rollout(work.values, module.objective, module.tasks)
     experience = Experience(
         prompts=work.prompts,
@@ -53,11 +53,15 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
     metrics = rollout_metrics(scored, first, list(module.tasks))
     if module.objective.filtering == "refill":
         metrics["rollout/refilled"] = sum(map(len, work.refills)) / len(work.values)
+    scorer = module.scorer
+    counts = torch.tensor([scorer.failures, scorer.timeouts, scorer.restarts], dtype=torch.float64)
+    for name, count in zip(("failures", "timeouts", "restarts"), sum_over_ranks(module, counts).tolist(), strict=True):
+        metrics[f"rollout/reward_{name}"] = count
     return experience, metrics | {
         "data/failures": float(getattr(module.trainer.train_dataloader, "failures", 0)),
         "perf/rollout_seconds": work.seconds[0],
         "perf/score_seconds": work.seconds[1],
-        "perf/logprobs_seconds": time.perf_counter() - clock[0],
+        "perf/logprobs_seconds": time.perf_counter() - start,
         "perf/tokens_per_second": work.tokens / work.seconds[0],
     }
 
@@ -121,7 +125,13 @@ class _Rollout:
         return completions, rewards
 
     def _gather(self) -> Tensor:
-        own = columns(self.prompts, self.completions, self.rewards, list(self.module.tasks))
+        tasks, policy = self.module.tasks, self.module.policy
+        relative = [tasks[prompt.task].relative_length for prompt in self.prompts]
+        references = [
+            policy.answer_length(prompt) if band is not None and band.unit == "reference" else 0
+            for prompt, band in zip(self.prompts, relative, strict=True)
+        ]
+        own = columns(self.prompts, self.completions, self.rewards, list(tasks), references)
         values = gather_prompts(self.module, own)
         check_rewards(self.module, values, self.prompts)
         return values

@@ -85,7 +85,8 @@ class RolloutTable:
         advantages: ``[P, G]``.
         task_ids: index of each prompt's task, ``[P]`` long.
         problem_type_ids: index of each prompt's problem type, ``[P]`` long.
-        entropy_direction: side of its band that each task was on: +1 above, -1 below, 0 inside, ``[K]``.
+        entropy_direction: side of its band that each task was on (+1 above, -1 below, 0 inside) times its
+            ``entropy_scale``, ``[K]``.
     """
 
     rewards: Tensor

@@ -228,7 +228,8 @@ class G2RPOModule(pl.LightningModule):
         elif self.experience is None:
             self.experience = self._restore(prompts)
         loss, metrics = self.policy.loss(self.experience.microbatches[index], self.objective.token_loss)
-        self._step.add(metrics, self.experience.microbatches[index].fields)
+        on_policy = self.objective.needs_groups and index < self.trainer.accumulate_grad_batches
+        self._step.add(metrics, self.experience.microbatches[index].fields, on_policy)
         self._next_microbatch = index + 1
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log_dict(self._rollout_metrics | self._step.reduce(self))

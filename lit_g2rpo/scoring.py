@@ -9,18 +9,24 @@ from lit_g2rpo.experience import Completion, Prompt, RolloutTable
 from lit_g2rpo.objectives.fields import ScoredBatch
 from lit_g2rpo.objectives.filtering import kept_groups
 from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.objectives.relative_bands import reference_length_reward
 from lit_g2rpo.objectives.shaping import entropy_direction, length_reward
 from lit_g2rpo.rewards import PROBLEM_TYPES, RewardResult
 from lit_g2rpo.tasks import Task
 
 COLUMNS = (
     "total", "accuracy", "format", "structure", "length", "truncated", "entropy", "logprobs", "task", "problem_type",
+    "reference",
 )  # fmt: skip
 """What is known of a completion on every rank."""
 
 
 def columns(
-    prompts: list[Prompt], completions: list[Completion], rewards: list[RewardResult], tasks: list[str]
+    prompts: list[Prompt],
+    completions: list[Completion],
+    rewards: list[RewardResult],
+    tasks: list[str],
+    references: list[int],
 ) -> Tensor:
     """Write what other ranks must know of this rank's completions as numbers.
 
@@ -29,6 +35,7 @@ def columns(
         completions: their completions, prompt by prompt.
         rewards: the score of each completion.
         tasks: names of all tasks of the run.
+        references: length of each prompt's reference answer, tokens; 0 where no band asks for it.
 
     Returns:
         ``[p, G, len(COLUMNS)]`` float64.
@@ -41,7 +48,7 @@ def columns(
             reward.total, reward.accuracy, reward.format, reward.structure,
             len(completion.token_ids), completion.truncated,
             completion.entropy.double().sum().item(), completion.logprobs.double().sum().item(),
-            tasks.index(prompt.task), PROBLEM_TYPES.index(prompt.problem_type),
+            tasks.index(prompt.task), PROBLEM_TYPES.index(prompt.problem_type), references[i // group_size],
         ])  # fmt: skip
     return torch.tensor(rows, dtype=torch.float64).view(len(prompts), group_size, len(COLUMNS))
 
@@ -75,10 +82,15 @@ def unpack(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> dict
     shaped = column["accuracy"].clone()
     for k, task in enumerate(tasks.values()):
         rows = column["task"] == k
-        if task.length is not None and rows.any():
-            shaped[rows] = length_reward(column["length"][rows], task.length)
-            if objective.length_needs_accuracy:
-                shaped[rows] *= column["accuracy"][rows]
+        lengths, relative = column["length"][rows], task.relative_length
+        if task.length is not None:
+            shaped[rows] = length_reward(lengths, task.length)
+        elif relative is not None and relative.unit == "reference":
+            shaped[rows] = reference_length_reward(lengths, column["reference"][rows], relative)
+        else:
+            continue
+        if objective.length_needs_accuracy:
+            shaped[rows] *= column["accuracy"][rows]
     # The length reward takes its share from accuracy, so an exempt task, whose share stays accuracy, is unchanged.
     reward = column["total"] + objective.length_weight * (shaped - column["accuracy"])
     return column | {"length_reward": shaped, "reward": reward}
@@ -141,14 +153,14 @@ def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) 
 
 
 def _entropy_directions(column: dict[str, Tensor], objective: Objective, tasks: dict[str, Task]) -> Tensor:
-    """Side of its band that each task is on, ``[K]``."""
+    """Side of its band that each task is on, times its ``entropy_scale``, ``[K]``."""
     uncertainty = column["entropy"] if objective.entropy == "exact" else -column["logprobs"]
     direction = torch.zeros(len(tasks), dtype=torch.float64)
     for k, task in enumerate(tasks.values()):
         rows = column["task"] == k
         if task.entropy is not None and rows.any():
             mean = uncertainty[rows].sum() / column["length"][rows].sum()
-            direction[k] = entropy_direction(float(mean), task.entropy)
+            direction[k] = task.entropy_scale * entropy_direction(float(mean), task.entropy)
     return direction
 
 

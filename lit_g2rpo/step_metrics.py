@@ -19,14 +19,21 @@ class StepMetrics:
     def __init__(self, tasks: list[str]) -> None:
         self.tasks = tasks
         self.sums: dict[str, Tensor] = {}
+        self.gaps: list[Tensor] = []
 
-    def add(self, metrics: dict[str, Tensor], fields: TokenFields) -> None:
+    def add(self, metrics: dict[str, Tensor], fields: TokenFields, on_policy: bool = False) -> None:
         """Add a micro-batch.
 
         Args:
             metrics: elementwise diagnostics, ``[M]`` each.
             fields: its loss fields.
+            on_policy: True if the policy is still the one that sampled: what its log-probabilities then differ by is
+                the gap between engine and trainer.
         """
+        if on_policy:
+            gap = (metrics["nll"] + fields.old_logprobs).abs()
+            metrics = metrics | {"logprob_gap": gap}
+            self.gaps.append(torch.cat([gap, gap.new_zeros(1)]).max())
         for name, values in (metrics | {"tokens": torch.ones_like(fields.weight)}).items():
             zeros = torch.zeros(len(self.tasks), dtype=torch.float64, device=values.device)
             # kept on the device: a copy to the host here would wait for it in every micro-batch
@@ -52,4 +59,9 @@ class StepMetrics:
             metrics |= {
                 f"train/{name}/{task}": float(values[k] / tokens[k]) for k, task in enumerate(self.tasks) if tokens[k]
             }
+        if self.gaps:
+            largest = torch.stack(self.gaps).max()
+            reduced = module.trainer.strategy.reduce(largest, reduce_op="max")
+            metrics["train/logprob_gap_max"] = float(reduced)
+            self.gaps = []
         return metrics

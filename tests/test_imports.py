@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
     {"errors"},
     {"objectives", "rewards"},
-    {"experience", "tasks", "schedule", "quiet", "checkpoints"},
+    {"experience", "tasks", "schedule", "quiet", "checkpoints", "calibration"},
     {"policy", "rollout", "data", "metrics"},
     # what the module is made of
     {"module", "collect", "describe", "distributed", "microbatches", "scoring", "step_metrics", "evaluation"}
-    | {"guards", "resume"},
+    | {"guards", "resume", "task_gradients"},
     {"callbacks", "strategies", "mini"},
     {"cli", "parser", "commands", "__main__"},
 ]

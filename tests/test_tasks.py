@@ -3,6 +3,7 @@
 import pytest
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.objectives.relative_bands import RelativeBand
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.rewards import PROBLEM_TYPES, RewardConfig, score
 from lit_g2rpo.tasks import TASKS, Task, build_messages, instruction, paper_tasks, task, with_bands
@@ -34,13 +35,26 @@ def test_bands_from_a_config() -> None:
     assert "mine" not in TASKS
 
 
+def test_a_relative_band_takes_the_place_of_one_in_tokens_and_back() -> None:
+    tasks = with_bands(paper_tasks(), {"ocr": {"length": ["0ref", "4+1ref", "8+2ref", "40+4ref"]}})
+    assert tasks["ocr"].length is None
+    assert tasks["ocr"].relative_length == RelativeBand("reference", (0, 4, 8, 40), (0, 1, 2, 4))
+    again = with_bands(tasks, {"ocr": {"length": [1, 2, 3, 4]}})["ocr"]
+    assert (again.length, again.relative_length) == (LengthBand(1, 2, 3, 4), None)
+    exempt = with_bands(tasks, {"ocr": {"length": None}})["ocr"]
+    assert (exempt.length, exempt.relative_length) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("bands", "message"),
     [
         ({"lenght": [1, 2, 3, 4]}, "data.tasks.ocr.lenght: unknown key; known: length, entropy, reward"),
         ({"length": [1, 2, 3]}, "give 4 thresholds"),
         ({"length": [1, 3, 2, 4]}, "minimum <= low"),
+        ({"length": [1, "2y", 3, 4]}, r"data.tasks.ocr.length is \[1, '2y', 3, 4\]: '2y' is no threshold"),
         ({"entropy": [0.6, 0.2]}, "low <= high"),
+        ({"entropy": [0.6]}, r"data.tasks.ocr.entropy is \[0.6\]: give 2 bounds"),
+        ({"entropy": ["1x", 2, 3]}, "give 2 bounds"),
         ({"reward": ["a.b"]}, r"data.tasks.ocr.reward is \['a.b'\]; give an import path"),
         ({"reward": ""}, "give an import path: my_module.my_function"),
     ],

@@ -111,3 +111,23 @@ def test_a_prompt_that_is_too_long_is_named(random_folder: str, tmp_path: Path) 
     source.max_prompt_tokens = 20
     with pytest.raises(UserError, match=r"row \S+: its prompt has \d+ tokens .* data.max_prompt_tokens allows 20"):
         trainer(tmp_path, 2).fit(module(random_folder), source)
+
+
+def test_engine_and_trainer_agree_on_the_first_update_alone(
+    random_folder: str, tmp_path: Path, varied_rewards: None
+) -> None:
+    gaps: list[tuple[float, float]] = []
+
+    class Note(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            step = pl_module._step
+            if trainer.global_step and not step.gaps:
+                found = trainer.callback_metrics
+                gaps.append((float(found["train/logprob_gap"]), float(found["train/logprob_gap_max"])))
+
+    run = module(random_folder)
+    trainer(tmp_path, 2, callbacks=[Note()]).fit(run, data())
+    assert gaps
+    assert 0 < gaps[0][0] <= gaps[0][1] < 1e-4
+    # the second update's policy is another one: its distance is no gap
+    assert gaps[-1] == gaps[0]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as L
@@ -17,9 +18,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.experience import Completion, Prompt, RolloutTable
+from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.config import DEFAULT
 from lit_g2rpo.tasks import Task
 
 MICROBATCHES = 4
@@ -36,6 +39,15 @@ class ToyExperience:
     total_rewards: Tensor
     advantages: Tensor
     valid: Tensor
+    table: RolloutTable
+    old_logprobs: list[Tensor] | None = None
+
+
+class ToyTokenizer:
+    """Spells token ``n`` as ``<n>``."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        return "".join(f"<{token}>" for token in token_ids)
 
 
 class ToyLoader:
@@ -94,6 +106,8 @@ class ToyModule(L.LightningModule):
         super().__init__()
         self.policy = torch.nn.Linear(3, 1, bias=False)
         torch.nn.init.constant_(self.policy.weight, 0.5)
+        self.policy.processor = SimpleNamespace(tokenizer=ToyTokenizer())
+        self.reward = DEFAULT
         self.entropy, self.length, self.validation, self.seconds, self.images = (
             entropy,
             length,
@@ -105,6 +119,7 @@ class ToyModule(L.LightningModule):
             "a": Task("a", length=LengthBand(10, 20, 40, 60), entropy=EntropyBand(0.2, 0.6)),
             "b": Task("b", length=LengthBand(10, 20, 40, 60)),
         }
+        self.objective = Objective(entropy_coefficient=0.02)
         self.rollout_index = 0
         self.experience: ToyExperience | None = None
         self.validation_history: list[dict[str, float]] = []
@@ -139,6 +154,15 @@ class ToyModule(L.LightningModule):
             total_rewards=torch.arange(size) / size,
             advantages=torch.linspace(-1, 1, size),
             valid=torch.tensor([True] * (size - 1) + [False]),
+            table=RolloutTable(
+                rewards=(torch.arange(size) / size).view(-1, GROUP),
+                lengths=torch.full((len(prompts), GROUP), len(tokens)),
+                valid=torch.tensor([True] * (size - 1) + [False]).view(-1, GROUP),
+                advantages=torch.linspace(-1, 1, size).view(-1, GROUP),
+                task_ids=torch.arange(len(prompts)),
+                problem_type_ids=torch.zeros(len(prompts), dtype=torch.long),
+                entropy_direction=torch.zeros(len(self.tasks)),
+            ),
         )
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> Tensor:
@@ -149,6 +173,7 @@ class ToyModule(L.LightningModule):
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
             metrics = {"rollout/reward": 0.5, "rollout/accuracy": 0.25, "rollout/length": 30.0}
             metrics |= {"rollout/entropy/a": self.entropy(self.rollout_index), "rollout/entropy/b": 9.0}
+            metrics |= {"rollout/nll/a": 2 * self.entropy(self.rollout_index), "rollout/nll/b": 18.0}
             metrics |= {f"rollout/length/{task}": self.length(self.rollout_index) for task in self.tasks}
             # as in the real module, the metrics of a rollout come with its first optimizer step
             if index + 1 == self.trainer.accumulate_grad_batches:

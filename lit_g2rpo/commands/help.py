@@ -33,6 +33,11 @@ PARTS = {
 
 EXTRA = {
     "export": {"--output DIR": "folder to write; must be new or empty"},
+    "calibrate": {
+        "--prompts_per_task N": "training prompts per task, a completion each (default: 200)",
+        "--output FILE": "config fragment to write, a plot beside it; must be new (default: bands.yaml)",
+        "--styles.TASK STYLE": "reasoning, hybrid or vision, in the place of what the task's name or answers say",
+    },
     "validate": {"--limit N": "the first N rows only"},
     "predict": {"--limit N": "the first N rows only"},
     "test": {

@@ -16,6 +16,7 @@ from lit_g2rpo.policy.packing import packed_states
 from lit_g2rpo.policy.padded import padded_states
 from lit_g2rpo.policy.token_stats import TokenLoss, head_loss, token_logprobs
 from lit_g2rpo.policy.vision import FeatureStore, image_features
+from lit_g2rpo.rewards.parse import unwrap
 
 
 class Policy(nn.Module):
@@ -106,6 +107,18 @@ class Policy(nn.Module):
             self.counters.images_preprocessed += len(prompt.images)
         encoded: EncodedPrompt = prompt.encoded
         return encoded
+
+    def answer_length(self, prompt: Prompt) -> int:
+        """Count the tokens of a prompt's reference answer, its tags left out.
+
+        Args:
+            prompt: the prompt.
+
+        Returns:
+            The number of tokens; 0 if it has no answer.
+        """
+        answer = unwrap(str(prompt.sample.get("answer") or ""))
+        return len(self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Tensor) -> str:
         """Turn completion tokens into text without special tokens.

@@ -1,0 +1,33 @@
+"""Lower the learning rate of a run for good, whatever schedule it has."""
+
+from typing import Any
+
+import lightning.pytorch as L
+
+# What the schedules of PyTorch compute a learning rate from, besides the present one.
+GROUP_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+
+
+def scale_learning_rate(trainer: L.Trainer, factor: float) -> None:
+    """Multiply all learning rates, and what schedules derive later ones from.
+
+    Optimizers and schedules keep these numbers in the checkpoint, so a resumed run goes on with them.
+
+    Args:
+        trainer: the trainer.
+        factor: what to multiply by.
+    """
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            for key in GROUP_RATES:
+                if key in group:
+                    group[key] = group[key] * factor
+    for config in trainer.lr_scheduler_configs:
+        _scale_schedule(config.scheduler, factor)
+
+
+def _scale_schedule(scheduler: Any, factor: float) -> None:
+    for part in getattr(scheduler, "_schedulers", ()):
+        _scale_schedule(part, factor)
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]

@@ -1,0 +1,168 @@
+"""Bands from a measurement of the starting policy: the rule, without model or files."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
+
+Style = Literal["reasoning", "hybrid", "vision"]
+
+RATIOS: dict[Style, tuple[float, float, float, float | None]] = {
+    "reasoning": (0.25, 1.2, 2.5, None),
+    "hybrid": (0.25, 0.9, 3.0, 8.0),
+    "vision": (0.1, 0.25, 0.6, 2.0),
+}
+"""Length thresholds as multiples of the starting mean, None for the longest completion: plateaus that cover where the
+mean lengths of the paper's Figure 3 went (x1.45 and x1.75; x2.8 and x1.3; x0.5 and x0.45)."""
+
+PAPER_STYLES: dict[str, Style] = {
+    "spatial_grounding": "vision",
+    "spatial_reasoning": "hybrid",
+    "general_vqa_science_stem": "reasoning",
+    "math_reasoning": "reasoning",
+    "chart_figure_qa": "hybrid",
+    "ocr": "vision",
+}
+VISION_TYPES = (
+    "OCR", "document", "spatial grounding", "point grounding", "GUI grounding", "detection", "segmentation",
+    "temporal grounding", "spatial-temporal grounding", "tracking",
+)  # fmt: skip
+HYBRID_TYPES = ("chart", "counting", "regression")
+
+CORRECT = 0.5
+"""A completion of at least this accuracy counts as correct."""
+
+FEWEST_CORRECT = 20
+"""Fewer correct completions say nothing about quantiles."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """What the starting policy wrote for a task: ``N`` completions.
+
+    Args:
+        lengths: length of each, tokens.
+        entropies: mean token entropy of each, nats: the one that the objective shapes.
+        accuracies: accuracy of each, from 0 to 1.
+        truncated: True where the length limit ended it.
+        problem_types: answer format of each.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    truncated: list[bool] = field(default_factory=list)
+    problem_types: list[str] = field(default_factory=list)
+
+    def of(self, values: Sequence[float], correct: bool) -> list[float]:
+        """Pick the values of correct completions, or of the wrong ones.
+
+        Args:
+            values: a value of each completion, ``N`` of them.
+            correct: which.
+
+        Returns:
+            Their values.
+        """
+        return [v for v, accuracy in zip(values, self.accuracies, strict=True) if (accuracy >= CORRECT) == correct]
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length, tokens."""
+        return statistics.fmean(self.lengths)
+
+    @property
+    def mean_entropy(self) -> float:
+        """Mean over all tokens, as entropy shaping takes it, nats."""
+        return statistics.fmean(self.entropies, weights=self.lengths)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Find a quantile, linear between neighbours.
+
+    Args:
+        values: at least one value.
+        q: from 0 to 1.
+
+    Returns:
+        The quantile.
+    """
+    ordered = sorted(values)
+    below, part = divmod(q * (len(ordered) - 1), 1)
+    low, high = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
+    return low + part * (high - low)
+
+
+def style_of(task: str, problem_types: Sequence[str], given: dict[str, str]) -> Style:
+    """Tell how a task should be answered: at length, with a look and a thought, or shortly.
+
+    Args:
+        task: its name.
+        problem_types: answer format of each of its completions.
+        given: style by task name, which goes before everything else.
+
+    Returns:
+        The style: as given; as in the paper for its six tasks; else by the most frequent answer format.
+
+    Raises:
+        UserError: if the given one is unknown.
+    """
+    if task in given:
+        known = get_args(Style)
+        if given[task] not in known:
+            raise UserError(f"--styles.{task} is {given[task]!r}; it must be {', '.join(known[:-1])} or {known[-1]}")
+        return given[task]  # type: ignore[return-value]
+    if task in PAPER_STYLES:
+        return PAPER_STYLES[task]
+    usual = Counter(problem_types).most_common(1)[0][0]
+    return "vision" if usual in VISION_TYPES else "hybrid" if usual in HYBRID_TYPES else "reasoning"
+
+
+def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand:
+    """Propose a length band: the style's multiples of the mean length, its plateau within reach of what is right.
+
+    At least a quarter of the correct completions lies on the near side of the plateau's far edge or beyond its near
+    edge: ``low`` is at most the upper quartile of their lengths and ``high`` at least the lower one. A plateau that no
+    correct completion reaches would only tell wrong completions apart.
+
+    Args:
+        measured: what the starting policy wrote.
+        style: how the task should be answered.
+        longest: longest completion, tokens.
+
+    Returns:
+        The band, whole tokens, none above the longest completion.
+    """
+    start = measured.mean_length
+    minimum, low, high, maximum = (longest if times is None else times * start for times in RATIOS[style])
+    correct = measured.of(measured.lengths, correct=True)
+    if len(correct) >= FEWEST_CORRECT:
+        low, high = min(low, quantile(correct, 0.75)), max(high, quantile(correct, 0.25))
+    high = min(high, longest)
+    maximum = min(max(maximum, high), longest)
+    low = min(low, high)
+    return LengthBand(*(float(round(value)) for value in (min(minimum, low), low, high, maximum)))
+
+
+def propose_entropy(measured: Measured) -> EntropyBand:
+    """Propose an entropy band: from half to one and a half times the mean, and as wide as correct completions are.
+
+    The factors are those of the released code's 0.2 and 0.6 around their middle; the quartiles of correct completions
+    widen the band where they lie outside.
+
+    Args:
+        measured: what the starting policy wrote.
+
+    Returns:
+        The band, nats, three decimals.
+    """
+    mean = measured.mean_entropy
+    low, high = 0.5 * mean, 1.5 * mean
+    correct = measured.of(measured.entropies, correct=True)
+    if len(correct) >= FEWEST_CORRECT:
+        low, high = min(low, quantile(correct, 0.25)), max(high, quantile(correct, 0.75))
+    return EntropyBand(round(low, 3), round(high, 3))
