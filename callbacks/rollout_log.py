@@ -1,79 +1,115 @@
-"""What the policy saw and wrote, in TensorBoard: images, completions, rewards, and a grouped dashboard."""
+"""What the policy saw and wrote: as files with a page that opens from disk, and in TensorBoard."""
 
-import re
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_g2rpo.callbacks.handles import RolloutWatch, ScoredRollout, handles
+from lit_g2rpo.callbacks.dashboard import dashboard
+from lit_g2rpo.callbacks.handles import RolloutWatch, run_folder
+from lit_g2rpo.callbacks.rollout_files import RolloutFiles
+from lit_g2rpo.callbacks.rollout_record import Record, group_record, small_image
+from lit_g2rpo.callbacks.rollout_text import group_text
+from lit_g2rpo.callbacks.token_text import TokenText
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import Prompt
-
-QUANTITIES = {
-    "accuracy": ("val/accuracy", "rollout/accuracy"),
-    "reward": ("rollout/reward",),
-    "length": ("rollout/length", "rollout/truncated"),
-    "entropy": ("rollout/entropy", "train/entropy", "entropy_bounds"),
-}
-IMAGE_SIDE = 512
+from lit_g2rpo.experience import Experience, Prompt
 
 
 class RolloutLog(L.Callback):
-    """Shows a few groups of a rollout: the images of the prompt, and its completions with rewards and advantages.
+    """Writes rollouts into the folder ``rollouts`` of the run, and shows a few groups of some of them in TensorBoard.
 
-    The groups are the first of each task in turn, so the choice does not depend on chance. The layout of the custom
+    The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
+    rank writes the groups of its own prompts. The groups in TensorBoard, with their images, completions, rewards and
+    advantages, are the first of each task in turn, so the choice does not depend on chance. The layout of the custom
     scalars tab is written once at the start: a chart per quantity with the tasks as lines, and a chart per task.
-    Without a TensorBoard logger the callback does nothing.
 
     Args:
-        every_rollouts: interval between rollouts that are shown, rollouts.
+        every_rollouts: interval between rollouts that are shown in TensorBoard, rollouts.
         groups: groups to show of each of them.
+        write_every: interval between rollouts that are written to the folder, rollouts; 0 for no folder.
+        write_groups: groups to write of each of them, chosen in the same way; None for all.
+        keep: how many rollouts the folder keeps, the newest; None for as many as ``keep_mib`` allows.
+        keep_mib: size above which the folder's oldest rollouts are removed, MiB.
 
     Raises:
-        UserError: if an argument is below 1.
+        UserError: if an argument is out of range.
     """
 
-    def __init__(self, every_rollouts: int = 10, groups: int = 4) -> None:
+    def __init__(
+        self,
+        every_rollouts: int = 10,
+        groups: int = 4,
+        write_every: int = 1,
+        write_groups: int | None = None,
+        keep: int | None = None,
+        keep_mib: float = 512,
+    ) -> None:
         if every_rollouts < 1 or groups < 1:
             raise UserError(f"RolloutLog: every_rollouts ({every_rollouts}) and groups ({groups}) must be at least 1")
-        self.every_rollouts = every_rollouts
-        self.groups = groups
+        if write_every < 0:
+            raise UserError(f"RolloutLog.write_every is {write_every}; it must be at least 1, or 0 for no files")
+        for name, number in {"write_groups": write_groups, "keep": keep}.items():
+            if number is not None and number < 1:
+                raise UserError(f"RolloutLog.{name} is {number}; it must be at least 1, or null for all")
+        if keep_mib <= 0:
+            raise UserError(f"RolloutLog.keep_mib is {keep_mib}; it must be above 0")
+        self.every_rollouts, self.groups = every_rollouts, groups
+        self.write_every, self.write_groups = write_every, write_groups
+        self.keep, self.keep_mib = keep, keep_mib
         self._watch = RolloutWatch()
+        self._files: RolloutFiles | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the layout of the dashboard."""
-        run = handles(pl_module)
+        """Write the layout of the dashboard, and lay down the page."""
+        run: Any = pl_module
         self._watch.start(trainer, pl_module)
+        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        folder = run_folder(trainer)
+        self._files = None
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
         writer = tensorboard_writer(trainer)
-        if writer is not None and trainer.is_global_zero:
+        if writer is not None:
             writer.add_custom_scalars(dashboard(sorted(run.tasks)))
+        self._spell = TokenText(run.policy.processor.tokenizer)
+        if self.write_every:
+            title = f"{folder.parent.name}/{folder.name}"
+            self._files = RolloutFiles(folder / "rollouts", title, self.keep, self.keep_mib)
+            self._files.open(run.rollout_index)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show a rollout right after it was scored; the first one always."""
-        if not self._watch.fires(trainer, pl_module):
+        """Write and show a rollout right after it was scored; the first one always."""
+        if not self._watch.fires(trainer, pl_module) or not trainer.is_global_zero:
             return
-        run = handles(pl_module)
-        shown, late = divmod(run.rollout_index - 1, self.every_rollouts)
+        run: Any = pl_module
+        rollout, past = run.experience, run.rollout_index - 1
+        if self._files is not None and past % self.write_every == 0:
+            number = len(rollout.prompts) if self.write_groups is None else self.write_groups
+            chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
+            groups = [(self._record(trainer, run, index), rollout.prompts[index].images) for index in chosen]
+            self._files.write(run.rollout_index, groups)
         writer = tensorboard_writer(trainer)
-        rollout = run.experience
-        if late or writer is None or rollout is None or not trainer.is_global_zero:
-            return
+        if writer is not None and past % self.every_rollouts == 0:
+            self._show(writer, trainer, run, rollout)
+
+    def _record(self, trainer: L.Trainer, run: Any, index: int) -> Record:
+        return {"step": trainer.global_step, **group_record(run.experience, index, run.reward, self._spell)}
+
+    def _show(self, writer: Any, trainer: L.Trainer, run: Any, rollout: Experience) -> None:
         copies: dict[str, int] = defaultdict(int)
-        for index in choose(rollout.prompts, self.groups, shown):
+        for index in choose(rollout.prompts, self.groups, (run.rollout_index - 1) // self.every_rollouts):
             prompt = rollout.prompts[index]
             copies[prompt.task] += 1
             tag = f"groups/{prompt.task}" + (f"/{copies[prompt.task]}" if copies[prompt.task] > 1 else "")
-            writer.add_text(tag, group_text(rollout, index), trainer.global_step)
+            writer.add_text(tag, group_text(self._record(trainer, run, index)), trainer.global_step)
             for number, image in enumerate(prompt.images):
-                small = image.convert("RGB")
-                small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
                 name = f"{tag}/image_{number}" if len(prompt.images) > 1 else f"{tag}/image"
-                writer.add_image(name, np.asarray(small), trainer.global_step, dataformats="HWC")
+                writer.add_image(name, np.asarray(small_image(image)), trainer.global_step, dataformats="HWC")
 
 
 def tensorboard_writer(trainer: L.Trainer) -> Any:
@@ -84,7 +120,7 @@ def tensorboard_writer(trainer: L.Trainer) -> Any:
     return None
 
 
-def choose(prompts: Any, groups: int, turn: int) -> list[int]:
+def choose(prompts: Sequence[Prompt], groups: int, turn: int) -> list[int]:
     """Choose prompts, one task after the other.
 
     Args:
@@ -104,75 +140,3 @@ def choose(prompts: Any, groups: int, turn: int) -> list[int]:
     rounds = max((len(indices) for indices in by_task.values()), default=0)
     turns = [by_task[task][number] for number in range(rounds) for task in order if number < len(by_task[task])]
     return turns[:groups]
-
-
-def group_text(rollout: ScoredRollout, index: int) -> str:
-    """Write a group as Markdown.
-
-    Args:
-        rollout: the rollout.
-        index: index of the group's prompt.
-    """
-    prompt = rollout.prompts[index]
-    size = len(rollout.completions) // len(rollout.prompts)
-    parts = [f"**{prompt.task}** ({prompt.problem_type}), `{prompt.id}`", fenced(prompt_text(prompt))]
-    parts.append("| # | reward | accuracy | format | advantage | tokens | |\n|---|---|---|---|---|---|---|")
-    for number in range(size):
-        row = index * size + number
-        reward, completion = rollout.rewards[row], rollout.completions[row]
-        notes = ", ".join(
-            note
-            for note, holds in {"truncated": completion.truncated, "dropped": not bool(rollout.valid[row])}.items()
-            if holds
-        )
-        parts[-1] += (
-            f"\n| {number} | {float(rollout.total_rewards[row]):.3f} | {reward.accuracy:.3f} | {reward.format:.3f}"
-            f" | {float(rollout.advantages[row]):+.3f} | {len(completion.token_ids)} | {notes} |"
-        )
-    for number in range(size):
-        parts.append(f"{number}:\n\n{fenced(rollout.completions[index * size + number].text)}")
-    return "\n\n".join(parts)
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """Write the messages of a prompt as text, with ``[image]`` where an image stands."""
-    lines = []
-    for message in prompt.messages:
-        content = message["content"]
-        items = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        lines += [item["text"] if item["type"] == "text" else f"[{item['type']}]" for item in items]
-    return "\n".join(lines)
-
-
-def fenced(text: str) -> str:
-    """Put text into a Markdown code block, which shows tags as they are, with a fence that the text cannot close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def dashboard(tasks: list[str]) -> dict[str, dict[str, list[Any]]]:
-    """Lay out the custom scalars tab.
-
-    Args:
-        tasks: names of the tasks.
-
-    Returns:
-        Charts by category: a category per quantity with a line per task, and a category per task.
-    """
-
-    def tag(name: str) -> str:
-        # the tab reads tags as patterns that need not match to the end
-        return f"^{re.escape(name)}$"
-
-    layout: dict[str, dict[str, list[Any]]] = {
-        quantity: {name: ["Multiline", [tag(name), *(tag(f"{name}/{task}") for task in tasks)]] for name in names}
-        for quantity, names in QUANTITIES.items()
-    }
-    for task in tasks:
-        charts: dict[str, list[Any]] = {
-            quantity: ["Multiline", [tag(f"{name}/{task}") for name in names]] for quantity, names in QUANTITIES.items()
-        }
-        charts["length band"] = ["Multiline", [tag(f"length_band/{side}/{task}") for side in ("low", "high")]]
-        layout[f"task {task}"] = charts
-    return layout

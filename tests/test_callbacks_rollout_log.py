@@ -1,16 +1,19 @@
-"""RolloutLog, read back from TensorBoard's event files."""
+"""RolloutLog, read back from TensorBoard's event files and from its folder."""
 
 import io
+import json
 import re
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from toy import ToyModule, fit, prompt
 
-from lit_g2rpo.callbacks import EntropyBounds, LengthCurriculum, RolloutLog
-from lit_g2rpo.callbacks.rollout_log import choose, fenced
+from lit_g2rpo.callbacks import EntropyBounds, LengthCurriculum, RolloutCheckpoint, RolloutLog
+from lit_g2rpo.callbacks.rollout_log import choose
+from lit_g2rpo.callbacks.rollout_text import fenced
 from lit_g2rpo.errors import UserError
 
 
@@ -96,11 +99,103 @@ def test_fence_is_longer_than_any_inside():
     assert fenced("a `````b") == "``````text\na `````b\n``````"
 
 
-def test_without_tensorboard_nothing_happens(tmp_path):
+def lines(tmp_path, rollout):
+    path = tmp_path / f"toy/version_0/rollouts/rollout_{rollout:06d}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rollouts_are_written_group_by_group(tmp_path):
+    fit(ToyModule(images=2), tmp_path, [RolloutLog()], rollouts=3)
+    folder = tmp_path / "toy/version_0/rollouts"
+    assert sorted(path.name for path in folder.glob("rollout_*")) == sorted(
+        f"rollout_00000{number}.{suffix}" for number in (1, 2, 3) for suffix in ("js", "jsonl")
+    )
+    first, second = lines(tmp_path, 3)
+    assert (first["rollout"], first["step"], first["id"], first["task"]) == (3, 5, "2-a", "a")
+    assert first["prompt"] == "[image]\n[image]\nWhat is <2-a>?"
+    assert [Image.open(folder / path).size for path in first["images"]] == [(40, 20), (40, 20)]
+    assert second["images"] == []
+    # by hand from the toy: rewards row / 4, its own total 0.5, entropies 0, 0.1, .. 0.4 of five tokens
+    assert first["completions"][1] == {
+        "text": "<thinking>``` 1</thinking><answer>1</answer>",
+        "reward": 0.25,
+        "parts": {"accuracy": 0.25, "format": 1.0, "shaping": -0.25},
+        "error": None,
+        "advantage": -0.3333,
+        "valid": True,
+        "truncated": True,
+        "length": 5,
+        "entropy": 0.2,
+        "logprobs": {"mean": -0.2, "min": -0.4},
+        "boxes": [],
+        "points": [],
+        "tokens": ["<0>", "<1>", "<2>", "<3>", "<4>"],
+        "token_entropy": [0.0, 0.1, 0.2, 0.3, 0.4],
+    }
+    assert [c["valid"] for c in second["completions"]] == [True, False]
+
+
+def test_interval_and_number_of_groups_are_kept(tmp_path):
+    fit(ToyModule(), tmp_path, [RolloutLog(write_every=2, write_groups=1)], rollouts=5)
+    folder = tmp_path / "toy/version_0/rollouts"
+    assert sorted(path.name for path in folder.glob("*.jsonl")) == [
+        "rollout_000001.jsonl",
+        "rollout_000003.jsonl",
+        "rollout_000005.jsonl",
+    ]
+    # the tasks take turns
+    assert [[group["task"] for group in lines(tmp_path, number)] for number in (1, 3, 5)] == [["a"], ["b"], ["a"]]
+
+
+def test_the_trainers_logprobs_are_compared_with_the_engines(tmp_path):
+    class Recomputing(ToyModule):
+        def collect(self):
+            experience = super().collect()
+            engine = [completion.logprobs for completion in experience.completions]
+            shift = torch.tensor([0.0, 0.0, 0.5, 0.0, -0.1])
+            # nothing was computed for the last group
+            experience.old_logprobs = [engine[0] + shift, engine[1], *engine[2:]]
+            return experience
+
+    fit(Recomputing(), tmp_path, [RolloutLog()], rollouts=1)
+    first, second = lines(tmp_path, 1)
+    # -0.2 + (0.5 - 0.1) / 5
+    assert first["completions"][0]["trainer_logprobs"] == {"mean": -0.12, "min": -0.5, "gap": 0.5}
+    assert not any("trainer_logprobs" in c for c in (first["completions"][1], *second["completions"]))
+
+
+def test_a_resumed_run_goes_on_where_its_checkpoint_is(tmp_path):
+    folder = tmp_path / "toy/version_0/rollouts"
+    fit(ToyModule(), tmp_path, [RolloutLog(), RolloutCheckpoint(every_rollouts=2, monitor=None)], rollouts=2)
+    checkpoint = str(next((tmp_path / "toy/version_0/checkpoints").glob("rollout=00002*")))
+    before = (folder / "rollout_000002.jsonl").read_bytes()
+    # an earlier attempt got further and was killed before it saved
+    (folder / "rollout_000007.jsonl").write_text("")
+    (folder / "rollout_000007.js").write_text("")
+    again = [RolloutLog(), RolloutCheckpoint(every_rollouts=2, monitor=None)]
+    fit(ToyModule(), tmp_path, again, rollouts=4, checkpoint=checkpoint)
+    numbers = [int(path.stem[-6:]) for path in sorted(folder.glob("*.jsonl"))]
+    assert numbers == [1, 2, 3, 4]
+    assert (folder / "rollout_000002.jsonl").read_bytes() == before
+    assert json.loads((folder / "rollouts.js").read_text()[len("const RUN = ") : -2])["rollouts"] == numbers
+
+
+def test_without_tensorboard_the_files_are_written_all_the_same(tmp_path):
     fit(ToyModule(), tmp_path, [RolloutLog()], rollouts=1, logger=False)
     assert not list(tmp_path.rglob("events*"))
+    assert (tmp_path / "rollouts/index.html").exists()
+    assert len(list(tmp_path.glob("rollouts/*.jsonl"))) == 1
 
 
-def test_arguments_are_checked():
-    with pytest.raises(UserError, match="groups"):
-        RolloutLog(groups=0)
+def test_zero_writes_no_folder(tmp_path):
+    fit(ToyModule(), tmp_path, [RolloutLog(write_every=0)], rollouts=1)
+    assert not list(tmp_path.rglob("rollouts"))
+    assert "`0-a`" in texts(events(tmp_path), "groups/a")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"groups": 0}, {"write_every": -1}, {"write_groups": 0}, {"keep": 0}, {"keep_mib": 0}]
+)
+def test_arguments_are_checked(arguments):
+    with pytest.raises(UserError, match=next(iter(arguments))):
+        RolloutLog(**arguments)

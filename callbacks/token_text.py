@@ -1,0 +1,49 @@
+"""Completions as text, token by token."""
+
+from typing import Any
+
+BROKEN = "\ufffd"
+LONGEST_PIECE = 8
+
+
+class TokenText:
+    """Spells completions token by token, so that the pieces of a completion join to its text.
+
+    A character whose bytes are spread over tokens stands whole at the last of them, and the others are empty.
+
+    Args:
+        tokenizer: the policy's tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._alone: dict[int, str] = {}
+
+    def pieces(self, token_ids: list[int]) -> list[str]:
+        """Spell tokens, special ones included.
+
+        Args:
+            token_ids: ``T`` of them.
+
+        Returns:
+            A piece of text per token, ``T`` of them.
+        """
+        found: list[str] = []
+        waiting: list[int] = []
+        for place, token in enumerate(token_ids):
+            waiting.append(token)
+            text = self._decode(waiting)
+            if text.endswith(BROKEN) and len(waiting) < LONGEST_PIECE and place + 1 < len(token_ids):
+                found.append("")
+            else:
+                found.append(text)
+                waiting = []
+        return found
+
+    def _decode(self, tokens: list[int]) -> str:
+        if len(tokens) > 1:
+            return str(self._tokenizer.decode(tokens))
+        # a call costs more than all else that is done for a token, and the same tokens come again and again
+        if tokens[0] not in self._alone:
+            self._alone[tokens[0]] = str(self._tokenizer.decode(tokens))
+        return self._alone[tokens[0]]
