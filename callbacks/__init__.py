@@ -3,6 +3,9 @@
 if __name__ != "lit_g2rpo.callbacks":
     raise ImportError("import these as lit_g2rpo.callbacks")
 
+from lit_g2rpo.callbacks.advantage_topology import AdvantageTopology
+from lit_g2rpo.callbacks.alarms import Alarms
+from lit_g2rpo.callbacks.band_plots import BandPlots
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
 from lit_g2rpo.callbacks.entropy_bounds import EntropyBounds
 from lit_g2rpo.callbacks.interrupt import GracefulInterrupt
@@ -14,6 +17,9 @@ from lit_g2rpo.callbacks.run_record import RunRecord
 from lit_g2rpo.callbacks.summary import RunSummary
 
 __all__ = [
+    "AdvantageTopology",
+    "Alarms",
+    "BandPlots",
     "EntropyBounds",
     "GracefulInterrupt",
     "LengthCurriculum",

@@ -1,0 +1,188 @@
+"""Alarms for what ruins a run in silence, such as nothing to learn from or an engine that disagrees."""
+
+import math
+from typing import Any, Literal, get_args
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lit_g2rpo.callbacks.advantage_stats import tie_stats
+from lit_g2rpo.callbacks.handles import RolloutWatch, metric
+from lit_g2rpo.distributed import sum_over_ranks
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Completion
+from lit_g2rpo.rewards import RewardResult
+
+POLICY_ERRORS = ("no_answer", "unparsed", "answer_too_long", "completion_too_long", "not_applicable")
+"""Error codes that say something of the completion; all others say that its reward failed."""
+
+MEANING = {
+    "tied_groups": "share of groups whose rewards are all equal",
+    "truncated": "share of completions cut off at the length limit",
+    "logprob_gap": "mean difference between the engine's and the trainer's log-probabilities, nats",
+    "misplaced_tokens": "pad, image or video tokens per completion",
+    "reward_failures": "share of completions whose reward failed",
+}
+CURE = {
+    "tied_groups": "such groups teach nothing: mix in easier or harder prompts, raise the temperature or "
+    "model.rollout.group_size, or set model.objective.filtering: refill",
+    "truncated": "raise data.max_completion_tokens, narrow the length bands, or set model.objective.mask_truncated",
+    "logprob_gap": "check that engine and trainer hold the same weights, type and temperature; "
+    "model.rollout.old_logprobs: recompute with model.objective.importance_cap corrects for a small gap",
+    "misplaced_tokens": "check that the engine forbids these tokens and that the tokenizer is the policy's own",
+    "reward_failures": "see reward_failures.jsonl in the folder of the run; python -m lit_g2rpo reward test shows more",
+}
+
+
+class Alarms(L.Callback):
+    """Watches quantities of each rollout that should stay small, and says so when one stays large.
+
+    Each rollout logs ``alarm/value/<name>``, and ``alarm/<name>``: 1 while the value has been above its threshold for
+    at least ``patience`` rollouts in a row, else 0. There is one warning each time an alarm goes on. All values are
+    over all ranks, so that every rank decides alike. Exits from the entropy band are `EntropyBounds`' matter.
+
+    Args:
+        tied_groups: largest share of groups whose rewards are all equal. Completions tied with some other, as most are
+            under a reward of 0 or 1, are no cause for alarm.
+        truncated: largest share of completions cut off at the length limit.
+        logprob_gap: largest mean absolute difference between engine and trainer, nats: over the tokens of the rollout
+            with ``rollout.old_logprobs: recompute``, else the metric ``train/logprob_gap``.
+        misplaced_tokens: most tokens per completion that have no place in one: images, videos, and pads that do not
+            end it.
+        reward_failures: largest share of completions whose reward failed, by its own fault or the data's.
+        patience: rollouts in a row that a value must be too large.
+        action: ``warn``, or ``stop`` to end the training as well.
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        tied_groups: float = 0.8,
+        truncated: float = 0.2,
+        logprob_gap: float = 0.05,
+        misplaced_tokens: float = 0.0,
+        reward_failures: float = 0.01,
+        patience: int = 3,
+        action: Literal["warn", "stop"] = "warn",
+    ) -> None:
+        self.thresholds = {
+            "tied_groups": tied_groups,
+            "truncated": truncated,
+            "logprob_gap": logprob_gap,
+            "misplaced_tokens": misplaced_tokens,
+            "reward_failures": reward_failures,
+        }
+        for name, threshold in self.thresholds.items():
+            if not threshold >= 0:
+                raise UserError(f"Alarms.{name} is {threshold}; it must be 0 or more")
+        if patience < 1:
+            raise UserError(f"Alarms.patience is {patience}; it must be at least 1 rollout")
+        if action not in get_args(Literal["warn", "stop"]):
+            raise UserError(f"Alarms.action is {action!r}; it must be warn or stop")
+        self.patience, self.action = patience, action
+        self._watch = RolloutWatch()
+        self._consecutive: dict[str, int] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin at the present."""
+        self._watch.start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Judge a rollout, once, right after its first optimizer step."""
+        if not self._watch.fires(trainer, pl_module):
+            return
+        values = measure(pl_module)
+        if math.isnan(values["logprob_gap"]):
+            gap = metric(trainer, "train/logprob_gap")
+            values["logprob_gap"] = math.nan if gap is None else gap
+        logged: dict[str, float] = {}
+        for name, value in values.items():
+            if math.isnan(value):
+                continue
+            count = self._consecutive.get(name, 0) + 1 if value > self.thresholds[name] else 0
+            self._consecutive[name] = count
+            logged |= {f"alarm/value/{name}": value, f"alarm/{name}": float(count >= self.patience)}
+            if count == self.patience:
+                self._raise(trainer, name, value)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)
+
+    def _raise(self, trainer: L.Trainer, name: str, value: float) -> None:
+        rank_zero_warn(
+            f"alarm {name}: {MEANING[name]} is {value:.3g}, above {self.thresholds[name]:g} for {self.patience} "
+            f"rollouts: {CURE[name]}"
+        )
+        if self.action == "stop":
+            trainer.should_stop = True
+            rank_zero_info(f"Alarms stops the training because of {name}.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many rollouts in a row each value has been too large."""
+        return {"consecutive": dict(self._consecutive)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the counts of a checkpoint."""
+        self._consecutive = dict(state_dict["consecutive"])
+
+
+def measure(run: Any) -> dict[str, float]:
+    """Measure a rollout over all ranks.
+
+    Args:
+        run: the trained module, after it collected.
+
+    Returns:
+        Value of each alarm; NaN for ``logprob_gap`` where the trainer computed no log-probabilities of its own.
+    """
+    experience, policy = run.experience, run.policy
+    completions = experience.completions
+    sums = [
+        float(len(completions)),
+        float(sum(completion.truncated for completion in completions)),
+        float(misplaced(completions, policy.forbidden_token_ids, policy.pad_token_id)),
+        float(sum(failed(reward) for reward in experience.rewards)),
+        *gap_sums(completions, experience.old_logprobs),
+    ]
+    total, truncated, wrong, failures, gap, tokens = sum_over_ranks(
+        run, torch.tensor(sums, dtype=torch.float64)
+    ).tolist()
+    return {
+        "tied_groups": tie_stats(experience.table.rewards)["tied_groups"],
+        "truncated": truncated / total,
+        "logprob_gap": gap / tokens if tokens else math.nan,
+        "misplaced_tokens": wrong / total,
+        "reward_failures": failures / total,
+    }
+
+
+def misplaced(completions: list[Completion], forbidden: list[int], pad: int) -> int:
+    """Count image and video tokens, and pads before the last token; the last may end a completion by the pad's id."""
+    tokens = torch.cat([completion.token_ids for completion in completions])
+    inside = torch.cat([completion.token_ids[:-1] for completion in completions])
+    return int(torch.isin(tokens, torch.tensor(forbidden)).sum()) + int((inside == pad).sum())
+
+
+def failed(reward: RewardResult) -> bool:
+    """Tell whether a score is missing by the fault of the reward or the data, not of the completion."""
+    return reward.error is not None and reward.error not in POLICY_ERRORS
+
+
+def gap_sums(completions: list[Completion], old_logprobs: list[Tensor] | None) -> tuple[float, float]:
+    """Add up how far the trainer's log-probabilities are from the engine's.
+
+    Args:
+        completions: completions of this rank, with the engine's.
+        old_logprobs: the trainer's, ``[T_i]`` each; the engine's own tensor stands in where none were computed.
+
+    Returns:
+        Sum of the absolute differences, nats, and the number of tokens compared.
+    """
+    pairs = zip(completions, old_logprobs or [], strict=False)
+    gaps = [(old - done.logprobs).double().abs() for done, old in pairs if old is not done.logprobs]
+    return float(sum(gap.sum() for gap in gaps)), float(sum(map(len, gaps)))

@@ -1,0 +1,63 @@
+"""Figures for TensorBoard's Images tab, drawn without pyplot, which keeps global state and may ask for a display."""
+
+from typing import Any
+
+import numpy as np
+
+COLUMNS = 3
+DPI = 80
+PANEL = (3.1, 1.9)
+HEADER, GAP = 0.9, 0.75
+"""Inches: a panel, what lies above the panels, and what lies under each."""
+
+
+def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tuple[Any, dict[str, Any]]:
+    """Lay out a figure with a panel per title.
+
+    Args:
+        titles: titles of the panels, at least one.
+        heading: what the figure shows.
+        note: a line under the heading that says how to read it.
+        left: room for labels on the left of each panel, inches.
+
+    Returns:
+        The figure, and its axes by title.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(titles), COLUMNS)
+    rows = -(-len(titles) // columns)
+    # a narrow figure would cut its heading off
+    width, height = max(columns * (left + PANEL[0]) + 0.2, 8.0), HEADER + rows * (PANEL[1] + GAP)
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 1 - 0.25 / height, heading, ha="center", va="center", fontsize=12, fontweight="bold")
+    figure.text(0.5, 1 - 0.5 / height, note, ha="center", va="center", fontsize=9, color="0.3")
+    axes_of: dict[str, Any] = {}
+    for place, title in enumerate(titles):
+        row, column = divmod(place, columns)
+        # placed by hand: a layout engine draws everything three times
+        x = left + column * (left + PANEL[0])
+        y = height - HEADER - row * (PANEL[1] + GAP) - PANEL[1]
+        axes = figure.add_axes((x / width, y / height, PANEL[0] / width, PANEL[1] / height))
+        # a fixed height, and few ticks: finding a free place for a title and drawing tick labels is most of the time
+        axes.set_title(title, fontsize=10, y=1.02)
+        axes.locator_params(nbins=4)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
+        axes_of[title] = axes
+    return figure, axes_of
+
+
+def pixels(figure: Any) -> np.ndarray:
+    """Draw a figure.
+
+    Args:
+        figure: a figure from `panels`.
+
+    Returns:
+        RGB pixels, ``[height, width, 3]`` uint8.
+    """
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
