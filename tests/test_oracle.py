@@ -33,8 +33,11 @@ def fetch_example() -> Any:
 
 
 @pytest.mark.usefixtures("varied_rewards")
-@pytest.mark.parametrize("kl", [0.0, 0.05])
-def test_one_step_equals_the_example(random_folder: str, tmp_path: Path, kl: float) -> None:
+# The model rounds to float32 inside its norms, so what is packed differently can differ by that much.
+@pytest.mark.parametrize(("kl", "packing", "tolerance"), [(0.0, False, 1e-8), (0.05, False, 1e-8), (0.05, True, 1e-6)])
+def test_one_step_equals_the_example(
+    random_folder: str, tmp_path: Path, kl: float, packing: bool, tolerance: float
+) -> None:
     example = fetch_example()
     objective = G2RPO(
         filtering="off", entropy_coefficient=0.02, length_weight=0.1, kl_coefficient=kl, advantage_key="task"
@@ -44,6 +47,7 @@ def test_one_step_equals_the_example(random_folder: str, tmp_path: Path, kl: flo
         objective,
         rollout={"old_logprobs": "recompute", "prompts": 6, "group_size": 4},
         update={"microbatches": 1},
+        packing=packing,
     )
     run.configure_model()
     run.policy.double()
@@ -109,4 +113,4 @@ def test_one_step_equals_the_example(random_folder: str, tmp_path: Path, kl: flo
     assert float(fit.callback_metrics["train/loss"]) == pytest.approx(loss.item(), abs=1e-7)  # logged in float32
     assert max(g.abs().max() for g in capture.gradients.values()) > 1e-3
     for name, parameter in before.named_parameters():
-        torch.testing.assert_close(capture.gradients[name], parameter.grad, atol=1e-8, rtol=1e-8, msg=name)
+        torch.testing.assert_close(capture.gradients[name], parameter.grad, atol=tolerance, rtol=tolerance, msg=name)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--schedule.rollouts=2", "--schedule.validate_every=2", "--schedule.checkpoint_every=1",
-    "--model.rollout.prompts=6", "--model.rollout.group_size=4",
+    "--model.rollout.prompts=12", "--model.rollout.group_size=2",
     "--data.init_args.val_per_task=2", "--data.init_args.test_per_task=2",
 ]  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_the_console_says_what_runs_and_what_came_of_it(
     fitted: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     _, result = fitted
-    for words in ("policy", "6 prompts x 4 = 24 completions", "2 optimizer steps", "accuracy", "before", "after"):
+    for words in ("policy", "12 prompts x 2 = 24 completions", "2 optimizer steps", "accuracy", "before", "after"):
         assert words in result.stdout
     assert "tensorboard --logdir runs/g2rpo/version_0" in result.stdout
     assert "Warning" not in result.stdout + result.stderr
