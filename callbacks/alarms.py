@@ -32,7 +32,7 @@ CURE = {
     "logprob_gap": "check that engine and trainer hold the same weights, type and temperature; "
     "model.rollout.old_logprobs: recompute with model.objective.importance_cap corrects for a small gap",
     "misplaced_tokens": "check that the engine forbids these tokens and that the tokenizer is the policy's own",
-    "reward_failures": "see reward_failures.jsonl in the folder of the run; python -m lit_g2rpo reward test shows more",
+    "reward_failures": "see reward_failures_rank<r>.jsonl of the run; python -m lit_g2rpo reward test tells more",
 }
 
 

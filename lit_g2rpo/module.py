@@ -160,12 +160,13 @@ class G2RPOModule(pl.LightningModule):
             UserError: if sizes do not divide.
         """
         self.tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
+        folder, rank = self.trainer.log_dir, self.trainer.global_rank
         self.scorer = Scorer(
             self.reward,
             {name: task.reward for name, task in self.tasks.items() if task.reward is not None},
             limits=self.reward_limits,
             judge=self.judge,
-            failures_file=Path(self.trainer.log_dir) / "reward_failures.jsonl" if self.trainer.log_dir else None,
+            failures_file=Path(folder) / f"reward_failures_rank{rank}.jsonl" if folder else None,
         )
         if stage != "fit":
             return
