@@ -7,6 +7,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
+import lit_g2rpo.strategies  # noqa: F401 (registers names)
 from lit_g2rpo import quiet, schedule
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
