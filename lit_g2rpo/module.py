@@ -1,43 +1,35 @@
-"""The LightningModule: policy, reference and objective, and the steps of training and evaluation."""
+"""The LightningModule: policy, reference and objective, and the steps of training."""
 
 import copy
 import time
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lit_g2rpo.collect import collect
 from lit_g2rpo.describe import describe
-from lit_g2rpo.distributed import sum_over_ranks
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation import Tally, row
-from lit_g2rpo.experience import Completion, Experience, Prompt
-from lit_g2rpo.guards import check_checkpoint, check_gradients, check_prompt_lengths
+from lit_g2rpo.evaluation_steps import EvaluationModule
+from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.guards import check_checkpoint, check_gradients
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts, load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.resume import experience_state, restore_experience
-from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.judge import JudgeConfig
 from lit_g2rpo.rewards.limits import Limits
-from lit_g2rpo.rewards.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
-from lit_g2rpo.rollout.context import generation_context
-from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.schedule import check_sizes, optimizer_steps_per_rollout
 from lit_g2rpo.step_metrics import StepMetrics
-from lit_g2rpo.tasks import Task
 
 
-class G2RPOModule(pl.LightningModule):
+class G2RPOModule(EvaluationModule):
     """Trains a Qwen3-VL policy from rewards: micro-batch 0 of a rollout samples, every micro-batch learns.
 
     Args:
@@ -69,7 +61,7 @@ class G2RPOModule(pl.LightningModule):
         judge: JudgeConfig | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(evaluation, build_sampler(rollout), reward, reward_limits, judge)
         # The reference and frozen weights may be absent from a checkpoint; check_checkpoint holds the rest to it.
         self.strict_loading = False
         if objective.needs_groups and rollout.group_size < 2:
@@ -77,30 +69,16 @@ class G2RPOModule(pl.LightningModule):
                 f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
                 "so it must be at least 2"
             )
-        if evaluation.repeats < 1 or (evaluation.repeats > 1 and evaluation.temperature == 0):
-            raise UserError(
-                f"model.evaluation.repeats is {evaluation.repeats} at temperature {evaluation.temperature}; give at "
-                "least 1, and a temperature above 0 for completions that differ"
-            )
         if objective.importance_cap is not None and rollout.old_logprobs != "recompute":
             raise UserError(
                 "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "
                 "model.rollout.old_logprobs: recompute"
             )
         self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
-        self.objective, self.rollout, self.update, self.evaluation = objective, rollout, update, evaluation
-        self.reward, self.reward_limits, self.judge = reward, reward_limits, judge
-        self.scorer: Scorer
-        self.policy: Policy
+        self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
         self.engine = build_engine(rollout)
-        # Evaluation always samples, also where training reads demonstrations.
-        self.evaluation_engine = build_sampler(rollout)
-        self.tasks: dict[str, Task] = {}
         self.experience: Experience | None = None
-        self.rollout_index = 0
-        self.validation_history: list[dict[str, float]] = []
-        self.validation_sizes: dict[str, int] = {}
         self._restored: dict[str, Any] | None = None
         self._rollout_metrics: dict[str, float] = {}
         self._next_microbatch = 0
@@ -139,11 +117,6 @@ class G2RPOModule(pl.LightningModule):
         return describe(self)
 
     @property
-    def max_tokens(self) -> int:
-        """Longest completion, tokens."""
-        return int(self.trainer.datamodule.max_completion_tokens)  # type: ignore[attr-defined]
-
-    @property
     def reference_needed(self) -> bool:
         """True if the loss has a KL term."""
         return self.objective.kl_coefficient > 0
@@ -151,7 +124,7 @@ class G2RPOModule(pl.LightningModule):
     # ---- set-up
 
     def setup(self, stage: str) -> None:
-        """Take the tasks from the data and check the sizes.
+        """Make the reward, and check the sizes.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -159,28 +132,12 @@ class G2RPOModule(pl.LightningModule):
         Raises:
             UserError: if sizes do not divide.
         """
-        self.tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
-        folder, rank = self.trainer.log_dir, self.trainer.global_rank
-        self.scorer = Scorer(
-            self.reward,
-            {name: task.reward for name, task in self.tasks.items() if task.reward is not None},
-            limits=self.reward_limits,
-            judge=self.judge,
-            failures_file=Path(folder) / f"reward_failures_rank{rank}.jsonl" if folder else None,
-        )
+        super().setup(stage)
         if stage != "fit":
             return
         accumulate, update = self.trainer.accumulate_grad_batches, self.update
         optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)
         check_sizes(self.rollout.prompts, self.trainer.world_size, update.microbatches, accumulate)
-
-    def teardown(self, stage: str) -> None:
-        """End the processes of the reward.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-        """
-        self.scorer.close()
 
     def configure_model(self) -> None:
         """Load policy and reference once, where the strategy wants them."""
@@ -318,33 +275,6 @@ class G2RPOModule(pl.LightningModule):
         # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
 
-    def score(self, prompts: list[Prompt], completions: list[Completion]) -> list[RewardResult]:
-        """Score completions as training and evaluation both do.
-
-        Args:
-            prompts: the prompts, ``P`` of them.
-            completions: equally many completions of each, prompt by prompt.
-
-        Returns:
-            A score per completion.
-
-        Raises:
-            UserError: on every rank, if rewards of the user's failed for more completions than the run allows.
-        """
-        repeats = len(completions) // max(len(prompts), 1)
-        of_row = [prompts[i // repeats] for i in range(len(completions))]
-        results = self.scorer.score(
-            [c.text for c in completions],
-            [p.sample for p in of_row],
-            tasks=[p.task for p in of_row],
-            prompts=[p.text for p in of_row],
-            token_ids=[c.token_ids.tolist() for c in completions],
-            images=[p.images for p in of_row],
-        )
-        if any(task.reward for task in self.tasks.values()):
-            self.scorer.check_budget(*sum_over_ranks(self, torch.tensor(self.scorer.recent)).tolist())
-        return results
-
     def _restore(self, prompts: list[Prompt]) -> Experience:
         if self._restored is None:
             raise UserError(
@@ -354,72 +284,3 @@ class G2RPOModule(pl.LightningModule):
         experience.microbatches = build_microbatches(experience, self.plan, self.policy.empty)
         self._restored = None
         return experience
-
-    # ---- evaluation
-
-    @torch.no_grad()
-    def _evaluate(self, batch: tuple[list[Prompt], list[int | None]]) -> list[dict[str, Any]]:
-        prompts, numbers = batch
-        config = self.evaluation
-        sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self.rollout.seed)
-        check_prompt_lengths(self, prompts)
-        with generation_context(self.trainer.strategy, self.policy):
-            completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
-        rewards = self.score(prompts, completions)
-        rows = []
-        for i, (completion, reward) in enumerate(zip(completions, rewards, strict=True)):
-            at, repeat = divmod(i, config.repeats)
-            number = numbers[at]
-            if number is not None:
-                rows.append(row(number, repeat, prompts[at], completion, reward, self.reward))
-        return rows
-
-    def on_validation_epoch_start(self) -> None:
-        """Start counting afresh."""
-        self._tally = Tally(list(self.tasks))
-
-    def validation_step(self, batch: tuple[list[Prompt], list[int | None]], batch_idx: int) -> Any:
-        """Sample one completion per prompt and score it.
-
-        Args:
-            batch: prompts and their numbers in the dataset; one without a number only keeps ranks in step.
-            batch_idx: index of the batch.
-
-        Returns:
-            One row per prompt that counts.
-        """
-        rows = self._evaluate(batch)
-        self._tally.add(rows)
-        return rows
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over all ranks, per task and over tasks."""
-        self._log_tally("val")
-
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over all ranks, per task and over tasks."""
-        self._log_tally("test")
-
-    def predict_step(self, batch: tuple[list[Prompt], list[int | None]], batch_idx: int) -> list[dict[str, Any]]:
-        """Sample one completion per prompt.
-
-        Args:
-            batch: prompts and their numbers in the dataset.
-            batch_idx: index of the batch.
-
-        Returns:
-            One row per prompt that counts.
-        """
-        return self._evaluate(batch)
-
-    def _log_tally(self, prefix: str) -> None:
-        metrics, self.validation_sizes = self._tally.reduce(self, prefix)
-        self.log_dict(metrics)
-        if prefix == "val":
-            self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
-        if self.trainer.sanity_checking and self.logger is not None:
-            # Lightning logs nothing during its check before training, but this is the first point of every curve.
-            self.logger.log_metrics(metrics, step=0)
