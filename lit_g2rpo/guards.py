@@ -48,6 +48,26 @@ def check_rewards(module: Any, values: Tensor, prompts: list[Prompt]) -> None:
         _stop(module, "a reward or log-probability", [prompt.id for prompt, b in zip(prompts, own, strict=True) if b])
 
 
+def check_shapes(module: Any) -> None:
+    """Refuse what fixed shapes leave out.
+
+    Args:
+        module: the LightningModule, its policy on its device.
+
+    Raises:
+        UserError: if a setting needs shapes as they come.
+    """
+    if not module.policy.static:
+        return
+    why = "shapes are static here (model.policy.shapes; by default where a device compiles for each shape)"
+    if not module.policy.packing:
+        raise UserError(f"model.policy.packing is false, but {why}, which only packed groups know")
+    if not module.objective.elementwise:
+        raise UserError(f"model.objective.loss is {module.objective.loss}, which needs whole completions, but {why}")
+    if module.rollout.engine == "huggingface":
+        raise UserError(f"model.rollout.engine is huggingface, whose shapes grow by the token, but {why}; use native")
+
+
 def check_gradients(module: Any) -> Tensor | None:
     """Stop if the gradient is not finite; a loss that is not finite on one rank makes it so on all.
 
@@ -63,7 +83,8 @@ def check_gradients(module: Any) -> Tensor | None:
     gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
     if not gradients:
         return None
-    norm = torch.nn.utils.get_total_norm(gradients)
+    # on the host, which waits for it in any case to look at it
+    norm = torch.nn.utils.get_total_norm(gradients).cpu()
     if not norm.isfinite():
         index, step = module._next_microbatch, module.trainer.accumulate_grad_batches
         microbatches = module.experience.microbatches[index - step : index]

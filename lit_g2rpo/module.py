@@ -13,7 +13,7 @@ from lit_g2rpo.describe import describe
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation_steps import EvaluationModule
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.guards import check_checkpoint, check_gradients
+from lit_g2rpo.guards import check_checkpoint, check_gradients, check_shapes
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
@@ -167,7 +167,8 @@ class G2RPOModule(EvaluationModule):
     # ---- training
 
     def on_fit_start(self) -> None:
-        """Prepare the running sums of an optimizer step."""
+        """Check what depends on the device, and prepare the running sums of an optimizer step."""
+        check_shapes(self)
         self._step = StepMetrics(list(self.tasks))
 
     def training_step(self, batch: tuple[list[Prompt], int], batch_idx: int) -> Tensor:
@@ -193,6 +194,17 @@ class G2RPOModule(EvaluationModule):
             self.log_dict(self._rollout_metrics | self._step.reduce(self))
             self._rollout_metrics = {}
         return loss
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log a number on the host: Lightning would add it up on the device, in a graph that differs with the metrics.
+
+        Args:
+            name: name of the metric.
+            value: a number, or a tensor, which stays where it is.
+            *args: as Lightning's.
+            **kwargs: as Lightning's.
+        """
+        super().log(name, value if isinstance(value, Tensor) else torch.tensor(float(value)), *args, **kwargs)
 
     def collect(self, prompts: list[Prompt]) -> Experience:
         """Sample, score, filter and form advantages for one rollout.

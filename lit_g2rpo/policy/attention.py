@@ -31,12 +31,14 @@ class Layout:
         padding: for ``two_part``: positions of each group's completions padded to the longest, ``[G, T]`` long each.
         packed: for ``two_part``: where each group's completion tokens lie in the padded ones, ``[sum T_i]`` long each.
         block_mask: for ``flex``: who sees whom; None otherwise.
+        mask: for fixed shapes: who sees whom, ``[N, N]`` bool; None otherwise.
     """
 
     spans: list[Span]
     padding: list[Tensor]
     packed: list[Tensor]
     block_mask: Any = None
+    mask: Tensor | None = None
 
 
 def make_layout(spans: list[Span], device: torch.device, kind: Kind) -> Layout:
@@ -94,6 +96,9 @@ def grouped_attention(
     """
     if layout is None:
         read, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    elif layout.mask is not None:
+        key, value = (repeat_kv(tensor, query.shape[1] // key.shape[1]) for tensor in (key, value))
+        read = scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, scale=scaling).transpose(1, 2)
     elif layout.block_mask is not None:
         read, _ = flex_attention_forward(module, query, key, value, layout.block_mask, scaling=scaling)
     elif layout.padding:

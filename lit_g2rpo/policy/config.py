@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Part = Literal["vision", "merger", "language"]
+Shapes = Literal["exact", "static"]
 
 
 @dataclass(slots=True)
@@ -36,6 +37,8 @@ class PolicyConfig:
         packing: learn from groups in one packed sequence, each prompt once; false: padded rows, a prompt in each.
         packed_attention: attention of packed groups: ``merged`` (kernels of the CPU), ``two_part`` (anywhere), ``flex``
             (flex attention, CUDA only); null for ``merged`` on the CPU and ``two_part`` elsewhere.
+        shapes: of tensors: ``exact`` as prompts and completions come, or ``static``, padded to few sizes, for devices
+            that compile for each shape; null for ``static`` on those and ``exact`` elsewhere.
         freeze: parts that do not learn.
         lr_scale: learning rate of a part as a multiple of the optimizer's; 1 for parts not named.
         lora: train low-rank adapters instead of the weights.
@@ -52,6 +55,7 @@ class PolicyConfig:
     attention: str = "sdpa"
     packing: bool = True
     packed_attention: Literal["merged", "two_part", "flex"] | None = None
+    shapes: Shapes | None = None
     freeze: list[Part] = field(default_factory=list)
     lr_scale: dict[Part, float] = field(default_factory=dict)
     lora: LoraConfig | None = None

@@ -55,6 +55,7 @@ def load_policy(config: PolicyConfig) -> Policy:
         packing=config.packing,
         packed_attention=config.packed_attention,
         features_on_device_mib=config.features_on_device_mib,
+        shapes=config.shapes,
     )
 
 

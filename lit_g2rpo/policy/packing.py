@@ -130,8 +130,12 @@ def prepare_for_packing(model: Any) -> None:
 
 
 def _add_deepstack(index: int, _: nn.Module, args: Any, kwargs: dict[str, Any], hidden: Tensor) -> Tensor:
-    """Add image features behind a layer by index; the model's own way looks for them in a mask, which costs a sync."""
+    """Add image features behind a layer by index; the model's own way looks for them in a mask, which costs a sync.
+
+    Without an index there are features for every token, which fixed shapes ask for.
+    """
     images, deepstack = kwargs.get("deepstack", (None, []))
     if not deepstack:
         return hidden
-    return hidden.index_add(1, images, deepstack[index].to(hidden.dtype)[None])
+    own = deepstack[index].to(hidden.dtype)[None]
+    return torch.add(hidden, own) if images is None else hidden.index_add(1, images, own)

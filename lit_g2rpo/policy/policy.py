@@ -10,13 +10,19 @@ from torch import Tensor, nn
 
 from lit_g2rpo.experience import Microbatch, Prompt
 from lit_g2rpo.policy.attention import Kind
+from lit_g2rpo.policy.config import Shapes
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt, blank_prompt, blank_text, encode
 from lit_g2rpo.policy.packing import packed_states
 from lit_g2rpo.policy.padded import padded_states
+from lit_g2rpo.policy.static import static_loss, static_token_stats
+from lit_g2rpo.policy.static_vision import host_features
 from lit_g2rpo.policy.token_stats import TokenLoss, head_loss, token_logprobs
 from lit_g2rpo.policy.vision import FeatureStore, image_features
 from lit_g2rpo.rewards.parse import unwrap
+
+COMPILED = ("xla", "neuron")
+"""Kinds of devices that compile for each shape."""
 
 
 class Policy(nn.Module):
@@ -28,6 +34,7 @@ class Policy(nn.Module):
         packing: learn from packed groups instead of padded rows; the model is prepared for it.
         packed_attention: attention of packed groups; None for ``merged`` on the CPU and ``two_part`` elsewhere.
         features_on_device_mib: most memory that kept image features take on the device, MiB; None for no limit.
+        shapes: ``exact`` or ``static``; None for ``static`` on devices that compile for each shape.
     """
 
     def __init__(
@@ -38,11 +45,12 @@ class Policy(nn.Module):
         packing: bool = False,
         packed_attention: Kind | None = None,
         features_on_device_mib: float | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
-        self.packing, self._attention = packing, packed_attention
+        self.packing, self._attention, self._shapes = packing, packed_attention, shapes
         self.temperature = 1.0
         self.counters = Counters()
         self.features = FeatureStore(math.inf if features_on_device_mib is None else features_on_device_mib * 2**20)
@@ -69,10 +77,18 @@ class Policy(nn.Module):
         return self._attention or ("merged" if self.device.type == "cpu" else "two_part")
 
     @property
+    def static(self) -> bool:
+        """True if everything runs in few fixed shapes."""
+        return (self._shapes or ("static" if self.device.type in COMPILED else "exact")) == "static"
+
+    @property
     def empty(self) -> Tensor:
-        """An empty tensor on the policy's device, of the type that losses are computed in."""
-        weight = next(self.model.parameters())
-        return torch.empty(0, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
+        """An empty tensor where loss fields lie, of the type that losses are computed in.
+
+        That is the policy's device, and the CPU where shapes are fixed: tiles are cut there before they are sent.
+        """
+        dtype = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
+        return torch.empty(0, device="cpu" if self.static else self.device, dtype=dtype)
 
     @property
     def pad_token_id(self) -> int:
@@ -141,7 +157,9 @@ class Policy(nn.Module):
             prompts: the prompts.
         """
         rows = [self.encode(prompt) for prompt in prompts]
-        if not self.tower_learns:
+        if self.static and not self.tower_learns:
+            host_features(self, [row for row in rows if row.pixel_values is not None])
+        elif not self.tower_learns:
             image_features(self, rows)
 
     def hidden_states(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -173,6 +191,8 @@ class Policy(nn.Module):
         Returns:
             Log-probabilities and entropies, nats, flat over the ``M = sum T_i`` tokens in row order.
         """
+        if self.static:
+            return static_token_stats(self, [self.encode(prompt) for prompt in prompts], completions)
         hidden, targets = self.hidden_states(prompts, completions)
         return token_logprobs(hidden, self.base.lm_head.weight, targets, temperature=self.temperature)
 
@@ -187,6 +207,8 @@ class Policy(nn.Module):
             The loss (a scalar that already holds the normaliser), and elementwise diagnostics ``[M]`` without gradient,
             among them ``nll``, ``entropy`` and ``loss``.
         """
+        if self.static:
+            return static_loss(self, microbatch, token_loss)
         hidden, targets = self.hidden_states(microbatch.prompts, microbatch.token_ids)
         return head_loss(
             hidden,

@@ -43,7 +43,7 @@ def head_loss(
     """
     if not elementwise:
         logprobs, entropy = token_logprobs(hidden, weight, targets, temperature=temperature)
-        loss, metrics = _token_loss(token_loss, logprobs, entropy, fields)
+        loss, metrics = loss_of_tokens(token_loss, logprobs, entropy, fields)
         return loss.sum(), metrics
     with_grad = torch.is_grad_enabled()
     hidden_grad, weight_grad = with_grad and hidden.requires_grad, with_grad and weight.requires_grad
@@ -53,8 +53,7 @@ def head_loss(
         found = [_loss_of_part(head, part, fields, token_loss, hidden_grad or weight_grad) for part in head.parts]
         metrics = {name: torch.cat([part[name] for part in found]) for name in found[0]}
         total = metrics["loss"].sum()
-    grads = [head.hidden_grad, head.weight_grad]
-    return _Attached.apply(total, hidden, weight, grads), metrics  # type: ignore[no-untyped-call]
+    return attach(total, hidden, weight, [head.hidden_grad, head.weight_grad]), metrics
 
 
 def token_logprobs(
@@ -99,19 +98,46 @@ def _loss_of_part(
     of_part = dataclasses.replace(fields, **{name: v[part] for name, v in values.items() if v is not None})
     logprobs, entropy = (value.requires_grad_(with_grad) for value in head.stats(part))
     with torch.set_grad_enabled(with_grad):
-        loss, metrics = _token_loss(token_loss, logprobs, entropy, of_part)
+        loss, metrics = loss_of_tokens(token_loss, logprobs, entropy, of_part)
     if with_grad:
         found = torch.autograd.grad(loss, (logprobs, entropy), torch.ones_like(loss), allow_unused=True)
         head.backward(part, *found)
     return metrics
 
 
-def _token_loss(
+def loss_of_tokens(
     token_loss: TokenLoss, logprobs: Tensor, entropy: Tensor, fields: TokenFields
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of each token with its diagnostics, those of every objective among them.
+
+    Args:
+        token_loss: loss of each token from log-probabilities, entropies and fields.
+        logprobs: nats, ``[M]``.
+        entropy: nats, ``[M]``.
+        fields: what the loss depends on besides, ``[M]`` each.
+
+    Returns:
+        The loss and diagnostics without gradient, ``[M]`` each.
+    """
     loss, metrics = token_loss(logprobs, entropy, fields)
     metrics = metrics | {"nll": -logprobs, "entropy": entropy, "loss": loss}
     return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def attach(loss: Tensor, hidden: Tensor, weight: Tensor, grads: list[Tensor | None]) -> Tensor:
+    """Give a loss the gradients that are known already.
+
+    Args:
+        loss: a scalar.
+        hidden: hidden states.
+        weight: the head.
+        grads: d loss / d hidden and d loss / d weight, scaled in place by the backward; None where there is none.
+
+    Returns:
+        The loss, to be differentiated once.
+    """
+    attached: Tensor = _Attached.apply(loss, hidden, weight, grads)  # type: ignore[no-untyped-call]
+    return attached
 
 
 class _Attached(torch.autograd.Function):

@@ -85,6 +85,33 @@ class SlotCache:
         self._memory[:, :, targets, :span] = self._memory[:, :, sources, :span]
 
 
+class LayerCache:
+    """Keys and values, one tensor per layer: a write to a part of one large tensor would compile to a copy of it.
+
+    Args:
+        decoder: the text model.
+        rows: prompts or completions.
+        width: tokens that each has room for.
+    """
+
+    def __init__(self, decoder: Decoder, rows: int, width: int) -> None:
+        shape = (rows, width, decoder.key_heads, decoder.head_dim)
+        self.keys, self.values = ([decoder.embedding.new_zeros(shape) for _ in decoder.layers] for _ in range(2))
+        self.bias: Tensor | None = None
+
+    def write(self, layer: int, place: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store one token of each of ``N`` rows.
+
+        Args:
+            layer: the layer.
+            place: row times width plus index of the token, ``[N]`` long.
+            key: ``[N, K, D]``.
+            value: ``[N, K, D]``.
+        """
+        self.keys[layer].flatten(0, 1).index_copy_(0, place, key)
+        self.values[layer].flatten(0, 1).index_copy_(0, place, value)
+
+
 def _memory(decoder: Decoder, rows: int, width: int) -> Tensor:
     # Zeros, not what memory holds: a masked value still takes part in a product with 0.
     shape = (len(decoder.layers), 2, rows, width, decoder.key_heads, decoder.head_dim)
@@ -92,7 +119,13 @@ def _memory(decoder: Decoder, rows: int, width: int) -> Tensor:
 
 
 def shared_attention(
-    layer: int, query: Tensor, prompts: PromptCache, own: SlotCache, grid: Tensor, place: Tensor, bias: Tensor
+    layer: int,
+    query: Tensor,
+    prompts: PromptCache | LayerCache,
+    own: SlotCache | LayerCache,
+    grid: Tensor,
+    place: Tensor,
+    bias: Tensor,
 ) -> Tensor:
     """Attend to a prompt and the tokens after it, each prompt read once for all its completions.
 

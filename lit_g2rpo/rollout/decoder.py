@@ -63,7 +63,7 @@ class Decoder:
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         attend: Attend,
-        images: tuple[Tensor, list[Tensor]] | None = None,
+        images: tuple[Tensor | None, list[Tensor]] | None = None,
     ) -> Tensor:
         """Run all layers.
 
@@ -71,7 +71,8 @@ class Decoder:
             x: embeddings, ``[N, H]``.
             rotation: tables for the ``N`` positions.
             attend: attention of a layer.
-            images: indices of image tokens ``[n]``, and what each of the first layers adds there, ``[n, H]``.
+            images: indices of image tokens ``[n]``, and what each of the first layers adds there, ``[n, H]``; without
+                indices it is added to all tokens, ``[N, H]``.
 
         Returns:
             Hidden states after the final norm, ``[N, H]``.
@@ -90,7 +91,8 @@ class Decoder:
             gate, up = layer.gate_up(rms_norm(x, (width,), layer.post_norm, self.eps)).chunk(2, -1)
             x = x + layer.down(layer.activation(gate) * up)
             if images is not None and i < len(images[1]):
-                x.index_add_(0, images[0], images[1][i].to(x.dtype))
+                added = images[1][i].to(x.dtype)
+                x = x + added if images[0] is None else x.index_add_(0, images[0], added)
         return rms_norm(x, (width,), self.norm, self.eps)
 
     @staticmethod

@@ -13,6 +13,7 @@ from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.graphs import captured
 from lit_g2rpo.rollout.prefill import prefill
 from lit_g2rpo.rollout.slots import Slots, StepShape
+from lit_g2rpo.rollout.static import StaticRollout
 from lit_g2rpo.rollout.table import CompletionTable
 
 FIXED_SLOTS = 64
@@ -71,12 +72,17 @@ class NativeEngine:
                 self.policy.prepare_features(prompts)
             size = max(self.max_rows // group_size, 1)
             tables = []
-            # Without the bookkeeping of autograd: 7 % of a rollout of a small policy.
-            with torch.inference_mode():
+            # Without the bookkeeping of autograd: 7 % of a rollout of a small policy. XLA knows no inference mode.
+            with torch.no_grad() if self.policy.device.type == "xla" else torch.inference_mode():
                 decoder = Decoder(self.policy.base)
                 for start in range(0, len(prompts), size):
                     tables.append(self._generate(decoder, prompts[start : start + size], group_size, sampling))
-            return [completion for table in tables for completion in table.completions()]
+            # A table may hold rows of copies that fill a bucket.
+            return [
+                completion
+                for start, table in zip(range(0, len(prompts), size), tables, strict=True)
+                for completion in table.completions()[: len(prompts[start : start + size]) * group_size]
+            ]
         finally:
             self.policy.train(training)
 
@@ -84,6 +90,11 @@ class NativeEngine:
         self, decoder: Decoder, prompts: list[Prompt], group_size: int, sampling: Sampling
     ) -> CompletionTable:
         policy = self.policy
+        if policy.static:
+            rollout = StaticRollout(policy, decoder, prompts, group_size, sampling, self.slots or FIXED_SLOTS)
+            rollout.prefill()
+            rollout.decode()
+            return rollout.table
         fixed = self.slots or (None if policy.device.type == "cpu" else FIXED_SLOTS)
         encoded = [policy.encode(prompt) for prompt in prompts]
         lengths = [len(prompt.input_ids) for prompt in encoded]

@@ -96,6 +96,11 @@ def _search(probs: Tensor, uniform: Tensor) -> Tensor:
     # float64: a float32 running sum over a large vocabulary is off by more than a rare token's probability.
     cumulative = probs.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:].contiguous()
-    index = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+    point = uniform[:, None] * total
+    if probs.device.type == "xla":
+        # Counting finds the same, and a search would leave the device.
+        index, last = (cumulative <= point).sum(-1), (cumulative < total).sum(-1)
+        return torch.minimum(index, last)
+    index = torch.searchsorted(cumulative, point, right=True)
     # Rounding may push the search past the last token that has probability, the first that reaches the total.
     return torch.minimum(index, torch.searchsorted(cumulative, total))[:, 0]
