@@ -11,6 +11,7 @@ from lit_g2rpo.callbacks.entropy_bounds import EntropyBounds
 from lit_g2rpo.callbacks.interrupt import GracefulInterrupt
 from lit_g2rpo.callbacks.length_curriculum import LengthCurriculum
 from lit_g2rpo.callbacks.prediction_writer import PredictionWriter
+from lit_g2rpo.callbacks.preflight import Preflight
 from lit_g2rpo.callbacks.progress import RolloutProgress
 from lit_g2rpo.callbacks.rollout_log import RolloutLog
 from lit_g2rpo.callbacks.run_record import RunRecord
@@ -24,6 +25,7 @@ __all__ = [
     "GracefulInterrupt",
     "LengthCurriculum",
     "PredictionWriter",
+    "Preflight",
     "RolloutCheckpoint",
     "RolloutLog",
     "RolloutProgress",

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
+
+LONGEST = 1000
+"""Bytes of a message that ranks share."""
 
 
 def gather_prompts(module: Any, rows: Tensor) -> Tensor:
@@ -35,3 +39,23 @@ def sum_over_ranks(module: Any, values: Tensor) -> Tensor:
         return values.cpu()
     reduced: Tensor = module.trainer.strategy.reduce(values.to(module.device), reduce_op="sum")
     return reduced.cpu()
+
+
+def first_message(module: Any, message: str) -> str:
+    """Agree on a message, such as the reason to stop: that of the first rank that has one.
+
+    Args:
+        module: the LightningModule, whose strategy knows the ranks.
+        message: this rank's message; empty for none.
+
+    Returns:
+        The message, the same on every rank, cut at ``LONGEST`` bytes; empty if no rank has one.
+    """
+    if module.trainer.world_size == 1:
+        return message
+    own = torch.zeros(LONGEST, dtype=torch.uint8)
+    text = message.encode()[:LONGEST]
+    own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else own[:0]
+    gathered: Tensor = module.all_gather(own.to(module.device))
+    texts = (bytes(row.tolist()).rstrip(b"\0").decode(errors="ignore") for row in gathered.cpu())
+    return next(filter(None, texts), "")

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -220,6 +221,17 @@ class G2RPOModule(EvaluationModule):
         self.rollout_index += 1
         self._collected_at = time.perf_counter()
         return experience
+
+    def perform(self, function: Callable[[], Any]) -> Any:
+        """Call a function; a strategy that wraps the module can route this call through its wrapper as it does a step.
+
+        Args:
+            function: what to call.
+
+        Returns:
+            What it returns.
+        """
+        return function()
 
     def prepare_prompt(self, prompt: Prompt) -> None:
         """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes.

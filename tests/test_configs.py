@@ -90,7 +90,7 @@ def test_a_recipe_builds_its_parts(recipe: str) -> None:
     built = cli.parser.instantiate(cli.config).fit
     assert built.model.rollout.seed == cli.config.fit.seed_everything
     assert built.data.max_completion_tokens > 0
-    assert len(built.trainer.callbacks) == 12
+    assert len(built.trainer.callbacks) == 13
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -99,7 +99,7 @@ def test_every_recipe_takes_every_strategy(recipe: str, strategy: str) -> None:
     config = compose("--config", f"@{recipe}", "--trainer", f"@{strategy}")
     fragment = yaml.safe_load((CONFIGS / strategy).read_text())
     assert {key: config.trainer[key] for key in fragment} == fragment
-    assert len(config.trainer.callbacks) == 12
+    assert len(config.trainer.callbacks) == 13
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_callback_can_be_appended() -> None:
     config = compose(
         "--config", "@g2rpo.yaml", "--trainer.callbacks+", "lightning.pytorch.callbacks.LearningRateMonitor"
     )
-    assert len(config.trainer.callbacks) == 13
+    assert len(config.trainer.callbacks) == 14
 
 
 def test_the_schedule_is_translated() -> None:

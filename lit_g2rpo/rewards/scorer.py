@@ -3,8 +3,9 @@
 import json
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,18 @@ class Scorer:
                 f"rewards failed for {failures} of {completions} completions, more than "
                 f"model.reward_limits.failure_budget {self.limits.failure_budget:g} allows{last}{where}"
             )
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Scores on trial: what is counted and written down inside is forgotten."""
+        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_file", "_written")
+        kept = {name: getattr(self, name) for name in names}
+        self._window, self._file = self._window.copy(), None
+        try:
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     def close(self) -> None:
         """Ends the processes for algebra."""
