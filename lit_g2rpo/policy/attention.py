@@ -104,6 +104,8 @@ def grouped_attention(
     elif layout.padding:
         read = two_part_attention(query, key, value, layout, scaling)
     else:
+        # autocast leaves rotated queries and keys in float32, and casts for sdpa but not for these kernels
+        query, key = query.to(value.dtype), key.to(value.dtype)
         read = MergedAttention.apply(query, key, value, layout.spans, scaling)  # type: ignore[no-untyped-call]
     return read, None
 
