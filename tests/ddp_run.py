@@ -14,6 +14,7 @@ import lit_g2rpo.rewards.scorer
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.objectives import G2RPO, EntropyBand
+from lit_g2rpo.strategies import NeuronAccelerator, NeuronDDPStrategy
 from lit_g2rpo.tasks import Task
 
 
@@ -41,6 +42,17 @@ class MixedData(PromptData):
         return None
 
 
+class NeuronOnCPU(NeuronAccelerator):
+    """The accelerator of Trainium with the processor for a device."""
+
+    device_type = "cpu"
+    package = None
+
+    @classmethod
+    def is_available(cls) -> bool:
+        return True
+
+
 class Record(pl.Callback):
     """Keeps the loss, the gradient and the advantages of every optimizer step."""
 
@@ -66,7 +78,9 @@ if __name__ == "__main__":
     lit_g2rpo.rewards.scorer.score = varied_score
     folder, out, devices, kind = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     record = Record()
-    sizes: dict[str, Any] = {"accumulate_grad_batches": 2}
+    sizes: dict[str, Any] = {"accumulate_grad_batches": 2, "strategy": "ddp" if devices > 1 else "auto"}
+    if sys.argv[5:] == ["neuron"]:
+        sizes |= {"strategy": NeuronDDPStrategy(process_group_backend="gloo"), "accelerator": NeuronOnCPU()}
     source: PromptData
     if kind == "mixed":
         source = MixedData(rollouts_per_epoch=1, max_completion_tokens=8)
@@ -79,7 +93,7 @@ if __name__ == "__main__":
         run = module(folder)
     fit = trainer(
         out, steps=run.update.microbatches // 2, callbacks=[record], devices=devices,
-        strategy="ddp" if devices > 1 else "auto", **sizes,
+        **sizes,
     )  # fmt: skip
     fit.fit(run, source)
     validation: dict[str, float] = {}

@@ -13,9 +13,9 @@ import torch
 TESTS = Path(__file__).parent
 
 
-def run(folder: str, out: Path, devices: int, kind: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(folder: str, out: Path, devices: int, kind: str, *path: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-    command = [sys.executable, str(TESTS / "ddp_run.py"), folder, str(out), str(devices), kind]
+    command = [sys.executable, str(TESTS / "ddp_run.py"), folder, str(out), str(devices), kind, *path]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads((out / "steps.json").read_text()), torch.load(out / "tensors.pt")
