@@ -1,20 +1,29 @@
-# GPUs: docker run --gpus all ...   without one the same image trains on the processor
-FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
+# GPUs: docker run --gpus all --shm-size 8g ...   without one the same image trains on the processor
+# torch's wheel brings CUDA 13.0 itself, so base will do; what compiles at run time (DeepSpeed's own Adam, for
+# offloading) needs nvcc: docker build --build-arg FLAVOUR=devel
+ARG FLAVOUR=base
+FROM nvidia/cuda:13.0.1-${FLAVOUR}-ubuntu24.04
 
+# the compiler and Python's headers are for Triton, which builds its launchers at run time
+# Ubuntu keeps one version of a package, so none can be pinned
+# hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 python3-venv \
+    && apt-get install --yes --no-install-recommends g++ python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --shell /bin/bash trainer
-USER trainer
+    && useradd --create-home --uid 1001 --shell /bin/bash trainer \
+    && chmod go+rx /home/trainer \
+    && install --directory --owner 1001 /home/trainer/lit_g2rpo /home/trainer/lit_g2rpo/runs
+USER 1001
 WORKDIR /home/trainer/lit_g2rpo
 
-ENV PATH=/home/trainer/venv/bin:$PATH PYTHONUNBUFFERED=1
+# HOME and USER serve any user that --user names
+ENV PATH=/home/trainer/venv/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp USER=trainer
 # torch first: the layer is large and changes with the pin alone
 RUN python3 -m venv /home/trainer/venv && pip install --no-cache-dir torch==2.13.0
 
-COPY --chown=trainer:trainer . .
-RUN pip install --no-cache-dir -e .
+COPY --chown=1001:1001 . .
+RUN pip install --no-cache-dir -e ".[deepspeed,lora]"
 
-# results: -v $PWD/runs:/home/trainer/lit_g2rpo/runs
+# results: -v "$PWD/runs:/home/trainer/lit_g2rpo/runs" --user "$(id -u):$(id -g)"
 VOLUME /home/trainer/lit_g2rpo/runs
 CMD ["python", "-m", "lit_g2rpo", "fit", "--config", "configs/g2rpo.yaml"]
