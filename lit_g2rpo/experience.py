@@ -81,7 +81,8 @@ class RolloutTable:
     Args:
         rewards: total rewards with shaping, ``[P, G]``.
         lengths: completion tokens, ``[P, G]`` long.
-        valid: False for completions that do not count: dropped groups, masked truncated ones, ``[P, G]`` bool.
+        valid: False for completions that no advantage is for: dropped groups, masked truncated ones, ``[P, G]`` bool.
+        entropy_counts: False for completions whose entropy is not shaped: masked truncated ones, ``[P, G]`` bool.
         advantages: ``[P, G]``.
         task_ids: index of each prompt's task, ``[P]`` long.
         problem_type_ids: index of each prompt's problem type, ``[P]`` long.
@@ -92,6 +93,7 @@ class RolloutTable:
     rewards: Tensor
     lengths: Tensor
     valid: Tensor
+    entropy_counts: Tensor
     advantages: Tensor
     task_ids: Tensor
     problem_type_ids: Tensor

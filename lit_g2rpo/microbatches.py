@@ -31,10 +31,11 @@ class Plan:
 
 
 def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
-    """Say which completions have a gradient: those that count, but no group at advantage 0 that nothing else acts on.
+    """Say which completions have a gradient: those with an advantage or a KL term, and those of tasks outside their band.
 
-    The tokens of a tied group still count in the normaliser; only its forward and backward, which would add zero, are
-    left out.
+    The entropy band acts on dropped groups too: where a task collapses, they are all that it has left. The tokens of a
+    tied group that was not dropped still count in the normaliser; only its forward and backward, which would add zero,
+    are left out.
 
     Args:
         table: the rollout.
@@ -43,9 +44,9 @@ def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
     Returns:
         ``[P, G]`` bool.
     """
-    acts = table.advantages.bool().any(1) | (objective.kl_coefficient > 0)
-    acts |= (objective.entropy_coefficient * table.entropy_direction[table.task_ids]).bool()
-    return table.valid & acts[:, None]
+    pulled = table.advantages.bool().any(1) | (objective.kl_coefficient > 0)
+    outside = (objective.entropy_coefficient * table.entropy_direction[table.task_ids]).bool()
+    return table.valid & pulled[:, None] | table.entropy_counts & outside[:, None]
 
 
 def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list[Microbatch]:
@@ -72,21 +73,21 @@ def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list
         # The trainer divides by the micro-batches of a step and the strategy averages over ranks.
         scale = plan.accumulate * experience.world_size
         weight = scale * _token_weights(table, table.valid & step, plan)
-        entropy_weight = scale * _entropy_weights(table, table.valid & step, plan)
+        entropy_weight = scale * _entropy_weights(table, table.entropy_counts & step, plan)
         for rows in balanced_bins(experience, trained & step, plan.accumulate):
             microbatches.append(_microbatch(experience, rows, weight, entropy_weight, plan, like))
     return microbatches * plan.epochs
 
 
 def _token_weights(table: RolloutTable, counted: Tensor, plan: Plan) -> Tensor:
-    """Share of each completion's tokens in the loss of one optimizer step, ``[P, G]``."""
-    lengths = table.lengths.double()
+    """Share of each completion's tokens in the loss of one optimizer step, 0 where it does not count, ``[P, G]``."""
+    lengths, counted = table.lengths.double(), counted.double()
     if plan.objective.mean == "token":
-        return torch.full_like(lengths, 1 / max(float((lengths * counted).sum()), 1))
+        return counted / max(float((lengths * counted).sum()), 1)
     completions = max(int(counted.sum()), 1)
     if plan.objective.mean == "completion":
-        return 1 / (completions * lengths)
-    return torch.full_like(lengths, 1 / (completions * plan.max_tokens))
+        return counted / (completions * lengths)
+    return counted / (completions * plan.max_tokens)
 
 
 def _entropy_weights(table: RolloutTable, counted: Tensor, plan: Plan) -> Tensor:

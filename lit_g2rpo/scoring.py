@@ -140,10 +140,12 @@ def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) 
         problem_type_ids=problem_type_ids.flatten(),
         valid=valid.flatten(),
     )
+    unmasked = ~(column["truncated"].bool() & objective.mask_truncated)
     table = RolloutTable(
         rewards=column["reward"],
         lengths=column["length"].long(),
-        valid=valid & ~(column["truncated"].bool() & objective.mask_truncated),
+        valid=valid & unmasked,
+        entropy_counts=unmasked,
         advantages=objective.advantages(batch).view(shape),
         task_ids=task_ids[:, 0],
         problem_type_ids=problem_type_ids[:, 0],

@@ -37,6 +37,7 @@ def table(rewards, valid=None, scope="group_then_task", tasks=None, types=None):
         rewards=rewards,
         lengths=torch.ones_like(rewards, dtype=torch.long),
         valid=valid,
+        entropy_counts=torch.ones_like(valid),
         advantages=advantages.view(rewards.shape),
         task_ids=tasks,
         problem_type_ids=torch.zeros(prompts, dtype=torch.long) if types is None else torch.tensor(types),

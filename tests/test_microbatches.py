@@ -21,6 +21,7 @@ def experience(lengths: list[list[int]], advantages: list[list[float]], prompt_t
         rewards=torch.zeros(len(lengths), len(lengths[0])),
         lengths=torch.tensor(lengths),
         valid=torch.ones(len(lengths), len(lengths[0]), dtype=torch.bool),
+        entropy_counts=torch.ones(len(lengths), len(lengths[0]), dtype=torch.bool),
         advantages=torch.tensor(advantages, dtype=torch.float64),
         task_ids=torch.arange(len(lengths)) % 2,
         problem_type_ids=torch.zeros(len(lengths), dtype=torch.long),
@@ -67,10 +68,37 @@ def test_an_entropy_band_of_weight_zero_acts_on_nothing() -> None:
     assert trained_rows(rollout.table, GRPO()).any(1).tolist() == [True, False, True]
 
 
-def test_a_dropped_group_is_never_trained() -> None:
+def test_neither_advantages_nor_kl_act_on_a_dropped_group() -> None:
     rollout = three_groups()
     rollout.table.valid[0] = False
     assert trained_rows(rollout.table, GRPO(kl_coefficient=1.0)).any(1).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("mean", ["token", "completion", "constant"])
+def test_the_entropy_band_alone_acts_on_a_dropped_group(mean: str) -> None:
+    """A collapsed task writes the same answer 8 times: every group of it is dropped, and only the band can help."""
+    rollout = three_groups()
+    rollout.table.valid[1] = False  # 4 tokens, all that task 1 has
+    rollout.table.entropy_direction[1] = -1
+    objective = GRPO(mean=mean, entropy_coefficient=0.02)
+    assert trained_rows(rollout.table, objective).all()
+    fields = [m.fields for m in build_microbatches(rollout, plan(objective), torch.empty(0))]
+    weight, entropy_weight, task = (
+        torch.cat([getattr(part, name) for part in fields]) for name in ("weight", "entropy_weight", "task_ids")
+    )
+    assert (weight[task == 0] > 0).all() and not weight[task == 1].any()
+    # 2 micro-batches per step
+    torch.testing.assert_close(entropy_weight, torch.where(task == 1, -2 * 0.02 / 4, 0.0))
+
+
+def test_the_entropy_of_a_masked_completion_is_not_shaped() -> None:
+    rollout = three_groups()
+    rollout.table.entropy_direction[1] = 1
+    rollout.table.valid[1, 0] = rollout.table.entropy_counts[1, 0] = False
+    assert trained_rows(rollout.table, BAND).tolist() == [[True, True], [False, True], [True, True]]
+    fields = [m.fields for m in build_microbatches(rollout, plan(), torch.empty(0))]
+    shaped = torch.cat([part.entropy_weight[part.task_ids == 1] for part in fields])
+    torch.testing.assert_close(shaped, torch.full((2,), 2 * 0.02 / 2))
 
 
 def test_bins_hold_each_completion_once_and_groups_whole() -> None:

@@ -158,6 +158,7 @@ class ToyModule(L.LightningModule):
                 rewards=(torch.arange(size) / size).view(-1, GROUP),
                 lengths=torch.full((len(prompts), GROUP), len(tokens)),
                 valid=torch.tensor([True] * (size - 1) + [False]).view(-1, GROUP),
+                entropy_counts=torch.ones(len(prompts), GROUP, dtype=torch.bool),
                 advantages=torch.linspace(-1, 1, size).view(-1, GROUP),
                 task_ids=torch.arange(len(prompts)),
                 problem_type_ids=torch.zeros(len(prompts), dtype=torch.long),
