@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
+from lit_g2rpo.distributed import sum_over_ranks
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.experience import Prompt
 
@@ -101,6 +103,41 @@ def _stop(module: Any, what: str, ids: list[str]) -> None:
         f"{what} is not finite in rollout {module.rollout_index} (optimizer step {module.trainer.global_step}); "
         f"the run stops before it learns from it; ids of the prompts are in {path}"
     )
+
+
+def check_rounding(module: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse half-precision weights that a step of the optimizer would not move.
+
+    A step of Adam is about the learning rate; one below half the distance to the next number is rounded away.
+
+    Args:
+        module: the LightningModule.
+        optimizer: its optimizer.
+
+    Raises:
+        UserError: on every rank, if that holds for nine tenths of the weights.
+    """
+    # DeepSpeed keeps float32 weights of its own.
+    if isinstance(module.trainer.strategy, DeepSpeedStrategy):
+        return
+    lost, total, rate = 0, 0, 0.0
+    for group in optimizer.param_groups:
+        # One of Kahan's sum or of another kind than Adam, whose steps say nothing of the learning rate.
+        if "betas" not in group:
+            continue
+        for weight in group["params"]:
+            if weight.dtype.itemsize < 4:
+                local = weight.detach().to_local() if hasattr(weight, "to_local") else weight.detach()
+                # Half the distance is at least a quarter of the relative one.
+                lost += int((local.abs().float() * torch.finfo(weight.dtype).eps / 4 > group["lr"]).sum())
+                total, rate = total + local.numel(), max(rate, group["lr"])
+    lost, total = sum_over_ranks(module, torch.tensor([lost, total], dtype=torch.float64)).tolist()
+    if total and lost > 0.9 * total:
+        raise UserError(
+            f"model.optimizer: steps of {rate:.0e} are rounded away in {lost / total:.0%} of the half-precision weights;"
+            " take model.policy.dtype: float32 (with trainer.precision bf16-mixed), or add "
+            "--model.optimizer configs/optimizer/kahan.yaml"
+        )
 
 
 def check_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from lit_g2rpo.describe import describe
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation_steps import EvaluationModule
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.guards import check_checkpoint, check_gradients, check_shapes
+from lit_g2rpo.guards import check_checkpoint, check_gradients, check_rounding, check_shapes
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
@@ -158,6 +158,7 @@ class G2RPOModule(EvaluationModule):
         optimizer = self.optimizer([{"params": parameters} for parameters in groups.values()])
         for part, group in zip(groups, optimizer.param_groups, strict=True):
             group["lr"] *= self.policy_config.lr_scale.get(part, 1.0)
+        check_rounding(self, optimizer)
         if self.lr_scheduler is None:
             return optimizer
         return {

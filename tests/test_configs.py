@@ -16,6 +16,7 @@ STRATEGIES = [name for name in FRAGMENTS if name.startswith("strategy/")]
 KEYS = {
     "model": "model.policy",
     "objective": "model.objective",
+    "optimizer": "model.optimizer",
     "data": "data",
     "trainer": "trainer",
     "strategy": "trainer",
@@ -73,6 +74,8 @@ def test_a_fragment_names_the_key_it_fills(name: str) -> None:
 
 @pytest.mark.parametrize("name", FRAGMENTS)
 def test_a_fragment_works_on_the_command_line(name: str) -> None:
+    if name == "optimizer/eight_bit.yaml":
+        pytest.importorskip("bitsandbytes")
     sizes = ["--model.update.microbatches", "64"]
     config = compose("--config", "@g2rpo.yaml", f"--{KEYS[name.split('/')[0]]}", f"@{name}", *sizes)
     assert config.trainer.max_steps > 0

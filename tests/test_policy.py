@@ -1,5 +1,7 @@
 """The policy against one row at a time and the model itself; gradients of empty and text-only batches; loading."""
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import make_prompt
@@ -9,7 +11,7 @@ from lit_g2rpo.experience import Microbatch, Prompt
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
-from lit_g2rpo.policy.loading import load_policy
+from lit_g2rpo.policy.loading import load_policy, part_of
 from lit_g2rpo.policy.policy import Policy
 
 
@@ -95,13 +97,18 @@ def test_freezing_stops_only_the_named_part(random_folder: str) -> None:
     assert frozen == {n for n, _ in policy.named_parameters() if ".visual." in n}
 
 
-def test_adapters_off_are_the_reference(random_folder: str) -> None:
+@pytest.mark.parametrize("vision", [False, True])
+def test_adapters_off_are_the_reference(random_folder: str, vision: bool) -> None:
     pytest.importorskip("peft")
     plain = load_policy(PolicyConfig(path=random_folder))
-    policy = load_policy(PolicyConfig(path=random_folder, lora=LoraConfig(rank=2, alpha=4)))
+    policy = load_policy(PolicyConfig(path=random_folder, lora=LoraConfig(rank=2, alpha=4, vision=vision)))
     trained = [n for n, p in policy.named_parameters() if p.requires_grad]
-    assert trained
-    assert all("lora_" in n and ".visual." not in n for n in trained)
+    assert all("lora_" in n for n in trained)
+    assert {part_of(n) for n in trained} == ({"language", "vision"} if vision else {"language"})
+    adapted = {n.split(".lora_")[0] for n in trained if ".visual." in n}
+    linear = {n for n, m in policy.named_modules() if ".visual.blocks." in n and hasattr(m, "base_layer")}
+    assert adapted == linear
+    assert len(linear) == (4 * len(policy.base.model.visual.blocks) if vision else 0)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
@@ -110,3 +117,11 @@ def test_adapters_off_are_the_reference(random_folder: str) -> None:
     with policy.reference():
         torch.testing.assert_close(policy.token_stats(prompts, tokens)[0], expected)
     assert (policy.token_stats(prompts, tokens)[0] - expected).abs().max() > 1e-3
+    policy.token_stats(prompts, tokens)[0].sum().backward()
+    assert all(p.grad is not None and p.grad.norm() > 0 for n, p in policy.named_parameters() if "lora_B" in n)
+
+
+@pytest.mark.parametrize(("frozen", "vision"), [(["language"], False), (["vision"], True)])
+def test_a_part_is_not_frozen_and_adapted_at_once(random_folder: str, frozen: list[Any], vision: bool) -> None:
+    with pytest.raises(UserError, match="adapters freeze the weights below them anyway"):
+        load_policy(PolicyConfig(path=random_folder, freeze=frozen, lora=LoraConfig(vision=vision)))

@@ -9,13 +9,14 @@ Shapes = Literal["exact", "static"]
 
 @dataclass(slots=True)
 class LoraConfig:
-    """Low-rank adapters on the language model; the reference is then the policy with the adapters off.
+    """Low-rank adapters; the reference is then the policy with the adapters off.
 
     Args:
         rank: rank of the adapters.
         alpha: scale of the adapters; the update is multiplied by alpha / rank.
         dropout: dropout on the adapters' input.
-        targets: names of the linear layers that get an adapter.
+        targets: names of the language model's linear layers that get an adapter.
+        vision: put adapters on the linear layers of the vision tower's blocks too.
     """
 
     rank: int = 32
@@ -24,6 +25,7 @@ class LoraConfig:
     targets: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
+    vision: bool = False
 
 
 @dataclass(slots=True)

@@ -45,18 +45,41 @@ def load_policy(config: PolicyConfig) -> Policy:
     if config.max_pixels is not None:
         size["longest_edge"] = config.max_pixels
     processor.image_processor.size = size
-    freeze(model, config.freeze)
-    checkpoint_activations(model, config.activation_checkpointing)
-    if config.packing:
-        prepare_for_packing(model)
     return Policy(
-        with_adapters(model, config.lora) if config.lora else model,
+        prepare(model, config),
         processor,
         packing=config.packing,
         packed_attention=config.packed_attention,
         features_on_device_mib=config.features_on_device_mib,
         shapes=config.shapes,
     )
+
+
+def prepare(model: PreTrainedModel, config: PolicyConfig) -> Any:
+    """Freeze what does not learn, choose what is recomputed, and add adapters if asked.
+
+    Args:
+        model: a Qwen3-VL model, changed in place.
+        config: which parts learn and how.
+
+    Returns:
+        The model, or the ``peft`` model around it.
+
+    Raises:
+        UserError: if a part is frozen and to have adapters, or ``peft`` is missing.
+    """
+    frozen, lora = config.freeze, config.lora
+    if lora and ("language" in frozen or (lora.vision and "vision" in frozen)):
+        raise UserError(
+            f"model.policy.freeze is {frozen}, but model.policy.lora puts adapters on "
+            f"{'the language model and the vision tower' if lora.vision else 'the language model'}; adapters freeze "
+            "the weights below them anyway"
+        )
+    freeze(model, frozen)
+    checkpoint_activations(model, config.activation_checkpointing)
+    if config.packing:
+        prepare_for_packing(model)
+    return with_adapters(model, lora) if lora else model
 
 
 def resolve_path(path: str) -> str:
@@ -131,7 +154,7 @@ def learning_parts(policy: Policy) -> dict[Part, list[torch.nn.Parameter]]:
 
 
 def with_adapters(model: PreTrainedModel, lora: LoraConfig) -> Any:
-    """Wrap the language model's linear layers with low-rank adapters.
+    """Wrap linear layers with low-rank adapters.
 
     Args:
         model: a Qwen3-VL model.
@@ -147,7 +170,9 @@ def with_adapters(model: PreTrainedModel, lora: LoraConfig) -> Any:
         import peft
     except ModuleNotFoundError as error:
         raise UserError('model.policy.lora needs peft: pip install "lit_g2rpo[lora]"') from error
-    targets = r".*language_model.*\.(" + "|".join(lora.targets) + ")"
+    targets = rf".*language_model.*\.({'|'.join(lora.targets)})"
+    if lora.vision:
+        targets += r"|.*visual\.blocks\..*\.(qkv|proj|linear_fc1|linear_fc2)"
     return peft.get_peft_model(
         model,
         peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets),
