@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reward_cases import GOLD, LENIENT, SCORED, accuracy, result, sample, wrapped
 
-from lit_g2rpo.rewards import PROBLEM_TYPES, RewardConfig, RewardResult, score
+from lit_g2rpo.rewards import PROBLEM_TYPES, RewardConfig, score
 from lit_g2rpo.rewards.gold import gold_completion
 from lit_g2rpo.rewards.text import fold
 
@@ -50,28 +51,38 @@ def _imported() -> None:
     assert accuracy("math", "(x+1)^2", "x^2+2x+1") == 1.0
 
 
-def timed(completion: str, row: dict[str, Any], config: RewardConfig) -> RewardResult:
-    start = time.perf_counter()
-    scored = score(completion, row, config)
-    assert time.perf_counter() - start < SECONDS
-    assert 0 <= scored.accuracy < 0.2
-    assert math.isfinite(scored.total)
-    return scored
+def slowest(cases: Iterable[tuple[str, dict[str, Any], RewardConfig]]) -> float:
+    """Scores hostile cases, none of which may earn anything, and returns the seconds of the slowest."""
+    longest = 0.0
+    for case in cases:
+        start = time.perf_counter()
+        scored = score(*case)
+        longest = max(longest, time.perf_counter() - start)
+        assert 0 <= scored.accuracy < 0.2
+        assert math.isfinite(scored.total)
+    return longest
 
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_hostile_completions_are_scored_at_once(problem_type: str) -> None:
-    for text in HOSTILE.values():
-        timed(wrapped(text), sample(problem_type), LENIENT)
-        timed(text, sample(problem_type), ONETHINKER)
-        timed("<thinking>" + text, sample(problem_type), ONETHINKER)
-        timed("<thinking>r</thinking><answer>" + text, sample(problem_type), LENIENT)
+    row = sample(problem_type)
+    cases = [
+        case
+        for text in HOSTILE.values()
+        for case in (
+            (wrapped(text), row, LENIENT),
+            (text, row, ONETHINKER),
+            ("<thinking>" + text, row, ONETHINKER),
+            ("<thinking>r</thinking><answer>" + text, row, LENIENT),
+        )
+    ]
+    assert slowest(cases) < SECONDS
 
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_hostile_gold_answers_are_scored_at_once(problem_type: str) -> None:
-    for text in HOSTILE.values():
-        timed(wrapped(GOLD[problem_type]), sample(problem_type, text), LENIENT)
+    gold = wrapped(GOLD[problem_type])
+    assert slowest((gold, sample(problem_type, text), LENIENT) for text in HOSTILE.values()) < SECONDS
 
 
 # what the released reward pays for, and what it is worth here: accuracy, format

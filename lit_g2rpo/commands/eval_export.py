@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.commands import suite_adapter
-from lit_g2rpo.commands.score import Parser
+from lit_g2rpo.commands.arguments import Parser
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards import parse
 

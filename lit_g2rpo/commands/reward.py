@@ -4,21 +4,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lit_g2rpo.commands.arguments import Parser
 from lit_g2rpo.errors import UserError
 
 SHOWN = 50
 WIDTH = 140
 """Columns of the table where there is no terminal to ask."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises a `UserError` where the stock parser exits."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say a mistake in one line."""
-        raise UserError(f"{self.prog}: {message}; --help lists the options")
 
 
 def main(arguments: Sequence[str]) -> None:

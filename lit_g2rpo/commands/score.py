@@ -1,24 +1,16 @@
 """``score``: the figures of predictions that are there already, by the present rules, without the model."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lit_g2rpo.commands.arguments import Parser
 from lit_g2rpo.errors import UserError
 
 DESCRIPTION = """\
 Score a predictions.jsonl again, without the model, and print the table that test prints. The tags and rewards are those
 of the metrics.json beside it, if there is one."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises a `UserError` of one line where the stock parser prints its usage and exits."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message."""
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str]) -> None:
