@@ -31,7 +31,7 @@ class Plan:
 
 
 def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
-    """Say which completions have a gradient: those with an advantage or a KL term, and those of tasks outside their band.
+    """Say which completions have a gradient: those with an advantage or a KL term, or of a task outside its band.
 
     The entropy band acts on dropped groups too: where a task collapses, they are all that it has left. The tokens of a
     tied group that was not dropped still count in the normaliser; only its forward and backward, which would add zero,

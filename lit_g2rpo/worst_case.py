@@ -44,6 +44,7 @@ def largest_microbatch(module: Any, prompt: Prompt) -> Microbatch:
         rewards=torch.zeros(shape),
         lengths=torch.full(shape, module.max_tokens),
         valid=torch.ones(shape, dtype=torch.bool),
+        entropy_counts=torch.ones(shape, dtype=torch.bool),
         advantages=torch.ones(shape),
         task_ids=torch.full(shape[:1], list(module.tasks).index(prompt.task)),
         problem_type_ids=torch.zeros(shape[0], dtype=torch.long),

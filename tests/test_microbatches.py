@@ -86,7 +86,8 @@ def test_the_entropy_band_alone_acts_on_a_dropped_group(mean: str) -> None:
     weight, entropy_weight, task = (
         torch.cat([getattr(part, name) for part in fields]) for name in ("weight", "entropy_weight", "task_ids")
     )
-    assert (weight[task == 0] > 0).all() and not weight[task == 1].any()
+    assert (weight[task == 0] > 0).all()
+    assert not weight[task == 1].any()
     # 2 micro-batches per step
     torch.testing.assert_close(entropy_weight, torch.where(task == 1, -2 * 0.02 / 4, 0.0))
 
