@@ -36,7 +36,7 @@ def check_room(path: Path, run: Any) -> str:
     """
     # DeepSpeed leaves a sharded weight empty and notes its size
     weights = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.policy.parameters())
-    _require(path.parent, weights, f"a checkpoint needs {_gib(weights)}")
+    _require(path.parent, weights, f"a checkpoint needs {_size(weights)}")
     return ""
 
 
@@ -68,8 +68,8 @@ def check_checkpoint(trainer: L.Trainer, path: Path, run: Any) -> str:
     size = bytes_of(path) + missing_optimizer_bytes(run)
     count = sum(kept(callback) for callback in trainer.checkpoint_callbacks)
     present = sum(bytes_of(file) for file in path.parent.glob("*.ckpt") if not file.is_symlink())
-    said = f"{count} checkpoints of {_gib(size)}"
-    _require(path.parent, count * size - present, f"the run needs {said} ({count * size - present:,} bytes more)")
+    said = f"{count} checkpoints of {_size(size)}"
+    _require(path.parent, count * size - present, f"the run needs {said}")
     return f"written and read; {said} fit into {path.parent}"
 
 
@@ -117,10 +117,10 @@ def _require(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise UserError(
-            f"{what}, but {folder} has {_gib(free)} free; make room, keep fewer "
+            f"{what}, but {folder} has {_size(free)} free; make room, keep fewer "
             "(RolloutCheckpoint.keep_last), or give it another dirpath"
         )
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -86,10 +86,7 @@ def check_parity(run: Any, prompts: list[Prompt], mean_gap: float | None, max_ga
     Raises:
         UserError: if they are too large.
     """
-    sampling = Sampling(min(run.max_tokens, TOKENS), run.rollout.temperature, seed=run.rollout.seed)
-    # outside as well: a wrapper that expects a backward would wait for it
-    with torch.no_grad():
-        gaps = in_step(run, lambda: logprob_gaps(run, prompts, sampling))
+    gaps = logprob_gaps(run, prompts, min(run.max_tokens, TOKENS))
     weight = next(run.policy.parameters())
     low = weight.dtype.itemsize < 4 or "16" in str(run.trainer.precision)
     limits = [own if own is not None else usual for own, usual in zip((mean_gap, max_gap), GAPS[low], strict=True)]
@@ -105,26 +102,31 @@ def check_parity(run: Any, prompts: list[Prompt], mean_gap: float | None, max_ga
     return said
 
 
-def logprob_gaps(run: Any, prompts: list[Prompt], sampling: Sampling) -> Tensor:
-    """Compare the engine's log-probabilities with the trainer's.
+def logprob_gaps(run: Any, prompts: list[Prompt], tokens: int) -> Tensor:
+    """Sample completions and compare their log-probabilities with the trainer's; all ranks must call this together.
 
     Args:
         run: the trained module.
         prompts: prompts to sample for.
-        sampling: how to sample.
+        tokens: longest completion.
 
     Returns:
         Absolute differences, nats, one per token.
     """
-    size = 4
-    with generation_context(run.trainer.strategy, run.policy):
-        completions = run.engine.generate(prompts, size, sampling)
-        run.policy.prepare_features(prompts)
-    rows = [prompt for prompt in prompts for _ in range(size)]
-    own, _ = run.policy.token_stats(rows, [completion.token_ids for completion in completions])
-    engine = torch.cat([completion.logprobs for completion in completions])
-    gaps: Tensor = (own.double().cpu() - engine.double().cpu()).abs()
-    return gaps
+    size, sampling = 4, Sampling(tokens, run.rollout.temperature, seed=run.rollout.seed)
+
+    def gaps() -> Tensor:
+        with generation_context(run.trainer.strategy, run.policy):
+            completions = run.engine.generate(prompts, size, sampling)
+            run.policy.prepare_features(prompts)
+        rows = [prompt for prompt in prompts for _ in range(size)]
+        own, _ = run.policy.token_stats(rows, [completion.token_ids for completion in completions])
+        engine = torch.cat([completion.logprobs for completion in completions])
+        return (own.double().cpu() - engine.double().cpu()).abs()
+
+    # outside the step: a wrapper that expects a backward would wait for it
+    with torch.no_grad():
+        return in_step(run, gaps)
 
 
 def check_rewards(run: Any, dataset: Any) -> str:
