@@ -124,7 +124,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_checkpoints_that_will_not_fit_are_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the run needs 100000001 checkpoints of .* MiB .* make room, keep fewer"):
+    with pytest.raises(UserError, match=r"the run needs 100000001 checkpoints of .* MiB, but .* make room, keep fewer"):
         fit(tmp_path, Preflight(memory=False, parity=False, rewards=False), keep_last=10**8)
 
 
