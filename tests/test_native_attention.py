@@ -1,44 +1,58 @@
-"""Attention in parts against the attention to all keys at once."""
+"""Attention to a shared prompt and own tokens against the attention of each completion to all its keys."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lit_g2rpo.rollout.attention import merge_parts, part_attention, plain_attention
+from lit_g2rpo.rollout.attention import shared_attention
+
+KEY_HEADS, REPEATS, DIM = 2, 3, 8
+PROMPTS = [7, 4]
+"""Tokens of each prompt."""
+SLOTS = [(1, 3), (0, 1), (0, 6), (1, 2), (0, 5)]
+"""Prompt of each completion and the tokens that it has."""
 
 
-def parts(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two sequences, 5 queries, 3 heads, 11 and 7 keys of which some are masked."""
-    torch.manual_seed(seed)
-    query, key, value = torch.randn(2, 5, 3, 8), torch.randn(2, 18, 3, 8), torch.randn(2, 18, 3, 8)
-    bias = torch.zeros(2, 1, 1, 18)
-    bias[0, ..., 9:11] = bias[1, ..., 3:] = bias[0, ..., 14:] = -torch.inf
-    bias[1, ..., 11:13] = 0
-    return query, key, value, bias
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_merged_parts_equal_the_whole(fused: bool) -> None:
-    query, key, value, bias = parts(0)
-
-    def attend(keys: slice) -> tuple[Tensor, Tensor]:
-        inputs = query, key[:, keys], value[:, keys], bias[..., keys]
-        if fused:
-            return part_attention(*inputs)
-        output, normalizer = plain_attention(*(x.transpose(1, 2) for x in inputs[:3]), inputs[3])
-        return output.transpose(1, 2), normalizer.transpose(1, 2)
-
-    whole = scaled_dot_product_attention(
-        *(x.transpose(1, 2).double() for x in (query, key, value)), attn_mask=bias.double()
-    ).transpose(1, 2)
-    merged = merge_parts(attend(slice(11)), attend(slice(11, 18)))
-    torch.testing.assert_close(merged.double(), whole, atol=1e-6, rtol=0)
-
-
-def test_both_forms_agree_without_a_mask() -> None:
-    query, key, value, _ = parts(1)
-    fused = part_attention(query, key, value)
-    plain = plain_attention(*(x.transpose(1, 2) for x in (query, key, value)), None)
-    for ours, theirs in zip(fused, plain, strict=True):
-        torch.testing.assert_close(ours, theirs.transpose(1, 2), atol=1e-6, rtol=0)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12), (torch.bfloat16, 2e-2)]
+)
+def test_equals_attention_to_all_keys(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    room, span, group = max(PROMPTS) + 2, 6, 3
+    prompt_keys, prompt_values = torch.randn(2, len(PROMPTS), KEY_HEADS, room, DIM, dtype=dtype)
+    own_keys, own_values = torch.randn(2, len(SLOTS) + 1, KEY_HEADS, span + 2, DIM, dtype=dtype)
+    query = torch.randn(len(SLOTS), KEY_HEADS, REPEATS, DIM, dtype=dtype)
+    scores = torch.promote_types(dtype, torch.float32)
+    hidden = torch.arange(room) >= torch.tensor(PROMPTS)[:, None]
+    later = torch.arange(span) >= torch.tensor([length for _, length in SLOTS])[:, None]
+    prompt_bias, bias = (
+        torch.zeros(mask.shape, dtype=scores).masked_fill(mask, -torch.inf).repeat_interleave(KEY_HEADS, 0)[:, None]
+        for mask in (hidden, later)
+    )
+    members = [[slot for slot, (prompt, _) in enumerate(SLOTS) if prompt == p] for p in range(len(PROMPTS))]
+    filled = torch.tensor([slots + [0] * (group - len(slots)) for slots in members])
+    grid = filled[:, None] * KEY_HEADS + torch.arange(KEY_HEADS)[:, None]
+    place = [
+        (prompt * KEY_HEADS + head) * group + members[prompt].index(slot)
+        for slot, (prompt, _) in enumerate(SLOTS)
+        for head in range(KEY_HEADS)
+    ]
+    read = shared_attention(
+        0,
+        query,
+        SimpleNamespace(keys=[prompt_keys.flatten(0, 1)], values=[prompt_values.flatten(0, 1)], bias=prompt_bias),  # type: ignore[arg-type]
+        SimpleNamespace(keys=[own_keys.flatten(0, 1)], values=[own_values.flatten(0, 1)]),  # type: ignore[arg-type]
+        grid,
+        torch.tensor(place),
+        bias,
+    )
+    assert read.dtype == dtype
+    for slot, (prompt, length) in enumerate(SLOTS):
+        key, value = (
+            torch.cat([shared[prompt, :, : PROMPTS[prompt]], own[slot, :, :length]], 1).double()
+            for shared, own in ((prompt_keys, own_keys), (prompt_values, own_values))
+        )
+        whole = scaled_dot_product_attention(query[slot].double(), key, value)
+        torch.testing.assert_close(read[slot].double(), whole.flatten(), atol=tolerance, rtol=0)

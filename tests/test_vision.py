@@ -10,7 +10,7 @@ from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.policy.vision import FeatureStore, image_features
+from lit_g2rpo.policy.vision import FeatureStore, PatchProjection, image_features
 
 FROZEN: list[Any] = ["vision", "merger"]
 TOKENS = [torch.tensor([30, 31, 32])]
@@ -101,3 +101,12 @@ def test_results_do_not_depend_on_where_features_are_kept(random_folder: str) ->
     again = make_prompt("one", 1)
     other.prepare_features([again])
     torch.testing.assert_close(other.token_stats([again], TOKENS)[0], expected)
+
+
+def test_patches_are_projected_as_by_the_convolution() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv3d(3, 5, (2, 4, 4), stride=(2, 4, 4)).double()
+    patches = torch.randn(7, 3, 2, 4, 4, dtype=torch.float64)
+    expected = layer(patches)
+    layer.__class__ = PatchProjection
+    torch.testing.assert_close(layer(patches), expected)

@@ -1,6 +1,5 @@
 """Attention over packed groups on the CPU: flash kernels on slices, merged by their log-sum-exp."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,20 +57,20 @@ class MergedAttention(torch.autograd.Function):
         Returns:
             What each token has read, ``[1, N, heads, D]``.
         """
-        _, heads, tokens, width = query.shape
-        read = query.new_empty(1, tokens, heads, width)
-        total = torch.empty(1, tokens, heads, dtype=torch.promote_types(query.dtype, torch.float32))
-        out, sums = read.transpose(1, 2), total.transpose(1, 2)
-        for q, k, causal in _parts(spans):
-            part, part_sums = _forward(query[:, :, q], key[:, :, k], value[:, :, k], 0.0, causal, scale=scaling)
-            if causal:
-                out[:, :, q], sums[:, :, q] = part, part_sums
-            else:
-                share = (part_sums - sums[:, :, q]).sigmoid()
-                out[:, :, q].lerp_(part, share[..., None].to(part.dtype))
-                sums[:, :, q] = torch.logaddexp(part_sums, sums[:, :, q])
-        ctx.save_for_backward(query, key, value, read, total)
+        own, shared = _sizes(spans)
+        parts = [
+            _forward(*part, 0.0, True, scale=scaling)
+            for part in zip(*(tensor.split_with_sizes(own, 2) for tensor in (query, key, value)), strict=True)
+        ]
+        out, sums = (torch.cat([part[i].transpose(1, 2) for part in parts], 1).transpose(1, 2) for i in (0, 1))
+        for q, k in shared:
+            part, part_sums = _forward(query[:, :, q], key[:, :, k], value[:, :, k], 0.0, False, scale=scaling)
+            share = (part_sums - sums[:, :, q]).sigmoid()
+            out[:, :, q].lerp_(part, share[..., None].to(part.dtype))
+            sums[:, :, q] = torch.logaddexp(part_sums, sums[:, :, q])
+        ctx.save_for_backward(query, key, value, out, sums)
         ctx.spans, ctx.scaling = spans, scaling
+        read: Tensor = out.transpose(1, 2)
         return read
 
     @staticmethod
@@ -85,30 +84,30 @@ class MergedAttention(torch.autograd.Function):
         Returns:
             The three gradients, and None for spans and scaling.
         """
-        query, key, value, read, total = ctx.saved_tensors
-        out, sums, grad = read.transpose(1, 2), total.transpose(1, 2), grad.transpose(1, 2)
-        grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        for q, k, causal in _parts(ctx.spans):
-            parts = _backward(
-                grad[:, :, q], query[:, :, q], key[:, :, k], value[:, :, k], out[:, :, q], sums[:, :, q],
-                0.0, causal, scale=ctx.scaling,
-            )  # fmt: skip
-            for whole, part, at in zip(grads, parts, (q, k, k), strict=True):
-                if causal:
-                    whole[:, :, at] = part
-                else:
-                    whole[:, :, at] += part
+        query, key, value, out, sums = ctx.saved_tensors
+        inputs = grad.transpose(1, 2), query, key, value, out, sums
+        own, shared = _sizes(ctx.spans)
+        parts = [
+            _backward(*part, 0.0, True, scale=ctx.scaling)
+            for part in zip(*(tensor.split_with_sizes(own, 2) for tensor in inputs), strict=True)
+        ]
+        grads = [torch.cat([part[i] for part in parts], 2) for i in range(3)]
+        for q, k in shared:
+            at = (q, q, k, k, q, q)
+            found = _backward(
+                *(tensor[:, :, part] for tensor, part in zip(inputs, at, strict=True)), 0.0, False, scale=ctx.scaling
+            )
+            for whole, part, rows in zip(grads, found, (q, k, k), strict=True):
+                whole[:, :, rows] += part
         return *grads, None, None
 
 
-def _parts(spans: list[Span]) -> Iterator[tuple[slice, slice, bool]]:
-    """Query and key ranges that see each other: causal ones cover every token once and come before the others."""
+def _sizes(spans: list[Span]) -> tuple[list[int], list[tuple[slice, slice]]]:
+    """Lengths of what is causal over itself, in order, and ranges of the completions of a prompt and of that prompt."""
+    own, shared = [], []
     for span in spans:
-        start = span.start
-        for length in (span.prompt, *span.completions):
-            if length:
-                yield slice(start, start + length), slice(start, start + length), True
-            start += length
+        own += [length for length in (span.prompt, *span.completions) if length]
         if span.tokens:
             prompt = slice(span.start, span.start + span.prompt)
-            yield slice(prompt.stop, span.end), prompt, False
+            shared.append((slice(prompt.stop, span.end), prompt))
+    return own, shared

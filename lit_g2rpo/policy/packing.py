@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lit_g2rpo.policy.attention import NAME, make_layout
 from lit_g2rpo.policy.attention_cpu import Span
 from lit_g2rpo.policy.encoding import EncodedPrompt
-from lit_g2rpo.policy.vision import image_features
+from lit_g2rpo.policy.norm import replace_norms
+from lit_g2rpo.policy.vision import image_features, project_patches
 
 if TYPE_CHECKING:
     from lit_g2rpo.policy.policy import Policy
@@ -124,6 +125,8 @@ def prepare_for_packing(model: Any) -> None:
         model: a Qwen3-VL model.
     """
     model.set_attn_implementation({"text_config": NAME})
+    project_patches(model)
+    replace_norms(model.model.language_model)
     layers = len(model.config.vision_config.deepstack_visual_indexes)
     for index, layer in enumerate(model.model.language_model.layers[:layers]):
         layer.register_forward_hook(partial(_add_deepstack, index), with_kwargs=True)

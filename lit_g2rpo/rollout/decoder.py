@@ -11,7 +11,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.policy.head import factor_dtype
 from lit_g2rpo.rollout.weights import read_layers
 
-# (layer, queries [N, R, K, D], keys [N, K, D], values [N, K, D]) -> [N, R, K, D]: K key heads, each with R query heads
+# (layer, queries [N, K, R, D], keys [N, K, D], values [N, K, D]) -> [N, K * R * D]; R query heads to a key head
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -38,11 +38,20 @@ class Decoder:
         self.eps: float = config.rms_norm_eps
         self.embedding, self.head = text.embed_tokens.weight, base.lm_head.weight
         self.norm, self.rotary = text.norm.weight, text.rotary_emb
-        # Copies pay off on the CPU, where models are small; a large one on a device is called live.
-        copied = self.embedding.device.type == "cpu"
+        device, own = self.embedding.device.type, self.embedding.dtype
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        self.dtype: torch.dtype = torch.get_autocast_dtype(device) if autocast else own
+        # Copies pay off on the CPU, where models are small; a large one on a device is called live, and so is one in
+        # half precision, whose copies would be rounded in other places than in training.
+        copied = device == "cpu" and self.dtype.itemsize >= 4
         self.layers = read_layers(text, copied)
         if copied:
             self.head = self.head.to(factor_dtype(self.head, self.head))
+
+    @property
+    def score_dtype(self) -> torch.dtype:
+        """Type of attention's scores, float32 or wider."""
+        return torch.promote_types(self.dtype, torch.float32)
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Tables of rotary embedding.
@@ -77,28 +86,24 @@ class Decoder:
         Returns:
             Hidden states after the final norm, ``[N, H]``.
         """
-        count, width = len(x), x.shape[-1]
-        query_heads = self.repeats * self.key_heads
+        count, heads = len(x), self.repeats * self.key_heads
         for i, layer in enumerate(self.layers):
-            qkv = layer.qkv(rms_norm(x, (width,), layer.input_norm, self.eps)).view(count, -1, self.head_dim)
-            rotated, value = torch.split(qkv.to(x.dtype), [query_heads + self.key_heads, self.key_heads], 1)
-            rotated = rms_norm(rotated, (self.head_dim,), None, self.eps)
-            rotated[:, :query_heads] *= layer.query_norm
-            rotated[:, query_heads:] *= layer.key_norm
-            rotated = self._rotate(rotated, *rotation)
-            query = rotated[:, :query_heads].view(count, self.repeats, self.key_heads, self.head_dim)
-            x = x + layer.output(attend(i, query, rotated[:, query_heads:], value).reshape(count, -1))
-            gate, up = layer.gate_up(rms_norm(x, (width,), layer.post_norm, self.eps)).chunk(2, -1)
-            x = x + layer.down(layer.activation(gate) * up)
+            qkv = layer.qkv(x).view(count, -1, self.head_dim)
+            rotated, value = qkv.split_with_sizes([heads + self.key_heads, self.key_heads], 1)
+            rotated = self._rotate(layer.norm_heads(rotated), *rotation).to(self.dtype)
+            query, key = rotated.split_with_sizes([heads, self.key_heads], 1)
+            query = query.view(count, self.key_heads, self.repeats, self.head_dim)
+            x = layer.mlp(layer.output(x, attend(i, query, key, value)))
             if images is not None and i < len(images[1]):
                 added = images[1][i].to(x.dtype)
                 x = x + added if images[0] is None else x.index_add_(0, images[0], added)
-        return rms_norm(x, (width,), self.norm, self.eps)
+        hidden: Tensor = self.norm * rms_norm(x, x.shape[-1:], None, self.eps)
+        return hidden
 
     @staticmethod
     def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        swapped = x.view(*x.shape[:-1], 2, -1).flip(-2).view(x.shape)
-        return swapped.mul_(sine).addcmul_(x, cosine)
+        # Two products and a sum, rounded one by one as in the model.
+        return (x * cosine).add_(x.roll(x.shape[-1] // 2, -1).mul_(sine))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token.

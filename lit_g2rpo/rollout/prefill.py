@@ -64,9 +64,9 @@ def _read(policy: Policy, decoder: Decoder, pack: list[EncodedPrompt], first: in
         for i, (length, end) in enumerate(zip(lengths, ends, strict=True)):
             own = slice(end - length, end)
             cache.write(layer, first + i, key[own], value[own])
-            q, k, v = query[own].permute(1, 2, 0, 3), key[own].transpose(0, 1), value[own].transpose(0, 1)
-            k, v = (tensor.expand(len(q), -1, -1, -1) for tensor in (k, v))
-            outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True).permute(2, 0, 1, 3))
+            q, k, v = (tensor[None, own].transpose(1, 2) for tensor in (query.flatten(1, 2), key, value))
+            read = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            outputs.append(read[0].transpose(0, 1).flatten(1))
         return torch.cat(outputs)
 
     positions = torch.cat([prompt.positions for prompt in pack], 1).to(device)

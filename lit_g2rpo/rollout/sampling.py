@@ -67,7 +67,9 @@ def draw_with_stats(
         Token ids, ``[N]`` long, and log-probabilities and entropies, nats, ``[N]`` each; both are those of the whole
         distribution at the temperature (1 where sampling is greedy), which is the one that is trained.
     """
-    logprobs = (logits / (sampling.temperature or 1.0)).log_softmax(-1)
+    if sampling.temperature not in (0, 1):
+        logits = logits / sampling.temperature
+    logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
     entropy = -(probs * logprobs).sum(-1)
     if sampling.temperature == 0:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from lit_g2rpo.rollout.cache import PromptCache, SlotCache, shared_attention
+from lit_g2rpo.rollout.attention import grid_of_heads, shared_attention
+from lit_g2rpo.rollout.cache import PromptCache, SlotCache
 from lit_g2rpo.rollout.decoder import Decoder
 from lit_g2rpo.rollout.table import CompletionTable
 
@@ -52,10 +53,12 @@ class Slots:
         # Index of the token in its completion; a row that is done stays where it is.
         self.index = torch.zeros(size, dtype=torch.long, device=device)
         self.done = torch.ones(size, dtype=torch.bool, device=device)
-        self.grid = torch.zeros(table.spare, dtype=torch.long, device=device)
-        self.place = torch.zeros(size, dtype=torch.long, device=device)
-        self._offset = torch.arange(size, device=device) * self.width
+        self.grid = torch.zeros(table.spare * decoder.key_heads, dtype=torch.long, device=device)
+        self.place = torch.zeros(size * decoder.key_heads, dtype=torch.long, device=device)
+        self._heads = torch.arange(decoder.key_heads, device=device)
+        self._offset = torch.arange(size * decoder.key_heads, device=device).view(size, -1) * self.width
         self._steps = torch.arange(self.width, device=device)
+        self._zero = torch.zeros((), dtype=decoder.score_dtype, device=device)
         self.size = size
         self.rows: list[int] = []
         self.held = sorted(set(table.prompt_of_row))
@@ -66,21 +69,22 @@ class Slots:
         Args:
             shape: sizes of the step.
         """
-        row, token, index, done, place = (
-            state[: shape.slots] for state in (self.row, self.token, self.index, self.done, self.place)
-        )
-        grid = self.grid[: shape.prompts * shape.group].view(shape.prompts, shape.group)
-        at = self._offset[: shape.slots] + index
+        row, token, index, done = (state[: shape.slots] for state in (self.row, self.token, self.index, self.done))
+        heads = len(self._heads)
+        place = self.place[: shape.slots * heads]
+        grid = self.grid[: shape.prompts * heads * shape.group].view(shape.prompts, heads, shape.group)
+        at = (self._offset[: shape.slots] + index[:, None]).flatten()
         later = self._steps[: shape.span] > index[:, None]
-        bias = torch.zeros(later.shape, device=row.device).masked_fill_(later, -torch.inf)[:, None, None]
+        bias = self._zero.masked_fill(later, -torch.inf).repeat_interleave(heads, 0)[:, None]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             self.cache.write(layer, at, key, value)
             return shared_attention(layer, query, self.prompts, self.cache, grid, place, bias)
 
-        position = self.table.start[row] + index
+        position = self.table.start.index_select(0, row).add_(index)
         x = embedding(token, self.decoder.embedding)
-        hidden = self.decoder(x, (self.rotation[0][position], self.rotation[1][position]), attend)
+        cosine, sine = (table.index_select(0, position) for table in self.rotation)
+        hidden = self.decoder(x, (cosine, sine), attend)
         index += ~done
         drawn, last = self.table.draw(row.masked_fill(done, self.table.spare), index, self.decoder.logits(hidden))
         token.copy_(drawn)
@@ -169,6 +173,8 @@ class Slots:
         for i, slots in enumerate(members.values()):
             for j, slot in enumerate(slots):
                 grid[i * group + j], places[slot] = slot, i * group + j
-        self.grid[: len(grid)] = torch.tensor(grid, device=self.grid.device)
-        self.place[: len(places)] = torch.tensor(places, device=self.place.device)
+        device = self.grid.device
+        chosen = torch.tensor(grid, device=device).view(-1, group), torch.tensor(places, device=device)
+        for state, fresh in zip((self.grid, self.place), grid_of_heads(*chosen, self._heads), strict=True):
+            state[: fresh.numel()] = fresh.flatten()
         return group

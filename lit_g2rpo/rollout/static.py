@@ -18,7 +18,8 @@ from lit_g2rpo.policy.lazy import end_graph
 from lit_g2rpo.policy.packing import pack
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.policy.static import group_mask, image_rows
-from lit_g2rpo.rollout.cache import LayerCache, shared_attention
+from lit_g2rpo.rollout.attention import grid_of_heads, shared_attention
+from lit_g2rpo.rollout.cache import LayerCache
 from lit_g2rpo.rollout.decoder import Decoder
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.table import CompletionTable
@@ -61,12 +62,13 @@ class StaticRollout:
         self.row = torch.tensor(self.rows, device=self.device)
         self.token, self.index = torch.zeros_like(self.row), torch.zeros_like(self.row)
         self.done = torch.ones_like(self.row, dtype=torch.bool)
-        self.grid = torch.zeros(len(prompts), group_size, dtype=torch.long, device=self.device)
-        self.place = torch.zeros_like(self.row)
+        self.grid: Tensor
+        self.place: Tensor
         positions = torch.arange(bucket(self.table.last_position), device=self.device)
         self.rotation = decoder.rotation(positions.expand(3, -1))
         self.start = self.table.start.clamp(min=1) - 1
-        self._offset = torch.arange(slots, device=self.device) * self.width
+        self._heads = torch.arange(decoder.key_heads, device=self.device)
+        self._offset = torch.arange(slots * decoder.key_heads, device=self.device).view(slots, -1) * self.width
         self._steps = torch.arange(self.width, device=self.device)
 
     def prefill(self) -> None:
@@ -76,8 +78,8 @@ class StaticRollout:
         outside = torch.arange(keys.shape[1], device=self.device) >= lengths[:, None]
         # Finite: a prompt of one token has no key here, and the mean of nothing is not a number.
         low = torch.finfo(torch.float32).min / 2
-        self.prompts.bias = torch.zeros(outside.shape, dtype=keys.dtype, device=self.device)
-        self.prompts.bias = self.prompts.bias.masked_fill(outside, low)[:, None, None]
+        bias = torch.zeros(outside.shape, dtype=self.decoder.score_dtype, device=self.device).masked_fill(outside, low)
+        self.prompts.bias = bias.repeat_interleave(len(self._heads), 0)[:, None]
         end_graph(self.device)
         for first, prompts in self._packs():
             self._read(first, prompts)
@@ -106,15 +108,17 @@ class StaticRollout:
             span = spans[id(prompt)]
             found[i, : span.prompt - 1] = span.start + torch.arange(span.prompt - 1)
             mine[i] = True
-        found, mine = found.flatten().to(self.device), mine[:, None, None, None].to(self.device)
+        found, mine = found.flatten().to(self.device), mine.repeat_interleave(len(self._heads))[:, None, None]
+        mine = mine.to(self.device)
         mask = group_mask(packed, size, self.device)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             for cached, fresh in ((self.prompts.keys, key), (self.prompts.values, value)):
-                cached[layer] = torch.where(mine, fresh.index_select(0, found).view_as(cached[layer]), cached[layer])
-            q, k, v = query.permute(1, 2, 0, 3), key.transpose(0, 1), value.transpose(0, 1)
+                rows = fresh.index_select(0, found).view(count, width, *fresh.shape[1:]).transpose(1, 2)
+                cached[layer] = torch.where(mine, rows.flatten(0, 1), cached[layer])
+            q, k, v = query.permute(2, 1, 0, 3), key.transpose(0, 1), value.transpose(0, 1)
             k, v = (tensor.expand(len(q), -1, -1, -1) for tensor in (k, v))
-            return scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3)
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 1, 0, 3).flatten(1)
 
         images = image_rows(self.policy, packed, size)
         ids = padded(packed.input_ids, size, self.policy.pad_token_id).to(self.device)
@@ -158,15 +162,18 @@ class StaticRollout:
         token = torch.tensor([self.last_token[row] for row in self.rows]).to(self.device)
         new = torch.tensor(fresh).to(self.device)
         self.row = torch.tensor(self.rows).to(self.device)
-        self.grid, self.place = torch.tensor(grid).to(self.device), torch.tensor(places).to(self.device)
+        self.grid, self.place = grid_of_heads(
+            torch.tensor(grid).to(self.device), torch.tensor(places).to(self.device), self._heads
+        )
         self.token, self.index = torch.where(new, token, self.token), self.index.masked_fill(new, 0)
         self.done = self.done & ~new
 
     def _step(self, span: int) -> None:
         """Decode one token in each slot, whose keys are at most ``span``."""
-        at = self._offset + self.index
+        at = (self._offset + self.index[:, None]).flatten()
         later = self._steps[:span] > self.index[:, None]
-        bias = torch.zeros_like(later, dtype=self.own.keys[0].dtype).masked_fill(later, -torch.inf)[:, None, None]
+        bias = torch.zeros_like(later, dtype=self.decoder.score_dtype).masked_fill(later, -torch.inf)
+        bias = bias.repeat_interleave(len(self._heads), 0)[:, None]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             self.own.write(layer, at, key, value)

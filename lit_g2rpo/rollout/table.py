@@ -52,10 +52,11 @@ class CompletionTable:
         Returns:
             The tokens, ``[n]`` long, and whether each is its completion's last, ``[n]`` bool.
         """
-        token, logprob, entropy = draw_with_stats(logits, self._uniform[row, index], self.sampling, self._forbidden)
-        self.tokens[row, index] = token
-        self._logprobs[row, index] = logprob
-        self._entropy[row, index] = entropy
+        at = index + row * self.sampling.max_tokens
+        uniform = self._uniform.flatten().index_select(0, at)
+        token, *stats = draw_with_stats(logits, uniform, self.sampling, self._forbidden)
+        for table, drawn in zip((self.tokens, self._logprobs, self._entropy), (token, *stats), strict=True):
+            table.view(-1).index_copy_(0, at, drawn)
         ended = (token[:, None] == self._ends).any(-1)
         return token, ended | (index == self.sampling.max_tokens - 1)
 

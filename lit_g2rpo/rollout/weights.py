@@ -1,47 +1,28 @@
-"""The weights of the text model as the decoder wants them."""
+"""The layers of the text model as the decoder wants them: live modules, or copies of their weights."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import rms_norm
 
 from lit_g2rpo.errors import UserError
 
-Linear = Callable[[Tensor], Tensor]
 
-PACKED_FOR = 64
-"""Rows that packed weights are laid out for; other numbers of rows work as well, and nearly as fast."""
+class Layer(Protocol):
+    """One decoder layer on ``N`` tokens; ``x [N, H]`` is the residual stream."""
 
+    def qkv(self, x: Tensor) -> Tensor:
+        """Norm and projections: query heads, key heads and value heads side by side, ``[N, (Q + 2 K) * D]``."""
 
-@dataclass(slots=True, frozen=True)
-class Layer:
-    """One decoder layer, its query heads ordered so that those of one group of keys lie apart.
+    def norm_heads(self, heads: Tensor) -> Tensor:
+        """Norm of each query and key head, ``[N, Q + K, D]``."""
 
-    Args:
-        input_norm: scale of the norm before attention, ``[H]``.
-        qkv: hidden states to queries, keys and values side by side.
-        query_norm: scale of the norm of each query head, ``[D]``.
-        key_norm: scale of the norm of each key head, ``[D]``.
-        output: heads to hidden states.
-        post_norm: scale of the norm before the MLP, ``[H]``.
-        gate_up: hidden states to gate and up side by side.
-        activation: of the gate.
-        down: to hidden states.
-    """
+    def output(self, x: Tensor, read: Tensor) -> Tensor:
+        """Add what was read, ``[N, Q * D]``, to the stream."""
 
-    input_norm: Tensor
-    qkv: Linear
-    query_norm: Tensor
-    key_norm: Tensor
-    output: Linear
-    post_norm: Tensor
-    gate_up: Linear
-    activation: Linear
-    down: Linear
+    def mlp(self, x: Tensor) -> Tensor:
+        """Add the MLP of the stream to it."""
 
 
 def read_layers(text: Any, copied: bool) -> list[Layer]:
@@ -49,8 +30,8 @@ def read_layers(text: Any, copied: bool) -> list[Layer]:
 
     Args:
         text: the text model.
-        copied: fuse copies of the weights, adapters merged in, which is fastest where weights are small; otherwise call
-            the live modules, so that an update in place is seen without a copy.
+        copied: copy the weights, which is fastest where they are small; otherwise call the live modules, so that an
+            update in place is seen without a copy.
 
     Returns:
         The layers.
@@ -58,64 +39,108 @@ def read_layers(text: Any, copied: bool) -> list[Layer]:
     Raises:
         UserError: if a linear layer is of a kind that cannot be copied.
     """
-    heads = text.config.num_key_value_heads, text.config.num_attention_heads // text.config.num_key_value_heads
-    return [_layer(layer, heads, _copied if copied else _live) for layer in text.layers]
+    return [CopiedLayer(layer) if copied else LiveLayer(layer) for layer in text.layers]
 
 
-def _layer(layer: Any, heads: tuple[int, int], projections: Callable[..., tuple[Linear, ...]]) -> Layer:
-    attention = layer.self_attn
-    qkv, output, gate_up, down = projections(attention, layer.mlp, heads)
-    return Layer(
-        input_norm=layer.input_layernorm.weight,
-        qkv=qkv,
-        query_norm=attention.q_norm.weight,
-        key_norm=attention.k_norm.weight,
-        output=output,
-        post_norm=layer.post_attention_layernorm.weight,
-        gate_up=gate_up,
-        activation=layer.mlp.act_fn,
-        down=down,
-    )
+class LiveLayer:
+    """Calls the modules of a layer.
+
+    Args:
+        layer: the layer.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._attention, self._mlp = layer.self_attn, layer.mlp
+        self._norms = layer.input_layernorm, layer.post_attention_layernorm
+        self._heads = _head_scales(layer.self_attn)
+
+    def qkv(self, x: Tensor) -> Tensor:
+        """See `Layer`."""
+        attention, x = self._attention, _normed(x, self._norms[0])
+        return torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], -1)
+
+    def norm_heads(self, heads: Tensor) -> Tensor:
+        """See `Layer`."""
+        return self._heads * rms_norm(heads, heads.shape[-1:], None, self._norms[0].variance_epsilon)
+
+    def output(self, x: Tensor, read: Tensor) -> Tensor:
+        """See `Layer`."""
+        added: Tensor = x + self._attention.o_proj(read)
+        return added
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """See `Layer`."""
+        added: Tensor = x + self._mlp(_normed(x, self._norms[1]))
+        return added
 
 
-def _copied(attention: Any, mlp: Any, heads: tuple[int, int]) -> tuple[Linear, ...]:
-    query, query_bias = _weight(attention.q_proj)
-    output, output_bias = _weight(attention.o_proj)
-    key_value = [_weight(attention.k_proj), _weight(attention.v_proj)]
-    qkv = [(_apart(query, heads), None if query_bias is None else _apart(query_bias, heads)), *key_value]
-    return (
-        _fused(*qkv),
-        _fused((_apart(output.T, heads).T.contiguous(), output_bias)),
-        _fused(_weight(mlp.gate_proj), _weight(mlp.up_proj)),
-        _fused(_weight(mlp.down_proj)),
-    )
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    # The model rounds between the two factors, and so must whoever wants its numbers in half precision.
+    scaled: Tensor = norm.weight * rms_norm(x, x.shape[-1:], None, norm.variance_epsilon)
+    return scaled
 
 
-def _live(attention: Any, mlp: Any, heads: tuple[int, int]) -> tuple[Linear, ...]:
-    def qkv(x: Tensor) -> Tensor:
-        return torch.cat([_apart(attention.q_proj(x).T, heads).T, attention.k_proj(x), attention.v_proj(x)], -1)
+class CopiedLayer:
+    """Copies a layer's weights: fused, adapters merged in, scales of norms folded in, laid out ``[in, out]``.
 
-    def output(x: Tensor) -> Tensor:
-        together: Tensor = attention.o_proj(_apart(x.T, heads[::-1]).T)
-        return together
+    With 1 to 64 rows such products take 0.5 to 0.9 of the time of `linear`.
 
-    return qkv, output, lambda x: torch.cat([mlp.gate_proj(x), mlp.up_proj(x)], -1), mlp.down_proj
+    Args:
+        layer: the layer, in float32 or wider.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp, eps = layer.self_attn, layer.mlp, layer.input_layernorm.variance_epsilon
+        before, after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        parts = [_weight(projection) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self._qkv = _fused(before, *(weight for weight, _ in parts))
+        biases = [bias for _, bias in parts if bias is not None]
+        self._qkv_bias = torch.cat(biases) if biases else None
+        output, self._output_bias = _weight(attention.o_proj)
+        self._output = output.T.contiguous()
+        self._gate_up = _fused(after, _weight(mlp.gate_proj)[0], _weight(mlp.up_proj)[0])
+        self._down, self._activation = _weight(mlp.down_proj)[0].T.contiguous(), mlp.act_fn
+        self._eps, self._head_eps = (
+            (eps * size) ** 0.5 * before.new_ones(()) for size in (len(before), attention.head_dim)
+        )
+        self._heads = _head_scales(attention) * attention.head_dim**0.5
+
+    def qkv(self, x: Tensor) -> Tensor:
+        """See `Layer`."""
+        x = _unit(x, self._eps)
+        return torch.mm(x, self._qkv) if self._qkv_bias is None else torch.addmm(self._qkv_bias, x, self._qkv)
+
+    def norm_heads(self, heads: Tensor) -> Tensor:
+        """See `Layer`."""
+        return _unit(heads, self._head_eps).mul_(self._heads)
+
+    def output(self, x: Tensor, read: Tensor) -> Tensor:
+        """See `Layer`."""
+        added = torch.addmm(x, read, self._output)
+        return added if self._output_bias is None else added + self._output_bias
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """See `Layer`."""
+        gate, up = torch.mm(_unit(x, self._eps), self._gate_up).chunk(2, -1)
+        return torch.addmm(x, self._activation(gate).mul_(up), self._down)
 
 
-def _apart(x: Tensor, heads: tuple[int, int]) -> Tensor:
-    """Reorder heads in the first dimension from (a, b) to (b, a)."""
-    return x.reshape(*heads, -1, *x.shape[1:]).transpose(0, 1).reshape(x.shape)
+def _unit(x: Tensor, eps: Tensor) -> Tensor:
+    """Divide by the square root of the size times what an RMS norm divides by: 3 calls in place of 7."""
+    return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), eps)
 
 
-def _fused(*parts: tuple[Tensor, Tensor | None]) -> Linear:
-    weight = torch.cat([weight for weight, _ in parts])
-    bias = None if parts[0][1] is None else torch.cat([bias for _, bias in parts if bias is not None])
-    packable = weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not packable or torch.is_autocast_enabled("cpu"):
-        return partial(linear, weight=weight, bias=bias)
-    # oneDNN's own layout: 1.1 (192 rows) to 2 times (8 rows) as fast as the product that `linear` takes.
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def _fused(scale: Tensor, *weights: Tensor) -> Tensor:
+    """Weights ``[out, H]`` side by side behind a norm of ``scale [H]``, ``[H, sum out]``."""
+    return torch.cat([weight.T for weight in weights], 1).mul_(scale[:, None] * len(scale) ** 0.5)
+
+
+def _head_scales(attention: Any) -> Tensor:
+    """Scales of the norms of all query and key heads, ``[Q + K, D]``."""
+    config = attention.config
+    counts = torch.tensor([config.num_attention_heads, config.num_key_value_heads])
+    scales = torch.stack([attention.q_norm.weight, attention.k_norm.weight])
+    return scales.repeat_interleave(counts.to(scales.device), 0)
 
 
 def _weight(module: Any) -> tuple[Tensor, Tensor | None]:
