@@ -122,7 +122,8 @@ def logprob_gaps(run: Any, prompts: list[Prompt], tokens: int) -> Tensor:
         rows = [prompt for prompt in prompts for _ in range(size)]
         own, _ = run.policy.token_stats(rows, [completion.token_ids for completion in completions])
         engine = torch.cat([completion.logprobs for completion in completions])
-        return (own.double().cpu() - engine.double().cpu()).abs()
+        found: Tensor = (own.double().cpu() - engine.double().cpu()).abs()
+        return found
 
     # outside the step: a wrapper that expects a backward would wait for it
     with torch.no_grad():

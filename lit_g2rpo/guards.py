@@ -134,8 +134,8 @@ def check_rounding(module: Any, optimizer: torch.optim.Optimizer) -> None:
     lost, total = sum_over_ranks(module, torch.tensor([lost, total], dtype=torch.float64)).tolist()
     if total and lost > 0.9 * total:
         raise UserError(
-            f"model.optimizer: steps of {rate:.0e} are rounded away in {lost / total:.0%} of the half-precision weights;"
-            " take model.policy.dtype: float32 (with trainer.precision bf16-mixed), or add "
+            f"model.optimizer: steps of {rate:.0e} are rounded away in {lost / total:.0%} of the half-precision "
+            "weights; take model.policy.dtype: float32 (with trainer.precision bf16-mixed), or add "
             "--model.optimizer configs/optimizer/kahan.yaml"
         )
 
