@@ -99,16 +99,15 @@ def table(folder: Path) -> str:
         if not path.is_file():
             continue
         found = json.loads(path.read_text())
+        start = f"| {row} | {found['strategy']} | {found['device']} | {found['date']}"
         if "failed" in found:
-            lines.append(
-                f"| {row} | {found['strategy']} | {found['device']} | {found['date']} | {found['failed']} |||||| "
-            )
+            lines.append(f"{start} | {found['failed']} | | | | | |")
             continue
         accuracy = " to ".join(f"{value:.3f}" for value in found["accuracy"][:: max(len(found["accuracy"]) - 1, 1)])
         within = found["mean_gap"] <= MEAN_GAP and found["max_gap"] <= MAX_GAP
         planned = "-" if found["planned_gib"] is None else f"{found['planned_gib']:.2f}"
         lines.append(
-            f"| {row} | {found['strategy']} | {found['device']} | {found['date']} | {found['seconds']:.0f} "
+            f"{start} | {found['seconds']:.0f} "
             f"| {found['peak_gib']:.2f} | {planned} | {found['mean_gap']:.1e} | {found['max_gap']:.1e}"
             f"{'' if within else ' (above the limit)'} | {accuracy or '-'} |"
         )

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import common  # noqa: E402
+import hardware  # noqa: E402
 import ours  # noqa: E402
 import scaling  # noqa: E402
 import step_vs_trl  # noqa: E402
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("script", ["step_vs_trl.py", "scaling.py"])
+@pytest.mark.parametrize("script", ["step_vs_trl.py", "scaling.py", "hardware.py"])
 def test_help(script: str) -> None:
     shown = subprocess.run([sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
@@ -111,3 +112,16 @@ def test_both_sides_do_the_same_work(tmp_path: Path, work: tuple[tuple[str, Any]
     assert peer["images_preprocessed"] == 2 * 4  # every completion, twice
     assert peer["prefill_tokens"] == 4 * (32 + 4)
     assert peer["row_steps"] == 4 * (max(map(max, lengths.values())) - 1)
+
+
+def test_the_table_of_a_device_says_what_failed_and_what_is_beyond_its_limit(tmp_path: Path) -> None:
+    base = {"strategy": "gpu", "device": "X100", "date": "2026-11-25", "planned_gib": None, "accuracy": [0.5, 0.6, 0.7]}
+    good = base | {"seconds": 61.0, "peak_gib": 30.25, "mean_gap": 1e-3, "max_gap": 0.05}
+    common.write_json(tmp_path / "default.json", good | {"planned_gib": 31.5})
+    common.write_json(tmp_path / "gpu.json", good | {"max_gap": 0.2, "accuracy": []})
+    common.write_json(tmp_path / "zero2.json", base | {"failed": "exit code 2, see its log"})
+    _, _, default, gpu, zero2 = hardware.table(tmp_path).splitlines()
+    assert default == "| default | gpu | X100 | 2026-11-25 | 61 | 30.25 | 31.50 | 1.0e-03 | 5.0e-02 | 0.500 to 0.700 |"
+    assert gpu.endswith("| - | 1.0e-03 | 2.0e-01 (above the limit) | - |")
+    assert "exit code 2" in zero2
+    assert len({line.count("|") for line in (default, gpu, zero2)}) == 1
