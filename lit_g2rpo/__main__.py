@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lit_g2rpo.errors import NonFiniteError, UserError
+from lit_g2rpo.errors import NonFiniteError, RankError, UserError
 
 VERBS: dict[str, tuple[str, str]] = {
     "fit": ("lit_g2rpo.cli:run", "train the policy"),
@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the program's name; None reads them from the process.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user's, 3 for numbers that stopped being finite.
+        The exit code: 0, 1 where another rank has failed, 2 for a mistake of the user's, 3 for numbers that stopped
+        being finite.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -88,11 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         dispatch(words[0], words[1:])
-    except (UserError, NonFiniteError) as error:
+    except (UserError, NonFiniteError, RankError) as error:
         if os.environ.get("LIT_G2RPO_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 3
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+        print(f"error: {error}{notes}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 3 if isinstance(error, NonFiniteError) else 1
     return 0
 
 

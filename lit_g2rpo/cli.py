@@ -7,7 +7,6 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
-import lit_g2rpo.strategies  # noqa: F401 (registers names)
 from lit_g2rpo import quiet, schedule
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
@@ -15,6 +14,7 @@ from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.parser import Parser
+from lit_g2rpo.strategies import check_deepspeed, end_ranks
 
 SHORT = {
     "--limit": "--data.limit",
@@ -114,6 +114,8 @@ class TrainerCLI(LightningCLI):
                     f"data.tasks.{name}.length is relative to the mean length at the start, which the callback "
                     "LengthCurriculum measures: add it to trainer.callbacks, or give tokens"
                 )
+        config = self.config[self.verb] if self.verb else self.config
+        check_deepspeed(self.trainer.strategy, config.get("ckpt_path"))
         schedule.check_sizes(
             self.model.rollout.prompts,
             self.trainer.num_devices * self.trainer.num_nodes,
@@ -122,14 +124,16 @@ class TrainerCLI(LightningCLI):
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; a mistake found before the first step leaves no run folder behind."""
+        """Run the verb; a mistake found before the first step leaves no run folder behind, and no rank waits."""
         folders = [Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir]
         new = [folder for folder in folders if not folder.exists()]
         try:
             super()._run_subcommand(subcommand)
-        except (UserError, MisconfigurationException):
-            if self.trainer.is_global_zero and self.trainer.global_step == 0:
+        except Exception as error:
+            mistake = isinstance(error, UserError | MisconfigurationException)
+            if mistake and self.trainer.is_global_zero and self.trainer.global_step == 0:
                 remove_new(new)
+            end_ranks(self.trainer, error)
             raise
 
 

@@ -13,8 +13,9 @@ def describe(module: Any) -> dict[str, str]:
         Rows by name.
     """
     rollout, trainer, updates = module.rollout, module.trainer, module.updates_per_epoch
-    total = sum(p.numel() for p in module.policy.parameters())
-    trained = sum(p.numel() for p in module.policy.parameters() if p.requires_grad)
+    # DeepSpeed leaves a weight that it has split empty and notes its size
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.policy.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     per_update = rollout.prompts // updates
     per_microbatch = rollout.prompts / (trainer.world_size * module.update.microbatches)
     return {

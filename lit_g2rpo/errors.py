@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class NonFiniteError(RuntimeError):
     """A reward, loss or gradient that is not finite: the run stops, with the sample ids saved."""
+
+
+class RankError(RuntimeError):
+    """This rank cannot go on because another one has failed, which has said why."""

@@ -70,28 +70,39 @@ def check_shapes(module: Any) -> None:
         raise UserError(f"model.rollout.engine is huggingface, whose shapes grow by the token, but {why}; use native")
 
 
-def check_gradients(module: Any) -> Tensor | None:
-    """Stop if the gradient is not finite; a loss that is not finite on one rank makes it so on all.
+def gradient_norm(module: Any) -> Tensor | None:
+    """Measure the gradient of the policy.
 
     Args:
-        module: the LightningModule, gradients filled in.
+        module: the LightningModule, gradients of all ranks averaged.
 
     Returns:
-        Norm of the gradient, a scalar; None where the strategy keeps gradients to itself.
-
-    Raises:
-        NonFiniteError: on every rank, after each rank has saved the ids of its prompts of the optimizer step.
+        Norm of the gradient, a scalar, the same on every rank; None without a gradient.
     """
     gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
     if not gradients:
         return None
+    norm = torch.nn.utils.get_total_norm(gradients)
+    # of gradients that FSDP has split over ranks
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     # on the host, which waits for it in any case to look at it
-    norm = torch.nn.utils.get_total_norm(gradients).cpu()
+    return whole.cpu()
+
+
+def check_gradient(module: Any, norm: Tensor) -> None:
+    """Stop if the gradient is not finite; a loss that is not finite on one rank makes it so on all.
+
+    Args:
+        module: the LightningModule.
+        norm: norm of the gradient, a scalar, the same on every rank.
+
+    Raises:
+        NonFiniteError: on every rank, after each rank has saved the ids of its prompts of the optimizer step.
+    """
     if not norm.isfinite():
         index, step = module._next_microbatch, module.trainer.accumulate_grad_batches
         microbatches = module.experience.microbatches[index - step : index]
         _stop(module, "the loss or its gradient", sorted({p.id for m in microbatches for p in m.prompts}))
-    return norm
 
 
 def _stop(module: Any, what: str, ids: list[str]) -> None:
@@ -145,16 +156,34 @@ def check_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
 
     Args:
         module: the LightningModule with its policy built.
-        checkpoint: the checkpoint being read.
+        checkpoint: the checkpoint being read; without weights where the strategy has read and checked them.
 
     Raises:
         UserError: if names or shapes differ.
     """
     if "g2rpo" not in checkpoint:
         raise UserError("--ckpt_path is not a checkpoint of this trainer (it holds no rollout state)")
-    own = {f"policy.{name}": tuple(w.shape) for name, w in module.policy.state_dict().items()}
-    saved = {name: tuple(w.shape) for name, w in checkpoint["state_dict"].items()}
-    differ = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
+    if "state_dict" in checkpoint:
+        check_weights(module, {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()})
+
+
+def check_weights(module: Any, saved: dict[str, tuple[int, ...]]) -> None:
+    """Refuse weights that are not this policy's.
+
+    Args:
+        module: the LightningModule with its policy built.
+        saved: shape of each weight by name; frozen weights and second names of shared ones may be missing.
+
+    Raises:
+        UserError: if names or shapes differ.
+    """
+    # DeepSpeed keeps the shape of a weight that it has split under a name of its own
+    own = {
+        name: tuple(getattr(weight, "ds_shape", weight.shape))
+        for name, weight in module.named_parameters(remove_duplicate=False)
+    }
+    learned = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    differ = sorted(name for name in learned | saved.keys() if own.get(name) != saved.get(name))
     if differ:
         name = differ[0]
         raise UserError(

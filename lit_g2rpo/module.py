@@ -14,12 +14,13 @@ from lit_g2rpo.describe import describe
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation_steps import EvaluationModule
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.guards import check_checkpoint, check_gradients, check_rounding, check_shapes
+from lit_g2rpo.guards import check_checkpoint, check_gradient, check_rounding, check_shapes, gradient_norm
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts, load_policy
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.policy.sharding import shard
 from lit_g2rpo.resume import experience_state, restore_experience
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.judge import JudgeConfig
@@ -151,6 +152,9 @@ class G2RPOModule(EvaluationModule):
         if self.reference_needed and not self.policy_config.lora:
             self.reference = load_policy(self.policy_config).requires_grad_(False).eval()
             self.reference.temperature = self.policy.temperature
+        if self.device_mesh is not None:
+            for policy in filter(None, (self.policy, self.reference)):
+                shard(policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer over what learns, and the schedule."""
@@ -243,15 +247,25 @@ class G2RPOModule(EvaluationModule):
         self.policy.encode(prompt)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a gradient that is not finite, and log its norm and the learning rate.
+        """Look at the gradient, and log the learning rate.
 
         Args:
             optimizer: the optimizer about to step.
         """
-        norm = check_gradients(self)
-        if norm is not None:
-            self.log("train/grad_norm", norm)
+        # A strategy that accumulates by itself keeps gradients to itself too, and reports their norm after its step.
+        if not self.trainer.strategy.handles_gradient_accumulation:
+            self.report_gradient(gradient_norm(self))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def report_gradient(self, norm: Tensor | None) -> None:
+        """Refuse a gradient that is not finite, and log its norm.
+
+        Args:
+            norm: norm of the gradient, a scalar, the same on every rank; None without a gradient.
+        """
+        if norm is not None:
+            check_gradient(self, norm)
+            self.log("train/grad_norm", norm)
 
     def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
         """Log how long the updates of a rollout took, once they are done.
@@ -267,13 +281,13 @@ class G2RPOModule(EvaluationModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what sampling and a half-learned rollout need, and leave the reference out.
+        """Add what sampling and a half-learned rollout need, and leave out what does not learn.
 
         Args:
             checkpoint: the checkpoint being written.
         """
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: w for name, w in weights.items() if not name.startswith("reference.")}
+        frozen = {name for name, w in self.named_parameters(remove_duplicate=False) if not w.requires_grad}
+        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name not in frozen}
         state: dict[str, Any] = {
             "rollout_index": self.rollout_index,
             "validation_history": self.validation_history,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,10 @@ WARNINGS: list[tuple[str, type[Warning]]] = [
     (r"It is recommended to use `self\.log\(.*sync_dist=True\)`.*", Warning),
     # lightning gathers with a function torch has renamed
     (r".*torch\.distributed\.nn\.functional\.all_gather is deprecated.*", Warning),
+    # deepspeed calls collectives by names that torch has changed
+    (r".*`torch\.distributed\.\w+` is deprecated.*", FutureWarning),
+    # export reads the folder on any number of processes
+    (r"When saving the DeepSpeed Stage 3 checkpoint.*", Warning),
     # tensorboard reads protobuf descriptors the old way
     (r".*(google\.protobuf|FieldDescriptor|message_factory).*", DeprecationWarning),
     (r".*pkg_resources is deprecated.*", Warning),
@@ -58,6 +63,7 @@ LOG_LINES = (
     "Restored all states from the checkpoint at",
     "Loaded model weights from the checkpoint at",
     "Seed set to",  # in config.yaml
+    "initializing deepspeed distributed",  # the run header names the strategy and the number of processes
     "`weights_only` was not set",  # what the run loads, it wrote itself
     "The following generation flags are not valid",  # the engine sets its own sampling, whatever the checkpoint says
 )
@@ -67,13 +73,15 @@ LOGGERS = (
     "lightning.fabric.utilities.seed",
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
     "lightning.pytorch.trainer.connectors.signal_connector",
+    "lightning.pytorch.strategies.deepspeed",
     "transformers.generation.configuration_utils",
 )
 SECONDS_BEFORE_A_BAR = 5
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(LOG_LINES)
+    # ranks other than the first say their number before some lines
+    return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage()).startswith(LOG_LINES)
 
 
 def apply() -> None:

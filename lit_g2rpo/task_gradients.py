@@ -67,8 +67,8 @@ def measured_parameters(policy: Any) -> list[nn.Parameter]:
         The parameters; none where the layer is frozen or its weights are split over ranks.
     """
     layer = policy.base.model.language_model.layers[-1]
-    # DeepSpeed marks the weights it splits with an id
-    return [p for p in layer.parameters() if p.requires_grad and not hasattr(p, "ds_id")]
+    # DeepSpeed marks the weights it splits with an id, those of FSDP have a local part
+    return [p for p in layer.parameters() if p.requires_grad and not hasattr(p, "ds_id") and not hasattr(p, "to_local")]
 
 
 def rows_of_task(microbatch: Microbatch, task: str) -> Microbatch:

@@ -101,7 +101,14 @@ def test_a_recipe_builds_its_parts(recipe: str) -> None:
 def test_every_recipe_takes_every_strategy(recipe: str, strategy: str) -> None:
     config = compose("--config", f"@{recipe}", "--trainer", f"@{strategy}")
     fragment = yaml.safe_load((CONFIGS / strategy).read_text())
+    strategy_given = fragment.pop("strategy", None)
     assert {key: config.trainer[key] for key in fragment} == fragment
+    if isinstance(strategy_given, dict):
+        assert config.trainer.strategy.class_path == strategy_given["class_path"]
+        arguments = strategy_given.get("init_args", {})
+        assert {key: config.trainer.strategy.init_args[key] for key in arguments} == arguments
+    elif strategy_given is not None:
+        assert config.trainer.strategy == strategy_given
     assert len(config.trainer.callbacks) == 13
 
 
@@ -115,7 +122,7 @@ def test_every_recipe_takes_every_strategy(recipe: str, strategy: str) -> None:
 )
 def test_documented_command_lines(words: list[str]) -> None:
     config = compose("--config", "@g2rpo.yaml", *words, "--trainer", "@strategy/deepspeed_zero3.yaml")
-    assert config.trainer.strategy == "deepspeed_stage_3"
+    assert config.trainer.strategy.init_args.stage == 3
     if "16" in words:
         assert (config.model.rollout.group_size, config.model.objective.class_path) == (16, "lit_g2rpo.objectives.GRPO")
 

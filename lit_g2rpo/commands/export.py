@@ -10,10 +10,11 @@ import torch
 
 from lit_g2rpo.cli import TrainerCLI
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.guards import check_checkpoint
+from lit_g2rpo.guards import check_checkpoint, check_weights
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.strategies.deepspeed_checkpoint import read_weights
 
 # loaders of the policy's origin that the image-only processor does not save
 ALSO_COPIED = ("video_preprocessor_config.json",)
@@ -81,16 +82,13 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
     """
     module.configure_model()
     if path.is_dir():
-        from lightning.pytorch.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
-
-        with tempfile.TemporaryDirectory() as scratch:
-            whole = Path(scratch) / "whole.ckpt"
-            convert_zero_checkpoint_to_fp32_state_dict(path, whole)
-            checkpoint = torch.load(whole, map_location="cpu", weights_only=True)
+        weights = read_weights(path)
     else:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    check_checkpoint(module, checkpoint)
-    module.load_state_dict(checkpoint["state_dict"], strict=False)
+        check_checkpoint(module, checkpoint)
+        weights = checkpoint["state_dict"]
+    check_weights(module, {name: tuple(weight.shape) for name, weight in weights.items()})
+    module.load_state_dict(weights, strict=False)
 
 
 def save(policy: Policy, origin: str, folder: Path) -> None:

@@ -191,6 +191,8 @@ class Policy(nn.Module):
         Returns:
             Log-probabilities and entropies, nats, flat over the ``M = sum T_i`` tokens in row order.
         """
+        # FSDP has moved them to the device, but rows are laid out on the host
+        completions = [tokens.cpu() for tokens in completions]
         if self.static:
             return static_token_stats(self, [self.encode(prompt) for prompt in prompts], completions)
         hidden, targets = self.hidden_states(prompts, completions)

@@ -1,6 +1,15 @@
 """Hardware that Lightning does not cover: importing this registers strategies and accelerators under their names."""
 
-from lit_g2rpo.strategies.deepspeed import ShardedPolicyStrategy
+from lit_g2rpo.strategies.deepspeed import G2RPODeepSpeedStrategy, check_deepspeed
+from lit_g2rpo.strategies.fsdp import FSDP2Strategy
 from lit_g2rpo.strategies.neuron import NeuronAccelerator, NeuronDDPStrategy
+from lit_g2rpo.strategies.ranks import end_ranks
 
-__all__ = ["NeuronAccelerator", "NeuronDDPStrategy", "ShardedPolicyStrategy"]
+__all__ = [
+    "FSDP2Strategy",
+    "G2RPODeepSpeedStrategy",
+    "NeuronAccelerator",
+    "NeuronDDPStrategy",
+    "check_deepspeed",
+    "end_ranks",
+]

@@ -1,23 +1,43 @@
-"""DeepSpeed: ZeRO-1, 2 and 3."""
+"""DeepSpeed: optimizer state (ZeRO-1), gradients (ZeRO-2) and weights (ZeRO-3) split over ranks."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.imports import RequirementCache
+from torch import nn
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.guards import check_weights
+from lit_g2rpo.rollout.context import generation_context
+from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards, read_weights
+from lit_g2rpo.worst_case import forget_gradients
 
 
-class ShardedPolicyStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeed, with a policy that is loaded from its checkpoint already sharded.
+class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
+    """Lightning's DeepSpeed, for a policy that transformers loads and that is sampled from.
 
     Args:
-        *args: as Lightning's.
+        exclude_frozen_parameters: leave what does not learn out of checkpoints, as on every other strategy.
         **kwargs: as Lightning's.
+
+    Raises:
+        UserError: if DeepSpeed is not installed.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._hf_config: Any = None
+    def __init__(self, exclude_frozen_parameters: bool = True, **kwargs: Any) -> None:
+        if not RequirementCache("deepspeed"):
+            raise UserError('trainer.strategy needs DeepSpeed: pip install "lit_g2rpo[deepspeed]"')
+        super().__init__(exclude_frozen_parameters=exclude_frozen_parameters, **kwargs)
+        assert self.config is not None
+        # an accumulation in the type of the weights would lose what sixteen micro-batches add in bfloat16
+        self.config.setdefault("data_types", {"grad_accum_dtype": "fp32"})
+        # any optimizer may be kept in host memory, not DeepSpeed's own alone
+        self.config.setdefault("zero_force_ds_cpu_optimizer", False)
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
@@ -25,6 +45,132 @@ class ShardedPolicyStrategy(DeepSpeedStrategy):
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         self._init_config_if_needed()
-        # transformers holds it by a weak reference
-        self._hf_config = HfDeepSpeedConfig(self.config)  # type: ignore[no-untyped-call]
+        # transformers looks at it as long as it lives: a model loaded later is not to be sharded
+        config = HfDeepSpeedConfig(self.config)  # type: ignore[no-untyped-call]
         yield
+        del config
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Leave it to the engine, which counts micro-batches itself and refuses to be told at stages 2 and 3."""
+        yield
+
+    def backward(self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Leave the division by the micro-batches of a step to the trainer; the engine would divide a second time."""
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **kwargs: Any) -> Any:
+        """Report the norm of the gradient, which is known once the engine has made the step."""
+        steps = self.deepspeed_engine.is_gradient_accumulation_boundary()
+        output = super().optimizer_step(optimizer, closure, model, **kwargs)
+        if steps:
+            # infinite if the gradient was not finite: then the engine has left the weights as they were
+            norm = self.deepspeed_engine.get_global_grad_norm()
+            self.lightning_module.report_gradient(torch.as_tensor(norm))  # type: ignore[operator, union-attr]
+        return output
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint: to go on training from as many processes as wrote it, for the rest from any number.
+
+        Args:
+            checkpoint_path: the checkpoint; for the rest than training, also a file that another strategy wrote.
+            weights_only: as Lightning's, for files.
+
+        Returns:
+            What is in it besides weights and optimizer.
+
+        Raises:
+            UserError: if it is of another model, or cannot be gone on from here.
+        """
+        path, module = Path(self.broadcast(checkpoint_path)), self.lightning_module
+        assert module is not None
+        training = module.trainer.state.fn == TrainerFn.FITTING
+        if path.is_file() and not training:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            self._put_weights(checkpoint["state_dict"])
+            return checkpoint
+        saved = read_shards(path)
+        check_weights(module, saved.shapes)
+        if not training:
+            self._put_weights(read_weights(path))
+            return saved.state
+        stage = self.config["zero_optimization"]["stage"]  # type: ignore[index]
+        if (saved.stage, saved.ranks) != (stage, self.world_size):
+            raise UserError(
+                f"--ckpt_path {path} was written by {saved.ranks} processes with ZeRO stage {saved.stage}; this run "
+                f"has {self.world_size} with stage {stage}: use what wrote it, or export it and start from the folder"
+            )
+        return super().load_checkpoint(path, weights_only)
+
+    def _put_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        if self.zero_stage_3:
+            self._restore_zero_state({"state_dict": weights}, strict=False)
+        else:
+            self.lightning_module.load_state_dict(weights, strict=False)  # type: ignore[union-attr]
+
+
+def check_deepspeed(strategy: Any, ckpt_path: str | None) -> None:
+    """Refuse Lightning's own DeepSpeed, and another strategy for what DeepSpeed wrote.
+
+    Args:
+        strategy: the trainer's strategy.
+        ckpt_path: the checkpoint to read, if any.
+
+    Raises:
+        UserError: in both cases.
+    """
+    if isinstance(strategy, DeepSpeedStrategy):
+        if not isinstance(strategy, G2RPODeepSpeedStrategy):
+            raise UserError(
+                "trainer.strategy is Lightning's own DeepSpeed, which divides gradients by the micro-batches twice and "
+                "cannot load a policy at stage 3; take configs/strategy/deepspeed_zero1.yaml, ..._zero2 or ..._zero3"
+            )
+    elif ckpt_path and is_deepspeed(Path(ckpt_path)):
+        raise UserError(
+            f"--ckpt_path {ckpt_path} was written by DeepSpeed; take its strategy fragment, or export it and give the "
+            "folder as model.policy.path"
+        )
+
+
+@generation_context.register
+def _(strategy: DeepSpeedStrategy, model: nn.Module) -> AbstractContextManager[None]:
+    return _gathered(strategy.deepspeed_engine, model) if strategy.zero_stage_3 else nullcontext()
+
+
+@forget_gradients.register
+def _(strategy: DeepSpeedStrategy, module: nn.Module) -> None:
+    from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
+
+    optimizer: Any = strategy.deepspeed_engine.optimizer
+    optimizer.zero_grad()
+    optimizer.averaged_gradients = {}
+    if not strategy.zero_stage_3:
+        # stage 3 has begun to count anew in zero_grad
+        optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
+
+
+@contextmanager
+def _gathered(engine: Any, model: nn.Module) -> Iterator[None]:
+    """Gather the weights once; inside, modules neither gather, release nor record.
+
+    Ranks decode different numbers of steps, so nothing inside may wait for other ranks, and a module that released its
+    weights after each call would gather them again for every token.
+    """
+    import deepspeed
+    from deepspeed.runtime.zero import parameter_offload
+
+    # what the forward in progress holds or has on its way
+    engine.empty_partition_cache()
+    hooks = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+    resting = {
+        # its counterpart takes the module off again by itself
+        "pre_sub_module_forward_function": parameter_offload.FWD_MODULE_STACK.append,
+        "post_sub_module_forward_function": lambda module: None,
+    }
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        vars(hooks).update(resting)
+        try:
+            yield
+        finally:
+            for name in resting:
+                delattr(hooks, name)

@@ -1,0 +1,86 @@
+"""Reading the folders that DeepSpeed writes: one file a rank, weights as flat float32 parts."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.errors import UserError
+
+FILES = "checkpoint"
+"""Folder inside a checkpoint that Lightning's strategy lets DeepSpeed write to."""
+
+
+@dataclass(slots=True, frozen=True)
+class Shards:
+    """What a checkpoint says of itself.
+
+    Args:
+        stage: ZeRO stage that wrote it.
+        ranks: processes that wrote it.
+        shapes: shape of each weight that was learning, by name.
+        state: everything in it that is not a weight or of an optimizer.
+    """
+
+    stage: int
+    ranks: int
+    shapes: dict[str, tuple[int, ...]]
+    state: dict[str, Any]
+
+
+def is_deepspeed(path: Path) -> bool:
+    """Tell whether a path is a checkpoint of DeepSpeed."""
+    return any((path / FILES).glob("*_model_states.pt"))
+
+
+def read_shards(path: Path) -> Shards:
+    """Read what a checkpoint says of itself.
+
+    Args:
+        path: its folder.
+
+    Returns:
+        Its description.
+
+    Raises:
+        UserError: if it is not a whole checkpoint of DeepSpeed.
+    """
+    if not is_deepspeed(path):
+        raise UserError(f"--ckpt_path {path} is no checkpoint of DeepSpeed (a folder that holds {FILES}/)")
+    first = min((path / FILES).glob("*_model_states.pt"))
+    # written by this trainer: its tensors stay on disk, the rest is plain values
+    state = torch.load(first, map_location="cpu", mmap=True, weights_only=False)
+    found, ranks = len(list((path / FILES).glob("*_optim_states.pt"))), state["dp_world_size"]
+    if found != ranks:
+        raise UserError(f"--ckpt_path {path} is incomplete: {ranks} processes wrote it, it holds the files of {found}")
+    shapes = {name: tuple(shape) for group in state["param_shapes"] for name, shape in group.items()}
+    return Shards(state["ds_config"]["zero_optimization"]["stage"], ranks, shapes, state)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Join the parts of all ranks, on however many processes this runs.
+
+    Args:
+        path: the folder of a checkpoint.
+
+    Returns:
+        The weights that were learning, float32, by name.
+
+    Raises:
+        UserError: if DeepSpeed is not installed, or this is not a whole checkpoint of it.
+    """
+    try:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'--ckpt_path {path} was written by DeepSpeed, which reads it: pip install "lit_g2rpo[deepspeed]"'
+        ) from error
+    read_shards(path)
+    # it reports each step of its own
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(path), tag=FILES)
+    return weights

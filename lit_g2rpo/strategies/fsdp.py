@@ -1,0 +1,31 @@
+"""FSDP2: weights, gradients and optimizer state split over ranks by torch itself."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.policy.sharding import gathered
+from lit_g2rpo.rollout.context import generation_context
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Lightning's model-parallel strategy with all ranks in one group, and checkpoints that are one file.
+
+    Args:
+        **kwargs: as Lightning's, its sizes left out.
+    """
+
+    def __init__(self, save_distributed_checkpoint: bool = False, **kwargs: Any) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint, **kwargs)
+
+    def setup_environment(self) -> None:
+        """Count the ranks."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+@generation_context.register
+def _(strategy: ModelParallelStrategy, model: Policy) -> AbstractContextManager[None]:
+    return gathered(model)

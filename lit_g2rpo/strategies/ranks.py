@@ -1,0 +1,54 @@
+"""When one rank fails all of them end, and the error that is seen last is its own."""
+
+import subprocess
+import time
+from typing import Any
+
+import torch.distributed as dist
+
+from lit_g2rpo.errors import RankError
+
+PATIENCE = 5.0
+"""Seconds that other processes have to end by themselves."""
+
+
+def end_ranks(trainer: Any, error: Exception) -> None:
+    """End the processes that this one has started, which may wait for it in a collective.
+
+    Args:
+        trainer: the trainer that has failed, on this rank.
+        error: why; it gets a note that names the rank.
+
+    Raises:
+        RankError: if this rank has failed only because another one is gone.
+    """
+    if trainer.world_size == 1:
+        return
+    # Lightning's own launcher starts the other processes of a machine from its first one
+    others: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+    deadline = time.monotonic() + PATIENCE
+    codes = [_code(process, deadline) for process in others]
+    for process in others:
+        if process.poll() is None:
+            process.kill()
+    if lost_connection(error):
+        failed = [trainer.global_rank + 1 + i for i, code in enumerate(codes) if code]
+        who = f"rank {failed[0]}" if failed else "another rank"
+        raise RankError(f"rank {trainer.global_rank} stops, because {who} has failed; see its error") from None
+    error.add_note(f"rank {trainer.global_rank} of {trainer.world_size}; all ranks end")
+
+
+def lost_connection(error: Exception) -> bool:
+    """Tell whether an error says no more than that a process at the other end is gone."""
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError | dist.DistBackendError):
+        return True
+    # gloo has no type of its own
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+
+
+def _code(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    """Exit code of a process; None if it is still there at the deadline."""
+    try:
+        return process.wait(max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        return None

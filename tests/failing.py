@@ -1,0 +1,31 @@
+"""A callback that makes one rank fail."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+class Fail(pl.Callback):
+    """Raises on one rank where it is told to.
+
+    Args:
+        rank: the rank.
+        where: ``training_step``, ``reward`` or ``data``.
+    """
+
+    def __init__(self, rank: int, where: str) -> None:
+        self.rank, self.where = rank, where
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.global_rank != self.rank:
+            return
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise ValueError(f"a fault in {self.where}")
+
+        if self.where == "training_step":
+            pl_module.policy.loss = fail
+        elif self.where == "reward":
+            pl_module.scorer.score = fail
+        else:
+            pl_module.prepare_prompt = fail
