@@ -7,7 +7,9 @@ benchmarks/device_hardware.sh runs all rows and prints their table.
 import argparse
 import json
 import os
+import re
 import resource
+import subprocess
 import sys
 import time
 from datetime import date
@@ -27,8 +29,9 @@ MEAN_GAP, MAX_GAP = 2e-3, 0.1
 """What 16-bit arithmetic may cost, nats."""
 SIZES = [
     "--schedule.rollouts=2", "--schedule.validate_every=2", "--model.rollout.prompts=4", "--model.rollout.group_size=8",
-    "--model.update.microbatches=2", "--data.init_args.max_completion_tokens=256", "--trainer.num_sanity_val_steps=0",
-    "--trainer.limit_val_batches=0", "--trainer.enable_checkpointing=false", "--trainer.logger=false",
+    "--model.update.microbatches=2", "--data.init_args.max_prompt_tokens=64",
+    "--data.init_args.max_completion_tokens=256", "--trainer.num_sanity_val_steps=0", "--trainer.limit_val_batches=0",
+    "--trainer.enable_checkpointing=false", "--trainer.logger=false",
 ]  # fmt: skip
 
 
@@ -79,6 +82,21 @@ def words(row: str, policy: Path | None, rollouts: int | None, scratch: Path) ->
         found += [f"--model.policy={ROOT}/configs/model/qwen3_vl_2b.yaml", f"--model.policy.path={policy}", *SIZES]
         found += [f"--trainer.callbacks={json.dumps([preflight, {'class_path': 'hardware.Figures'}])}"]
     return [*found, f"--trainer={ROOT}/configs/strategy/{strategy}.yaml", "--trainer.devices=1"]
+
+
+def planned(command: list[str]) -> float | None:
+    """Ask ``plan`` for the peak of a run.
+
+    Args:
+        command: its words.
+
+    Returns:
+        The peak, GiB; None if ``plan`` does not say.
+    """
+    asked = [sys.executable, "-m", "lit_g2rpo", "plan", *command]
+    said = subprocess.run(asked, capture_output=True, text=True).stdout
+    found = re.search(r"^it .*fits?: ([\d.]+) GiB", said, re.MULTILINE)
+    return None if found is None else float(found[1])
 
 
 def table(folder: Path) -> str:
@@ -145,7 +163,7 @@ def main() -> None:
         "strategy": strategy,
         "device": where.get("gpu", where["cpu"]),
         "date": date.today().isoformat(),
-        "planned_gib": None,
+        "planned_gib": planned(command),
     }
     args.scratch.mkdir(parents=True, exist_ok=True)
     figures = args.scratch / f"{args.row}_figures.json"
