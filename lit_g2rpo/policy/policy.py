@@ -57,8 +57,10 @@ class Policy(nn.Module):
         # Decided here: a reference is frozen later, but its tower differs from one that has learned since.
         self.tower_learns = any(parameter.requires_grad for parameter in self.base.model.visual.parameters())
         vision = self.base.config.vision_config
-        self.blank = encode(processor, self.base, blank_prompt(4 * vision.patch_size * vision.spatial_merge_size))
-        self.blank_text = blank_text(self.pad_token_id)
+        # A trainer builds models in the context of its device, but prompts lie on the CPU.
+        with torch.device("cpu"):
+            self.blank = encode(processor, self.base, blank_prompt(4 * vision.patch_size * vision.spatial_merge_size))
+            self.blank_text = blank_text(self.pad_token_id)
 
     @property
     def base(self) -> Any:

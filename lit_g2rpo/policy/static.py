@@ -90,6 +90,8 @@ def static_loss(policy: "Policy", microbatch: Microbatch, token_loss: TokenLoss)
         found.append(metrics)
         end_graph(hidden.device)
     metrics = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    # The number of tiles shapes no graph but this one.
+    end_graph(hidden.device)
     return attach(total, hidden, weight, grads), metrics
 
 
@@ -207,8 +209,9 @@ def _stats(
     policy: "Policy", hidden: Tensor, weight: Tensor, predictors: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
-    logits = torch.nn.functional.linear(hidden.index_select(0, predictors).to(dtype), weight.to(dtype))
-    return logits_stats(logits / policy.temperature, targets)
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = torch.nn.functional.linear(hidden.index_select(0, predictors).to(dtype), weight.to(dtype))
+        return logits_stats(logits / policy.temperature, targets)
 
 
 def _fields_of(fields: TokenFields, part: slice, device: torch.device) -> TokenFields:

@@ -4,12 +4,15 @@ from lit_g2rpo.strategies.deepspeed import G2RPODeepSpeedStrategy, check_deepspe
 from lit_g2rpo.strategies.fsdp import FSDP2Strategy
 from lit_g2rpo.strategies.neuron import NeuronAccelerator, NeuronDDPStrategy
 from lit_g2rpo.strategies.ranks import end_ranks
+from lit_g2rpo.strategies.xla import XLADeviceAccelerator, XLAStrategy
 
 __all__ = [
     "FSDP2Strategy",
     "G2RPODeepSpeedStrategy",
     "NeuronAccelerator",
     "NeuronDDPStrategy",
+    "XLADeviceAccelerator",
+    "XLAStrategy",
     "check_deepspeed",
     "end_ranks",
 ]
