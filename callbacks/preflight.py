@@ -12,6 +12,7 @@ from lit_g2rpo.callbacks.preflight_checks import check_memory, check_parity, che
 from lit_g2rpo.data.extremes import extreme_prompts
 from lit_g2rpo.distributed import first_message
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.counters import Counters
 
 
@@ -74,7 +75,13 @@ class Preflight(L.Callback):
     def _try_all(self, trainer: L.Trainer, run: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         rows = data.train_dataset()
-        prompts = extreme_prompts(run.policy.processor, rows, data.max_prompt_tokens)
+        prompts: list[Prompt] = []
+
+        def find() -> str:
+            prompts.extend(extreme_prompts(run.policy.processor, rows, data.max_prompt_tokens))
+            return ""
+
+        self._try(run, "training rows", find)
         if self.memory:
             self._try(run, "largest micro-batch", lambda: check_memory(run, prompts))
         if self.parity and run.rollout.engine != "demonstrations":

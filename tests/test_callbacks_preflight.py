@@ -17,6 +17,7 @@ from build import data, module, trainer
 from lit_g2rpo.callbacks import Preflight, RolloutCheckpoint
 from lit_g2rpo.callbacks.preflight_checkpoint import bytes_of
 from lit_g2rpo.data.extremes import extreme_prompts, spread
+from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.policy.policy import Policy
@@ -203,6 +204,23 @@ def test_a_gold_answer_that_cannot_be_scored_is_found(tmp_path: Path) -> None:
         UserError, match="task chart_figure_qa: no gold answer of 8 rows scores 1; the first reason: row"
     ):
         fit(tmp_path, Preflight(memory=False, parity=False, checkpoint=False), source=source)
+
+
+def test_rows_that_cannot_be_opened_are_said(tmp_path: Path) -> None:
+    class Lost:
+        def __len__(self) -> int:
+            return 600
+
+        def __getitem__(self, index: int) -> Any:
+            raise ImageError(f"row {index}: no such file a.png")
+
+        def task_names(self) -> list[str]:
+            return ["ocr"] * len(self)
+
+    source = data(image_errors="raise")
+    source.train_dataset = Lost
+    with pytest.raises(UserError, match=r"training rows: none of the rows .* the last reason: row \d+: no such file"):
+        fit(tmp_path, Preflight(), source=source)
 
 
 def test_rows_are_spread_without_falling_in_step_with_tasks_in_turn() -> None:

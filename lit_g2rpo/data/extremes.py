@@ -4,6 +4,7 @@ from typing import Any
 
 from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.lengths import MEASURED, expanded_length
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 
 OPENED = 32
@@ -21,14 +22,18 @@ def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
         limit: longest prompt that the run takes, tokens; longer ones are passed over.
 
     Returns:
-        One prompt or two, opened; none if no row can be opened.
+        One prompt or two, opened.
+
+    Raises:
+        UserError: if none of the rows can be used.
     """
     outlined = hasattr(dataset, "outline")
-    measured = []
+    measured, reason = [], f"longer than data.max_prompt_tokens {limit}"
     for index in spread(len(dataset), MEASURED if outlined else OPENED):
         try:
             prompt, sizes = dataset.outline(index) if outlined else (dataset[index], None)
-        except ImageError:
+        except ImageError as error:
+            reason = str(error)
             continue
         sizes = [image.size for image in prompt.images] if sizes is None else sizes
         length = expanded_length(processor, prompt, sizes)
@@ -42,8 +47,10 @@ def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
             try:
                 found[index] = dataset[index]
                 break
-            except ImageError:
-                continue
+            except ImageError as error:
+                reason = str(error)
+    if not found:
+        raise UserError(f"none of the rows that were tried can be used; the last reason: {reason}")
     return list(found.values())
 
 
