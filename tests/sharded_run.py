@@ -151,7 +151,7 @@ class Run:
         record = Record(self.out / path, save_after)
         # of the norms of the four gradients three are larger
         # a backward that no step follows must leave nothing behind
-        callbacks = [record, Preflight()] if save_after == 6 and self.devices > 1 else [record]
+        callbacks = [record, Preflight(rewards=False)] if save_after == 6 and self.devices > 1 else [record]
         made = trainer(
             self.out, steps, callbacks=callbacks, gradient_clip_val=2.5, devices=self.devices,
             strategy=build_strategy(self.name),
@@ -196,6 +196,8 @@ def main(folder: str, out: Path, devices: int, name: str) -> None:
             engine, rows, dataclasses.replace(sampling, max_tokens=8 - 4 * made.global_rank)
         )
         sizes: dict[str, Any] = {"rollout": {"engine": "huggingface"}, "freeze": ["vision", "merger"]}
+        # layers gather their weights a second time there
+        sizes["activation_checkpointing"] = "selective"
         _, _, uneven = run.fit(2, "frozen.ckpt", save_after=4, **sizes)
         result |= {"huggingface": list(watch.counts), "uneven": uneven.steps}
         torch.save(uneven.saved, out / f"frozen_rank{made.global_rank}.pt")

@@ -1,9 +1,9 @@
 """Activation checkpointing: what the backward pass computes again instead of keeping it."""
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 aten = torch.ops.aten
@@ -31,5 +31,31 @@ def checkpoint_activations(model: Any, mode: Literal["off", "selective", "full"]
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, KEPT)
+        options["context_fn"] = _contexts
     model.gradient_checkpointing_enable(options)
+
+
+class _Reuse(TorchDispatchMode):
+    """Takes what was kept, and lets other operations pass: hooks that gather split weights need not repeat their own.
+
+    Args:
+        cached: torch's mode, which counts on the same operations the second time.
+    """
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    def __init__(self, cached: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.cached = cached
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in KEPT:
+            return self.cached.__torch_dispatch__(func, types, args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+
+def _contexts() -> tuple[Any, Any]:
+    keep, cached = create_selective_checkpoint_contexts(KEPT)  # type: ignore[no-untyped-call]
+    return keep, _Reuse(cached)
