@@ -1,0 +1,84 @@
+"""PyTorch/XLA on the processor against the same code run eagerly; ``tests/xla.sh`` makes the environment for it."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("torch_xla")
+pytestmark = pytest.mark.xla
+os.environ.setdefault("PJRT_DEVICE", "CPU")
+# before anything is differentiated: the engine of autograd counts devices once
+import torch_xla  # noqa: E402
+
+torch_xla.device()
+
+from test_native import assert_same  # noqa: E402
+from test_packing import FROZEN, OBJECTIVE, assert_equal, batch  # noqa: E402
+from test_packing import load as load_whole  # noqa: E402
+
+from lit_g2rpo.experience import Prompt  # noqa: E402
+from lit_g2rpo.mini.policy import build_processor, initial_policy, mini_config  # noqa: E402
+from lit_g2rpo.policy.config import LoraConfig  # noqa: E402
+from lit_g2rpo.policy.lazy import end_graph  # noqa: E402
+from lit_g2rpo.policy.policy import Policy  # noqa: E402
+from lit_g2rpo.rollout.engine import Sampling  # noqa: E402
+from lit_g2rpo.rollout.native import NativeEngine  # noqa: E402
+from lit_g2rpo.strategies import XLAStrategy  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random mini policy of three layers: compiling takes the time of these tests."""
+    folder = tmp_path_factory.mktemp("tiny")
+    processor = build_processor()
+    config = mini_config(processor.tokenizer)
+    config.text_config.num_hidden_layers = 3
+    initial_policy(config, seed=3).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def load(folder: str, device: str, **options: Any) -> Policy:
+    policy = load_whole(folder, True, **options).to(device)
+    policy.base.tie_weights()
+    return policy
+
+
+def learned(policy: Policy, prompts: list[Prompt]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    microbatch = batch([replace(prompt, encoded=None) for prompt in prompts], torch.float32)
+    loss, _ = policy.loss(microbatch, OBJECTIVE.token_loss)
+    loss.backward()
+    end_graph(policy.device)
+    return loss.detach().cpu(), {n: p.grad.cpu() for n, p in policy.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _graphs() -> None:
+    XLAStrategy()  # says how graphs end
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"activation_checkpointing": "full"}, id="all-checkpointed"),
+        pytest.param({"freeze": FROZEN, "lora": LoraConfig(rank=4, alpha=8)}, id="lora"),
+    ],
+)
+def test_loss_and_gradients_equal_eager(tiny_folder: str, mixed_prompts: list[Prompt], options: dict[str, Any]) -> None:
+    ours, theirs = (load(tiny_folder, device, **options) for device in ("xla", "cpu"))
+    assert ours.static
+    assert not theirs.static
+    assert_equal(learned(ours, mixed_prompts), learned(theirs, mixed_prompts), torch.float32)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(14, temperature=0), Sampling(14, top_p=0.9, top_k=30, seed=1)])
+def test_completions_equal_eager(tiny_folder: str, mixed_prompts: list[Prompt], sampling: Sampling) -> None:
+    found = []
+    for device in ("xla", "cpu"):
+        engine = NativeEngine(slots=6)
+        engine.attach(load(tiny_folder, device, freeze=FROZEN))
+        found.append(engine.generate([replace(prompt, encoded=None) for prompt in mixed_prompts], 4, sampling))
+    assert_same(*found)
