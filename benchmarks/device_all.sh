@@ -40,16 +40,8 @@ measure head_full 40 head.py --device cuda --dtype bfloat16 --hidden 4096 --rows
 measure head_frozen 40 head.py --device cuda --dtype bfloat16 --hidden 4096 --rows 32768 --frozen --heads recompute one-pass trl
 for shape in ${SHAPES:-2b 8b}; do
     # decode.py reads a policy from a folder; weights are random
-    if "$python" - "$here" "$shape" "$scratch/$shape" 2>"$out/build_$shape.log" <<'PYTHON'; then
-import sys
-
-sys.path.insert(0, sys.argv[1])
-from train import build
-
-model, processor = build(sys.argv[2], "cuda")
-model.save_pretrained(sys.argv[3])
-processor.save_pretrained(sys.argv[3])
-PYTHON
+    if "$python" -c 'import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import train; train.save(sys.argv[2], Path(sys.argv[3]), "cuda")' \
+        "$here" "$shape" "$scratch/$shape" 2>"$out/build_$shape.log"; then
         measure "decode_$shape" 90 decode.py --device cuda --dtype bfloat16 --policy "$scratch/$shape" --turns 2
     else
         echo "decode_$shape: skipped, see $out/build_$shape.log"
@@ -59,8 +51,11 @@ PYTHON
     prompts=$([ "$shape" = 8b ] && echo 1 || echo 4)
     measure "train_$shape" 70 train.py --device cuda --shape "$shape" --image-tokens 1024 --tokens 256 --prompts "$prompts" --pairs 2
     measure "memory_$shape" 60 memory.py --device cuda --shape "$shape" --image-tokens 1024 --tokens 256 --group-size 8 --prompts "$prompts"
+    # 8B fits as adapters and with recomputed activations, on both sides
+    options=$([ "$shape" = 8b ] && echo "--lora --checkpointing --rows 8" || echo "--rows 4")
+    # shellcheck disable=SC2086
+    measure "step_$shape" 90 step_vs_trl.py --device cuda --shape "$shape" $options --case long_prompt --microbatches 8 --pairs 1
 done
-measure step_vs_trl 60 step_vs_trl.py --device cuda --case image64 --pairs 2
 
 for name in "${names[@]}"; do
     printf '\n## %s\n\n' "$name"

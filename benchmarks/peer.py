@@ -60,6 +60,7 @@ class Peer:
         rollouts: rollouts of the run.
         rows: completions per forward and backward.
         device: ``cpu`` or ``cuda``.
+        dtype: type of the weights.
         options: further settings of TRL.
     """
 
@@ -73,12 +74,13 @@ class Peer:
         *,
         rows: int = 64,
         device: str = "cpu",
+        dtype: str = "float32",
         **options: Any,
     ) -> None:
         self.phases, self.lengths, self.updates = Phases(device == "cuda"), [], 0
         self.work, self._forced, self._folder, self._device = work, lengths, folder, device
         self._counters: Counter[str] = Counter()
-        self._prompts, self._rollouts, self._pass = prompts, rollouts, "train"
+        self._prompts, self._rollouts, self._pass, self._dtype = prompts, rollouts, "train", getattr(torch, dtype)
         completions = len(prompts) * work.group_size
         self.settings = {
             "per_device_train_batch_size": rows,
@@ -100,12 +102,12 @@ class Peer:
             pause: called after every rollout's last update.
         """
         processor = self._processor()
-        model = Qwen3VLForConditionalGeneration.from_pretrained(self._folder, dtype=torch.float32)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(self._folder, dtype=self._dtype)
         if not self.work.tower:
             freeze(model, ["vision", "merger"])
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=lambda completions, **_: [reward(c[0]["content"]) for c in completions],
+            reward_funcs=lambda completion_ids, **_: [reward(list(ids)) for ids in completion_ids],
             args=GRPOConfig(
                 output_dir=str(self._folder / "peer"),
                 max_steps=self._rollouts * self.work.updates,

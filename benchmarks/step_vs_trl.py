@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import statistics
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ CASES = {
     "variable": Case(64, max_tokens=128, variable=True),
     "text": Case(0, max_tokens=128),
     "trained_tower": Case(256, work=(("tower", True),)),
+    "long_prompt": Case(1024, max_tokens=256),
+    "long_both": Case(1024, max_tokens=1024, peer_rows=8),
     "lora_kl": Case(64, work=(("lora", True), ("kl", 0.04), ("updates", 4))),
 }
 TEXT_TOKENS = 32
@@ -88,7 +90,9 @@ def same_work(sides: dict[str, Any], lengths: dict[str, list[int]], rollouts: in
     return moved
 
 
-def build(case: Case, folder: Path, rollouts: int, peer: list[dict[str, Any]], **ours: Any) -> tuple[Any, Any, Any]:
+def build(
+    case: Case, folder: Path, rollouts: int, peer: list[dict[str, Any]], shape: str = "tiny", **ours: Any
+) -> tuple[Any, Any, Any]:
     """Build the sides.
 
     Args:
@@ -96,16 +100,19 @@ def build(case: Case, folder: Path, rollouts: int, peer: list[dict[str, Any]], *
         folder: where the policy is kept.
         rollouts: rollouts of each run.
         peer: settings of TRL, one run each.
+        shape: of the policy.
         **ours: settings of our run.
 
     Returns:
         The sides by name, lengths and work.
     """
-    from common import bench_prompts, tiny_policy
+    from common import bench_prompts
     from ours import Ours, Work
     from peer import Peer
+    from train import save
 
-    tiny_policy(folder)
+    dtype = save(shape, folder, str(ours.get("device", "cpu")))
+    ours, peer = ours | {"dtype": dtype}, [options | {"dtype": dtype} for options in peer]
     # An image stands between two tokens of its own, which belong to its prompt's text here.
     text = TEXT_TOKENS - 2 if case.image_tokens else TEXT_TOKENS
     prompts = bench_prompts(case.prompts, case.image_tokens, text)
@@ -124,6 +131,10 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--pairs", type=int, default=5, help="measured steps of each side")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=("tiny", "2b", "8b"), default="tiny", help="of the policy")
+    parser.add_argument("--lora", action="store_true", help="adapters instead of all weights")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute the layers' activations on both sides")
+    parser.add_argument("--rows", type=int, help="TRL: completions per forward and backward, the case's own by default")
     parser.add_argument("--microbatches", type=int, default=4, help="ours: passes per rollout")
     parser.add_argument("--engine", default="native", help="ours: rollout engine")
     parser.add_argument("--alternatives", action="store_true", help="measure other settings of TRL too")
@@ -142,18 +153,22 @@ def main() -> None:
 
     quiet()
     case, rollouts = CASES[arguments.case], arguments.pairs + 1
-    best = {"rows": case.peer_rows}
-    peers = [best]
+    if arguments.lora:
+        case = replace(case, work=(*case.work, ("lora", True)))
+    case = replace(case, peer_rows=arguments.rows or case.peer_rows)
+    peers: list[dict[str, Any]] = [{"rows": case.peer_rows}]
     if arguments.alternatives:
         peers += alternatives(case)
     device = arguments.device
-    peers = [options | {"device": device} for options in peers]
+    peers = [options | {"device": device, "gradient_checkpointing": arguments.checkpointing} for options in peers]
     with tempfile.TemporaryDirectory() as folder:
         sides, lengths, work = build(
             case,
             Path(folder),
             rollouts,
             peers,
+            shape=arguments.shape,
+            activation_checkpointing="full" if arguments.checkpointing else "off",
             device=device,
             microbatches=max(arguments.microbatches // dict(case.work).get("updates", 1), 1),
             engine=arguments.engine,
@@ -166,6 +181,8 @@ def main() -> None:
     both = {"peer": peer_name, "ours": "ours"}
     result = {
         "case": arguments.case,
+        "shape": arguments.shape,
+        "lora": arguments.lora,
         "ratio": middle[peer_name] / middle["ours"],
         "ratio_of_pairs": statistics.median(a / b for a, b in zip(seconds[peer_name], seconds["ours"], strict=True)),
         "unit": "seconds" if device == "cuda" else "CPU-seconds, one thread",
@@ -204,7 +221,8 @@ def report(result: dict[str, Any]) -> None:
         result: what is written as JSON.
     """
     phases, counters = result["phases"], result["counters"]
-    print(f"\n{result['case']}: {result['unit']} per step, medians of {len(result['seconds']['ours'])} pairs")
+    pairs = len(result["seconds"]["ours"])
+    print(f"\n{result['case']}, {result['shape']}: {result['unit']} per step, medians of {pairs} pairs")
     print("| | TRL | ours | ratio |\n|---|---|---|---|")
     for name in dict.fromkeys([*phases["peer"], *phases["ours"]]):
         a, b = phases["peer"].get(name, 0.0), phases["ours"].get(name, 0.0)

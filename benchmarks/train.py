@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from common import bench_processor, bench_prompts, machine, tiny_policy, write_json
 from torch import Tensor
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.experience import Microbatch
 from lit_g2rpo.objectives import GRPO
@@ -73,6 +73,26 @@ def build(shape: str, device: str) -> tuple[Any, Any]:
     model.model.visual.requires_grad_(False)
     prepare_for_packing(model)
     return model, processor
+
+
+def save(shape: str, folder: Path, device: str) -> str:
+    """Save a policy of random weights with its processor.
+
+    Args:
+        shape: ``tiny`` or one of ``SHAPES``.
+        folder: where to.
+        device: where weights are drawn.
+
+    Returns:
+        Type of the weights.
+    """
+    model, processor = build(shape, device)
+    processor.save_pretrained(folder)
+    # The last of the vocabulary, which forced lengths count on; in a large one the tokenizer's own is not.
+    last = model.config.text_config.vocab_size - 1
+    model.generation_config = GenerationConfig(pad_token_id=processor.tokenizer.pad_token_id, eos_token_id=last)
+    model.save_pretrained(folder)
+    return str(model.dtype).removeprefix("torch.")
 
 
 def microbatch(policy: Policy, args: argparse.Namespace, image_tokens: int) -> Microbatch:

@@ -130,3 +130,21 @@ def test_engine_and_trainer_agree_on_the_first_update_alone(
     assert 0 < gaps[0][0] <= gaps[0][1] < 1e-4
     # the second update's policy is another one: its distance is no gap
     assert gaps[-1] == gaps[0]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", "float32"), ("32-true", "bfloat16")])
+@pytest.mark.usefixtures("varied_rewards")
+def test_half_precision_learns_on_the_processor(random_folder: str, tmp_path: Path, precision: str, dtype: str) -> None:
+    keep = Gradient()
+    run = module(random_folder, dtype=dtype)
+    fit = trainer(tmp_path, 1, callbacks=[keep], precision=precision)
+    fit.fit(run, data(max_completion_tokens=12))
+    assert 0 < float(fit.callback_metrics["train/logprob_gap"]) < 0.02
+    assert float(fit.callback_metrics["train/logprob_gap_max"]) < 0.1
+    exact = module(random_folder)
+    exact.configure_model()
+    for microbatch in run.experience.microbatches[:2]:
+        exact.policy.loss(microbatch, exact.objective.token_loss)[0].backward()
+    theirs = torch.cat([parameter.grad.flatten() for parameter in exact.policy.parameters()])
+    ours = torch.cat([gradient.float().flatten() for gradient in keep.gradients.values()])
+    assert torch.cosine_similarity(ours, theirs, 0) > 0.99
