@@ -19,7 +19,7 @@ from lit_g2rpo.rewards.math import TimedOut
 from lit_g2rpo.rewards.parse import envelope, last_boxed
 
 NAMES = ("accuracy", "format", "length", "truncated")
-NOT_KEPT = ("problem", "images", "demonstration")
+NOT_KEPT = ("problem", "images", "videos", "demonstration")
 """Columns of a data row that its prediction does without."""
 
 

@@ -64,7 +64,7 @@ def found(*rows: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
         ({"answer": None}, "column", "no answer"),
         ({"problem_type": "mcq"}, "column", "unknown problem_type 'mcq'"),
         ({"task_type": "vqa"}, "column", "unknown task_type 'vqa'"),
-        ({"videos": ["a.mp4"]}, "column", "is a video row"),
+        ({"videos": ["a.mp4"]}, "column", "0 <video> in .problem. but 1 videos"),
     ],
 )
 def test_each_mistake_is_found_once_and_alone(changes: dict[str, Any], kind: str, message: str) -> None:

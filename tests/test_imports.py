@@ -28,6 +28,7 @@ OPTIONAL = {
     "torch_neuronx": "strategies",
     "vllm": "rollout",
     "peft": "policy",
+    "av": "data",
 }
 # on 3.11 rglob does not follow the link to callbacks
 FILES = sorted({*(ROOT / "lit_g2rpo").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")})

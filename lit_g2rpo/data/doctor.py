@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
-from lit_g2rpo.data.image_paths import image_sources
-from lit_g2rpo.data.images import ImageError, Source, image_size, load_image
+from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.lengths import expanded_length
+from lit_g2rpo.data.media import opened, outlined
 from lit_g2rpo.data.readers import Rows, read_rows
 from lit_g2rpo.data.schema import RowReader, row_error, to_prompt
 from lit_g2rpo.errors import UserError
@@ -147,24 +147,26 @@ class Doctor:
                 yield "gold", f"{place}: {message}"
         if self.images == "ignore":
             return
+        wrong = row_error(row, self.tasks)
+        if row.get("videos") and wrong:
+            return
         try:
-            sizes = [self._size(source) for source in image_sources(row, self.reader.image_root, place)]
+            if self.images == "decode":
+                question, images = opened(row, self.reader, place)
+                sizes = [image.size for image in images]
+            else:
+                question, sizes = outlined(row, self.reader, place)
         except ImageError as error:
             yield "image", f"{place}: {error}"
         except UserError as error:
             yield "image", str(error)
         else:
-            if self.processor is not None and not row_error(row, self.tasks):
-                prompt = to_prompt(row, place, [], self.reward)
+            if self.processor is not None and not wrong:
+                prompt = to_prompt(row, place, [], self.reward, question)
                 length = expanded_length(self.processor, prompt, sizes)
                 kind.tokens.append(length)
                 if length > self.max_prompt_tokens:
                     yield "length", f"{place}: {length} tokens with its images; {self.max_prompt_tokens} are allowed"
-
-    def _size(self, source: Source) -> tuple[int, int]:
-        if self.images == "decode":
-            return load_image(source, self.reader.exif_rotation).size
-        return image_size(source, self.reader.exif_rotation)
 
 
 def fingerprint(row: dict[str, Any]) -> bytes:
@@ -177,7 +179,8 @@ def fingerprint(row: dict[str, Any]) -> bytes:
         16 bytes.
     """
     hash = blake2b(digest_size=16)
-    for part in (row["problem"], *row["options"], *row["images"]):
+    for part in (row["problem"], *row["options"], *row["images"], *row.get("videos", [])):
+        part = str(part) if isinstance(part, dict) else part
         content = (
             part
             if isinstance(part, bytes)

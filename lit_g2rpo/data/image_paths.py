@@ -24,14 +24,28 @@ def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Sou
     Raises:
         UserError: if a path leaves the folder, a link inside it included, or is no file.
     """
-    return [_inside(image, image_root, place) if isinstance(image, str) else image for image in row["images"]]
+    return [inside(image, image_root, place) if isinstance(image, str) else image for image in row["images"]]
 
 
-def _inside(name: str, image_root: Path, place: str) -> Path:
+def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path:
+    """Finds a file that must lie inside the image root.
+
+    Args:
+        name: its path, relative to the root.
+        image_root: the folder.
+        place: how messages name the row.
+        kind: ``image`` or ``video``, for messages.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if the path leaves the folder, a link inside it included, or is no file.
+    """
     if "\0" in name:
-        raise UserError(f"{place}: image {name!r} is no path")
+        raise UserError(f"{place}: {kind} {name!r} is no path")
     if "://" in name:
-        raise UserError(f"{place}: image {name!r} is an address of the web; save it in data.image_root {image_root}")
+        raise UserError(f"{place}: {kind} {name!r} is an address of the web; save it in data.image_root {image_root}")
     absolute = os.path.abspath(image_root)
     root = _resolved(absolute)
     # Folders are resolved once, so that a row costs one look at its file.
@@ -45,9 +59,9 @@ def _inside(name: str, image_root: Path, place: str) -> Path:
     path = os.path.normpath(path)
     if not path.startswith(root.rstrip(os.sep) + os.sep):
         verb = f"leads to {path}," if link else "lies"
-        raise UserError(f"{place}: image {name!r} {verb} outside data.image_root {image_root}; use a path inside it")
+        raise UserError(f"{place}: {kind} {name!r} {verb} outside data.image_root {image_root}; use a path inside it")
     if not stat.S_ISREG(mode):
-        raise UserError(f"{place}: no image file {path}; check 'images' and data.image_root")
+        raise UserError(f"{place}: no {kind} file {path}; check '{kind}s' and data.image_root")
     return Path(path)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.json_prompts import JsonRows
 from lit_g2rpo.data.schema import RowReader
+from lit_g2rpo.data.videos import VideoLimits
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
 
@@ -31,6 +32,7 @@ class JsonPrompts(PromptData):
         columns: what the files call a column, by the name it should have, such as ``{"problem": "query_text"}``.
         defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
         exif_rotation: turn images as their EXIF data ask; off where boxes are annotated on the stored pixels.
+        video: how many frames of a video are read, and how large; None for the defaults.
         **kwargs: see ``PromptData``.
     """
 
@@ -44,11 +46,12 @@ class JsonPrompts(PromptData):
         columns: dict[str, str] | None = None,
         defaults: dict[str, str] | None = None,
         exif_rotation: bool = False,
+        video: VideoLimits | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_root = Path(image_root)
-        self.reader = RowReader(self.image_root, columns, defaults, exif_rotation)
+        self.reader = RowReader(self.image_root, columns, defaults, exif_rotation, video)
         self.files: dict[str, Files] = {"train": train, "val": val, "test": test or val, "predict": predict or val}
         self._rows: dict[str, JsonRows] = {}
 

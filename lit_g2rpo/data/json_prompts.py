@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from lit_g2rpo.data.image_paths import image_sources
-from lit_g2rpo.data.images import ImageError, Source, image_size, load_image
+from lit_g2rpo.data.images import ImageError
+from lit_g2rpo.data.media import opened, outlined
 from lit_g2rpo.data.readers import read_rows
 from lit_g2rpo.data.schema import RowReader, check_row, to_prompt
 from lit_g2rpo.errors import UserError
@@ -71,11 +71,10 @@ class JsonRows:
         Raises:
             ImageError: naming the row, if an image cannot be used.
         """
-        row, id, place, sources = self._row(index)
+        row, id, place = self._row(index)
         try:
-            return to_prompt(
-                row, id, [load_image(source, self.reader.exif_rotation) for source in sources], self.reward
-            )
+            question, images = opened(row, self.reader, place)
+            return to_prompt(row, id, images, self.reward, question)
         except ImageError as error:
             raise ImageError(f"{place}: {error}") from error
 
@@ -91,15 +90,15 @@ class JsonRows:
         Raises:
             ImageError: naming the row, if an image cannot be used.
         """
-        row, id, place, sources = self._row(index)
+        row, id, place = self._row(index)
         try:
-            return to_prompt(row, id, [], self.reward), [image_size(s, self.reader.exif_rotation) for s in sources]
+            question, sizes = outlined(row, self.reader, place)
+            return to_prompt(row, id, [], self.reward, question), sizes
         except ImageError as error:
             raise ImageError(f"{place}: {error}") from error
 
-    def _row(self, index: int) -> tuple[dict[str, Any], str, str, list[Source]]:
+    def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
         file = bisect_right(self._ends, index)
         rows = self._files[file]
         index -= self._ends[file - 1] if file else 0
-        row, place = self.reader.read(rows, index), rows.place(index)
-        return row, f"{rows.name}:{index + 1}", place, image_sources(row, self.reader.image_root, place)
+        return self.reader.read(rows, index), f"{rows.name}:{index + 1}", rows.place(index)

@@ -8,7 +8,9 @@ from PIL import Image
 
 from lit_g2rpo.data.image_paths import image_sources
 from lit_g2rpo.data.images import image_size
+from lit_g2rpo.data.media import clips
 from lit_g2rpo.data.readers import Rows
+from lit_g2rpo.data.videos import VideoLimits, videos_can_be_read
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.metrics.benchmarks import row_error as benchmark_error
@@ -17,7 +19,7 @@ from lit_g2rpo.rewards.choice import LETTERS
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.gold import gold_error
 from lit_g2rpo.rewards.row_targets import SizeNeeded, letter_of
-from lit_g2rpo.rewards.rows import canonical
+from lit_g2rpo.rewards.rows import VIDEO, canonical
 from lit_g2rpo.tasks import IMAGE_PLACE, Task, build_messages
 
 
@@ -29,6 +31,7 @@ class RowReader:
         columns: what the file calls a column, by the name it should have, such as ``{"problem": "query_text"}``.
         defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
         exif_rotation: turn images as their EXIF data ask.
+        video: how many frames of a video are read, and how large; None for the defaults.
     """
 
     def __init__(
@@ -37,9 +40,10 @@ class RowReader:
         columns: Mapping[str, str] | None = None,
         defaults: Mapping[str, Any] | None = None,
         exif_rotation: bool = False,
+        video: VideoLimits | None = None,
     ) -> None:
         self.image_root, self.columns, self.defaults = image_root, dict(columns or {}), dict(defaults or {})
-        self.exif_rotation = exif_rotation
+        self.exif_rotation, self.video = exif_rotation, video or VideoLimits()
 
     def read(self, rows: Rows, index: int) -> dict[str, Any]:
         """Reads a row.
@@ -105,6 +109,7 @@ def check_row(
     if problem:
         raise UserError(f"{place}: {problem}")
     image_sources(row, image_root, place)
+    clips(row, image_root, place)
     # Rows of a task with a reward of the user's own may hold any answer.
     if "answer" in row and not tasks[row["task_type"]].reward and (error := gold_error(row, reward)):
         raise UserError(f"{place}: {error}")
@@ -121,10 +126,8 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     Returns:
         One line; None if nothing is.
     """
-    if row.get("videos") or "<video>" in row["problem"] or "video" in str(row.get("data_type", "")):
-        return (
-            "is a video row, which is scored but not read; list its frames in 'images' (the extra video extracts them)"
-        )
+    if (row.get("videos") or VIDEO in row["problem"]) and not videos_can_be_read():
+        return "is a video row, which needs the extra video: pip install 'lit_g2rpo[video]'"
     if not row["problem"].strip():
         return "'problem' is empty; it must be a text"
     if row["problem_type"] not in PROBLEM_TYPES:
@@ -145,13 +148,18 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     places = row["problem"].count(IMAGE_PLACE)
     if places != len(row["images"]):
         return f"{places} {IMAGE_PLACE} in 'problem' but {len(row['images'])} images; there must be one each"
+    places, videos = row["problem"].count(VIDEO), len(row.get("videos") or [])
+    if places != videos:
+        return f"{places} {VIDEO} in 'problem' but {videos} videos; there must be one each"
     letters = [letter_of(option) for option in row["options"]]
     if any(letter and letter != own for letter, own in zip(letters, LETTERS, strict=False)):
         return f"'options' begin with {', '.join(filter(None, letters))}; they must begin with A, B, C and so on"
     return None
 
 
-def to_prompt(row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig) -> Prompt:
+def to_prompt(
+    row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig, question: str | None = None
+) -> Prompt:
     """Makes a prompt of a checked row.
 
     Args:
@@ -159,15 +167,17 @@ def to_prompt(row: dict[str, Any], id: str, images: list[Image.Image], reward: R
         id: name of the prompt.
         images: its opened images; none where only the text is needed.
         reward: names the tags that the prompt asks for.
+        question: its question with an ``<image>`` for each frame of its videos; None for one without videos.
 
     Returns:
         The prompt.
     """
+    question = row["problem"] if question is None else question
     messages = build_messages(
-        row["problem"],
+        question,
         row["options"],
         row["problem_type"],
-        len(row["images"]),
+        question.count(IMAGE_PLACE),
         thinking_tag=reward.thinking_tag,
         answer_tag=reward.answer_tag,
     )

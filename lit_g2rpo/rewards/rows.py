@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_g2rpo.rewards.row_targets import answer_text, lettered, likely_type, listed, mapping, missing, shown, target
 
-IMAGE = "<image>"
+IMAGE, VIDEO = "<image>", "<video>"
 
 TASK_OF_SOURCE = {
     source: task
@@ -47,7 +47,8 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The row with ``id``, ``problem`` (an ``<image>`` where an image stands), ``problem_type``, ``task_type`` (None
         if nothing settles them), ``options`` (lettered), ``images`` (paths, bytes or PIL images), ``data_source``,
-        ``answer`` (a text) if the row has one, and its other columns as they are; the row itself if it has this shape.
+        ``videos`` (paths or bytes) if it has any, ``answer`` (a text) if the row has one, and its other columns as they
+        are; the row itself if it has this shape.
 
     Raises:
         ValueError: if the row cannot be understood.
@@ -57,10 +58,12 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     if _has_shape(row):
         return dict(row) if not isinstance(row, dict) else row
     rest = {key: value for key, value in row.items() if not missing(value)}
-    images = _images(rest)
-    problem, reply, placed = _question(rest, images)
+    videos, images = _videos(rest), _images(rest)
+    problem, reply, placed = _question(rest, images, videos)
     if not placed and IMAGE not in problem:
         problem = IMAGE * len(images) + problem
+    if not placed and VIDEO not in problem:
+        problem = VIDEO * len(videos) + problem
     answer = target(rest, reply)
     options = lettered(rest.get("options", rest.get("choices")))
     kind = rest.get("problem_type") or likely_type(rest, problem, options, answer)
@@ -78,6 +81,8 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
         "images": images,
         "data_source": source,
     }
+    if videos:
+        shape["videos"] = videos
     if answer is not None:
         shape["answer"] = answer_text(answer, kind)
     if "demonstration" not in rest and reply and "</answer>" in reply:
@@ -93,6 +98,8 @@ def _has_shape(row: Mapping[str, Any]) -> bool:
         and type(row.get("problem_type")) is str
         and type(row.get("options")) is list
         and type(row.get("images")) is list
+        and "video" not in row
+        and all(type(video) in (str, bytes) for video in listed(row.get("videos")) or [])
         and type(row.get("data_source")) is str
         and type(row.get("answer", "")) is str
     )
@@ -111,6 +118,28 @@ def _images(rest: dict[str, Any]) -> list[Any]:
     return [_image(image) for image in (found if isinstance(found, list) else [found])]
 
 
+def _videos(rest: dict[str, Any]) -> list[Any]:
+    found = listed(rest.pop("videos", None))
+    single = rest.pop("video", None)
+    if found is None and single is not None:
+        found = listed(single)
+    if found is None and rest.get("data_type") == "video" and isinstance(rest.get("path"), str):
+        found = rest.pop("path")
+    if found is None:
+        return []
+    return [_video(video) for video in (found if isinstance(found, list) else [found])]
+
+
+def _video(video: Any) -> Any:
+    source, part = video, {}
+    if isinstance(video, Mapping):
+        source = next((video[key] for key in ("bytes", "path", "video", "url") if video.get(key) is not None), None)
+        part = {key: video[key] for key in ("video_start", "video_end") if video.get(key) is not None}
+    if not isinstance(source, str | bytes):
+        raise ValueError(f"'videos' holds {shown(video)}; give paths or bytes")
+    return {"video": source, **part} if part else source
+
+
 def _image(image: Any) -> Any:
     if isinstance(image, Mapping):
         image = next((image[key] for key in ("bytes", "path", "image", "url") if image.get(key) is not None), image)
@@ -124,7 +153,7 @@ def _image(image: Any) -> Any:
     return image
 
 
-def _question(rest: dict[str, Any], images: list[Any]) -> tuple[str, str | None, bool]:
+def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tuple[str, str | None, bool]:
     """The question, the assistant's turn behind it, and whether the format always writes the places of images."""
     name = next((name for name in _QUESTIONS if name in rest), None)
     if name is not None:
@@ -145,7 +174,7 @@ def _question(rest: dict[str, Any], images: list[Any]) -> tuple[str, str | None,
     texts: list[tuple[str, str]] = []
     for turn in turns:
         role = str(turn.get("role", turn.get("from")))
-        texts.append((_ROLES.get(role, role), _content(turn.get("content", turn.get("value")), images)))
+        texts.append((_ROLES.get(role, role), _content(turn.get("content", turn.get("value")), images, videos)))
     # A system turn asks for another form of the answer than the prompt of this project does.
     texts = [(role, text) for role, text in texts if role != "system"]
     if [role for role, _ in texts] not in (["user"], ["user", "assistant"]):
@@ -158,16 +187,16 @@ def _question(rest: dict[str, Any], images: list[Any]) -> tuple[str, str | None,
     return problem, texts[1][1] if len(texts) > 1 else None, False
 
 
-def _content(content: Any, images: list[Any]) -> str:
+def _content(content: Any, images: list[Any], videos: list[Any]) -> str:
     content = listed(content)
     if isinstance(content, list):
-        return "".join(_block(block, images) for block in content)
+        return "".join(_block(block, images, videos) for block in content)
     if isinstance(content, str | int | float) and not isinstance(content, bool):
         return str(content)
     raise ValueError(f"the content of a turn is {shown(content)}; it must be a text or a list of blocks")
 
 
-def _block(block: Any, images: list[Any]) -> str:
+def _block(block: Any, images: list[Any], videos: list[Any]) -> str:
     kind = block.get("type") if isinstance(block, Mapping) else None
     if kind == "text" and isinstance(block.get("text"), str):
         return str(block["text"])
@@ -177,4 +206,8 @@ def _block(block: Any, images: list[Any]) -> str:
         if inside is not None:
             images.append(_image(inside))
         return IMAGE
-    raise ValueError(f"a turn holds {shown(block)}; its blocks must be of type text or image")
+    if kind == "video":
+        if any(block.get(key) is not None for key in ("video", "path", "url")):
+            videos.append(_video({key: value for key, value in block.items() if key != "type"}))
+        return VIDEO
+    raise ValueError(f"a turn holds {shown(block)}; its blocks must be of type text, image or video")
