@@ -1,7 +1,10 @@
 """PyTorch/XLA on the processor against the same code run eagerly; ``tests/xla.sh`` makes the environment for it."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +30,8 @@ from lit_g2rpo.policy.policy import Policy  # noqa: E402
 from lit_g2rpo.rollout.engine import Sampling  # noqa: E402
 from lit_g2rpo.rollout.native import NativeEngine  # noqa: E402
 from lit_g2rpo.strategies import XLAStrategy  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,28 @@ def test_completions_equal_eager(tiny_folder: str, mixed_prompts: list[Prompt], 
         engine.attach(load(tiny_folder, device, freeze=FROZEN))
         found.append(engine.generate([replace(prompt, encoded=None) for prompt in mixed_prompts], 4, sampling))
     assert_same(*found)
+
+
+def test_the_default_run_begins_as_on_the_processor(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = []
+    for strategy in ("xla_trainium", "cpu"):
+        subprocess.run(
+            [
+                sys.executable, "-m", "lit_g2rpo", "fit", "--config", str(ROOT / "configs" / "g2rpo.yaml"),
+                "--trainer", str(ROOT / "configs" / "strategy" / f"{strategy}.yaml"), "--name", strategy,
+                "--schedule.rollouts=2", "--trainer.callbacks=[]", "--trainer.limit_val_batches=0",
+                "--trainer.num_sanity_val_steps=0",
+            ],
+            cwd=tmp_path, check=True, timeout=400, stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PJRT_DEVICE": "CPU"},
+        )  # fmt: skip
+        events = EventAccumulator(str(tmp_path / "runs" / strategy / "version_0"), size_guidance={"scalars": 0})
+        events.Reload()
+        curves.append({name: [e.value for e in events.Scalars(name)] for name in events.Tags()["scalars"]})
+    ours, theirs = curves
+    assert ours.keys() == theirs.keys()
+    assert len(ours["train/loss"]) >= 2
+    for name in (name for name in ours if name.startswith(("train/", "rollout/")) and "gap" not in name):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
