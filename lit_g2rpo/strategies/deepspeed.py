@@ -145,7 +145,8 @@ def _(strategy: DeepSpeedStrategy, module: nn.Module) -> None:
     optimizer.zero_grad()
     optimizer.averaged_gradients = {}
     if not strategy.zero_stage_3:
-        # stage 3 has begun to count anew in zero_grad
+        # sums of micro-batches so far; stage 3 has begun to count anew in zero_grad
+        optimizer.all_grad_tensors = {}
         optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
 
 
