@@ -14,6 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "test": ("lit_g2rpo.cli:run", "score it on the test prompts and write predictions and metrics"),
     "predict": ("lit_g2rpo.cli:run", "write completions for a file of prompts"),
     "export": ("lit_g2rpo.commands.export:run", "write a Hugging Face folder from a checkpoint"),
+    "plan": ("lit_g2rpo.commands.plan:run", "say what memory a run will take, without its weights"),
     "calibrate": ("lit_g2rpo.commands.calibrate:run", "measure the starting policy and propose bands"),
     "data": ("lit_g2rpo.commands.data:main", "check rows, or convert them: data check, data convert"),
     "reward": ("lit_g2rpo.commands.reward:main", "score canned completions and show the parts: reward test"),

@@ -136,12 +136,21 @@ def missing_optimizer_bytes(module: Any) -> int:
         if parameter.requires_grad:
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             counts[parameter.dtype] = counts.get(parameter.dtype, 0) + local.numel()
-    return sum(_state_bytes(module, dtype) * count // PROBE for dtype, count in counts.items())
+    return sum(int(state_bytes(module, dtype) * count) for dtype, count in counts.items())
 
 
-def _state_bytes(module: Any, dtype: torch.dtype) -> int:
+def state_bytes(module: Any, dtype: torch.dtype) -> float:
+    """Measure the optimizer's state of one weight.
+
+    Args:
+        module: the LightningModule.
+        dtype: type of the weight.
+
+    Returns:
+        Bytes.
+    """
     probe = nn.Parameter(torch.zeros(PROBE, dtype=dtype, device=module.device))
     probe.grad = torch.zeros_like(probe)
     optimizer = module.optimizer([{"params": [probe]}])
     optimizer.step()
-    return sum(value.nbytes for value in optimizer.state[probe].values() if isinstance(value, Tensor))
+    return sum(value.nbytes for value in optimizer.state[probe].values() if isinstance(value, Tensor)) / PROBE

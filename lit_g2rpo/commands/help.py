@@ -38,6 +38,10 @@ EXTRA = {
         "--output FILE": "config fragment to write, a plot beside it; must be new (default: bands.yaml)",
         "--styles.TASK STYLE": "reasoning, hybrid or vision, in the place of what the task's name or answers say",
     },
+    "plan": {
+        "--memory_gib X": "memory of a device, GiB; read from the device that is here",
+        "--images N": "images of a prompt, each of the largest area (default: 1)",
+    },
     "validate": {"--limit N": "the first N rows only"},
     "predict": {"--limit N": "the first N rows only"},
     "test": {

@@ -1,0 +1,200 @@
+"""The real forward, loss and backward of a micro-batch on tensors without data, and the memory that they would take."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from lit_g2rpo.objectives.fields import TokenFields
+from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.planning.live import LiveMemory
+from lit_g2rpo.policy import head, token_stats
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.counters import Counters
+from lit_g2rpo.policy.encoding import EncodedPrompt
+from lit_g2rpo.policy.loading import prepare
+from lit_g2rpo.policy.packing import packed_states
+from lit_g2rpo.policy.vision import FeatureStore, image_features
+
+
+@dataclass(slots=True, frozen=True)
+class MicrobatchSize:
+    """What a micro-batch holds.
+
+    Args:
+        prompt_tokens: tokens of each prompt, its images included.
+        grids: height and width in patches of each image of a prompt.
+        groups: tokens of each completion, by group.
+    """
+
+    prompt_tokens: int
+    grids: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts and completions."""
+        return sum(self.prompt_tokens + sum(group) for group in self.groups)
+
+
+@dataclass(slots=True, frozen=True)
+class PassMemory:
+    """What forward and backward of a micro-batch take beside weights and gradients, bytes.
+
+    Args:
+        kept: activations that wait for the backward pass.
+        working: all else at the moment that needs most: the head's tile and gradients, what is computed again.
+    """
+
+    kept: int
+    working: int
+
+
+class Phantom:
+    """A policy of the real classes whose weights have shapes and no data.
+
+    Args:
+        shape: sizes of the model.
+        config: which parts learn and how.
+        device: ``cpu`` or ``cuda``, whose kernels and tile sizes are meant.
+        dtype: type of the weights.
+        autocast: compute in bfloat16 where the weights are wider.
+    """
+
+    def __init__(
+        self, shape: Qwen3VLConfig, config: PolicyConfig, device: str, dtype: torch.dtype, autocast: bool
+    ) -> None:
+        self.device, self.autocast = device, autocast
+        # Index tensors of the host stay real, so that the code that reads them runs as it is.
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with torch.device("meta"):
+            model: Any = Qwen3VLForConditionalGeneration._from_config(  # type: ignore[no-untyped-call]
+                shape, dtype=dtype, attn_implementation=config.attention
+            )
+            model = prepare(model.train(), config)
+        with self._mode:
+            _give_device(model)
+        self.parameters: dict[str, Tensor] = dict(model.named_parameters())
+        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.buffers = list(model.buffers())
+        self._policy: Any = SimpleNamespace(
+            base=self.base,
+            device=torch.device("cpu"),
+            attention=config.packed_attention or ("merged" if device == "cpu" else "two_part"),
+            tower_learns=any(weight.requires_grad for weight in self.base.model.visual.parameters()),
+            counters=Counters(),
+            features=FeatureStore(float("inf")),
+        )
+        # As Policy's: one small image, for a batch that has none while the tower learns.
+        side = 4 * self.base.config.vision_config.spatial_merge_size
+        self._policy.blank = self._prompt(MicrobatchSize(20, ((side, side),), ()))
+
+    @property
+    def tower_learns(self) -> bool:
+        """True if the vision tower runs in every pass."""
+        return bool(self._policy.tower_learns)
+
+    @property
+    def learning(self) -> list[Tensor]:
+        """Weights that learn."""
+        return [weight for weight in self.parameters.values() if weight.requires_grad]
+
+    def microbatch(self, size: MicrobatchSize, objective: Objective, gradients: bool) -> PassMemory:
+        """Run forward and backward of a micro-batch.
+
+        Args:
+            size: what it holds.
+            objective: the loss.
+            gradients: True if an earlier micro-batch of the same optimizer step has left gradients.
+
+        Returns:
+            Its memory.
+        """
+        prompts = [self._prompt(size) for _ in size.groups]
+        rows = [prompt for prompt, group in zip(prompts, size.groups, strict=True) for _ in group]
+        completions = [torch.zeros(tokens, dtype=torch.long) for group in size.groups for tokens in group]
+        live = LiveMemory([*self.parameters.values(), *self.buffers])
+        with _as_on(self.device, self.autocast), live:
+            if not self.tower_learns:
+                image_features(self._policy, prompts)
+            if gradients:
+                for weight in self.learning:
+                    weight.grad = torch.zeros_like(weight)
+            before, live.peak = live.now, live.now
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+                hidden = packed_states(self._policy, rows, completions)
+                kept = live.now - before
+                loss = self._loss(hidden, completions, objective)
+            loss.backward()  # type: ignore[no-untyped-call]
+        beside = live.peak - before - (0 if gradients else sum(weight.nbytes for weight in self.learning))
+        for weight in self.learning:
+            weight.grad = None
+        return PassMemory(min(kept, max(beside, 0)), max(beside - kept, 0))
+
+    def _prompt(self, size: MicrobatchSize) -> EncodedPrompt:
+        vision = self.base.config.vision_config
+        ids, types = torch.zeros(2, size.prompt_tokens, dtype=torch.long)
+        patches = sum(height * width for height, width in size.grids)
+        types[: patches // vision.spatial_merge_size**2] = 1
+        with self._mode:
+            channels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+            pixels = torch.empty(patches, channels) if patches else None
+        grid = torch.tensor([[1, *grid] for grid in size.grids]) if patches else None
+        return EncodedPrompt(
+            ids, types, torch.arange(size.prompt_tokens).expand(3, -1), size.prompt_tokens, pixels, grid
+        )
+
+    def _loss(self, hidden: Tensor, completions: list[Tensor], objective: Objective) -> Tensor:
+        lengths = torch.tensor([len(tokens) for tokens in completions])
+        zero = hidden.new_zeros(int(lengths.sum()), dtype=torch.float32)
+        fields = TokenFields(
+            advantages=zero,
+            old_logprobs=zero,
+            ref_logprobs=zero if objective.kl_coefficient > 0 else None,
+            weight=zero,
+            entropy_weight=zero,
+            task_ids=torch.zeros(len(zero), dtype=torch.long),
+            completion_ids=None if objective.elementwise else torch.arange(len(lengths)).repeat_interleave(lengths),
+        )
+        weight, targets = self.base.lm_head.weight, torch.cat(completions)
+        return token_stats.head_loss(
+            hidden, weight, targets, fields, objective.token_loss, elementwise=objective.elementwise
+        )[0]
+
+
+def _give_device(model: Any) -> None:
+    """Replace what lies nowhere by phantoms on the processor; weights that are shared stay shared."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if old is None:
+                    continue
+                if id(old) not in made:
+                    new = torch.empty(old.shape, dtype=old.dtype)
+                    made[id(old)] = torch.nn.Parameter(new, old.requires_grad) if tensors is module._parameters else new
+                tensors[name] = made[id(old)]
+
+
+@contextmanager
+def _as_on(device: str, autocast: bool) -> Iterator[None]:
+    """Take a device's sizes and types in the head; phantom tensors lie on the processor, which has every kernel."""
+    if device == "cpu":
+        yield
+        return
+
+    def factor_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+        return torch.bfloat16 if autocast else torch.promote_types(hidden.dtype, weight.dtype)
+
+    with ExitStack() as stack:
+        for sizes in (head.TILE_BYTES, head.SCRATCH_BYTES):
+            stack.enter_context(patch.dict(sizes, cpu=sizes[device]))
+        stack.enter_context(patch.object(token_stats, "factor_dtype", factor_dtype))
+        yield
