@@ -107,6 +107,7 @@ def g2rpo_loss(
     entropy: Tensor,
     tasks: Tensor,
     *,
+    kept: Tensor,
     entropy_directions: dict[int, int],
     ref_logprobs: Tensor | None = None,
     clip_low: float = 0.2,
@@ -115,12 +116,14 @@ def g2rpo_loss(
     kl_coefficient: float = 0.0,
     entropy_coefficient: float = 0.02,
 ) -> Tensor:
-    """The loss of one optimizer step. Token tensors are [N, T]; advantages and tasks are [N], one per completion.
+    """The loss of one optimizer step. Token tensors are [N, T]; advantages, tasks and kept are [N], one per completion.
 
-    entropy holds the entropy of each token's distribution under the current policy (with gradient), and
-    entropy_directions the direction of each task, decided once from the entropy at sampling time.
+    kept is False for completions of dropped groups, on which the entropy band alone acts: a task that has collapsed has
+    no other groups. entropy holds the entropy of each token's distribution under the current policy (with gradient),
+    and entropy_directions the direction of each task, decided once from the entropy at sampling time.
     """
-    tokens = mask.sum()
+    counted = mask & kept[:, None]
+    tokens = counted.sum().clamp(min=1)
 
     # Clipped policy gradient, equation 1. Raising the probability of a good token pays until the ratio is
     # 1 + clip_high; lowering that of a bad one pays until it is 1 - clip_low. The dual clip bounds the loss of a bad
@@ -129,12 +132,12 @@ def g2rpo_loss(
     a = advantages[:, None]
     surrogate = torch.min(ratio * a, ratio.clamp(1 - clip_low, 1 + clip_high) * a)
     surrogate = torch.where(a < 0, torch.max(surrogate, dual_clip * a), surrogate)
-    loss = -(surrogate * mask).sum() / tokens  # the mean over all tokens: long completions count by their length
+    loss = -(surrogate * counted).sum() / tokens  # the mean over all tokens: long completions count by their length
 
     # An optional leash to a reference policy: the estimate r - 1 - log r of the KL divergence, never negative.
     if ref_logprobs is not None:
         log_r = ref_logprobs - logprobs
-        loss = loss + kl_coefficient * ((log_r.exp() - 1 - log_r) * mask).sum() / tokens
+        loss = loss + kl_coefficient * ((log_r.exp() - 1 - log_r) * counted).sum() / tokens
 
     # Entropy band: the mean entropy of each task, pushed towards its band.
     for task, direction in entropy_directions.items():
@@ -205,12 +208,11 @@ def main(rollouts: int = 60, updates: int = 4, seed: int = 0) -> None:
             print(f"rollout {rollout:3d}  accuracy: {line}  length {sum(lengths) / len(lengths):.2f}")
 
         # Drop what teaches nothing, rank the rest.
-        kept = [i for i, good in enumerate(keep(accuracy, rewards, groups)) if good]
-        if not kept:
-            continue
+        kept = torch.tensor(keep(accuracy, rewards, groups))
+        useful = kept.nonzero().flatten().tolist()
         advantages = torch.zeros(len(rewards))
         advantages[kept] = torch.tensor(
-            gaussian_advantages([rewards[i] for i in kept], [groups[i] for i in kept], [tasks[i] for i in kept])
+            gaussian_advantages([rewards[i] for i in useful], [groups[i] for i in useful], [tasks[i] for i in useful])
         )
         directions = {
             t: entropy_direction(old_entropy[mask & (task == t)[:, None]].mean().item(), *ENTROPY_BAND)
@@ -218,11 +220,8 @@ def main(rollouts: int = 60, updates: int = 4, seed: int = 0) -> None:
         }
 
         # A few clipped steps on the same completions, each on its own share of the prompts.
-        kept_rows = torch.tensor(kept)
         for part in range(updates):
-            rows_of_part = kept_rows[prompt[kept_rows] % updates == part]
-            if len(rows_of_part) == 0:
-                continue
+            rows_of_part = prompt % updates == part
             logprobs, entropy = token_statistics(policy[prompt[rows_of_part]], tokens[rows_of_part])
             loss = g2rpo_loss(
                 logprobs,
@@ -231,6 +230,7 @@ def main(rollouts: int = 60, updates: int = 4, seed: int = 0) -> None:
                 mask[rows_of_part],
                 entropy,
                 task[rows_of_part],
+                kept=kept[rows_of_part],
                 entropy_directions=directions,
             )
             optimizer.zero_grad()

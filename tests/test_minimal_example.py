@@ -69,11 +69,13 @@ def test_loss_and_gradient_of_one_step_agree(example, spread, kl_coefficient):
     old_logprobs, _ = example.token_statistics(start + spread * torch.randn_like(start), tokens)
     ref_logprobs, _ = example.token_statistics(start + spread * torch.randn_like(start), tokens)
     directions = {0: 1, 1: -1, 2: 0}
+    kept = groups % 4 != 0
 
     logits = start.clone().requires_grad_()
     logprobs, entropy = example.token_statistics(logits, tokens)
-    advantages = torch.tensor(
-        example.gaussian_advantages(rewards.tolist(), groups.tolist(), tasks.tolist()), dtype=DOUBLE
+    advantages = torch.zeros(192, dtype=DOUBLE)
+    advantages[kept] = torch.tensor(
+        example.gaussian_advantages(rewards[kept].tolist(), groups[kept].tolist(), tasks[kept].tolist()), dtype=DOUBLE
     )
     expected = example.g2rpo_loss(
         logprobs,
@@ -82,6 +84,7 @@ def test_loss_and_gradient_of_one_step_agree(example, spread, kl_coefficient):
         mask,
         entropy,
         tasks,
+        kept=kept,
         entropy_directions=directions,
         ref_logprobs=ref_logprobs,
         kl_coefficient=kl_coefficient,
@@ -94,7 +97,7 @@ def test_loss_and_gradient_of_one_step_agree(example, spread, kl_coefficient):
     logits = start.clone().requires_grad_()
     logprobs, entropy = example.token_statistics(logits, tokens)
     objective = G2RPO(kl_coefficient=kl_coefficient, entropy_coefficient=0.02)
-    advantages = gaussian(rewards, groups, tasks)
+    advantages = gaussian(rewards, groups, tasks, valid=kept)
     slopes = torch.tensor([directions[task] / mask[tasks == task].sum().item() for task in range(3)], dtype=DOUBLE)
     total, clipped = 0.0, 0.0
     for rows in (slice(0, 70), slice(70, 192)):
@@ -104,7 +107,7 @@ def test_loss_and_gradient_of_one_step_agree(example, spread, kl_coefficient):
             advantages=advantages[rows, None].expand_as(flat)[flat],
             old_logprobs=old_logprobs[rows][flat],
             ref_logprobs=ref_logprobs[rows][flat],
-            weight=torch.full((int(flat.sum()),), 1 / mask.sum().item(), dtype=DOUBLE),
+            weight=(kept[rows, None].expand_as(flat)[flat] / mask[kept].sum()).double(),
             entropy_weight=0.02 * slopes[per_token],
             task_ids=per_token,
         )

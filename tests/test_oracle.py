@@ -107,6 +107,7 @@ def test_one_step_equals_the_example(
     assert any(directions.values())
     loss = example.g2rpo_loss(
         logprobs, logprobs.detach(), advantages, mask, entropy, task_ids,
+        kept=torch.ones_like(task_ids, dtype=torch.bool),
         entropy_directions=directions, ref_logprobs=ref, kl_coefficient=kl, entropy_coefficient=0.02,
     )  # fmt: skip
     loss.backward()
