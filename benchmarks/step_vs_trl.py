@@ -112,17 +112,18 @@ def build(
     from train import save
 
     dtype = save(shape, folder, str(ours.get("device", "cpu")))
-    ours, peer = ours | {"dtype": dtype}, [options | {"dtype": dtype} for options in peer]
     # An image stands between two tokens of its own, which belong to its prompt's text here.
     text = TEXT_TOKENS - 2 if case.image_tokens else TEXT_TOKENS
     prompts = bench_prompts(case.prompts, case.image_tokens, text)
     lengths = completion_lengths(case, [prompt.id for prompt in prompts])
     work = Work(case.group_size, case.max_tokens, **dict(case.work))
     sides = {
-        " ".join(f"{k}={v}" for k, v in options.items()): Peer(folder, prompts, lengths, work, rollouts, **options)
+        " ".join(f"{k}={v}" for k, v in options.items()): Peer(
+            folder, prompts, lengths, work, rollouts, dtype=dtype, **options
+        )
         for options in peer
     }
-    return sides | {"ours": Ours(folder, prompts, lengths, work, rollouts, **ours)}, lengths, work
+    return sides | {"ours": Ours(folder, prompts, lengths, work, rollouts, dtype=dtype, **ours)}, lengths, work
 
 
 def main() -> None:
