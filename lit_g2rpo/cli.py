@@ -14,7 +14,7 @@ from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.parser import Parser
-from lit_g2rpo.strategies import check_deepspeed, end_ranks
+from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
 
 SHORT = {
     "--limit": "--data.limit",
@@ -81,8 +81,9 @@ class TrainerCLI(LightningCLI):
         parser.link_arguments(("seed_everything", "model.rollout"), "model.rollout.seed", seed)
 
     def before_instantiate_classes(self) -> None:
-        """Settle which checkpoint is meant and which folder the run lies in."""
+        """Settle which checkpoint is meant and which folder the run lies in; refuse what Lightning would only raise."""
         config = self.config[self.verb] if self.verb else self.config
+        check_xla_precision(config.trainer.strategy, config.trainer.precision)
         if not config.get("ckpt_path"):
             return
         logger = config.trainer.logger

@@ -65,6 +65,16 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", *RECIPE, "--model.policy", "nope.yaml"], "model.policy: no such file: nope.yaml"),
         (["fit"], "start from a recipe"),
         (["fit", *RECIPE, "more"], "unexpected word 'more'"),
+        (
+            [
+                "fit",
+                *RECIPE,
+                "--trainer",
+                str(ROOT / "configs/strategy/xla_trainium.yaml"),
+                "--trainer.precision=bf16-mixed",
+            ],
+            "trainer.precision is bf16-mixed, but g2rpo_xla takes 32-true alone",
+        ),
         (["fit", *RECIPE, "--trainer.max_steps", "3"], "trainer.max_steps follows from schedule.rollouts"),
         (["fit", *RECIPE, "--seed_everything", "true"], "seed_everything is true; give a whole number"),
         (["fit", *RECIPE, "--schedule.rollouts", "0"], "schedule.rollouts is 0; it must be 1 rollout or more"),

@@ -4,7 +4,7 @@ from lit_g2rpo.strategies.deepspeed import G2RPODeepSpeedStrategy, check_deepspe
 from lit_g2rpo.strategies.fsdp import FSDP2Strategy
 from lit_g2rpo.strategies.neuron import NeuronAccelerator, NeuronDDPStrategy
 from lit_g2rpo.strategies.ranks import end_ranks
-from lit_g2rpo.strategies.xla import XLADeviceAccelerator, XLAStrategy
+from lit_g2rpo.strategies.xla import XLADeviceAccelerator, XLAStrategy, check_xla_precision
 
 __all__ = [
     "FSDP2Strategy",
@@ -14,5 +14,6 @@ __all__ = [
     "XLADeviceAccelerator",
     "XLAStrategy",
     "check_deepspeed",
+    "check_xla_precision",
     "end_ranks",
 ]

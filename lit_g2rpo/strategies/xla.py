@@ -83,5 +83,22 @@ class XLAStrategy(SingleDeviceXLAStrategy):
         end_graph(self.root_device)
 
 
+def check_xla_precision(strategy: Any, precision: Any) -> None:
+    """Refuse mixed precision, which PyTorch/XLA does not have here, and 16 bits, which would round the loss as well.
+
+    Args:
+        strategy: ``trainer.strategy`` as configured.
+        precision: ``trainer.precision`` as configured.
+
+    Raises:
+        UserError: if the precision is not ``32-true``.
+    """
+    if strategy == "g2rpo_xla" and str(precision or "32-true") not in ("32-true", "32"):
+        raise UserError(
+            f"trainer.precision is {precision}, but g2rpo_xla takes 32-true alone: weights keep the type that "
+            "model.policy.dtype gives them"
+        )
+
+
 AcceleratorRegistry.register("xla", XLADeviceAccelerator, description="a device of PyTorch/XLA", override=True)
 StrategyRegistry.register("g2rpo_xla", XLAStrategy, description="one device of PyTorch/XLA", override=True)
