@@ -30,11 +30,10 @@ def measure(work: Callable[[], Any], device: str, repeats: int = 1) -> dict[str,
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        before = _status("VmRSS")
-        # Linux: the peak is counted anew from here, without what importing took.
-        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        count_peak_anew()  # without what importing took
         work()
-        peak = _status("VmHWM")
+        peak = memory("VmHWM")
     clock = time.perf_counter if device == "cuda" else time.process_time
     seconds = []
     for _ in range(repeats):
@@ -67,7 +66,20 @@ def in_own_process(script: str, case: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _status(name: str) -> int:
+def count_peak_anew() -> None:
+    """Let this process's ``VmHWM`` start again from what it holds now, on Linux."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(name: str) -> int:
+    """Read how much memory this process takes, on Linux.
+
+    Args:
+        name: ``VmRSS`` for now, ``VmHWM`` for the peak.
+
+    Returns:
+        Bytes.
+    """
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

@@ -19,7 +19,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLO
 
 import torch
 from common import bench_processor, bench_prompts, machine, quiet, write_json
-from peak import _status, in_own_process
+from peak import count_peak_anew, in_own_process, memory
 from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.experience import Microbatch
@@ -124,9 +124,9 @@ def planned(case: dict[str, Any], config: PolicyConfig) -> tuple[int, int, int]:
 
 def resident(work: Any) -> tuple[int, Any]:
     """Peak resident memory while something runs, bytes, and what it returned."""
-    Path("/proc/self/clear_refs").write_text("5")
+    count_peak_anew()
     found = work()
-    return _status("VmHWM"), found
+    return memory("VmHWM"), found
 
 
 def run(case: dict[str, Any]) -> dict[str, float]:
@@ -145,7 +145,7 @@ def run(case: dict[str, Any]) -> dict[str, float]:
     config.lora = LoraConfig(rank=16, alpha=32) if case.get("lora") else None
     plan = planned(case, config)
     torch.randn(64, 64) @ torch.randn(64, 64)
-    start = _status("VmRSS")
+    start = memory("VmRSS")
     policy = load_policy(config).train()
     optimizer = optimizer_of(case.get("optimizer", "adamw"), [p for p in policy.parameters() if p.requires_grad])
     prompts = bench_prompts(PROMPTS, IMAGE_TOKENS, TEXT_TOKENS)

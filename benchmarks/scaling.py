@@ -97,16 +97,27 @@ def sweep_length(folder: Path) -> dict[str, Any]:
     Returns:
         Measurements by length, the fits and their goals.
     """
-    sizes = [128, 256, 512, 1024, 2048]
-    runs = [step(folder, prompts=1, group_size=8, max_tokens=size, repeats=1) for size in sizes]
+    import torch
+    from ceilings import quickest
+    from transformers import AutoConfig
+
+    sizes, rows = [128, 256, 512, 1024, 2048], 8
+    runs = [step(folder, prompts=1, group_size=rows, max_tokens=size, repeats=1) for size in sizes]
     fits = {part: exponent(sizes, [run[part] for run in runs]) for part in ("rollout", "train")}
     per_step = [run["rollout"] / size for run, size in zip(runs, sizes, strict=True)]
+    # A step reads the keys and values of all tokens before it, half of the completion in the mean.
+    growth = slope([size // 2 for size in sizes], per_step)
+    text = AutoConfig.from_pretrained(folder).text_config
+    cached = rows * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
+    memory = torch.randn(1 << 24)
+    floor = cached / (4 * memory.numel() / quickest(memory.sum, "cpu"))
     return {
         "runs": dict(zip(sizes, runs, strict=True)),
         "fits": {
             "exponent of training": (fits["train"], 1.15),
-            "exponent of rollout": (fits["rollout"], 1.15),
+            "exponent of rollout": (fits["rollout"], None),
             "decode step at 2048 over 128": (per_step[-1] / per_step[0], None),
+            "growth of a decode step over reading its keys and values": (growth / floor, 1.2),
         },
     }
 

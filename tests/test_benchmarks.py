@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("script", ["step_vs_trl.py", "scaling.py", "hardware.py"])
+@pytest.mark.parametrize("script", ["step_vs_trl.py", "step_memory.py", "scaling.py", "hardware.py"])
 def test_help(script: str) -> None:
     shown = subprocess.run([sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
