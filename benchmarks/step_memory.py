@@ -19,13 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Read by the C library when a process starts; set before the runs start theirs.
-os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
 from peak import count_peak_anew, in_own_process, memory
 from step_vs_trl import CASES, build
 from turns import Phases
 
+# Read by the C library when a process starts.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 ROLLOUTS = 2
 """The optimizer's state exists from the first step on, so that the second one holds everything."""
 
@@ -113,6 +112,7 @@ def main() -> None:
     cases: list[dict[str, Any]] = [{"side": "peer", "rows": rows} for rows in arguments.rows]
     cases += [{"side": "ours", "passes": count} for count in arguments.microbatches]
     cases = [case | {"case": arguments.case, "prompts": arguments.prompts} for case in cases]
+    os.environ |= ENVIRONMENT
     results = [case | in_own_process(__file__, case) for case in cases]
     phases = ("preprocess", "rollout", "logprobs", "forward", "backward", "optimizer", "other", "whole")
     print(f"{arguments.case}, peak GiB above libraries\n| | {' | '.join(phases)} |\n{'|---' * (len(phases) + 1)}|")

@@ -15,6 +15,7 @@ import common  # noqa: E402
 import hardware  # noqa: E402
 import ours  # noqa: E402
 import scaling  # noqa: E402
+import step_memory  # noqa: E402
 import step_vs_trl  # noqa: E402
 import turns  # noqa: E402
 
@@ -40,6 +41,17 @@ def test_phases_exclude_the_phases_inside(monkeypatch: pytest.MonkeyPatch) -> No
     with phases.phase("outer"), phases.phase("inner"):
         pass
     assert phases.seconds == {"outer": 1.0 + 4.0, "inner": 2.0}
+
+
+def test_peaks_belong_to_the_phase_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = step_memory.Peaks()
+    readings = iter([10, 40, 90, 50, 20])
+    monkeypatch.setattr(step_memory, "memory", lambda _: next(readings))
+    monkeypatch.setattr(step_memory, "count_peak_anew", lambda: None)
+    with peaks.phase("outer"), peaks.phase("inner"):
+        pass
+    peaks.charge()
+    assert peaks.bytes == {"other": 20, "outer": 50, "inner": 90}
 
 
 def test_turns_go_one_step_at_a_time_and_pass_errors_on() -> None:
