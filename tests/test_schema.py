@@ -32,8 +32,8 @@ class OneRow(list[dict[str, Any]]):
 
 def checked(row: dict[str, Any], root: Path, answered: bool = True) -> dict[str, Any]:
     rows = OneRow([row])
-    found = RowReader(root).read(rows, 0)
-    check_row(found, rows.place(0), TASKS, root, RewardConfig(), answered)
+    [(found, place)] = RowReader(root).read(rows, 0)
+    check_row(found, place, TASKS, root, RewardConfig(), answered)
     return found
 
 

@@ -47,13 +47,13 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
             for file in files:
                 rows = read_rows(file)
                 for index in range(len(rows)):
-                    row, place = reader.read(rows, index), rows.place(index)
-                    row["images"] = [
-                        image if isinstance(image, str) else _saved(image, images, folder, reader.image_root, place)
-                        for image in row["images"]
-                    ]
-                    lines.write(_line(row, place))
-                    count += 1
+                    for row, place in reader.read(rows, index):
+                        row["images"] = [
+                            image if isinstance(image, str) else _saved(image, images, folder, reader.image_root, place)
+                            for image in row["images"]
+                        ]
+                        lines.write(_line(row, place))
+                        count += 1
         if not count:
             raise UserError(f"{', '.join(files)}: no rows; give at least one")
         written = len(list(images.iterdir()))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.lengths import expanded_length
 from lit_g2rpo.data.media import opened, outlined
-from lit_g2rpo.data.readers import Rows, read_rows
+from lit_g2rpo.data.readers import read_rows
 from lit_g2rpo.data.schema import RowReader, row_error, to_prompt
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
@@ -112,17 +112,18 @@ class Doctor:
             if not len(rows):
                 report.errors.append(("file", f"{file}: no rows; give at least one"))
             for index in range(len(rows)):
-                report.rows += 1
-                self._row(rows, index, report, seen)
+                try:
+                    found = self.reader.read(rows, index)
+                except UserError as error:
+                    report.rows += 1
+                    report.errors.append(("row", str(error)))
+                    continue
+                for row, place in found:
+                    report.rows += 1
+                    self._row(row, place, report, seen)
         return report
 
-    def _row(self, rows: Rows, index: int, report: Report, seen: dict[bytes, tuple[str, str]]) -> None:
-        place = rows.place(index)
-        try:
-            row = self.reader.read(rows, index)
-        except UserError as error:
-            report.errors.append(("row", str(error)))
-            return
+    def _row(self, row: dict[str, Any], place: str, report: Report, seen: dict[bytes, tuple[str, str]]) -> None:
         kind = report.kinds.setdefault((str(row["task_type"]), str(row["problem_type"])), Kind())
         kind.rows += 1
         kind.images += len(row["images"])

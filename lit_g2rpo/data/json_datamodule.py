@@ -20,8 +20,8 @@ SPLITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict
 class JsonPrompts(PromptData):
     """Rows of ``.jsonl``, ``.json`` or ``.parquet`` files, or of tables of the Hugging Face hub.
 
-    Rows of OneThinker and OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift and VLM-R1 are understood. Every row is checked
-    before anything is trained.
+    Rows of OneThinker and OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift, VLM-R1 and lmms-lab's RefCOCO are understood.
+    Every row is checked before anything is trained.
 
     Args:
         train: file or files to train on, or tables as ``owner/name@split``.

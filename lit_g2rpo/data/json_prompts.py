@@ -2,6 +2,7 @@
 
 import os
 import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -18,7 +19,7 @@ from lit_g2rpo.tasks import Task
 
 
 class JsonRows:
-    """Rows of one or several files, checked at construction, opened on access.
+    """Rows of one or several files, checked at construction, opened on access; several phrases of a box are a row each.
 
     Args:
         files: what ``read_rows`` reads.
@@ -43,11 +44,13 @@ class JsonRows:
         self._files = [read_rows(file) for file in files]
         self._ends = list(accumulate(len(rows) for rows in self._files))
         self._tasks: list[str] = []
+        self._starts = array("Q")
         for rows in self._files:
             for index in range(len(rows)):
-                row = reader.read(rows, index)
-                check_row(row, rows.place(index), tasks, reader.image_root, reward, answered)
-                self._tasks.append(sys.intern(row["task_type"]))
+                self._starts.append(len(self._tasks))
+                for row, place in reader.read(rows, index):
+                    check_row(row, place, tasks, reader.image_root, reward, answered)
+                    self._tasks.append(sys.intern(row["task_type"]))
         if not self._tasks:
             raise UserError(f"{', '.join(map(str, files))}: no rows; give at least one")
 
@@ -98,7 +101,11 @@ class JsonRows:
             raise ImageError(f"{place}: {error}") from error
 
     def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
-        file = bisect_right(self._ends, index)
+        line = bisect_right(self._starts, index) - 1
+        phrase = index - self._starts[line]
+        file = bisect_right(self._ends, line)
         rows = self._files[file]
-        index -= self._ends[file - 1] if file else 0
-        return self.reader.read(rows, index), f"{rows.name}:{index + 1}", rows.place(index)
+        line -= self._ends[file - 1] if file else 0
+        found = self.reader.read(rows, line)
+        row, place = found[phrase]
+        return row, f"{rows.name}:{line + 1}" + (f".{phrase + 1}" if len(found) > 1 else ""), place

@@ -18,6 +18,7 @@ from lit_g2rpo.rewards import PROBLEM_TYPES
 from lit_g2rpo.rewards.choice import LETTERS
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.gold import gold_error
+from lit_g2rpo.rewards.phrases import has_phrases, phrase_rows
 from lit_g2rpo.rewards.row_targets import SizeNeeded, letter_of
 from lit_g2rpo.rewards.rows import VIDEO, canonical
 from lit_g2rpo.tasks import IMAGE_PLACE, Task, build_messages
@@ -45,15 +46,15 @@ class RowReader:
         self.image_root, self.columns, self.defaults = image_root, dict(columns or {}), dict(defaults or {})
         self.exif_rotation, self.video = exif_rotation, video or VideoLimits()
 
-    def read(self, rows: Rows, index: int) -> dict[str, Any]:
-        """Reads a row.
+    def read(self, rows: Rows, index: int) -> list[tuple[dict[str, Any], str]]:
+        """Reads a row, one with several phrases for a box as a row for each.
 
         Args:
             rows: the file.
             index: number of the row in it.
 
         Returns:
-            The row in its canonical shape.
+            The row, or rows, in canonical shape, and how messages name each.
 
         Raises:
             UserError: naming the row, if it cannot be understood.
@@ -68,11 +69,14 @@ class RowReader:
         row = self.defaults | {key: value for key, value in row.items() if value is not None}
         try:
             try:
-                return canonical(row)
+                found = _rows(row)
             except SizeNeeded:
-                return canonical(row | self._size(row, place))
+                found = _rows(row | self._size(row, place))
         except ValueError as reason:
             raise UserError(f"{place}: {reason}") from None
+        if len(found) == 1:
+            return [(found[0], place)]
+        return [(one, f"{place}, phrase {number}") for number, one in enumerate(found, 1)]
 
     def _size(self, row: dict[str, Any], place: str) -> dict[str, int]:
         """The size that boxes in pixels refer to: that of the row's one image."""
@@ -82,6 +86,10 @@ class RowReader:
             raise UserError(f"{place}: its box is in pixels, but it has {len(sources)} images; it must have one")
         width, height = image_size(sources[0], self.exif_rotation)
         return {"width": width, "height": height}
+
+
+def _rows(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [canonical(one) for one in (phrase_rows(row) if has_phrases(row) else [row])]
 
 
 def check_row(

@@ -57,9 +57,9 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
     model, objects = mapping(row, "reward_model"), mapping(row, "objects")
     given = (row.get("answer"), row.get("solution"), model.get("ground_truth"), row.get("ground_truth"))
     value = listed(next((value for value in given if not missing(value)), None))
-    if _is_box(value) and not {"answer", "problem_type"} & row.keys():
+    if is_box(value) and not {"answer", "problem_type"} & row.keys():
         # VLM-R1's referring expressions
-        return {"boxes": _on_grid(value, row)}
+        return {"boxes": on_grid(value, row)}
     if value is None and objects.get("bbox") and (reply is None or "<bbox>" in reply):
         return _objects(objects, row)
     value = reply if value is None else value
@@ -84,10 +84,10 @@ def _conclusion(text: str) -> str:
 def _objects(objects: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
     kind, boxes = objects.get("bbox_type") or "real", listed(objects["bbox"])
     boxes = [listed(box) for box in boxes] if isinstance(boxes, list) else [boxes]
-    if not all(_is_box(box) for box in boxes):
+    if not all(is_box(box) for box in boxes):
         raise ValueError(f"'objects' has bbox {shown(boxes)}; each must be [x1, y1, x2, y2]")
     if kind == "real":
-        boxes = [_on_grid(box, rest) for box in boxes]
+        boxes = [on_grid(box, rest) for box in boxes]
     elif kind == "norm1":
         boxes = [[value * 1000 for value in box] for box in boxes]
     else:
@@ -100,7 +100,20 @@ def _objects(objects: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
     return [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels, strict=True)]
 
 
-def _on_grid(box: list[float], rest: Mapping[str, Any]) -> list[float]:
+def on_grid(box: list[float], rest: Mapping[str, Any]) -> list[float]:
+    """Brings a box to 0..1000.
+
+    Args:
+        box: x1, y1, x2, y2, pixels.
+        rest: the row, which says how large its image is.
+
+    Returns:
+        The box on the grid, not rounded.
+
+    Raises:
+        SizeNeeded: if the row does not say so.
+        ValueError: if the box lies outside the image.
+    """
     width, height = rest.get("width"), rest.get("height")
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
         raise SizeNeeded("its box is in pixels; the size of the image is needed in columns 'width' and 'height'")
@@ -111,7 +124,8 @@ def _on_grid(box: list[float], rest: Mapping[str, Any]) -> list[float]:
     return [min(max(value, 0.0), 1000.0) for value in grid]
 
 
-def _is_box(value: Any) -> bool:
+def is_box(value: Any) -> bool:
+    """Tells a list of four numbers."""
     return (
         isinstance(value, list)
         and len(value) == 4
@@ -136,7 +150,7 @@ def answer_text(answer: Any, kind: Any) -> str:
         return answer
     if isinstance(answer, bool) or not isinstance(answer, int | float | list | dict):
         raise ValueError(f"'answer' is {shown(answer)}; it must be a text, a number or JSON")
-    if kind == "spatial grounding" and _is_box(answer):
+    if kind == "spatial grounding" and is_box(answer):
         answer = {"boxes": answer}
     try:
         return json.dumps(answer, ensure_ascii=False)

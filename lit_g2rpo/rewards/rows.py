@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
+from lit_g2rpo.rewards.phrases import has_phrases
 from lit_g2rpo.rewards.row_targets import answer_text, lettered, likely_type, listed, mapping, missing, shown, target
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -58,6 +59,8 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     if _has_shape(row):
         return dict(row) if not isinstance(row, dict) else row
     rest = {key: value for key, value in row.items() if not missing(value)}
+    if has_phrases(rest):
+        raise ValueError("'answer' lists phrases of one 'bbox'; 'data convert' writes a row for each")
     videos, images = _videos(rest), _images(rest)
     problem, reply, placed = _question(rest, images, videos)
     if not placed and IMAGE not in problem:
