@@ -1,8 +1,11 @@
 """The verbs that run the trainer: arguments, links between them, and nothing else."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
@@ -22,6 +25,8 @@ SHORT = {
     "--baseline": "--model.evaluation.baseline",
 }
 """Short names of keys that only evaluation has."""
+
+TASK_KEY = re.compile(r"--data\.(?:init_args\.)?tasks\.(?P<task>[^.=]+)\.(?P<key>[^.=]+)(?:=(?P<value>.*))?", re.DOTALL)
 
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
 
@@ -64,7 +69,13 @@ class TrainerCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        """Parse the words of the command line."""
+        """Parse the words of the command line, with what it says of one task laid over what the files say of it."""
+        args, said = task_words(args)
+        if said:
+            before = parser.parse_args([word for word in args if not word.startswith("--print_config")])
+            settings = (before[self.verb] if self.verb else before).data.init_args.get("tasks") or {}
+            tasks = {name: {**(settings.get(name) or {}), **keys} for name, keys in said.items()}
+            args = [*args, f"--data.tasks={json.dumps(settings | tasks)}"]
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -194,6 +205,36 @@ def seed(seed_everything: bool | int, rollout: Namespace) -> int:
         word = str(seed_everything).lower()
         raise UserError(f"seed_everything is {word}; give a whole number, since every completion follows from it")
     return derived("model.rollout.seed", seed_everything, rollout, "seed_everything")
+
+
+def task_words(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Take out the words that set one key of one task, which the parser's nested keys do not reach.
+
+    Args:
+        arguments: the words after the verb.
+
+    Returns:
+        The other words, and the values by task and key.
+
+    Raises:
+        UserError: if a key has no value, or one that is not YAML.
+    """
+    others: list[str] = []
+    said: dict[str, dict[str, Any]] = {}
+    words = iter(arguments)
+    for word in words:
+        if not (found := TASK_KEY.fullmatch(word)):
+            others.append(word)
+            continue
+        value = next(words, None) if found["value"] is None else found["value"]
+        where = f"data.tasks.{found['task']}.{found['key']}"
+        if value is None or value.startswith("--"):
+            raise UserError(f"{where} has no value; give it behind the key")
+        try:
+            said.setdefault(found["task"], {})[found["key"]] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"{where} is {value!r}, which is not YAML") from None
+    return others, said
 
 
 def split_key(word: str) -> tuple[str, str]:

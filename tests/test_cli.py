@@ -84,6 +84,7 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", *RECIPE, "--ckpt_path", "last"], "--ckpt_path last: no last.ckpt below runs/g2rpo"),
         (["validate", *RECIPE, "--ckpt_path", "nope.ckpt"], "--ckpt_path nope.ckpt: no such file"),
         (["fit", *RECIPE, "--model.policy.path", "./nope"], "model.policy.path './nope'"),
+        (["fit", *RECIPE, "--data.tasks.ocr.reward"], "data.tasks.ocr.reward has no value"),
         (["export", *RECIPE, "--output", "there"], "--ckpt_path is not given"),
     ],
 )

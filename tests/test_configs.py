@@ -183,3 +183,17 @@ def test_the_saved_config_runs_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_other_verbs_take_the_same_recipe(verb: str) -> None:
     assert compose("--config", "@g2rpo.yaml", verb=verb).model.rollout.prompts > 0
+
+
+def test_one_key_of_a_task_leaves_its_others(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {tasks: {ocr: {length: [1, 2, 3, 4]}, mine: {entropy: [0.1, 0.2]}}}")
+    words = ["--config", "@g2rpo.yaml", "--config", str(tmp_path / "mine.yaml"), "--data.tasks.ocr.reward", "a.b"]
+    tasks = compose(*words, "--data.init_args.tasks.ocr.entropy=[0.2, 0.3]", "--data.tasks.new.length=null").data
+    assert tasks.init_args.tasks == {
+        "ocr": {"length": [1, 2, 3, 4], "reward": "a.b", "entropy": [0.2, 0.3]},
+        "mine": {"entropy": [0.1, 0.2]},
+        "new": {"length": None},
+    }
+    assert compose("--config", "@g2rpo.yaml", "--data.tasks.ocr.reward", "a.b").data.init_args.tasks == {
+        "ocr": {"reward": "a.b"}
+    }

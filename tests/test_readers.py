@@ -114,13 +114,25 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
         read_rows(tmp_path / "rows.json")
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", "null", "\udcff"])
+@pytest.mark.parametrize("line", ["{", "[1]", "null", "\udcff", '{"a": "\\ud83d"}', '{"a": {"\\uDE00": 1}}'])
 def test_wrong_lines_are_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\n' + line.encode("utf-8", "surrogateescape"))
     rows = read_rows(path)
     with pytest.raises(UserError, match=r"rows.jsonl, line 2: "):
         rows[1]
+
+
+def test_pairs_of_surrogates_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00"}\n{"a": "\\\\ud83d"}\n')
+    assert list(read_rows(path)) == [{"a": "\U0001f600"}, {"a": "\\ud83d"}]
+
+
+def test_the_place_in_a_wrong_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1, \n')
+    with pytest.raises(UserError, match=r"line 1: not valid JSON \(.*, at character \d+\)$"):
+        read_rows(tmp_path / "rows.jsonl")[0]
 
 
 @pytest.mark.parametrize("name", ["none.json", "none.jsonl", "folder.json"])

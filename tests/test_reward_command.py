@@ -73,6 +73,22 @@ def test_rows_that_cannot_be_read_are_all_named(tmp_path: Path, capsys: pytest.C
     assert "B. dog" in out
 
 
+def test_a_row_at_fault_fails_whatever_its_completions(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {**LETTER, "completion": GOOD}, {**LETTER, "answer": "Z", "completion": GOOD})
+    with pytest.raises(UserError, match=r"^1 of 2 completions .*; .*rows\.jsonl, line 2: bad_gold"):
+        main(["test", path])
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_scoring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "rows.jsonl", {**LETTER, "completion": GOOD})
+    for out, said in ((tmp_path / "none" / "out.json", "there is no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=f"--json: .*{said}"):
+            main(["test", path, "--json", str(out)])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_reward_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("def f(completion, sample):\n    return {'total': 0.5, 'steps': 1 / ('bad' not in completion)}\n")

@@ -106,6 +106,10 @@ def test_accepted(root: Path, changes: dict[str, Any]) -> None:
         ({"images": [1]}, "'images' holds 1; give paths, bytes or PIL images"),
         ({"images": ["https://x.org/a.png"]}, "'https://x.org/a.png' is an address of the web; save it in"),
         ({"data_type": "video", "videos": ["a.mp4"]}, "0 <video> in .problem. but 1 videos"),
+        (
+            {"options": ["A. cat", "B. <|image_pad|>"]},
+            "<.image_pad.> in 'problem' or 'options' would stand for",
+        ),
         ({"images": []}, "1 <image> in 'problem' but 0 images"),
         ({"problem": "What?"}, "0 <image> in 'problem' but 1 images"),
         ({"images": ["images/b.png"]}, "no image file .*images/b.png; check 'images' and data.image_root"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.commands.arguments import Parser
+from lit_g2rpo.commands.arguments import Parser, new_file
 from lit_g2rpo.errors import UserError
 
 SHOWN = 5
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     check_verb.add_argument("--min_pixels", type=int, metavar="N", help="as model.policy.min_pixels")
     check_verb.add_argument("--max_pixels", type=int, metavar="N", help="as model.policy.max_pixels")
     check_verb.add_argument("--max_prompt_tokens", type=int, default=16384, metavar="N", help="longest prompt (16384)")
-    check_verb.add_argument("--json", type=Path, metavar="OUT", help="write everything found as JSON")
+    check_verb.add_argument("--json", type=new_file, metavar="OUT", help="write everything found as JSON")
     check_verb.set_defaults(run=check)
     convert_verb = verbs.add_parser("convert", parents=[common], help="write rows of any format in the project's own")
     convert_verb.add_argument("files", nargs="+", metavar="FILE", help="what to read")

@@ -3,13 +3,14 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.commands.arguments import Parser
+from lit_g2rpo.commands.arguments import Parser, new_file
 from lit_g2rpo.errors import UserError
 
 SHOWN = 50
+ROW_FAULTS = ("bad_gold", "no_gold", "bad_row", "unknown_problem_type", "no_reward")
+"""Errors of a row, whatever the completion."""
 WIDTH = 140
 """Columns of the table where there is no terminal to ask."""
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     verb.add_argument("--style", choices=("strict", "onethinker"), default="strict", help="as model.reward.style")
     verb.add_argument("--thinking_tag", default="thinking", metavar="TAG", help="as model.reward.thinking_tag")
     verb.add_argument("--answer_tag", default="answer", metavar="TAG", help="as model.reward.answer_tag")
-    verb.add_argument("--json", type=Path, metavar="OUT", help="write every score as JSON")
+    verb.add_argument("--json", type=new_file, metavar="OUT", help="write every score as JSON")
     verb.set_defaults(run=test)
     options = whole.parse_args(list(arguments))
     options.run(options)
@@ -89,6 +90,10 @@ def test(options: argparse.Namespace) -> None:
         raise UserError(f"{options.file}: {len(unreadable)} rows cannot be read, the first: {unreadable[0]}")
     if scorer.failures:
         raise UserError(f"the reward failed for {scorer.failures} of {len(rows)} completions; {scorer.last_failure}")
+    faults = [row for row in rows if row["error"] in ROW_FAULTS and not of_gold]
+    if faults:
+        what = f"{len(faults)} of {len(rows)} completions belong to rows that cannot be scored"
+        raise UserError(f"{what}; {faults[0]['place']}: {faults[0]['error']}; data check says more")
     wrong = [row["place"] for row in rows if row["accuracy"] < 1]
     if of_gold and wrong and not options.reward:
         raise UserError(f"{len(wrong)} of {len(rows)} gold answers do not score 1 against themselves, first {wrong[0]}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.commands.arguments import Parser
+from lit_g2rpo.commands.arguments import Parser, new_file
 from lit_g2rpo.errors import UserError
 
 DESCRIPTION = """\
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("predictions", type=Path, help="predictions.jsonl of a test")
     parser.add_argument("--baseline", help="predictions.jsonl or metrics.json of another run, or its folder")
     parser.add_argument("--benchmark", help="rule to score all rows by, instead of the one that each row names")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("--output", type=Path, help="file to write the newly scored predictions to")
+    parser.add_argument("--json", type=new_file, help="file to write the figures to")
+    parser.add_argument("--output", type=new_file, help="file to write the newly scored predictions to")
     options = parser.parse_args(arguments)
 
     # here, so that --help is quick

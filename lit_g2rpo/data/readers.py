@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from lit_g2rpo.errors import UserError
+
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Escape of a surrogate; a lone one is a text that no tokenizer and no file takes."""
 
 
 class Rows(Protocol):
@@ -122,15 +126,22 @@ def opened(path: Path) -> Any:
 
 
 def parsed(text: bytes, place: str) -> Any:
-    """Reads JSON, bare NaN included.
+    """Reads JSON in UTF-8, bare NaN included.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is none, or a text in it could not be written again.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text.decode("utf-8-sig"))
+        if HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1})") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: not valid JSON (half of a surrogate pair in a text)") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not valid JSON ({error})") from None
+    return value
 
 
 def kind(value: Any) -> str:

@@ -23,6 +23,9 @@ from lit_g2rpo.rewards.row_targets import SizeNeeded, letter_of
 from lit_g2rpo.rewards.rows import VIDEO, canonical
 from lit_g2rpo.tasks import IMAGE_PLACE, Task, build_messages
 
+MARKS = ("<|image_pad|>", "<|video_pad|>")
+"""Tokens of Qwen3-VL that an image or a video takes the place of."""
+
 
 class RowReader:
     """Reads rows of any accepted format into one shape.
@@ -153,6 +156,8 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
         return "no answer; give it in 'answer'"
     if answered and (wrong := benchmark_error(row)):
         return wrong
+    if mark := next((m for m in MARKS if any(m in text for text in (row["problem"], *row["options"]))), None):
+        return f"{mark} in 'problem' or 'options' would stand for an image of its own; leave it out"
     places = row["problem"].count(IMAGE_PLACE)
     if places != len(row["images"]):
         return f"{places} {IMAGE_PLACE} in 'problem' but {len(row['images'])} images; there must be one each"

@@ -71,7 +71,7 @@ def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str
         return f"answer {_shown(row['answer'])} cannot be scored ({why}); it must be {wanted}"
     places = list(_coordinates(json_value(_bare(row)))) if FAMILIES[kind].structured else []
     if places and max(places) <= 1:
-        return f"answer {_shown(row['answer'])} holds fractions of the image, times 1000 they would be {wanted}"
+        return f"answer {_shown(row['answer'])} holds fractions of the image; times 1000 it would be {wanted}"
     return None
 
 
