@@ -72,6 +72,20 @@ def product_rate(shape: tuple[int, int, int], device: str, dtype: torch.dtype) -
     return repeats * operations / quickest(work, device) / 1e9
 
 
+def copy_rate(device: str) -> float:
+    """Measure the rate of a large copy.
+
+    Args:
+        device: where.
+
+    Returns:
+        Bytes a second, each of them read once and written once.
+    """
+    source = torch.randn(COPY_BYTES[device] // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPY_BYTES[device] / quickest(lambda: target.copy_(source), device)
+
+
 def main() -> None:
     """Print the table, and JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,10 +99,7 @@ def main() -> None:
         for shape in PRODUCTS[device]:
             name = f"{str(dtype).removeprefix('torch.')} product {' x '.join(map(str, shape))}, GFLOP/s"
             figures[name] = product_rate(shape, device, dtype)
-    source = torch.randn(COPY_BYTES[device] // 4, device=device)
-    target = torch.empty_like(source)
-    # Read once, written once.
-    figures["copy, GB/s"] = 2 * COPY_BYTES[device] / quickest(lambda: target.copy_(source), device) / 1e9
+    figures["copy, GB/s"] = copy_rate(device) / 1e9
     small = torch.zeros(1, device=device)
     figures["one call, µs"] = quickest(lambda: [small.add_(1) for _ in range(CALLS)], device) / CALLS * 1e6
     print("| ceiling | |\n|---|---|")

@@ -4,23 +4,24 @@ python benchmarks/decode.py --json decode.json
 
 Both sides run in turns in one process; seconds are CPU-seconds of it (wall clock on a GPU), medians of turns. A step is
 one token of all rows: (time for all tokens - time for one token) / (tokens - 1). The share of the product rate counts
-the weights' products alone (not attention, norms, sampling) against a large matrix product on the same device.
+the weights' products alone (not attention, norms, sampling) against a large matrix product on the same device; the
+share of the bandwidth floor is the time in which a copy would move the weights, keys and values that a step reads.
 """
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from common import bench_prompts, machine, quiet, tiny_policy, write_json
+from ceilings import copy_rate
+from common import bench_prompts, machine, quiet, write_json
+from train import SHAPES, build
+from transformers import CompileConfig
 
-from lit_g2rpo.experience import Completion
-from lit_g2rpo.policy.config import PolicyConfig
-from lit_g2rpo.policy.loading import load_policy
+from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
@@ -55,6 +56,22 @@ CASES = [
     Case(64, prompts=8, group=1),
     Case(64, prompts=1, group=1),
 ]
+
+
+class StaticCacheEngine(HuggingFaceEngine):
+    """``generate`` with a static cache and compiled steps."""
+
+    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+        """Sample as the class above does, by what the model's own settings add to those that it gives."""
+        settings = self.policy.base.generation_config
+        # Without being asked to, transformers compiles on accelerators alone.
+        compiled = CompileConfig()
+        compiled._compile_all_devices = True
+        settings.cache_implementation, settings.compile_config = "static", compiled
+        try:
+            return super().generate(prompts, group_size, sampling)
+        finally:
+            settings.cache_implementation = settings.compile_config = None
 
 
 def clock(device: torch.device) -> float:
@@ -92,13 +109,23 @@ def weight_flops(policy: Policy) -> int:
     return 2 * (sum(products) + policy.base.lm_head.weight.numel())
 
 
-def measure(policy: Policy, case: Case, turns: int) -> dict[str, object]:
-    """Time one case on both sides.
+def bytes_of_step(policy: Policy, case: Case, prompt_tokens: int) -> float:
+    """Bytes that a step cannot but read, in the mean over steps: weights, each prompt once, each row's own tokens."""
+    text = policy.base.config.text_config
+    weights = [*policy.base.model.language_model.layers.parameters(), policy.base.lm_head.weight]
+    tokens = case.prompts * (prompt_tokens + case.group * case.tokens / 2)
+    width = text.num_hidden_layers * 2 * text.num_key_value_heads * text.head_dim * weights[-1].element_size()
+    return sum(weight.numel() * weight.element_size() for weight in weights) + tokens * width
+
+
+def measure(policy: Policy, case: Case, turns: int, static: bool) -> dict[str, object]:
+    """Time one case on all sides.
 
     Args:
         policy: the policy.
         case: what is sampled.
         turns: runs of each side.
+        static: also measure a static cache of Hugging Face's with compiled steps.
 
     Returns:
         The case and its figures.
@@ -116,11 +143,15 @@ def measure(policy: Policy, case: Case, turns: int) -> dict[str, object]:
             prompt.features = None
         return engine.generate(prompts, case.group, sampling)
 
-    engines: dict[str, RolloutEngine] = {"huggingface": HuggingFaceEngine(), "native": NativeEngine()}
-    for engine in engines.values():
+    engines: dict[str, RolloutEngine] = {"huggingface": HuggingFaceEngine()}
+    engines |= {"static": StaticCacheEngine()} if static else {}
+    engines |= {"native": NativeEngine()}
+    warm_up, greedy = {}, []
+    for name, engine in engines.items():
         engine.attach(policy)
-        run(engine, Sampling(2))
-    greedy = [run(engine, Sampling(case.tokens, temperature=0)) for engine in engines.values()]
+        # The length of the measured runs, for which steps are compiled.
+        warm_up[name], found = timed(lambda e=engine: run(e, Sampling(case.tokens, temperature=0)), device)
+        greedy.append(found)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     steps: dict[str, list[float]] = {name: [] for name in engines}
     rates, shares = [], []
@@ -141,45 +172,56 @@ def measure(policy: Policy, case: Case, turns: int) -> dict[str, object]:
         "case": asdict(case),
         "prompt_tokens": len(encoded[0].input_ids),
         "seconds": middle,
-        "ratio": statistics.median(a / b for a, b in zip(*seconds.values(), strict=True)),
+        "warm_up_seconds": warm_up,
+        "ratio": {
+            name: statistics.median(a / b for a, b in zip(values, seconds["native"], strict=True))
+            for name, values in seconds.items()
+        },
         "ms_per_step": {name: 1e3 * statistics.median(values) for name, values in steps.items()},
         "tokens_per_second": {name: tokens / value for name, value in middle.items()},
         "product_rate": statistics.median(rates),
         "share_of_product_rate": statistics.median(shares),
-        "same_greedy": all(torch.equal(a.token_ids, b.token_ids) for a, b in zip(*greedy, strict=True)),
+        # Of rows that do not end the same number is decoded at every step, as the floor takes it.
+        "share_of_bandwidth_floor": None
+        if case.mean
+        else bytes_of_step(policy, case, len(encoded[0].input_ids))
+        / copy_rate(device.type)
+        / statistics.median(steps["native"]),
+        "same_greedy": all(
+            torch.equal(row[0].token_ids, other.token_ids) for row in zip(*greedy, strict=True) for other in row
+        ),
     }
 
 
 def main() -> None:
     """Print the table, and JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", help="folder of a Qwen3-VL policy; a random one of about 6 M parameters by default")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="type of the weights")
+    parser.add_argument("--shape", choices=["tiny", *SHAPES], default="tiny", help="of the policy, of random weights")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--turns", type=int, default=3, help="runs of each side")
-    parser.add_argument("--cases", type=int, nargs="*", help="numbers of the cases, from 0; all by default")
+    parser.add_argument("--case", type=int, nargs=3, action="append", metavar=("IMAGE_TOKENS", "TOKENS", "MEAN"),
+                        help="8 prompts x 8 of these sizes, not the usual cases; mean 0: a fixed length")  # fmt: skip
+    parser.add_argument("--static", action="store_true", help="at fixed lengths also a static cache, compiled")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
     quiet()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.policy is None:
-            tiny_policy(Path(folder))
-        path = arguments.policy or folder
-        policy = load_policy(PolicyConfig(path=path, dtype=arguments.dtype, freeze=["vision", "merger"]))
-    policy.to(arguments.device)
-    cases = CASES if arguments.cases is None else [CASES[number] for number in arguments.cases]
-    rows = [measure(policy, case, arguments.turns) for case in cases]
+    policy = Policy(*build(arguments.shape, arguments.device), packing=True)
+    given = [Case(image, tokens=tokens, mean=mean) for image, tokens, mean in arguments.case or []]
+    rows = [measure(policy, case, arguments.turns, arguments.static and not case.mean) for case in given or CASES]
     names = "prompt tokens | rows | tokens | ms/step HF | ms/step native | tokens/s native | HF / native"
-    print(f"| {names} | of product rate | same greedy |")
-    print("|---" * 9 + "|")
+    print(f"| {names} | static / native | of product rate | of bandwidth floor | same greedy |")
+    print("|---" * 11 + "|")
     for row in rows:
         case, step = row["case"], row["ms_per_step"]
         length = f"{case['tokens']}" if not case["mean"] else f"{case['tokens']}, mean {case['mean']}"
+        static = f"{row['ratio']['static']:.2f}" if "static" in row["ratio"] else "-"
+        floor = "-" if row["share_of_bandwidth_floor"] is None else f"{row['share_of_bandwidth_floor']:.0%}"
         print(
             f"| {row['prompt_tokens']} | {case['prompts']} x {case['group']} | {length} | {step['huggingface']:.1f} |"
-            f" {step['native']:.1f} | {row['tokens_per_second']['native']:.0f} | {row['ratio']:.2f} |"
-            f" {row['share_of_product_rate']:.0%} | {'yes' if row['same_greedy'] else 'no'} |"
+            f" {step['native']:.1f} | {row['tokens_per_second']['native']:.0f} |"
+            f" {row['ratio']['huggingface']:.2f} | {static} | {row['share_of_product_rate']:.0%} | {floor} |"
+            f" {'yes' if row['same_greedy'] else 'no'} |"
         )
     write_json(arguments.json, {"machine": machine(), "rows": rows})
 

@@ -1,63 +1,67 @@
 #!/usr/bin/env bash
-# All benchmarks on a machine with a CUDA device, within ten minutes; tables last, JSON and logs in $OUT or ./out.
-#   bash benchmarks/device_all.sh            2B and 8B shapes, random weights
-#   SHAPES=2b bash benchmarks/device_all.sh  one of them
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-out=$(realpath -m "${OUT:-out}")
-python=${PYTHON:-python}
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-mkdir -p "$out"
-export PYTHONPATH="$(dirname "$here")${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1 PYTORCH_ALLOC_CONF=expandable_segments:True
+# The goals for one GPU, all in one go: random weights of the 2B and the 8B shape, at most ten minutes for each shape.
+# The goals beside what was found last; tables, JSON and logs of the parts in $OUT or ./out.
+#   bash benchmarks/device_all.sh
+#   SHAPE=2b MINUTES=15 bash benchmarks/device_all.sh   one of them, in other minutes
+#   SHAPE=tiny bash benchmarks/device_all.sh            the same code with small sizes, as a test of the script
+# shellcheck source=benchmarks/device.sh
+source "$(dirname "${BASH_SOURCE[0]}")/device.sh"
+export OMP_NUM_THREADS=1
 
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "no CUDA device: nothing to measure (benchmarks/*.py run on a CPU one by one)" >&2
-    exit 0
-fi
+shapes=${SHAPE:-2b 8b}
+minutes=${MINUTES:-10}
+# No part may take half of a shape's time.
+limit=$((30 * minutes))
+deadline=$((60 * minutes * $(wc -w <<<"$shapes")))
 
-names=()
-# measure NAME SECONDS SCRIPT ARGUMENTS...: a script that is missing, fails or takes too long costs its own rows only
+# measure NAME SCRIPT ARGUMENTS...: a part that fails or takes too long costs its own rows only
 measure() {
-    local name=$1 seconds=$2 script=$3
-    shift 3
-    if [ ! -f "$here/$script" ]; then
-        echo "$name: skipped, there is no $script"
+    local name=$1 script=$2 start=$SECONDS seconds=$((deadline - SECONDS))
+    shift 2
+    rm -f "$out/$name.json"
+    if [ "$seconds" -le 0 ]; then
+        echo "$name: skipped, the time is over"
         return
     fi
-    names+=("$name")
-    local start=$SECONDS
-    timeout "$seconds" "$python" "$here/$script" "$@" --json "$out/$name.json" >"$out/$name.txt" 2>"$out/$name.log"
-    local status=$?
-    [ $status -eq 0 ] || echo "skipped: exit status $status (124: over $seconds s), see $out/$name.log" >>"$out/$name.txt"
-    echo "$name: exit status $status, $((SECONDS - start)) s"
+    [ "$seconds" -lt "$limit" ] || seconds=$limit
+    timeout "$seconds" "$python" "$here/$script" --device "$device" "$@" --json "$out/$name.json" \
+        >"$out/$name.txt" 2>"$out/$name.log"
+    echo "$name: exit status $?, $((SECONDS - start)) s of $seconds (124: over), table in $out/$name.txt"
 }
 
-measure ceilings 30 ceilings.py --device cuda
-# the shape 32k x 4096 would take 20 GiB of float32 logits in full
-measure head 60 head.py --device cuda --dtype bfloat16 --hidden 4096 --rows 32768 --heads recompute one-pass trl
-measure head_full 40 head.py --device cuda --dtype bfloat16 --hidden 4096 --rows 4096 --repeats 3
-measure head_frozen 40 head.py --device cuda --dtype bfloat16 --hidden 4096 --rows 32768 --frozen --heads recompute one-pass trl
-for shape in ${SHAPES:-2b 8b}; do
-    # decode.py reads a policy from a folder; weights are random
-    if "$python" -c 'import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import train; train.save(sys.argv[2], Path(sys.argv[3]), "cuda")' \
-        "$here" "$shape" "$scratch/$shape" 2>"$out/build_$shape.log"; then
-        measure "decode_$shape" 90 decode.py --device cuda --dtype bfloat16 --policy "$scratch/$shape" --turns 2
-    else
-        echo "decode_$shape: skipped, see $out/build_$shape.log"
+if [ "$shapes" = tiny ]; then
+    image=16 short=16 long=32 prompts=2 head=(--rows 64)
+    case=trial longest=(--first 64 --last 300 --limit-gib 0.85)
+else
+    image=1024 short=256 long=1024 prompts=8 head=(--rows 32768 --hidden 4096 --dtype bfloat16)
+    case=long_prompt longest=()
+fi
+measure ceilings ceilings.py
+measure head_frozen head.py "${head[@]}" --heads one-pass trl --frozen
+measure head head.py "${head[@]}" --heads one-pass trl
+for shape in $shapes; do
+    model=(--shape "$shape")
+    measure "decode_$shape" decode.py "${model[@]}" --static --turns 1 \
+        --case "$image" "$short" 0 --case "$image" $((2 * short)) $((short / 2))
+    # weights, gradients and activations of 8B at one prompt fill a device
+    measure "train_$shape" train.py "${model[@]}" --modes packed --image-tokens "$image" --tokens "$short" \
+        --prompts "$([ "$shape" = 8b ] && echo 1 || echo 4)"
+    # 8B learns as adapters; what does not fit otherwise recomputes activations, on both sides
+    recompute=()
+    if [ "$shape" = 8b ]; then
+        model+=(--lora)
+        recompute=(--checkpointing)
     fi
-    rm -rf "${scratch:?}/$shape"
-    # all weights of 8B, their gradients and the copies a comparison keeps need more than one device at 8 prompts
-    prompts=$([ "$shape" = 8b ] && echo 1 || echo 4)
-    measure "train_$shape" 70 train.py --device cuda --shape "$shape" --image-tokens 1024 --tokens 256 --prompts "$prompts" --pairs 2
-    measure "memory_$shape" 60 memory.py --device cuda --shape "$shape" --image-tokens 1024 --tokens 256 --group-size 8 --prompts "$prompts"
-    # 8B fits as adapters and with recomputed activations, on both sides
-    options=$([ "$shape" = 8b ] && echo "--lora --checkpointing --rows 8" || echo "--rows 4")
-    # shellcheck disable=SC2086
-    measure "step_$shape" 90 step_vs_trl.py --device cuda --shape "$shape" $options --case long_prompt --microbatches 8 --pairs 1
+    measure "gaps_$shape" gaps.py "${model[@]}" "${recompute[@]}" --image-tokens "$image" --tokens "$short" \
+        --prompts "$prompts" --microbatches "$prompts"
+    measure "step_$shape" step_vs_trl.py "${model[@]}" "${recompute[@]}" --case "$case" --tokens "$short" --pairs 1 \
+        --rows "$([ "$shape" = 2b ] && echo 4 || echo 8)" --microbatches "$prompts"
+    # one group of 8 in a pass, as TRL's 8 rows
+    measure "step_long_$shape" step_vs_trl.py "${model[@]}" --checkpointing --case "$case" --tokens "$long" --pairs 1 \
+        --rows 8 --microbatches "$prompts"
+    measure "longest_$shape" longest.py "${model[@]}" --image-tokens "$image" "${longest[@]}"
 done
 
-for name in "${names[@]}"; do
-    printf '\n## %s\n\n' "$name"
-    grep -E '^(\||skipped)' "$out/$name.txt"
-done
+echo
+# shellcheck disable=SC2086
+"$python" "$here/device_table.py" "$out" --shapes $shapes | tee "$out/table.md"

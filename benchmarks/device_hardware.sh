@@ -4,24 +4,12 @@
 # $OUT or ./out.
 #   bash benchmarks/device_hardware.sh
 #   SHAPE=tiny ROLLOUTS=2 bash benchmarks/device_hardware.sh   the same code on a processor, as a test of the script
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-out=$(realpath -m "${OUT:-out}")
-python=${PYTHON:-python}
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-mkdir -p "$out"
-export PYTHONPATH="$here:$(dirname "$here")${PYTHONPATH:+:$PYTHONPATH}" PYTORCH_ALLOC_CONF=expandable_segments:True
+# shellcheck source=benchmarks/device.sh
+source "$(dirname "${BASH_SOURCE[0]}")/device.sh"
 
 rows="default gpu zero2 zero3"
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    if [ "${SHAPE:-2b}" != tiny ]; then
-        echo "no CUDA device: nothing to measure (SHAPE=tiny tries the script on the processor)" >&2
-        exit 0
-    fi
-    # DeepSpeed's strategies are for GPUs; tests/test_sharded.py has them on processors
-    rows="default cpu"
-fi
+# DeepSpeed's strategies are for GPUs; tests/test_sharded.py has them on processors
+[ "$device" = cuda ] || rows="default cpu"
 
 "$python" "$here/hardware.py" --build "${SHAPE:-2b}" --policy "$scratch/policy" >"$out/build.log" 2>&1 || { tail -1 "$out/build.log"; exit 1; }
 for row in $rows; do

@@ -123,7 +123,7 @@ def table(folder: Path) -> str:
             continue
         accuracy = " to ".join(f"{value:.3f}" for value in found["accuracy"][:: max(len(found["accuracy"]) - 1, 1)])
         within = found["mean_gap"] <= MEAN_GAP and found["max_gap"] <= MAX_GAP
-        planned = "-" if found["planned_gib"] is None else f"{found['planned_gib']:.2f}"
+        planned = "-" if found["planned_gib"] is None else f"{found['planned_gib']:.1f}"
         lines.append(
             f"{start} | {found['seconds']:.0f} "
             f"| {found['peak_gib']:.2f} | {planned} | {found['mean_gap']:.1e} | {found['max_gap']:.1e}"

@@ -261,7 +261,7 @@ class Ours:
 
     def moved(self) -> float:
         """Distance of the weights from where they started."""
-        return distance(self._start, learned(self.module.policy.model))
+        return distance(self._start, self.module.policy.model)
 
 
 def learned(model: Any) -> list[Tensor]:
@@ -271,20 +271,21 @@ def learned(model: Any) -> list[Tensor]:
         model: a model.
 
     Returns:
-        The weights.
+        The weights, on the host, where they are no part of a peak.
     """
-    return [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
+    return [parameter.detach().to("cpu", copy=True) for parameter in model.parameters() if parameter.requires_grad]
 
 
-def distance(before: list[Tensor], after: list[Tensor]) -> float:
+def distance(before: list[Tensor], model: Any) -> float:
     """Root mean square of what weights moved by.
 
     Args:
-        before: weights.
-        after: the same weights later.
+        before: weights of the model that learn, earlier.
+        model: the model.
 
     Returns:
         The distance per weight.
     """
-    squares = sum(float((b - a).double().square().sum()) for b, a in zip(before, after, strict=True))
+    after = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+    squares = sum(float((b.to(a) - a).double().square().sum()) for b, a in zip(before, after, strict=True))
     return (squares / sum(b.numel() for b in before)) ** 0.5

@@ -26,14 +26,11 @@ def measure(work: Callable[[], Any], device: str, repeats: int = 1) -> dict[str,
     """
     if device == "cuda":
         work()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = start_peak(device)
     else:
-        before = memory("VmRSS")
-        count_peak_anew()  # without what importing took
+        before = start_peak(device)
         work()
-        peak = memory("VmHWM")
+        peak = peak_bytes(device)
     clock = time.perf_counter if device == "cuda" else time.process_time
     seconds = []
     for _ in range(repeats):
@@ -43,8 +40,34 @@ def measure(work: Callable[[], Any], device: str, repeats: int = 1) -> dict[str,
             torch.cuda.synchronize()
         seconds.append(clock() - start)
     if device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
+        peak = peak_bytes(device)
     return {"seconds": min(seconds), "peak_gib": (peak - before) / 2**30}
+
+
+def start_peak(device: str) -> int:
+    """Count the peak anew from here.
+
+    Args:
+        device: ``cpu`` (Linux) or ``cuda``.
+
+    Returns:
+        Bytes held now: by tensors on a GPU, by the process on a CPU.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    count_peak_anew()
+    return memory("VmRSS")
+
+
+def peak_bytes(device: str) -> int:
+    """Most bytes held since ``start_peak``.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    return torch.cuda.max_memory_allocated() if device == "cuda" else memory("VmHWM")
 
 
 def in_own_process(script: str, case: dict[str, Any]) -> dict[str, Any]:

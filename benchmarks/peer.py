@@ -241,4 +241,4 @@ class Peer:
 
     def moved(self) -> float:
         """Root mean square of what the weights moved by since the start."""
-        return distance(self._start, learned(self.model))
+        return distance(self._start, self.model)

@@ -48,6 +48,7 @@ CASES = {
     "trained_tower": Case(256, work=(("tower", True),)),
     "long_prompt": Case(1024, max_tokens=256),
     "long_both": Case(1024, max_tokens=1024, peer_rows=8),
+    "trial": Case(16, max_tokens=16, peer_rows=8, prompts=2, group_size=4),
     "lora_kl": Case(64, work=(("lora", True), ("kl", 0.04), ("updates", 4))),
 }
 TEXT_TOKENS = 32
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="measured steps of each side")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=("tiny", "2b", "8b"), default="tiny", help="of the policy")
+    parser.add_argument("--tokens", type=int, help="longest completion, the case's own by default")
     parser.add_argument("--lora", action="store_true", help="adapters instead of all weights")
     parser.add_argument("--checkpointing", action="store_true", help="recompute the layers' activations on both sides")
     parser.add_argument("--rows", type=int, help="TRL: completions per forward and backward, the case's own by default")
@@ -156,7 +158,8 @@ def main() -> None:
     case, rollouts = CASES[arguments.case], arguments.pairs + 1
     if arguments.lora:
         case = replace(case, work=(*case.work, ("lora", True)))
-    case = replace(case, peer_rows=arguments.rows or case.peer_rows)
+    rows, tokens = arguments.rows or case.peer_rows, arguments.tokens or case.max_tokens
+    case = replace(case, peer_rows=rows, max_tokens=tokens)
     peers: list[dict[str, Any]] = [{"rows": case.peer_rows}]
     if arguments.alternatives:
         peers += alternatives(case)
@@ -189,6 +192,7 @@ def main() -> None:
         "unit": "seconds" if device == "cuda" else "CPU-seconds, one thread",
         "seconds": {side: seconds[name] for side, name in both.items()},
         "wall": {side: statistics.median(step["wall"] for step in steps[name]) for side, name in both.items()},
+        "peak_gib": {side: max(step["peak_gib"] for step in steps[name]) for side, name in both.items()},
         "phases": {side: medians([step["phases"] for step in steps[name]]) for side, name in both.items()},
         "counters": {side: medians([step["counters"] for step in steps[name]]) for side, name in both.items()},
         "settings": {side: sides[name].settings for side, name in both.items()},
@@ -230,6 +234,8 @@ def report(result: dict[str, Any]) -> None:
         print(f"| {name} | {a:.3f} | {b:.3f} | {f'{a / b:.2f}' if b > 1e-3 else '-'} |")
     a, b = (statistics.median(result["seconds"][side]) for side in ("peer", "ours"))
     print(f"| **step** | {a:.2f} | {b:.2f} | **{result['ratio']:.2f}** (pairs {result['ratio_of_pairs']:.2f}) |")
+    a, b = (result["peak_gib"][side] for side in ("peer", "ours"))
+    print(f"| peak GiB | {a:.2f} | {b:.2f} | {a / b:.2f} |")
     for name in dict.fromkeys([*counters["peer"], *counters["ours"]]):
         print(f"| {name} | {counters['peer'].get(name, 0):.0f} | {counters['ours'].get(name, 0):.0f} | |")
     print(f"answer tokens: {result['answer_tokens']}; wall: {result['wall']}")

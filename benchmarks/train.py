@@ -134,6 +134,9 @@ def one_pass(policy: Policy, batch: Microbatch) -> Tensor:
     return policy.loss(batch, TOKEN_LOSS)[0]
 
 
+MODES = {"padded, full logits": padded_full, "padded, one-pass head": one_pass, "packed": one_pass}
+
+
 def flops(policy: Policy, batch: Microbatch, tokens: int) -> float:
     """Floating-point operations of forward and backward: layers, head and attention, without the frozen tower.
 
@@ -203,16 +206,12 @@ def compare(model: Any, processor: Any, args: argparse.Namespace, image_tokens: 
         rate: operations a second that the machine reaches.
 
     Returns:
-        Per mode: median seconds, share of the rate, times the speed of padded rows with full logits, and the largest
-        relative error of a parameter's gradient against them.
+        Per mode: median seconds, share of the rate, times the speed of the first mode, and the largest relative error
+        of a parameter's gradient against it.
     """
     padded, packed = (Policy(model, processor, packing=packing).train() for packing in (False, True))
     batch = microbatch(packed, args, image_tokens)
-    modes = {
-        "padded, full logits": (padded, padded_full),
-        "padded, one-pass head": (padded, one_pass),
-        "packed": (packed, one_pass),
-    }
+    modes = {name: (packed if name == "packed" else padded, MODES[name]) for name in args.modes}
     seconds: dict[str, list[float]] = {name: [] for name in modes}
     tokens, errors = {}, {}
     expected: dict[str, Tensor] = {}
@@ -225,6 +224,8 @@ def compare(model: Any, processor: Any, args: argparse.Namespace, image_tokens: 
                 seconds[name].append(spent)
                 continue
             tokens[name] = _tokens(policy) - before
+            if len(modes) == 1:
+                continue
             found = {n: p.grad.float().cpu() for n, p in model.named_parameters() if p.grad is not None}
             expected = expected or found
             errors[name] = max(float((g - expected[n]).norm() / expected[n].norm()) for n, g in found.items())
@@ -235,7 +236,7 @@ def compare(model: Any, processor: Any, args: argparse.Namespace, image_tokens: 
             "seconds": median[name],
             "share_of_product_rate": flops(policy, batch, tokens[name]) / median[name] / rate,
             "speedup": first / median[name],
-            "gradient_error": errors[name],
+            "gradient_error": errors.get(name),
             "tokens": tokens[name],
         }
         for name, (policy, _) in modes.items()
@@ -251,6 +252,7 @@ def main() -> None:
     """Read the options, measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shape", choices=["tiny", *SHAPES], default="tiny")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="the first is the measure")
     parser.add_argument("--image-tokens", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group-size", type=int, default=8)
@@ -272,7 +274,8 @@ def main() -> None:
     for number, modes in cases.items():
         for name, row in modes.items():
             figures = f"{row['seconds']:>12.2f}{row['speedup']:>7.2f}x{row['share_of_product_rate']:>9.0%}"
-            print(f"{number:>12}  {name:<22}{figures}{row['gradient_error']:>16.1e}")
+            error = "-" if row["gradient_error"] is None else f"{row['gradient_error']:.1e}"
+            print(f"{number:>12}  {name:<22}{figures}{error:>16}")
 
 
 if __name__ == "__main__":

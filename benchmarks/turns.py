@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peak import peak_bytes, start_peak
 
 
 class Phases:
@@ -109,17 +110,21 @@ def measure(sides: dict[str, Any], pairs: int, cuda: bool) -> dict[str, list[dic
         cuda: measure seconds with synchronisation instead of CPU-seconds.
 
     Returns:
-        For each side and step: ``seconds``, ``wall``, ``phases`` and ``counters``.
+        For each side and step: ``seconds``, ``wall``, ``peak_gib``, ``phases`` and ``counters``. The peak is what the
+        first step left behind (weights, optimizer) and what this one took above what lay in memory before it.
     """
+    device = "cuda" if cuda else "cpu"
     turns = {name: Turn(side.run) for name, side in sides.items()}
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for turn in turns.values():
+    left = {}
+    for name, turn in turns.items():
+        before = start_peak(device)
         turn.step()
+        left[name] = start_peak(device) - before
     for _ in range(pairs):
         for name, side in sides.items():
             phases, counters = dict(side.phases.seconds), side.counters()
-            if cuda:
-                torch.cuda.synchronize()
+            before = start_peak(device)
             cpu, wall = time.process_time(), time.perf_counter()
             turns[name].step()
             if cuda:
@@ -129,7 +134,8 @@ def measure(sides: dict[str, Any], pairs: int, cuda: bool) -> dict[str, list[dic
             seconds = wall if cuda else cpu
             spent["other"] = seconds - sum(spent.values())
             done = {key: value - counters.get(key, 0) for key, value in side.counters().items()}
-            steps[name].append({"seconds": seconds, "wall": wall, "phases": spent, "counters": done})
+            peak = (left[name] + peak_bytes(device) - before) / 2**30
+            steps[name].append({"seconds": seconds, "wall": wall, "peak_gib": peak, "phases": spent, "counters": done})
     for turn in turns.values():
         turn.step()
     return steps

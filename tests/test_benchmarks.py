@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import common  # noqa: E402
+import device_table  # noqa: E402
+import gaps  # noqa: E402
 import hardware  # noqa: E402
+import longest  # noqa: E402
 import ours  # noqa: E402
 import scaling  # noqa: E402
 import step_memory  # noqa: E402
@@ -27,7 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("script", ["step_vs_trl.py", "step_memory.py", "scaling.py", "hardware.py"])
+@pytest.mark.parametrize(
+    "script", ["step_vs_trl.py", "step_memory.py", "scaling.py", "hardware.py", "longest.py", "gaps.py"]
+)
 def test_help(script: str) -> None:
     shown = subprocess.run([sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
@@ -87,6 +92,14 @@ def test_fits() -> None:
     assert scaling.slope([1, 2, 4], [3.0, 5.0, 9.0]) == pytest.approx(2)
 
 
+def test_a_device_is_busy_where_any_of_its_work_lies() -> None:
+    assert gaps.covered([(10, 20), (0, 4), (12, 15), (18, 30), (30, 31)]) == 4 + 21
+
+
+def test_lengths_grow_by_a_quarter() -> None:
+    assert longest.lengths_to_try(64, 125) == [64, 80, 100, 125]
+
+
 def test_variable_lengths_have_the_mean_and_the_longest_they_are_said_to_have() -> None:
     drawn = step_vs_trl.completion_lengths(step_vs_trl.CASES["variable"], [str(n) for n in range(8)])
     flat = torch.tensor(list(drawn.values())).flatten().double()
@@ -133,7 +146,27 @@ def test_the_table_of_a_device_says_what_failed_and_what_is_beyond_its_limit(tmp
     common.write_json(tmp_path / "gpu.json", good | {"max_gap": 0.2, "accuracy": []})
     common.write_json(tmp_path / "zero2.json", base | {"failed": "exit code 2, see its log"})
     _, _, default, gpu, zero2 = hardware.table(tmp_path).splitlines()
-    assert default == "| default | gpu | X100 | 2026-11-25 | 61 | 30.25 | 31.50 | 1.0e-03 | 5.0e-02 | 0.500 to 0.700 |"
+    assert default == "| default | gpu | X100 | 2026-11-25 | 61 | 30.25 | 31.5 | 1.0e-03 | 5.0e-02 | 0.500 to 0.700 |"
     assert gpu.endswith("| - | 1.0e-03 | 2.0e-01 (above the limit) | - |")
     assert "exit code 2" in zero2
     assert len({line.count("|") for line in (default, gpu, zero2)}) == 1
+
+
+def test_the_table_of_goals_says_what_is_met(tmp_path: Path) -> None:
+    rows = [
+        {"share_of_bandwidth_floor": 0.6, "ratio": {"huggingface": 3.5, "static": 2.5}},
+        {"share_of_bandwidth_floor": None, "ratio": {"huggingface": 12.5}},
+    ]
+    common.write_json(tmp_path / "decode_2b.json", {"rows": rows})
+    peaks = {"peak_gib": {"ours": 20.0, "peer": 40.0}}
+    phases = {"peer": {"forward": 3.0, "backward": 6.0, "rollout": 9.0}, "ours": {"forward": 1.5, "backward": 3.0}}
+    common.write_json(tmp_path / "step_long_2b.json", peaks | {"phases": phases})
+    lines = device_table.table(tmp_path, ["2b"]).splitlines()
+    assert lines[2] == "| decode, share of bandwidth floor, B=64 | 2b | 50% | 70% | 60% | must |"
+    assert lines[3] == "| decode vs HF `generate`, fixed T | 2b | 4x | 7x | 3.5x | below |"
+    assert lines[4].endswith("| 8x | 12x | 12.5x | aim |")
+    assert lines[8] == "| training vs TRL, T 1024 | 2b | 1.8x | 2.2x | 2x | must |"
+    # A smaller share of memory is the better one.
+    assert lines[10] == "| step peak memory vs TRL, T 1024 | 2b | 0.6x | 0.45x | 0.5x | must |"
+    assert lines[6] == "| training, model FLOPs of product rate | 2b | 35% | 47% | - |  |"
+    assert len({line.count("|") for line in lines}) == 1
