@@ -29,7 +29,7 @@ MEAN_GAP, MAX_GAP = 2e-3, 0.1
 """What 16-bit arithmetic may cost, nats."""
 SIZES = [
     "--schedule.rollouts=2", "--schedule.validate_every=2", "--model.rollout.prompts=4", "--model.rollout.group_size=8",
-    "--model.update.microbatches=2", "--data.init_args.max_prompt_tokens=64",
+    "--model.update.microbatches=2", "--data.init_args.max_prompt_tokens=256",
     "--data.init_args.max_completion_tokens=256", "--trainer.num_sanity_val_steps=0", "--trainer.limit_val_batches=0",
     "--trainer.enable_checkpointing=false", "--trainer.logger=false",
 ]  # fmt: skip
