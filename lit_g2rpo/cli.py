@@ -260,3 +260,11 @@ def run(verb: str, arguments: list[str]) -> None:
         TrainerCLI(verb, ["--help"] if arguments == ["--help=all"] else arguments)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        # the parser wraps what a part says while it is built
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None

@@ -85,6 +85,7 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["validate", *RECIPE, "--ckpt_path", "nope.ckpt"], "--ckpt_path nope.ckpt: no such file"),
         (["fit", *RECIPE, "--model.policy.path", "./nope"], "model.policy.path './nope'"),
         (["fit", *RECIPE, "--data.tasks.ocr.reward"], "data.tasks.ocr.reward has no value"),
+        (["fit", *RECIPE, "--data.tasks.ocr.lenght", "[1]"], "data.tasks.ocr.lenght: unknown key; known: length"),
         (["export", *RECIPE, "--output", "there"], "--ckpt_path is not given"),
     ],
 )
