@@ -23,6 +23,7 @@ from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.scorer import Scored
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.tasks import Task
 
@@ -64,9 +65,9 @@ def reward(ids: list[int]) -> float:
     return hashlib.sha256(repr(ids).encode()).digest()[0] / 255
 
 
-def _score(prompts: list[Prompt], completions: list[Completion]) -> list[RewardResult]:
+def _score(prompts: list[Prompt], completions: list[Completion]) -> list[Scored]:
     rewards = [reward(completion.token_ids.tolist()) for completion in completions]
-    return [RewardResult(value, value, 1.0, 0.0, {}, None, 0.0) for value in rewards]
+    return [Scored(RewardResult(value, value, 1.0, 0.0, {}, None, 0.0)) for value in rewards]
 
 
 class _Rows:
@@ -227,7 +228,7 @@ class Ours:
         )
         before = lit_g2rpo.collect._logprobs
         # The real reward would call every completion of a random policy wrong.
-        self.module.score = _score
+        self.module.attempt_scores = _score
         try:
             with forced_lengths(self._forced):
                 self.module.configure_model()

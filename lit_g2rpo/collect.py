@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_g2rpo.background import BackgroundScoring
 from lit_g2rpo.distributed import gather_prompts, sum_over_ranks
 from lit_g2rpo.experience import Completion, Experience, Prompt
 from lit_g2rpo.guards import check_prompt_lengths, check_rewards
 from lit_g2rpo.microbatches import balanced_bins, trained_rows
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.scorer import Scored
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.scoring import columns, rollout_metrics, score_rollout, unpack, usable_groups
@@ -114,11 +116,17 @@ class _Rollout:
             module.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, module.rollout_index, wave
         )
         check_prompt_lengths(module, prompts)
-        with generation_context(module.trainer.strategy, module.policy):
-            completions = module.engine.generate(prompts, config.group_size, sampling)
-            module.policy.prepare_features(prompts)
-        clock.append(time.perf_counter())
-        rewards = module.score(prompts, completions)
+
+        def attempt(indices: list[int], own: list[Completion]) -> list[Scored]:
+            scored: list[Scored] = module.attempt_scores([prompts[i] for i in indices], own)
+            return scored
+
+        with BackgroundScoring(attempt, here=module.scorer.needs_caller) as scoring:
+            with generation_context(module.trainer.strategy, module.policy):
+                completions = module.engine.generate(prompts, config.group_size, sampling, scoring.finished)
+                module.policy.prepare_features(prompts)
+            clock.append(time.perf_counter())
+            rewards = module.count_scores(scoring.results())
         clock.append(time.perf_counter())
         self.seconds = [total + b - a for total, (a, b) in zip(self.seconds, pairwise(clock), strict=True)]
         self.tokens += sum(len(completion.token_ids) for completion in completions) * self.world_size

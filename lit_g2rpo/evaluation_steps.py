@@ -13,10 +13,11 @@ from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.guards import check_prompt_lengths
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.adapters import Batch
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.judge import JudgeConfig
 from lit_g2rpo.rewards.limits import Limits
-from lit_g2rpo.rewards.scorer import Scorer
+from lit_g2rpo.rewards.scorer import Scored, Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
@@ -91,12 +92,36 @@ class EvaluationModule(pl.LightningModule):
         """
         self.scorer.close()
 
-    def score(self, prompts: list[Prompt], completions: list[Completion]) -> list[RewardResult]:
-        """Score completions as training and evaluation both do.
+    def attempt_scores(
+        self, prompts: list[Prompt], completions: list[Completion], by_group: bool = True
+    ) -> list[Scored]:
+        """Score completions without counting them, in any thread.
 
         Args:
             prompts: the prompts, ``P`` of them.
             completions: equally many completions of each, prompt by prompt.
+            by_group: call functions for batches with the completions of one prompt at a time, else with all.
+
+        Returns:
+            A score per completion, for ``count_scores``.
+        """
+        repeats = len(completions) // max(len(prompts), 1)
+        of_row = [prompts[i // repeats] for i in range(len(completions))]
+        batch = Batch(
+            [c.text for c in completions],
+            [p.sample for p in of_row],
+            [p.task for p in of_row],
+            [p.text for p in of_row],
+            [c.token_ids.tolist() for c in completions],
+            [p.images for p in of_row],
+        )
+        return self.scorer.attempt(batch, repeats if by_group else None)
+
+    def count_scores(self, scored: list[Scored]) -> list[RewardResult]:
+        """Count scores and see whether rewards fail too often; all ranks must call it.
+
+        Args:
+            scored: scores of this rank, in the order of the prompts.
 
         Returns:
             A score per completion.
@@ -104,16 +129,7 @@ class EvaluationModule(pl.LightningModule):
         Raises:
             UserError: on every rank, if rewards of the user's failed for more completions than the run allows.
         """
-        repeats = len(completions) // max(len(prompts), 1)
-        of_row = [prompts[i // repeats] for i in range(len(completions))]
-        results = self.scorer.score(
-            [c.text for c in completions],
-            [p.sample for p in of_row],
-            tasks=[p.task for p in of_row],
-            prompts=[p.text for p in of_row],
-            token_ids=[c.token_ids.tolist() for c in completions],
-            images=[p.images for p in of_row],
-        )
+        results = self.scorer.count(scored)
         if any(task.reward for task in self.tasks.values()):
             self.scorer.check_budget(*sum_over_ranks(self, torch.tensor(self.scorer.recent)).tolist())
         return results
@@ -126,7 +142,7 @@ class EvaluationModule(pl.LightningModule):
         check_prompt_lengths(self, prompts)
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
-        rewards = self.score(prompts, completions)
+        rewards = self.count_scores(self.attempt_scores(prompts, completions, by_group=False))
         rows = []
         for i, (completion, reward) in enumerate(zip(completions, rewards, strict=True)):
             at, repeat = divmod(i, config.repeats)

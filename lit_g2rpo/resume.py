@@ -83,7 +83,7 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
     return Experience(
         prompts=prompts,
         completions=completions,
-        rewards=module.score(prompts, completions),
+        rewards=module.count_scores(module.attempt_scores(prompts, completions)),
         old_logprobs=rows("old_logprobs") if "old_logprobs" in own else None,
         ref_logprobs=rows("ref_logprobs") if "ref_logprobs" in own else None,
         table=table,

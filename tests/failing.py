@@ -26,6 +26,6 @@ class Fail(pl.Callback):
         if self.where == "training_step":
             pl_module.policy.loss = fail
         elif self.where == "reward":
-            pl_module.scorer.score = fail
+            pl_module.scorer.attempt = fail
         else:
             pl_module.prepare_prompt = fail

@@ -15,7 +15,7 @@ LEVELS = [
     {"policy", "rollout", "data", "metrics"},
     # what the module is made of
     {"module", "collect", "describe", "distributed", "microbatches", "scoring", "step_metrics", "evaluation"}
-    | {"evaluation_steps", "guards", "resume", "task_gradients", "worst_case"}
+    | {"evaluation_steps", "guards", "resume", "task_gradients", "worst_case", "background"}
     | {"planning"},
     {"callbacks", "strategies", "mini"},
     {"cli", "parser", "commands", "__main__"},

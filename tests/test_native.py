@@ -111,6 +111,38 @@ def test_completions_of_many_lengths_do_not_depend_on_the_shape_of_decoding(
     assert_same(sample(NativeEngine(max_rows, slots), policy, mixed_prompts, 4, sampling), theirs)
 
 
+@pytest.mark.parametrize(
+    ("max_rows", "slots", "fixed"), [(512, None, False), (8, 3, False), (512, 5, False), (8, 5, True)]
+)
+def test_a_group_is_handed_over_as_soon_as_its_last_row_is_done(
+    policy: Policy,
+    mixed_prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    max_rows: int,
+    slots: int | None,
+    fixed: bool,
+) -> None:
+    sampling = Sampling(40, seed=5)
+    end_often(policy, mixed_prompts, sampling)
+    monkeypatch.setattr(policy, "_shapes", "static" if fixed else "exact")
+    steps: list[int] = []
+    handed: dict[int, list[Completion]] = {}
+
+    def finished(index: int, completions: list[Completion]) -> None:
+        assert index not in handed
+        handed[index] = completions
+        steps.append(policy.counters.row_steps)
+
+    engine = NativeEngine(max_rows, slots)
+    engine.attach(policy)
+    before = policy.counters.row_steps
+    completions = engine.generate(mixed_prompts, 4, sampling, finished)
+    assert [c for i in sorted(handed) for c in handed[i]] == completions
+    assert len(set(steps)) > 1, "groups end at different steps"
+    assert before < min(steps) < policy.counters.row_steps
+    assert not any(c.logprobs.is_inference() for c in completions)
+
+
 def test_completions_do_not_depend_on_the_rows_beside_them(policy: Policy, mixed_prompts: list[Prompt]) -> None:
     sampling = Sampling(12, seed=7)
     together = sample(NativeEngine(), policy, mixed_prompts, 4, sampling)

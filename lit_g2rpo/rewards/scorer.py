@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,21 @@ SMALLEST_WINDOW = 200
 
 class TooManyFailuresError(UserError, RuntimeError):
     """A reward of the user's failed for a larger share of completions than the run allows."""
+
+
+@dataclass(slots=True, frozen=True)
+class Scored:
+    """A score that is not counted yet.
+
+    Args:
+        result: the score.
+        path: the user's reward that gave it; None for the built-in one.
+        failure: what goes into the file of failures; None if the reward did not fail.
+    """
+
+    result: RewardResult
+    path: str | None = None
+    failure: dict[str, Any] | None = None
 
 
 class Scorer:
@@ -112,19 +127,56 @@ class Scorer:
         Raises:
             UserError: if the processes for algebra cannot start, or a reward asks for a column that no row has.
         """
+        return self.count(self.attempt(Batch(completions, samples, tasks, prompts, token_ids, images)))
+
+    @property
+    def needs_caller(self) -> bool:
+        """Whether a reward of the user's asks to be called in the caller's own thread."""
+        return not self.limits.user_seconds and any(path != JUDGE for path in self._paths.values())
+
+    def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
+        """Scores completions and leaves the counting to ``count``, so that it may happen in another order.
+
+        Args:
+            batch: ``N`` completions.
+            group_size: completions that a function for batches is called with at a time; None for all.
+
+        Returns:
+            ``N`` scores.
+
+        Raises:
+            UserError: as ``score`` does.
+        """
         start = time.perf_counter()
-        batch = Batch(completions, samples, tasks, prompts, token_ids, images)
         by_path: dict[str | None, list[int]] = {}
-        for i, task in enumerate(tasks):
+        for i, task in enumerate(batch.tasks):
             by_path.setdefault(self._paths.get(task), []).append(i)
-        results: dict[int, RewardResult] = {}
+        scored: dict[int, Scored] = {}
         for path, indices in by_path.items():
             part = batch.only(indices)
-            scored = self._built_in(part) if path is None else self._user(path, part)
-            results |= zip(indices, scored, strict=True)
-        self.timeouts += sum(result.error == "timeout" for result in results.values())
+            found = self._built_in(part) if path is None else self._user(path, part, group_size)
+            scored |= zip(indices, found, strict=True)
         self.seconds += time.perf_counter() - start
-        return [results[i] for i in range(len(completions))]
+        return [scored[i] for i in range(len(batch.completions))]
+
+    def count(self, scored: Sequence[Scored]) -> list[RewardResult]:
+        """Counts what was scored, and writes down what failed.
+
+        Args:
+            scored: from ``attempt``, in an order that does not depend on how long each took.
+
+        Returns:
+            The scores.
+        """
+        for one in scored:
+            self.timeouts += one.result.error == "timeout"
+            if one.path is not None:
+                self._window.append(one.failure is not None)
+            if one.failure is not None:
+                self.failures += 1
+                self.last_failure = f"{one.path}: {one.failure['error']}: {one.failure['message']}"
+                self._write(one.failure)
+        return [one.result for one in scored]
 
     def check_budget(self, failures: int, completions: int) -> None:
         """Stops a run whose rewards fail too often.
@@ -160,41 +212,38 @@ class Scorer:
         """Ends the processes for algebra."""
         self._pool.close()
 
-    def _built_in(self, batch: Batch) -> list[RewardResult]:
+    def _built_in(self, batch: Batch) -> list[Scored]:
         # More threads than processes, since those that wait for the same comparison stand idle.
         with ThreadPoolExecutor(4 * self.limits.workers, initializer=use_pool, initargs=(self._pool,)) as threads:
             results = list(threads.map(lambda c, s: score(c, s, self.config), batch.completions, batch.samples))
         self._pool.forget()
         if self._pool.broken is not None:
             raise self._pool.broken
-        return results
+        return [Scored(result) for result in results]
 
-    def _user(self, path: str, batch: Batch) -> list[RewardResult]:
-        start = time.perf_counter()
-        values = self._rewards[path](batch)
-        seconds = (time.perf_counter() - start) / len(values)
-        results = []
+    def _user(self, path: str, batch: Batch, group_size: int | None) -> list[Scored]:
+        start, reward, n = time.perf_counter(), self._rewards[path], len(batch.completions)
+        # Only a function for batches can tell how many completions are scored at a time.
+        size = group_size if group_size and isinstance(reward, UserReward) and reward.adapter.batched else n
+        values = [value for i in range(0, n, size) for value in reward(batch.only(range(i, min(i + size, n))))]
+        seconds = (time.perf_counter() - start) / n
+        scored = []
         for i, value in enumerate(values):
-            outcome = read_outcome(value, batch.completions[i], self.config)
-            failure = isinstance(outcome, Failure) and outcome.code != NOT_APPLICABLE
-            self._window.append(failure)
+            outcome, failure = read_outcome(value, batch.completions[i], self.config), None
             if isinstance(outcome, Failure):
-                if failure:
-                    self.failures += 1
-                    self.last_failure = f"{path}: {outcome.code}: {outcome.message}"
-                    self._write(path, outcome, batch, i)
+                if outcome.code != NOT_APPLICABLE:
+                    failure = {
+                        "reward": path, "task": batch.tasks[i], "error": outcome.code, "message": outcome.message,
+                        "completion": batch.completions[i], "sample": dict(batch.samples[i]),
+                    }  # fmt: skip
                 outcome = failed(outcome.code)
-            results.append(replace(outcome, seconds=seconds))
-        return results
+            scored.append(Scored(replace(outcome, seconds=seconds), path, failure))
+        return scored
 
-    def _write(self, path: str, failure: Failure, batch: Batch, i: int) -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
         if not self._file or self._written >= self.limits.failed_samples:
             return
         self._written += 1
-        entry = {
-            "reward": path, "task": batch.tasks[i], "error": failure.code, "message": failure.message,
-            "completion": batch.completions[i], "sample": dict(batch.samples[i]),
-        }  # fmt: skip
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a") as file:
             file.write(json.dumps(entry, default=lambda value: f"<{type(value).__name__}>") + "\n")

@@ -5,7 +5,7 @@ import torch
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engine import Finished, Sampling, announce
 
 
 class DemonstrationEngine:
@@ -22,13 +22,16 @@ class DemonstrationEngine:
         """
         self.policy = policy
 
-    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
+    ) -> list[Completion]:
         """Read the demonstration of each prompt, end token included.
 
         Args:
             prompts: the prompts, ``P`` of them.
             group_size: completions per prompt (the same demonstration).
             sampling: only the length limit is read.
+            finished: told of each group, when all are read.
 
         Returns:
             ``P * group_size`` completions; log-probabilities and entropy are 0, for nothing was sampled.
@@ -49,4 +52,5 @@ class DemonstrationEngine:
                 )
             zeros = torch.zeros(len(token_ids))
             completions += [Completion(token_ids, zeros, zeros, prompt.demonstration, False) for _ in range(group_size)]
+        announce(completions, group_size, finished)
         return completions

@@ -1,5 +1,6 @@
 """The protocol of every rollout engine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -7,6 +8,9 @@ from lit_g2rpo.experience import Completion, Prompt
 
 if TYPE_CHECKING:
     from lit_g2rpo.policy.policy import Policy
+
+Finished = Callable[[int, list[Completion]], None]
+"""Told of a whole group: index of its prompt, and its completions in their order."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,15 +42,31 @@ class RolloutEngine(Protocol):
     def attach(self, policy: "Policy") -> None:
         """Bind the policy whose live weights are sampled from."""
 
-    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
+    ) -> list[Completion]:
         """Sample ``group_size`` completions for each prompt.
 
         Args:
             prompts: the prompts, ``P`` of them.
             group_size: completions per prompt.
             sampling: how to draw.
+            finished: called once for each group, in any order, as soon as the engine has it; it returns at once.
 
         Returns:
             ``P * group_size`` completions, prompt by prompt.
         """
         ...
+
+
+def announce(completions: list[Completion], group_size: int, finished: Finished | None) -> None:
+    """Tell of all groups at the end, for engines that have them no sooner.
+
+    Args:
+        completions: what was sampled, prompt by prompt.
+        group_size: completions per prompt.
+        finished: who is told.
+    """
+    if finished is not None:
+        for i, start in enumerate(range(0, len(completions), group_size)):
+            finished(i, completions[start : start + group_size])

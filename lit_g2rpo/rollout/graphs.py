@@ -33,7 +33,8 @@ def captured(step: Step) -> Step:
             return
         if shape not in graphs:
             graphs[shape] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graphs[shape], pool=pool):
+            # Another thread scores what is complete, perhaps on this device: only this thread's calls are captured.
+            with torch.cuda.graph(graphs[shape], pool=pool, capture_error_mode="thread_local"):
                 step(shape)
         graphs[shape].replay()
 

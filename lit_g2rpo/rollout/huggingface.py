@@ -11,7 +11,7 @@ from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.encoding import collate
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.policy.token_stats import logits_stats
-from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engine import Finished, Sampling, announce
 from lit_g2rpo.rollout.sampling import draw, uniforms
 
 
@@ -52,13 +52,16 @@ class HuggingFaceEngine:
         self.policy = policy
 
     @torch.no_grad()
-    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
+    ) -> list[Completion]:
         """Sample ``group_size`` completions for each prompt.
 
         Args:
             prompts: the prompts, ``P`` of them.
             group_size: completions per prompt.
             sampling: how to draw.
+            finished: told of each group, when all are complete.
 
         Returns:
             ``P * group_size`` completions, prompt by prompt.
@@ -67,11 +70,13 @@ class HuggingFaceEngine:
         training = self.policy.training
         self.policy.eval()
         try:
-            return [
+            completions = [
                 completion
                 for start in range(0, len(rows), self.max_rows)
                 for completion in self._generate(rows[start : start + self.max_rows], sampling)
             ]
+            announce(completions, group_size, finished)
+            return completions
         finally:
             self.policy.train(training)
 

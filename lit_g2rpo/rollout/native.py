@@ -1,6 +1,7 @@
 """The native engine: prompts and images read once, decoding without the model's own code around the weights."""
 
 from collections import deque
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.cache import PromptCache
 from lit_g2rpo.rollout.decoder import Decoder
-from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engine import Finished, Sampling
 from lit_g2rpo.rollout.graphs import captured
 from lit_g2rpo.rollout.prefill import prefill
 from lit_g2rpo.rollout.slots import Slots, StepShape
@@ -50,13 +51,16 @@ class NativeEngine:
         """
         self.policy = policy
 
-    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
+    ) -> list[Completion]:
         """Sample ``group_size`` completions for each prompt.
 
         Args:
             prompts: the prompts, ``P`` of them.
             group_size: completions per prompt.
             sampling: how to draw.
+            finished: told of each group as soon as its last row is done.
 
         Returns:
             ``P * group_size`` completions, prompt by prompt.
@@ -71,37 +75,39 @@ class NativeEngine:
             with torch.no_grad():
                 self.policy.prepare_features(prompts)
             size = max(self.max_rows // group_size, 1)
-            tables = []
+            completions = []
             # Without the bookkeeping of autograd: 7 % of a rollout of a small policy. XLA knows no inference mode.
             with torch.no_grad() if self.policy.device.type == "xla" else torch.inference_mode():
                 decoder = Decoder(self.policy.base)
                 for start in range(0, len(prompts), size):
-                    tables.append(self._generate(decoder, prompts[start : start + size], group_size, sampling))
-            # A table may hold rows of copies that fill a bucket.
-            return [
-                completion
-                for start, table in zip(range(0, len(prompts), size), tables, strict=True)
-                for completion in table.completions()[: len(prompts[start : start + size]) * group_size]
-            ]
+                    own = prompts[start : start + size]
+                    told = finished and partial(_told, finished, start)
+                    completions += self._generate(decoder, own, group_size, sampling, told)
+            return completions
         finally:
             self.policy.train(training)
 
     def _generate(
-        self, decoder: Decoder, prompts: list[Prompt], group_size: int, sampling: Sampling
-    ) -> CompletionTable:
+        self,
+        decoder: Decoder,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        finished: Finished | None,
+    ) -> list[Completion]:
         policy = self.policy
         if policy.static:
-            rollout = StaticRollout(policy, decoder, prompts, group_size, sampling, self.slots or FIXED_SLOTS)
+            rollout = StaticRollout(policy, decoder, prompts, group_size, sampling, self.slots or FIXED_SLOTS, finished)
             rollout.prefill()
             rollout.decode()
-            return rollout.table
+            return rollout.table.completions()
         fixed = self.slots or (None if policy.device.type == "cpu" else FIXED_SLOTS)
         encoded = [policy.encode(prompt) for prompt in prompts]
         lengths = [len(prompt.input_ids) for prompt in encoded]
         room = -(-max(lengths) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE if fixed else max(lengths)
         cache = PromptCache(decoder, lengths, room)
         hidden = prefill(policy, decoder, encoded, cache)
-        table = CompletionTable(policy, prompts, encoded, group_size, sampling)
+        table = CompletionTable(policy, prompts, encoded, group_size, sampling, finished)
         size = min(fixed or self.max_rows, table.spare)
         waiting = _draw_first(table, decoder.logits(hidden), size)
         if waiting:
@@ -110,7 +116,7 @@ class NativeEngine:
                 self._decode_fixed(slots, waiting, group_size)
             else:
                 self._decode_compact(slots, waiting)
-        return table
+        return table.completions()
 
     def _decode_compact(self, slots: Slots, waiting: deque[int]) -> None:
         """Decode the rows that are not done, and no others."""
@@ -146,7 +152,12 @@ def _draw_first(table: CompletionTable, logits: Tensor, size: int) -> deque[int]
     for rows in torch.split(torch.arange(table.spare, device=logits.device), size):
         _, last = table.draw(rows, torch.zeros_like(rows), logits[prompt_of_row[rows]])
         waiting += rows[~last].tolist()
+        table.end(rows[last].tolist())
     return waiting
+
+
+def _told(finished: Finished, start: int, index: int, completions: list[Completion]) -> None:
+    finished(start + index, completions)
 
 
 def _rounded(size: int, full: int) -> int:

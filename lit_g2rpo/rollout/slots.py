@@ -108,6 +108,7 @@ class Slots:
         free = [slot for slot, flag in enumerate(done) if flag]
         if not free and self.rows:
             return False
+        self.table.end([self.rows[slot] for slot in free])
         gaps = free[len(waiting) :]
         free += range(len(self.rows), self.size)
         taken = free[: len(waiting)]

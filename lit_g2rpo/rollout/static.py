@@ -21,7 +21,7 @@ from lit_g2rpo.policy.static import group_mask, image_rows
 from lit_g2rpo.rollout.attention import grid_of_heads, shared_attention
 from lit_g2rpo.rollout.cache import LayerCache
 from lit_g2rpo.rollout.decoder import Decoder
-from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engine import Finished, Sampling
 from lit_g2rpo.rollout.table import CompletionTable
 
 CHECK_EVERY = 8
@@ -41,17 +41,25 @@ class StaticRollout:
         group_size: completions per prompt.
         sampling: how to draw.
         slots: rows decoded at a time.
+        finished: told of each group as soon as its last row is done.
     """
 
     def __init__(
-        self, policy: Policy, decoder: Decoder, prompts: list[Prompt], group_size: int, sampling: Sampling, slots: int
+        self,
+        policy: Policy,
+        decoder: Decoder,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        slots: int,
+        finished: Finished | None = None,
     ) -> None:
         self.policy, self.decoder, self.device = policy, decoder, policy.device
         self.count, self.group_size = len(prompts), group_size
         # Copies of the last prompt fill the bucket; nothing is drawn for them.
         prompts = prompts + [prompts[-1]] * (bucket(len(prompts), 1) - len(prompts))
         self.encoded = [policy.encode(prompt) for prompt in prompts]
-        self.table = CompletionTable(policy, prompts, self.encoded, group_size, sampling)
+        self.table = CompletionTable(policy, prompts, self.encoded, group_size, sampling, finished)
         self.last_token = [int(self.encoded[p].input_ids[-1]) for p in self.table.prompt_of_row] + [0]
         self.width = sampling.max_tokens
         longest = max(len(prompt.input_ids) for prompt in self.encoded) - 1
@@ -132,6 +140,8 @@ class StaticRollout:
         waiting = deque(range(self.count * self.group_size))
         while True:
             done = self.done.tolist()
+            ended = [row for row, flag in zip(self.rows, done, strict=True) if flag and row != self.table.spare]
+            self.table.end(ended)
             if waiting or not all(done):
                 self._fill([slot for slot, flag in enumerate(done) if flag], waiting)
                 end_graph(self.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engine import Finished, Sampling
 from lit_g2rpo.rollout.sampling import draw_with_stats, uniforms
 
 
@@ -20,13 +20,23 @@ class CompletionTable:
         encoded: the same as tensors.
         group_size: completions per prompt.
         sampling: how to draw.
+        finished: told of each group as soon as its last row is done.
     """
 
     def __init__(
-        self, policy: Policy, prompts: list[Prompt], encoded: list[EncodedPrompt], group_size: int, sampling: Sampling
+        self,
+        policy: Policy,
+        prompts: list[Prompt],
+        encoded: list[EncodedPrompt],
+        group_size: int,
+        sampling: Sampling,
+        finished: Finished | None = None,
     ) -> None:
         device = policy.device
-        self.policy, self.sampling = policy, sampling
+        self.policy, self.sampling, self.group_size = policy, sampling, group_size
+        self._finished = finished
+        self._undone = [group_size] * len(prompts)
+        self._groups: dict[int, list[Completion]] = {}
         self.prompt_of_row = [p for p in range(len(prompts)) for _ in range(group_size)]
         self.spare = len(self.prompt_of_row)
         uniform = np.stack([uniforms(sampling, prompt.id, g) for prompt in prompts for g in range(group_size)])
@@ -60,19 +70,47 @@ class CompletionTable:
         ended = (token[:, None] == self._ends).any(-1)
         return token, ended | (index == self.sampling.max_tokens - 1)
 
+    def end(self, rows: list[int]) -> None:
+        """Note that rows are done; take the groups that this completes.
+
+        Args:
+            rows: rows whose last token is drawn, each given once.
+        """
+        complete = []
+        for row in rows:
+            prompt = self.prompt_of_row[row]
+            self._undone[prompt] -= 1
+            if not self._undone[prompt]:
+                complete.append(prompt)
+        if not complete:
+            return
+        # Whole: a slice of its own for each group would be a program of its own on a device that compiles.
+        table = [tensor.cpu() for tensor in (self.tokens, self._logprobs, self._entropy, self._ends)]
+        for prompt in sorted(complete):
+            # What is cut out here is trained on, which a tensor made in inference mode could not be.
+            with torch.inference_mode(False):
+                self._groups[prompt] = self._read(prompt, *table)
+            if self._finished is not None:
+                self._finished(prompt, self._groups[prompt])
+
     def completions(self) -> list[Completion]:
-        """Cut each row behind its last token.
+        """The completions of all groups that are complete, prompt by prompt.
 
         Returns:
-            ``N`` completions on the CPU.
+            At most ``N`` completions on the CPU.
         """
-        tokens, logprobs, entropy = self.tokens.cpu(), self._logprobs.cpu(), self._entropy.cpu()
-        ended = torch.isin(tokens, self._ends.cpu())
+        return [completion for prompt in sorted(self._groups) for completion in self._groups[prompt]]
+
+    def _read(self, prompt: int, tokens: Tensor, logprobs: Tensor, entropy: Tensor, ends: Tensor) -> list[Completion]:
+        """Cut each row of a group behind its last token."""
+        own = slice(prompt * self.group_size, (prompt + 1) * self.group_size)
+        tokens, logprobs, entropy = tokens[own], logprobs[own], entropy[own]
+        ended = torch.isin(tokens, ends)
         # Past a completion's end the table holds zeros, which may be an end token, but never the first.
         lengths = torch.where(ended.any(-1), ended.int().argmax(-1) + 1, tokens.shape[1]).tolist()
         found = []
-        for i, length in enumerate(lengths[: self.spare]):
+        for i, length in enumerate(lengths):
             ids = tokens[i, :length].clone()
-            own = logprobs[i, :length].clone(), entropy[i, :length].clone()
-            found.append(Completion(ids, *own, self.policy.decode(ids), truncated=not bool(ended[i, length - 1])))
+            stats = logprobs[i, :length].clone(), entropy[i, :length].clone()
+            found.append(Completion(ids, *stats, self.policy.decode(ids), truncated=not bool(ended[i, length - 1])))
         return found
