@@ -2,7 +2,7 @@
 
 Run it in the environment that ``tests/xla.sh`` makes: ``PJRT_DEVICE=CPU python benchmarks/xla_compiles.py``. A batch is
 a rollout of 12 prompts x 4 completions of the mini tasks with its two optimizer steps. The first rollouts compile, then
-every size that a micro-batch may have is run once; what compiles after that is an error of the shapes.
+every size that images and micro-batches may have is run once; what compiles after that is an error of the shapes.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from common import machine, write_json
+from lightning.pytorch.loops.optimization.automatic import ClosureResult
 
 import lit_g2rpo.strategies  # noqa: F401 (registers names)
 from lit_g2rpo.experience import Microbatch
@@ -24,10 +25,14 @@ from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.policy.buckets import bucket
 from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.static_vision import host_features
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 
 WARM_UP = 6
 """Rollouts before sizes are run one by one: sampling has its few shapes from them."""
+
+MICROBATCHES = 2
+"""Optimizer steps of a rollout, a micro-batch each."""
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Counts(pl.Callback):
     """
 
     batches: int
+    sizes: int = 0
     warm_up: int = 0
     after: int = 0
     warm_up_seconds: float = 0.0
@@ -50,7 +56,7 @@ class Counts(pl.Callback):
         if batch[1] + 1 < module.microbatches_per_rollout:
             return
         if module.rollout_index == WARM_UP:
-            run_every_size(module)
+            self.sizes = run_every_size(module)
             self.warm_up, self.warm_up_seconds = compilations(), time.process_time()
             module.policy.counters.train_padded_tokens = module.policy.counters.train_passes = 0
             self._start = tokens_of(module)
@@ -79,48 +85,39 @@ def tokens_of(module: Any) -> int:
     return int(module.policy.counters.train_prompt_tokens + module.policy.counters.train_completion_tokens)
 
 
-def run_every_size(module: Any) -> None:
-    """Run an empty micro-batch and one of each size from 0.7 to 1.3 times what there is; no weight changes."""
-    microbatches = module.experience.microbatches
-    tokens = [size_of(module, microbatch) for microbatch in microbatches]
-    whole = microbatches[0]
-    for other in microbatches[1:]:
-        whole = joined(whole, other)
-    seen: set[int] = set()
-    for rows in range(len(whole.prompts) + 1):
-        part = first_rows(whole, rows)
-        size = size_of(module, part)
-        if bucket(size) in seen or (rows and not 0.7 * min(tokens) <= size <= 1.3 * max(tokens)):
-            continue
-        seen.add(bucket(size))
-        loss, _ = module.policy.loss(part, module.objective.token_loss)
-        module.trainer.strategy.backward(loss, None)
+def run_every_size(module: Any) -> int:
+    """Run the tower on every size of images, and an empty micro-batch and one of each size; no weight changes.
+
+    Args:
+        module: the LightningModule behind a training step.
+
+    Returns:
+        Sizes of micro-batches, the empty one's among them.
+    """
+    policy, fields_of = module.policy, module.experience.microbatches[0].fields
+    rows = [policy.encode(prompt) for prompt in module.experience.prompts]
+    images = [replace(row, features=None) for row in rows if row.pixel_values is not None]
+    for count in range(1, len(images) + 1):
+        with torch.no_grad():
+            host_features(policy, [replace(row) for row in images[:count]])
+    prompt = min(module.experience.prompts, key=lambda prompt: len(policy.encode(prompt).input_ids))
+    shortest, longest = len(policy.encode(prompt).input_ids), max(len(row.input_ids) for row in rows)
+    rollout = module.rollout
+    most = rollout.prompts // MICROBATCHES * (longest + rollout.group_size * (module.max_tokens - 1))
+    sizes = [0, *sorted({bucket(size) for size in range(shortest, most + 1)})]
+    for size in sizes:
+        # one completion, as long as it takes: its last token predicts nothing
+        count = max(size - shortest + 1, 0)
+        tokens = [torch.full((count,), policy.pad_token_id)] if count else []
+        values = {f.name: getattr(fields_of, f.name) for f in fields(fields_of)}
+        zeros = {name: value.new_zeros(count) for name, value in values.items() if value is not None}
+        microbatch = Microbatch([prompt] * len(tokens), tokens, replace(fields_of, **zeros))
+        loss, _ = policy.loss(microbatch, module.objective.token_loss)
+        # as the trainer does it: operations of its own would make other graphs
+        result = ClosureResult.from_training_step_output(loss)
+        module.trainer.strategy.backward(result.closure_loss, None)
         module.zero_grad()
-
-
-def size_of(module: Any, microbatch: Microbatch) -> int:
-    """Tokens of a micro-batch as one sequence."""
-    prompts = {id(prompt): len(module.policy.encode(prompt).input_ids) for prompt in microbatch.prompts}
-    return sum(prompts.values()) + sum(len(tokens) - 1 for tokens in microbatch.token_ids)
-
-
-def first_rows(microbatch: Microbatch, rows: int) -> Microbatch:
-    """Cut a micro-batch behind its first rows."""
-    count = sum(map(len, microbatch.token_ids[:rows]))
-    values = {f.name: getattr(microbatch.fields, f.name) for f in fields(microbatch.fields)}
-    cut = {name: value[:count] for name, value in values.items() if value is not None}
-    return Microbatch(microbatch.prompts[:rows], microbatch.token_ids[:rows], replace(microbatch.fields, **cut))
-
-
-def joined(first: Microbatch, second: Microbatch) -> Microbatch:
-    """Join two micro-batches."""
-    both = {f.name: (getattr(first.fields, f.name), getattr(second.fields, f.name)) for f in fields(first.fields)}
-    cats = {name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None}
-    return Microbatch(
-        [*first.prompts, *second.prompts],
-        [*first.token_ids, *second.token_ids],
-        replace(first.fields, **cats),
-    )
+    return len(sizes)
 
 
 def measure(path: str, folder: Path, batches: int) -> dict[str, float]:
@@ -140,17 +137,18 @@ def measure(path: str, folder: Path, batches: int) -> dict[str, float]:
         objective=G2RPO(filtering="off"),
         optimizer=partial(torch.optim.AdamW, lr=1e-4),
         rollout=RolloutConfig(prompts=12, group_size=4),
-        update=UpdateConfig(microbatches=2),
+        update=UpdateConfig(microbatches=MICROBATCHES),
         evaluation=EvaluationConfig(),
     )
     trainer = pl.Trainer(
-        strategy="g2rpo_xla", accelerator="xla", devices=1, max_steps=2 * (WARM_UP + batches), max_epochs=-1,
+        strategy="g2rpo_xla", accelerator="xla", devices=1, max_steps=MICROBATCHES * (WARM_UP + batches), max_epochs=-1,
         gradient_clip_val=1.0, callbacks=[counts], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=folder,
     )  # fmt: skip
     data = MiniPrompts(rollouts_per_epoch=1000, max_completion_tokens=24)
     trainer.fit(module, data)
     return {
+        "sizes of micro-batches, times 3": 3 * counts.sizes,
         "compilations, warm-up": counts.warm_up,
         f"compilations, {batches} batches after it": counts.after,
         "operations that left the device": len(fallbacks()),

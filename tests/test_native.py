@@ -13,7 +13,7 @@ import lit_g2rpo.rollout.prefill
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.mini.policy import initial_policy
-from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
+from lit_g2rpo.policy.config import LoraConfig, PolicyConfig, Shapes
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
@@ -293,8 +293,17 @@ def test_the_policy_is_left_as_it_was(random_folder: str) -> None:
     assert not completions[0].logprobs.is_inference()
 
 
-def test_half_precision_stays_near_training(random_folder: str, mixed_prompts: list[Prompt]) -> None:
-    policy = load_policy(PolicyConfig(path=random_folder, dtype="bfloat16"))
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)], ids=["full", "lora"])
+@pytest.mark.parametrize("shapes", ["exact", "static"])
+def test_half_precision_stays_near_training(
+    random_folder: str, mixed_prompts: list[Prompt], lora: LoraConfig | None, shapes: Shapes
+) -> None:
+    policy = load_policy(PolicyConfig(path=random_folder, dtype="bfloat16", lora=lora, shapes=shapes))
+    torch.manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            assert parameter.dtype == torch.float32
+            torch.nn.init.normal_(parameter, std=0.1)
     completions = sample(NativeEngine(), policy, mixed_prompts, 8, Sampling(24))
     with torch.no_grad():
         rows = [p for p in mixed_prompts for _ in range(8)]
