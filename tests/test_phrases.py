@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from lit_g2rpo.commands.data import main
 from lit_g2rpo.data import JsonPrompts
+from lit_g2rpo.data.json_prompts import JsonRows
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.metrics import BENCHMARKS
 from lit_g2rpo.rewards.rows import canonical
@@ -144,3 +146,14 @@ def test_a_list_of_right_texts_is_no_list_of_phrases() -> None:
     assert canonical(row)["answer"] == '["12", "twelve"]'
     with pytest.raises(ValueError, match="'data convert' writes a row for each"):
         canonical(PUBLISHED)
+
+
+def test_a_restart_numbers_the_phrases_as_the_first_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(PUBLISHED | {"question_id": "8", "answer": ["it"]}, PUBLISHED, PUBLISHED | {"answer": ["that"]})
+    os.utime(file, (0, 0))
+    first = fragment(file)
+    monkeypatch.setattr(JsonRows, "_check", None)
+    again = fragment(file)
+    assert again.task_names() == first.task_names()
+    assert [again[i].id for i in range(5)] == [first[i].id for i in range(5)]
+    assert [again[i].sample for i in range(5)] == [first[i].sample for i in range(5)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from lit_g2rpo.data.images import ImageError, load_image
+from lit_g2rpo.data.images import ImageError, load_image, placed
 from lit_g2rpo.data.readers import read_rows
 from lit_g2rpo.data.schema import RowReader
 from lit_g2rpo.errors import UserError
@@ -69,10 +69,8 @@ def _saved(image: bytes | Image.Image, scratch: Path, folder: Path, image_root: 
         content, ending = image, _ending(image, place)
     else:
         buffer = BytesIO()
-        try:
+        with placed(place):
             load_image(image).save(buffer, "PNG")
-        except ImageError as error:
-            raise ImageError(f"{place}: {error}") from None
         content, ending = buffer.getvalue(), "png"
     name = f"{sha256(content).hexdigest()[:24]}.{ending}"
     (scratch / name).write_bytes(content)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
-from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.lengths import expanded_length
 from lit_g2rpo.data.media import opened, outlined
 from lit_g2rpo.data.readers import read_rows
@@ -157,8 +156,6 @@ class Doctor:
                 sizes = [image.size for image in images]
             else:
                 question, sizes = outlined(row, self.reader, place)
-        except ImageError as error:
-            yield "image", f"{place}: {error}"
         except UserError as error:
             yield "image", str(error)
         else:

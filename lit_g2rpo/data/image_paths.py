@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.data.images import Source
+from lit_g2rpo.data.images import ImageError, Source
 from lit_g2rpo.errors import UserError
 
 
@@ -22,7 +22,7 @@ def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Sou
         Paths, bytes or images.
 
     Raises:
-        UserError: if a path leaves the folder, a link inside it included, or is no file.
+        UserError: if a path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
     """
     return [inside(image, image_root, place) if isinstance(image, str) else image for image in row["images"]]
 
@@ -40,7 +40,7 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
         The file.
 
     Raises:
-        UserError: if the path leaves the folder, a link inside it included, or is no file.
+        UserError: if the path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
     """
     if "\0" in name:
         raise UserError(f"{place}: {kind} {name!r} is no path")
@@ -61,7 +61,7 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
         verb = f"leads to {path}," if link else "lies"
         raise UserError(f"{place}: {kind} {name!r} {verb} outside data.image_root {image_root}; use a path inside it")
     if not stat.S_ISREG(mode):
-        raise UserError(f"{place}: no {kind} file {path}; check '{kind}s' and data.image_root")
+        raise ImageError(f"{place}: no {kind} file {path}; check '{kind}s' and data.image_root")
     return Path(path)
 
 

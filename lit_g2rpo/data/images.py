@@ -20,6 +20,22 @@ class ImageError(UserError):
     """An image that cannot be used; the message names the file and the reason."""
 
 
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Names the row in the message of an image that cannot be used.
+
+    Args:
+        place: how messages name the row.
+
+    Raises:
+        ImageError: with the place in front.
+    """
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{place}: {error}") from error
+
+
 def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
     """Decodes an image in full, the first frame of an animation.
 

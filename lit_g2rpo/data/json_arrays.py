@@ -4,20 +4,15 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lit_g2rpo.data.cache import cache_folder, identity, written
 from lit_g2rpo.data.readers import kind, opened
 from lit_g2rpo.errors import UserError
 
 SPACE = re.compile(r"[ \t\r\n]*")
-
-
-def cache_folder() -> Path:
-    """Returns the folder of converted files: ``lit_g2rpo`` in ``XDG_CACHE_HOME``, by default ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_g2rpo"
 
 
 def as_lines(path: Path) -> Path:
@@ -33,9 +28,8 @@ def as_lines(path: Path) -> Path:
         UserError: if the file cannot be read, holds something else, or the cache folder cannot be written.
     """
     with opened(path) as file:
-        state = os.fstat(file.fileno())
-        identity = f"{path.resolve()}\n{state.st_size}\n{state.st_mtime_ns}\n{state.st_ino}"
-        lines = cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.jsonl"
+        state = identity(path, os.fstat(file.fileno()))
+        lines = cache_folder() / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.jsonl"
         if lines.is_file():
             return lines
         try:
@@ -43,16 +37,9 @@ def as_lines(path: Path) -> Path:
         except (UnicodeDecodeError, OSError) as error:
             raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     try:
-        lines.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=lines.parent, delete=False) as part:
-            try:
-                for row in _objects(text, path):
-                    part.write(json.dumps(row) + "\n")
-            except BaseException:
-                os.unlink(part.name)
-                raise
-        # Several processes may convert at once: each writes its own file, and the last one stays.
-        os.replace(part.name, lines)
+        with written(lines) as part:
+            for row in _objects(text, path):
+                part.write(json.dumps(row) + "\n")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be converted in {lines.parent} ({error.strerror}); set XDG_CACHE_HOME to a folder that "

@@ -2,14 +2,15 @@
 
 import os
 import sys
+import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.media import opened, outlined
+from lit_g2rpo.data.passed_checks import PassedCheck
 from lit_g2rpo.data.readers import read_rows
 from lit_g2rpo.data.schema import RowReader, check_row, to_prompt
 from lit_g2rpo.errors import UserError
@@ -19,7 +20,9 @@ from lit_g2rpo.tasks import Task
 
 
 class JsonRows:
-    """Rows of one or several files, checked at construction, opened on access; several phrases of a box are a row each.
+    """Rows of one or several files, checked at construction unless they passed before, opened on access.
+
+    Several phrases of a box are a row each.
 
     Args:
         files: what ``read_rows`` reads.
@@ -41,18 +44,27 @@ class JsonRows:
         answered: bool = True,
     ) -> None:
         self.reader, self.reward = reader, reward
+        began = time.time()
         self._files = [read_rows(file) for file in files]
         self._ends = list(accumulate(len(rows) for rows in self._files))
-        self._tasks: list[str] = []
-        self._starts = array("Q")
+        if not any(self._ends):
+            raise UserError(f"{', '.join(map(str, files))}: no rows; give at least one")
+        rewards = {name: task.reward for name, task in tasks.items()}
+        settings = vars(reader) | {"image_root": reader.image_root.resolve()}
+        passed = PassedCheck(self._files, (settings, rewards, reward, answered), began)
+        found = passed.recalled() or passed.kept(self._check(tasks, answered))
+        self._tasks = [task for line in found for task in line]
+        self._starts = array("Q", accumulate((len(line) for line in found[:-1]), initial=0))
+
+    def _check(self, tasks: Mapping[str, Task], answered: bool) -> list[tuple[str, ...]]:
+        found = []
         for rows in self._files:
             for index in range(len(rows)):
-                self._starts.append(len(self._tasks))
-                for row, place in reader.read(rows, index):
-                    check_row(row, place, tasks, reader.image_root, reward, answered)
-                    self._tasks.append(sys.intern(row["task_type"]))
-        if not self._tasks:
-            raise UserError(f"{', '.join(map(str, files))}: no rows; give at least one")
+                line = self.reader.read(rows, index)
+                for row, place in line:
+                    check_row(row, place, tasks, self.reader.image_root, self.reward, answered)
+                found.append(tuple(sys.intern(row["task_type"]) for row, _ in line))
+        return found
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -75,11 +87,8 @@ class JsonRows:
             ImageError: naming the row, if an image cannot be used.
         """
         row, id, place = self._row(index)
-        try:
-            question, images = opened(row, self.reader, place)
-            return to_prompt(row, id, images, self.reward, question)
-        except ImageError as error:
-            raise ImageError(f"{place}: {error}") from error
+        question, images = opened(row, self.reader, place)
+        return to_prompt(row, id, images, self.reward, question)
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
         """Reads a row and how large its images are, without decoding them.
@@ -94,11 +103,8 @@ class JsonRows:
             ImageError: naming the row, if an image cannot be used.
         """
         row, id, place = self._row(index)
-        try:
-            question, sizes = outlined(row, self.reader, place)
-            return to_prompt(row, id, [], self.reward, question), sizes
-        except ImageError as error:
-            raise ImageError(f"{place}: {error}") from error
+        question, sizes = outlined(row, self.reader, place)
+        return to_prompt(row, id, [], self.reward, question), sizes
 
     def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
         line = bisect_right(self._starts, index) - 1

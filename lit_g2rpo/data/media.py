@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from lit_g2rpo.data.image_paths import image_sources, inside
-from lit_g2rpo.data.images import image_size, load_image
+from lit_g2rpo.data.images import image_size, load_image, placed
 from lit_g2rpo.data.videos import Clip, frame_plan, load_frames
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.rows import IMAGE, VIDEO
@@ -27,7 +27,7 @@ def clips(row: dict[str, Any], image_root: Any, place: str) -> list[Clip]:
         The videos.
 
     Raises:
-        UserError: if a path leaves the folder or is no file, or a part is none.
+        UserError: if a path leaves the folder, or a part is none; an ``ImageError`` if it is no file.
     """
     found = []
     for video in row.get("videos") or []:
@@ -54,11 +54,12 @@ def opened(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[Imag
         The question with an ``<image>`` for each image and frame, and the images in that order, RGB.
 
     Raises:
-        ImageError: if an image or video cannot be used.
+        ImageError: naming the row, if an image or video cannot be used.
     """
-    videos = [load_frames(clip, reader.video) for clip in clips(row, reader.image_root, place)]
-    images = [load_image(source, reader.exif_rotation) for source in image_sources(row, reader.image_root, place)]
-    return spread(row["problem"], images, videos)
+    videos, images = clips(row, reader.image_root, place), image_sources(row, reader.image_root, place)
+    with placed(place):
+        frames = [load_frames(clip, reader.video) for clip in videos]
+        return spread(row["problem"], [load_image(source, reader.exif_rotation) for source in images], frames)
 
 
 def outlined(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[tuple[int, int]]]:
@@ -73,10 +74,12 @@ def outlined(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[tu
         The question as ``opened`` returns it, and width and height of each image and frame, pixels.
 
     Raises:
-        ImageError: if the header of an image or video cannot be read.
+        ImageError: naming the row, if the header of an image or video cannot be read.
     """
-    plans = [frame_plan(clip, reader.video) for clip in clips(row, reader.image_root, place)]
-    sizes = [image_size(source, reader.exif_rotation) for source in image_sources(row, reader.image_root, place)]
+    videos, images = clips(row, reader.image_root, place), image_sources(row, reader.image_root, place)
+    with placed(place):
+        plans = [frame_plan(clip, reader.video) for clip in videos]
+        sizes = [image_size(source, reader.exif_rotation) for source in images]
     return spread(row["problem"], sizes, [(times, [size] * len(times)) for times, size in plans])
 
 

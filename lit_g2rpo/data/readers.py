@@ -15,9 +15,17 @@ HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Rows(Protocol):
-    """Rows of one file or table, read one at a time."""
+    """Rows of one file or table, read one at a time.
+
+    Attributes:
+        name: the name of the file or table.
+        source: the user's file, None for a table of the hub.
+        fingerprint: what the reader knows of the content without going through it.
+    """
 
     name: str
+    source: Path | None
+    fingerprint: str
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -47,6 +55,7 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     def __init__(self, path: Path, original: Path | None = None) -> None:
         self.path, self.original = path, original
+        self.source: Path | None = original or path
         self.name = (original or path).name
         self._offsets, self._lines = array("Q"), array("Q")
         offset = 0
@@ -57,6 +66,7 @@ class JsonLines(Sequence[dict[str, Any]]):
                     self._lines.append(number)
                 offset += len(line)
         self._offsets.append(offset)
+        self.fingerprint = f"{len(self)} rows, {offset} bytes"
         self._file = os.open(path, os.O_RDONLY)
 
     def __len__(self) -> int:
@@ -75,7 +85,7 @@ class JsonLines(Sequence[dict[str, Any]]):
     def place(self, index: int) -> str:
         """Names a row for a message: file and line or row, from 1."""
         word = "line" if self.original is None else "row"
-        return f"{self.original or self.path}, {word} {self._lines[index]}"
+        return f"{self.source}, {word} {self._lines[index]}"
 
     def __del__(self) -> None:
         """Closes the file."""

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from lit_g2rpo.data.image_paths import image_sources
-from lit_g2rpo.data.images import image_size
+from lit_g2rpo.data.images import image_size, placed
 from lit_g2rpo.data.media import clips
 from lit_g2rpo.data.readers import Rows
 from lit_g2rpo.data.videos import VideoLimits, videos_can_be_read
@@ -87,7 +87,8 @@ class RowReader:
         sources = image_sources(unboxed, self.image_root, place)
         if len(sources) != 1:
             raise UserError(f"{place}: its box is in pixels, but it has {len(sources)} images; it must have one")
-        width, height = image_size(sources[0], self.exif_rotation)
+        with placed(place):
+            width, height = image_size(sources[0], self.exif_rotation)
         return {"width": width, "height": height}
 
 

@@ -22,9 +22,11 @@ class Table:
 
     def __init__(self, source: str) -> None:
         self.name = Path(source).name
+        self.source = Path(source) if source.endswith(".parquet") else None
         self._source = source
         # Arrow's own rows hold images as they are stored: they are opened, and judged, by this project's rules.
         self._table = _load(source).with_format("arrow")
+        self.fingerprint: str = self._table._fingerprint
 
     def __len__(self) -> int:
         """Number of rows."""
