@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
+from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native import NativeEngine
+from lit_g2rpo.rollout.prefill import _read, token_bytes
 from lit_g2rpo.rollout.slots import Slots, StepShape
 from lit_g2rpo.rollout.weights import read_layers
 
@@ -215,14 +218,26 @@ def test_a_group_that_takes_turns_reads_its_prompt_once(policy: Policy) -> None:
     assert policy.counters.prefill_tokens == len(policy.encode(prompt).input_ids)
 
 
-def test_packs_of_prompts_do_not_change_anything(
-    policy: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tokens", [1, 70])
+def test_reading_prompts_in_a_memory_budget_changes_nothing(
+    policy: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
     whole = sample(NativeEngine(), policy, mixed_prompts, 2, Sampling(8))
-    monkeypatch.setattr(lit_g2rpo.rollout.prefill, "PREFILL_TOKENS", 70)
+    read: list[list[int]] = []
+
+    def record(policy: Policy, decoder: Any, pack: list[Any], *rest: Any) -> torch.Tensor:
+        read.append([len(prompt.input_ids) for prompt in pack])
+        return _read(policy, decoder, pack, *rest)
+
+    monkeypatch.setattr(lit_g2rpo.rollout.prefill, "_read", record)
     policy.counters = Counters()
-    assert_same(sample(NativeEngine(), policy, mixed_prompts, 2, Sampling(8)), whole)
-    assert policy.counters.prefill_tokens == sum(len(policy.encode(p).input_ids) for p in mixed_prompts)
+    budget = tokens * token_bytes(policy.base.config.text_config, 4) / 2**20
+    assert_same(sample(NativeEngine(prefill_mib=budget), policy, mixed_prompts, 2, Sampling(8)), whole)
+    lengths = [len(policy.encode(p).input_ids) for p in mixed_prompts]
+    assert list(chain(*read)) == lengths
+    assert all(len(pack) == 1 or sum(pack) <= tokens for pack in read)
+    assert len(read) == len(lengths) if tokens == 1 else 1 < len(read) < len(lengths)
+    assert policy.counters.prefill_tokens == sum(lengths)
 
 
 def test_live_modules_equal_fused_copies(

@@ -91,7 +91,7 @@ def run(verb: str, arguments: list[str]) -> None:
     a_pass = phantom.microbatch(size, module.objective, accumulate > 1)
     rollout = RolloutSize(
         own, group, data.max_prompt_tokens, image_tokens, data.max_completion_tokens, module.rollout.max_rows,
-        module.rollout.slots,
+        module.rollout.slots, module.rollout.prefill_mib,
     )  # fmt: skip
     optimizer = config.model.optimizer.class_path
     items = memory_table(

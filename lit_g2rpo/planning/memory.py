@@ -8,7 +8,7 @@ import torch
 from lit_g2rpo.planning.sharding import BUCKET, Sharding
 from lit_g2rpo.planning.simulation import PassMemory, Phantom
 from lit_g2rpo.rollout.native import FIXED_SLOTS, PROMPT_MULTIPLE
-from lit_g2rpo.rollout.prefill import PREFILL_TOKENS
+from lit_g2rpo.rollout.prefill import token_bytes
 
 PHASES = ("rollout", "micro-batch", "optimizer step")
 
@@ -38,6 +38,7 @@ class RolloutSize:
         completion_tokens: longest completion.
         max_rows: most rows held at a time.
         slots: rows decoded at a time where shapes are fixed; None for the engine's own choice.
+        prefill_mib: most memory that prompts are read in at a time, MiB.
     """
 
     prompts: int
@@ -47,6 +48,7 @@ class RolloutSize:
     completion_tokens: int
     max_rows: int
     slots: int | None
+    prefill_mib: float
 
 
 def weight_bytes(phantom: Phantom) -> int:
@@ -79,8 +81,8 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     decoding = slots * text.vocab_size * (3 * 4 + 2 * 8)
     if phantom.device != "cpu":
         decoding += 2 * 4 * heads * (slots * size.completion_tokens + rows * room)
-    tokens = min(held * size.prompt_tokens, max(PREFILL_TOKENS, size.prompt_tokens))
-    prefill = tokens * width * (3 * text.intermediate_size + 6 * text.hidden_size)
+    read = token_bytes(text, width) * size.prompt_tokens
+    prefill = min(held * read, max(int(size.prefill_mib * 2**20), read))
     drawn = rows * size.completion_tokens * (8 + 8 + 4 + 4)
     copies = 0
     if phantom.device == "cpu":

@@ -22,6 +22,7 @@ class RolloutConfig:
         max_rows: most rows the engine holds at a time; bounds memory.
         slots: rows that ``native`` decodes at a time in a fixed shape, finished ones replaced by waiting ones; null
             drops finished rows on the CPU and takes 64 elsewhere.
+        prefill_mib: most memory that ``native`` reads prompts in at a time, MiB; one that needs more is read alone.
     """
 
     engine: Literal["native", "huggingface", "demonstrations"] = "native"
@@ -34,6 +35,7 @@ class RolloutConfig:
     seed: int = 0
     max_rows: int = 512
     slots: int | None = None
+    prefill_mib: float = 1024
 
 
 @dataclass(slots=True)

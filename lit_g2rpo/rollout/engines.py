@@ -30,4 +30,4 @@ def build_sampler(config: RolloutConfig) -> RolloutEngine:
     """
     if config.engine == "huggingface":
         return HuggingFaceEngine(config.max_rows)
-    return NativeEngine(config.max_rows, config.slots)
+    return NativeEngine(config.max_rows, config.slots, config.prefill_mib)

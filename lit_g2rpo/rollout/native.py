@@ -37,10 +37,11 @@ class NativeEngine:
         max_rows: most rows held at a time.
         slots: rows decoded at a time in a fixed shape, finished ones replaced by waiting ones, as devices with graphs
             or compiled shapes want it; None drops finished rows on the CPU and takes 64 elsewhere.
+        prefill_mib: most memory that prompts are read in at a time, MiB; one that needs more is read alone.
     """
 
-    def __init__(self, max_rows: int = 512, slots: int | None = None) -> None:
-        self.max_rows, self.slots = max_rows, slots
+    def __init__(self, max_rows: int = 512, slots: int | None = None, prefill_mib: float = 1024) -> None:
+        self.max_rows, self.slots, self.prefill_mib = max_rows, slots, prefill_mib
         self.policy: Policy
 
     def attach(self, policy: Policy) -> None:
@@ -106,7 +107,7 @@ class NativeEngine:
         lengths = [len(prompt.input_ids) for prompt in encoded]
         room = -(-max(lengths) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE if fixed else max(lengths)
         cache = PromptCache(decoder, lengths, room)
-        hidden = prefill(policy, decoder, encoded, cache)
+        hidden = prefill(policy, decoder, encoded, cache, self.prefill_mib)
         table = CompletionTable(policy, prompts, encoded, group_size, sampling, finished)
         size = min(fixed or self.max_rows, table.spare)
         waiting = _draw_first(table, decoder.logits(hidden), size)

@@ -1,6 +1,7 @@
 """Prompts and their images are read once, packed without padding."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,23 @@ from lit_g2rpo.policy.vision import image_features
 from lit_g2rpo.rollout.cache import PromptCache
 from lit_g2rpo.rollout.decoder import Decoder
 
-PREFILL_TOKENS = 8192
-"""Prompt tokens read at a time, which bounds the memory of activations; a longer prompt is read alone."""
+
+def token_bytes(config: Any, width: int) -> int:
+    """Memory that a token takes while its prompt is read.
+
+    Args:
+        config: the text model's.
+        width: bytes of an activation.
+
+    Returns:
+        Bytes: gate, up and their product in the widest layer, beside the residual stream, queries, keys and values.
+    """
+    return width * (3 * int(config.intermediate_size) + 6 * int(config.hidden_size))
 
 
-def prefill(policy: Policy, decoder: Decoder, prompts: list[EncodedPrompt], cache: PromptCache) -> Tensor:
+def prefill(
+    policy: Policy, decoder: Decoder, prompts: list[EncodedPrompt], cache: PromptCache, budget_mib: float
+) -> Tensor:
     """Read prompts into the cache.
 
     Args:
@@ -24,22 +37,24 @@ def prefill(policy: Policy, decoder: Decoder, prompts: list[EncodedPrompt], cach
         decoder: the text model.
         prompts: the prompts, ``P`` of them.
         cache: where keys and values go.
+        budget_mib: most memory that activations take, MiB; a prompt that needs more is read alone.
 
     Returns:
         Hidden state of each prompt's last token, ``[P, H]``.
     """
     last = []
-    for first, pack in _packs(prompts):
+    most = budget_mib * 2**20 / token_bytes(policy.base.config.text_config, decoder.embedding.element_size())
+    for first, pack in _packs(prompts, most):
         last.append(_read(policy, decoder, pack, first, cache))
         policy.counters.prefill_tokens += sum(len(prompt.input_ids) for prompt in pack)
     return torch.cat(last)
 
 
-def _packs(prompts: list[EncodedPrompt]) -> Iterator[tuple[int, list[EncodedPrompt]]]:
-    """Cut the prompts into packs of at most ``PREFILL_TOKENS``, each with the index of its first prompt."""
+def _packs(prompts: list[EncodedPrompt], most: float) -> Iterator[tuple[int, list[EncodedPrompt]]]:
+    """Cut the prompts into packs of at most so many tokens, each with the index of its first prompt."""
     first, tokens = 0, 0
     for i, prompt in enumerate(prompts):
-        if i > first and tokens + len(prompt.input_ids) > PREFILL_TOKENS:
+        if i > first and tokens + len(prompt.input_ids) > most:
             yield first, prompts[first:i]
             first, tokens = i, 0
         tokens += len(prompt.input_ids)
