@@ -2,7 +2,8 @@
 
 Run it in the environment that ``tests/xla.sh`` makes: ``PJRT_DEVICE=CPU python benchmarks/xla_compiles.py``. A batch is
 a rollout of 12 prompts x 4 completions of the mini tasks with its two optimizer steps. The first rollouts compile, then
-every size that images and micro-batches may have is run once; what compiles after that is an error of the shapes.
+a rollout is learned from in each size that images and micro-batches may have; what compiles after that is an error of
+the shapes.
 """
 
 import argparse
@@ -16,10 +17,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from common import machine, write_json
-from lightning.pytorch.loops.optimization.automatic import ClosureResult
 
 import lit_g2rpo.strategies  # noqa: F401 (registers names)
-from lit_g2rpo.experience import Microbatch
+from lit_g2rpo.experience import Experience, Microbatch, Prompt
 from lit_g2rpo.mini.data import MiniPrompts
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives import G2RPO
@@ -28,7 +28,7 @@ from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.static_vision import host_features
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 
-WARM_UP = 6
+FIRST = 6
 """Rollouts before sizes are run one by one: sampling has its few shapes from them."""
 
 MICROBATCHES = 2
@@ -44,7 +44,6 @@ class Counts(pl.Callback):
     """
 
     batches: int
-    sizes: int = 0
     warm_up: int = 0
     after: int = 0
     warm_up_seconds: float = 0.0
@@ -55,15 +54,18 @@ class Counts(pl.Callback):
         """Look at the counters once a rollout has been learned from."""
         if batch[1] + 1 < module.microbatches_per_rollout:
             return
-        if module.rollout_index == WARM_UP:
-            self.sizes = run_every_size(module)
+        if module.sizes is None:
+            return
+        done = module.rollout_index - FIRST - len(module.sizes)
+        if done == 0:
             self.warm_up, self.warm_up_seconds = compilations(), time.process_time()
             module.policy.counters.train_padded_tokens = module.policy.counters.train_passes = 0
             self._start = tokens_of(module)
-        elif module.rollout_index == WARM_UP + self.batches:
+        elif done == self.batches:
             self.after = compilations() - self.warm_up
             self.seconds = (time.process_time() - self.warm_up_seconds) / self.batches
             self.waste = module.policy.counters.train_padded_tokens / (tokens_of(module) - self._start)
+            trainer.should_stop = True
 
 
 def compilations() -> int:
@@ -85,39 +87,64 @@ def tokens_of(module: Any) -> int:
     return int(module.policy.counters.train_prompt_tokens + module.policy.counters.train_completion_tokens)
 
 
-def run_every_size(module: Any) -> int:
-    """Run the tower on every size of images, and an empty micro-batch and one of each size; no weight changes.
+class WarmedUp(G2RPOModule):
+    """A run that learns from every size once the first rollouts are over: in its own loop, whose graphs these are."""
 
-    Args:
-        module: the LightningModule behind a training step.
+    sizes: list[int] | None = None
 
-    Returns:
-        Sizes of micro-batches, the empty one's among them.
-    """
-    policy, fields_of = module.policy, module.experience.microbatches[0].fields
-    rows = [policy.encode(prompt) for prompt in module.experience.prompts]
-    images = [replace(row, features=None) for row in rows if row.pixel_values is not None]
-    for count in range(1, len(images) + 1):
-        with torch.no_grad():
-            host_features(policy, [replace(row) for row in images[:count]])
-    prompt = min(module.experience.prompts, key=lambda prompt: len(policy.encode(prompt).input_ids))
-    shortest, longest = len(policy.encode(prompt).input_ids), max(len(row.input_ids) for row in rows)
-    rollout = module.rollout
-    most = rollout.prompts // MICROBATCHES * (longest + rollout.group_size * (module.max_tokens - 1))
-    sizes = [0, *sorted({bucket(size) for size in range(shortest, most + 1)})]
-    for size in sizes:
-        # one completion, as long as it takes: its last token predicts nothing
-        count = max(size - shortest + 1, 0)
-        tokens = [torch.full((count,), policy.pad_token_id)] if count else []
-        values = {f.name: getattr(fields_of, f.name) for f in fields(fields_of)}
+    def collect(self, prompts: list[Prompt]) -> Experience:
+        """Sample as ever, and for each size in turn put micro-batches of that size in the place of the sampled ones.
+
+        Args:
+            prompts: the prompts.
+
+        Returns:
+            The experience.
+        """
+        experience = super().collect(prompts)
+        turn = self.rollout_index - FIRST - 1
+        if turn == 0:
+            self.sizes = self.every_size(experience)
+        if self.sizes and 0 <= turn < len(self.sizes):
+            experience.microbatches = [self.of_size(experience, self.sizes[turn])] * MICROBATCHES
+        return experience
+
+    def every_size(self, experience: Experience) -> list[int]:
+        """Run the tower on every size of images, and list the sizes of micro-batches, the empty one's among them.
+
+        Args:
+            experience: any rollout.
+
+        Returns:
+            The sizes.
+        """
+        rows = [self.policy.encode(prompt) for prompt in experience.prompts]
+        images = [replace(row, features=None) for row in rows if row.pixel_values is not None]
+        for count in range(1, len(images) + 1):
+            host_features(self.policy, [replace(row) for row in images[:count]])
+        lengths = [len(row.input_ids) for row in rows]
+        group = max(lengths) + self.rollout.group_size * (self.max_tokens - 1)
+        most = self.rollout.prompts // MICROBATCHES * group
+        return [0, *sorted({bucket(size) for size in range(min(lengths), most + 1)})]
+
+    def of_size(self, experience: Experience, size: int) -> Microbatch:
+        """Make a micro-batch that teaches nothing: the shortest prompt and one completion.
+
+        Args:
+            experience: any rollout.
+            size: tokens; none makes an empty micro-batch.
+
+        Returns:
+            The micro-batch.
+        """
+        prompt = min(experience.prompts, key=lambda prompt: len(self.policy.encode(prompt).input_ids))
+        # the last token predicts nothing
+        count = max(size - len(self.policy.encode(prompt).input_ids) + 1, 0)
+        tokens = [torch.full((count,), self.policy.pad_token_id)] if count else []
+        like = experience.microbatches[0].fields
+        values = {f.name: getattr(like, f.name) for f in fields(like)}
         zeros = {name: value.new_zeros(count) for name, value in values.items() if value is not None}
-        microbatch = Microbatch([prompt] * len(tokens), tokens, replace(fields_of, **zeros))
-        loss, _ = policy.loss(microbatch, module.objective.token_loss)
-        # as the trainer does it: operations of its own would make other graphs
-        result = ClosureResult.from_training_step_output(loss)
-        module.trainer.strategy.backward(result.closure_loss, None)
-        module.zero_grad()
-    return len(sizes)
+        return Microbatch([prompt] * len(tokens), tokens, replace(like, **zeros))
 
 
 def measure(path: str, folder: Path, batches: int) -> dict[str, float]:
@@ -132,7 +159,7 @@ def measure(path: str, folder: Path, batches: int) -> dict[str, float]:
         The figures of the table.
     """
     counts = Counts(batches)
-    module = G2RPOModule(
+    module = WarmedUp(
         policy=PolicyConfig(path=path, freeze=["vision", "merger"]),
         objective=G2RPO(filtering="off"),
         optimizer=partial(torch.optim.AdamW, lr=1e-4),
@@ -141,14 +168,14 @@ def measure(path: str, folder: Path, batches: int) -> dict[str, float]:
         evaluation=EvaluationConfig(),
     )
     trainer = pl.Trainer(
-        strategy="g2rpo_xla", accelerator="xla", devices=1, max_steps=MICROBATCHES * (WARM_UP + batches), max_epochs=-1,
+        strategy="g2rpo_xla", accelerator="xla", devices=1, max_steps=-1, max_epochs=-1,
         gradient_clip_val=1.0, callbacks=[counts], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=folder,
     )  # fmt: skip
     data = MiniPrompts(rollouts_per_epoch=1000, max_completion_tokens=24)
     trainer.fit(module, data)
     return {
-        "sizes of micro-batches, times 3": 3 * counts.sizes,
+        "sizes of micro-batches, times 3": 3 * len(module.sizes or []),
         "compilations, warm-up": counts.warm_up,
         f"compilations, {batches} batches after it": counts.after,
         "operations that left the device": len(fallbacks()),

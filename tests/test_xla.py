@@ -1,5 +1,6 @@
 """PyTorch/XLA on the processor against the same code run eagerly; ``tests/xla.sh`` makes the environment for it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -128,3 +129,16 @@ def test_the_default_run_begins_as_on_the_processor(tmp_path: Path) -> None:
     assert len(ours["train/loss"]) >= 2
     for name in (name for name in ours if name.startswith(("train/", "rollout/")) and "gap" not in name):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+
+
+def test_nothing_compiles_after_the_warm_up(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "xla_compiles.py"), "--batches", "50", "--json", str(found)],
+        check=True, timeout=580, stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PJRT_DEVICE": "CPU"},
+    )  # fmt: skip
+    figures = json.loads(found.read_text())["figures"]
+    assert figures["compilations, warm-up"] > figures["sizes of micro-batches, times 3"] > 30
+    assert figures["compilations, 50 batches after it"] == 0
+    assert 0 < figures["pads to tokens in training"] < 0.15
