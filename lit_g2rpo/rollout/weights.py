@@ -138,9 +138,8 @@ def _fused(scale: Tensor, *weights: Tensor) -> Tensor:
 def _head_scales(attention: Any) -> Tensor:
     """Scales of the norms of all query and key heads, ``[Q + K, D]``."""
     config = attention.config
-    counts = torch.tensor([config.num_attention_heads, config.num_key_value_heads])
-    scales = torch.stack([attention.q_norm.weight, attention.k_norm.weight])
-    return scales.repeat_interleave(counts.to(scales.device), 0)
+    queries = attention.q_norm.weight.expand(config.num_attention_heads, -1)
+    return torch.cat([queries, attention.k_norm.weight.expand(config.num_key_value_heads, -1)])
 
 
 def _weight(module: Any) -> tuple[Tensor, Tensor | None]:
