@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import make_prompt
 
+import lit_g2rpo.policy.vision
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
@@ -49,6 +50,27 @@ def test_training_never_runs_a_frozen_tower_once_features_are_prepared(
     for prompts in (mixed_prompts, mixed_prompts[:1], []):
         policy.token_stats(prompts, [TOKENS[0]] * len(prompts))
     assert policy.counters.images_encoded == 4
+
+
+@pytest.mark.parametrize("patches", [1, 200])
+def test_a_frozen_tower_encodes_some_images_at_a_time(
+    random_folder: str, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, patches: int
+) -> None:
+    policy = load(random_folder, freeze=FROZEN)
+    rows = [policy.encode(prompt) for prompt in mixed_prompts]
+    whole = image_features(policy, rows)
+    for row in rows:
+        row.features = None
+    monkeypatch.setattr(lit_g2rpo.policy.vision, "PATCHES", patches)
+    read: list[int] = []
+    policy.base.model.visual.register_forward_pre_hook(lambda _, arguments: read.append(len(arguments[0])))
+    for found, expected in zip(image_features(policy, rows), whole, strict=True):
+        if found is not None and expected is not None:
+            torch.testing.assert_close(found.embeddings, expected.embeddings, atol=1e-6, rtol=1e-5)
+    sizes = [row.patches for row in rows if row.patches]
+    assert sum(read) == sum(sizes)
+    assert all(size <= patches or size in sizes for size in read)
+    assert read == sizes if patches == 1 else 1 < len(read) < len(sizes)
 
 
 def test_a_trained_tower_encodes_in_every_pass_with_gradient(random_folder: str) -> None:

@@ -21,7 +21,7 @@ from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.loading import prepare
 from lit_g2rpo.policy.packing import packed_states
-from lit_g2rpo.policy.vision import FeatureStore, image_features
+from lit_g2rpo.policy.vision import FeatureStore, keep_features
 
 
 @dataclass(slots=True, frozen=True)
@@ -123,7 +123,7 @@ class Phantom:
         live = LiveMemory([*self.parameters.values(), *self.buffers])
         with _as_on(self.device, self.autocast), live:
             if not self.tower_learns:
-                image_features(self._policy, prompts)
+                keep_features(self._policy, prompts)
             if gradients:
                 for weight in self.learning:
                     weight.grad = torch.zeros_like(weight)

@@ -9,7 +9,7 @@ from torch.nn.functional import rms_norm
 
 
 class Norm(nn.Module):
-    """The model's RMS norm in fewer passes over memory: half the time on a CPU, one kernel each way on a GPU.
+    """The model's RMS norm in fewer passes over memory: half the time on a CPU.
 
     It takes the place of a module that has ``weight`` and ``variance_epsilon``.
     """

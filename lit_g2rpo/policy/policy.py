@@ -18,7 +18,7 @@ from lit_g2rpo.policy.padded import padded_states
 from lit_g2rpo.policy.static import static_loss, static_token_stats
 from lit_g2rpo.policy.static_vision import host_features
 from lit_g2rpo.policy.token_stats import TokenLoss, head_loss, token_logprobs
-from lit_g2rpo.policy.vision import FeatureStore, image_features
+from lit_g2rpo.policy.vision import FeatureStore, keep_features
 from lit_g2rpo.rewards.parse import unwrap
 
 COMPILED = ("xla", "neuron")
@@ -162,7 +162,7 @@ class Policy(nn.Module):
         if self.static and not self.tower_learns:
             host_features(self, [row for row in rows if row.pixel_values is not None])
         elif not self.tower_learns:
-            image_features(self, rows)
+            keep_features(self, rows)
 
     def hidden_states(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Hidden states that predict every completion token.

@@ -22,7 +22,7 @@ def model_config(path: str) -> Qwen3VLConfig:
         path: the ``path`` of a policy's config.
 
     Returns:
-        The configuration: of the folder or hub, else as published for the models that are known by name.
+        The configuration: as published for the models that are known by name, of the folder or hub for others.
 
     Raises:
         UserError: if there is none.

@@ -1,6 +1,5 @@
 """The vision tower in few fixed shapes: patches padded to buckets, images kept apart by a mask."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +8,7 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 
 from lit_g2rpo.policy.attention import NAME, Layout
 from lit_g2rpo.policy.buckets import bucket
-from lit_g2rpo.policy.encoding import EncodedPrompt, Features
+from lit_g2rpo.policy.encoding import EncodedPrompt, Features, packs
 from lit_g2rpo.policy.lazy import end_graph
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def host_features(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features]
     """
     todo = list({id(row): row for row in rows if row.features is None}.values())
     fresh: dict[int, Features] = {}
-    for pack in _packs(todo):
+    for pack in packs(todo, lambda row: row.patches, PATCHES):
         fresh |= zip(map(id, pack), _encode(policy, pack), strict=True)
     if not policy.tower_learns:
         for row in todo:
@@ -97,36 +96,12 @@ def host_features(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features]
     return [row.features or fresh[id(row)] for row in rows]
 
 
-def _packs(rows: list[EncodedPrompt]) -> Iterator[list[EncodedPrompt]]:
-    """Cut rows into packs of at most ``PATCHES``."""
-    pack: list[EncodedPrompt] = []
-    for row in rows:
-        if pack and sum(map(patches_of, pack)) + patches_of(row) > PATCHES:
-            yield pack
-            pack = []
-        pack.append(row)
-    if pack:
-        yield pack
-
-
-def patches_of(row: EncodedPrompt) -> int:
-    """Count the patches of a prompt's images.
-
-    Args:
-        row: the prompt.
-
-    Returns:
-        Their number.
-    """
-    return 0 if row.pixel_values is None else len(row.pixel_values)
-
-
 @torch.no_grad()
 def _encode(policy: "Policy", pack: list[EncodedPrompt]) -> list[Features]:
     levels = encode_padded(policy, pack)
     end_graph(policy.device)
     merged = policy.base.config.vision_config.spatial_merge_size**2
-    sizes = [patches_of(row) // merged for row in pack]
+    sizes = [row.patches // merged for row in pack]
     parts = zip(*(torch.split(level.cpu()[: sum(sizes)], sizes) for level in levels), strict=True)
     # Clones, so that a kept piece does not keep its pads alive.
     return [Features(embeddings.clone(), [level.clone() for level in deepstack]) for embeddings, *deepstack in parts]

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from lit_g2rpo.policy.encoding import EncodedPrompt, Features
+from lit_g2rpo.policy.encoding import EncodedPrompt, Features, packs
 
 if TYPE_CHECKING:
     from lit_g2rpo.policy.policy import Policy
+
+PATCHES = 16384
+"""Patches encoded at a time where the tower does not learn: those of four images of a megapixel."""
 
 
 class PatchProjection(nn.Conv3d):
@@ -74,14 +77,29 @@ def image_features(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features
         The features of each row on the policy's device, with gradient where the tower learns; None for a row without
         images.
     """
-    todo = {id(row): row for row in rows if row.pixel_values is not None and row.features is None}
-    found = dict(zip(todo, _encode(policy, list(todo.values())), strict=True))
     if not policy.tower_learns:
-        for row, features in zip(todo.values(), found.values(), strict=True):
-            policy.features.keep(row, features)
+        keep_features(policy, rows)
+    todo = _without_features(rows)
     kept = {id(row): row.features.to(policy.device) for row in rows if row.features is not None}
-    both = kept | found
+    both = kept | dict(zip(map(id, todo), _encode(policy, todo), strict=True))
     return [both.get(id(row)) for row in rows]
+
+
+def keep_features(policy: "Policy", rows: list[EncodedPrompt]) -> None:
+    """Encode the images of prompts once for good, where the tower does not learn.
+
+    Args:
+        policy: the policy whose vision tower encodes.
+        rows: encoded prompts.
+    """
+    for pack in packs(_without_features(rows), lambda row: row.patches, PATCHES):
+        for row, features in zip(pack, _encode(policy, pack), strict=True):
+            policy.features.keep(row, features)
+
+
+def _without_features(rows: list[EncodedPrompt]) -> list[EncodedPrompt]:
+    """Prompts whose images are not encoded, each object once."""
+    return list({id(row): row for row in rows if row.pixel_values is not None and row.features is None}.values())
 
 
 def _encode(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features]:

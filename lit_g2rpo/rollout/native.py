@@ -14,14 +14,11 @@ from lit_g2rpo.rollout.engine import Finished, Sampling
 from lit_g2rpo.rollout.graphs import captured
 from lit_g2rpo.rollout.prefill import prefill
 from lit_g2rpo.rollout.slots import Slots, StepShape
-from lit_g2rpo.rollout.static import StaticRollout
+from lit_g2rpo.rollout.static import CHECK_EVERY, StaticRollout
 from lit_g2rpo.rollout.table import CompletionTable
 
 FIXED_SLOTS = 64
 """Slots on devices that want fixed shapes."""
-
-CHECK_EVERY = 8
-"""Steps between two looks at what is done, where looking makes the host wait for the device."""
 
 PROMPT_MULTIPLE = 128
 """Room for a prompt is a multiple of this where shapes are fixed, so that rollouts share them."""

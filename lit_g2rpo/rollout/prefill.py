@@ -1,13 +1,12 @@
 """Prompts and their images are read once, packed without padding."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
-from lit_g2rpo.policy.encoding import EncodedPrompt
+from lit_g2rpo.policy.encoding import EncodedPrompt, packs
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.policy.vision import image_features
 from lit_g2rpo.rollout.cache import PromptCache
@@ -42,23 +41,14 @@ def prefill(
     Returns:
         Hidden state of each prompt's last token, ``[P, H]``.
     """
-    last = []
+    last: list[Tensor] = []
+    first = 0
     most = budget_mib * 2**20 / token_bytes(policy.base.config.text_config, decoder.embedding.element_size())
-    for first, pack in _packs(prompts, most):
+    for pack in packs(prompts, lambda prompt: len(prompt.input_ids), most):
         last.append(_read(policy, decoder, pack, first, cache))
+        first += len(pack)
         policy.counters.prefill_tokens += sum(len(prompt.input_ids) for prompt in pack)
     return torch.cat(last)
-
-
-def _packs(prompts: list[EncodedPrompt], most: float) -> Iterator[tuple[int, list[EncodedPrompt]]]:
-    """Cut the prompts into packs of at most so many tokens, each with the index of its first prompt."""
-    first, tokens = 0, 0
-    for i, prompt in enumerate(prompts):
-        if i > first and tokens + len(prompt.input_ids) > most:
-            yield first, prompts[first:i]
-            first, tokens = i, 0
-        tokens += len(prompt.input_ids)
-    yield first, prompts[first:]
 
 
 def _read(policy: Policy, decoder: Decoder, pack: list[EncodedPrompt], first: int, cache: PromptCache) -> Tensor:

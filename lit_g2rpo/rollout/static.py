@@ -5,7 +5,6 @@ first draw is a step like every other.
 """
 
 from collections import deque
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.buckets import bucket, padded
-from lit_g2rpo.policy.encoding import EncodedPrompt
+from lit_g2rpo.policy.encoding import EncodedPrompt, packs
 from lit_g2rpo.policy.lazy import end_graph
 from lit_g2rpo.policy.packing import pack
 from lit_g2rpo.policy.policy import Policy
@@ -89,19 +88,11 @@ class StaticRollout:
         bias = torch.zeros(outside.shape, dtype=self.decoder.score_dtype, device=self.device).masked_fill(outside, low)
         self.prompts.bias = bias.repeat_interleave(len(self._heads), 0)[:, None]
         end_graph(self.device)
-        for first, prompts in self._packs():
+        first = 0
+        for prompts in packs(self.encoded[: self.count], lambda prompt: len(prompt.input_ids), PREFILL_TOKENS):
             self._read(first, prompts)
+            first += len(prompts)
             end_graph(self.device)
-
-    def _packs(self) -> Iterator[tuple[int, list[EncodedPrompt]]]:
-        """Cut the prompts into packs of at most ``PREFILL_TOKENS``, each with the index of its first prompt."""
-        first, tokens = 0, 0
-        for i, prompt in enumerate(self.encoded[: self.count]):
-            if i > first and tokens + len(prompt.input_ids) > PREFILL_TOKENS:
-                yield first, self.encoded[first:i]
-                first, tokens = i, 0
-            tokens += len(prompt.input_ids)
-        yield first, self.encoded[first : self.count]
 
     def _read(self, first: int, prompts: list[EncodedPrompt]) -> None:
         """Read a pack: one sequence for the layers, from which each prompt's keys and values go to its row."""

@@ -56,7 +56,7 @@ class LiveLayer:
 
     def qkv(self, x: Tensor) -> Tensor:
         """See `Layer`."""
-        attention, x = self._attention, _normed(x, self._norms[0])
+        attention, x = self._attention, self._norms[0](x)
         return torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], -1)
 
     def norm_heads(self, heads: Tensor) -> Tensor:
@@ -70,14 +70,8 @@ class LiveLayer:
 
     def mlp(self, x: Tensor) -> Tensor:
         """See `Layer`."""
-        added: Tensor = x + self._mlp(_normed(x, self._norms[1]))
+        added: Tensor = x + self._mlp(self._norms[1](x))
         return added
-
-
-def _normed(x: Tensor, norm: Any) -> Tensor:
-    # The model rounds between the two factors, and so must whoever wants its numbers in half precision.
-    scaled: Tensor = norm.weight * rms_norm(x, x.shape[-1:], None, norm.variance_epsilon)
-    return scaled
 
 
 class CopiedLayer:
