@@ -1,11 +1,11 @@
 """Checks that stop a run before it learns from a number that is not one, or from another model's weights."""
 
 import json
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from lit_g2rpo.distributed import sum_over_ranks
@@ -116,6 +116,19 @@ def _stop(module: Any, what: str, ids: list[str]) -> None:
     )
 
 
+@singledispatch
+def keeps_masters(strategy: Any) -> bool:
+    """Say whether a strategy keeps float32 weights of its own beside half-precision ones; strategies register theirs.
+
+    Args:
+        strategy: the trainer's strategy.
+
+    Returns:
+        False, unless the strategy has registered another answer.
+    """
+    return False
+
+
 def check_rounding(module: Any, optimizer: torch.optim.Optimizer) -> None:
     """Refuse half-precision weights that a step of the optimizer would not move.
 
@@ -128,8 +141,7 @@ def check_rounding(module: Any, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         UserError: on every rank, if that holds for nine tenths of the weights.
     """
-    # DeepSpeed keeps float32 weights of its own.
-    if isinstance(module.trainer.strategy, DeepSpeedStrategy):
+    if keeps_masters(module.trainer.strategy):
         return
     lost, total, rate = 0, 0, 0.0
     for group in optimizer.param_groups:

@@ -12,7 +12,7 @@ from lightning_utilities.core.imports import RequirementCache
 from torch import nn
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.guards import check_weights
+from lit_g2rpo.guards import check_weights, keeps_masters
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards, read_weights
 from lit_g2rpo.worst_case import forget_gradients
@@ -135,6 +135,11 @@ def check_deepspeed(strategy: Any, ckpt_path: str | None) -> None:
 @generation_context.register
 def _(strategy: DeepSpeedStrategy, model: nn.Module) -> AbstractContextManager[None]:
     return _gathered(strategy.deepspeed_engine, model) if strategy.zero_stage_3 else nullcontext()
+
+
+@keeps_masters.register
+def _(strategy: DeepSpeedStrategy) -> bool:
+    return True
 
 
 @forget_gradients.register
