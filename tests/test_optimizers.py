@@ -1,5 +1,6 @@
 """Optimizers that a user names in YAML, beyond those of torch; steps too small for the type of the weights."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,11 +84,13 @@ def moved(make: Any, dtype: torch.dtype, steps: int = 200, cut: int | None = Non
     optimizer = make([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     for step in range(steps):
         if step == cut:
-            torch.save(optimizer.state_dict(), "state.pt")
+            saved = io.BytesIO()
+            torch.save(optimizer.state_dict(), saved)
+            saved.seek(0)
             weight = torch.nn.Parameter(weight.detach().clone())
             # what a checkpoint holds, and how it is read
             optimizer = make([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
-            optimizer.load_state_dict(torch.load("state.pt", weights_only=True))
+            optimizer.load_state_dict(torch.load(saved, weights_only=True))
         weight.grad = (1e-3 * (mean + torch.randn(5000, generator=generator))).to(dtype)
         optimizer.step()
     kept = optimizer.state[weight].get("kahan_comp")

@@ -204,7 +204,7 @@ def levers(config: Any, sharding: Sharding, optimizer: str) -> list[str]:
     found.append("more model.update.microbatches (and as many more trainer.accumulate_grad_batches): shorter passes")
     found.append("smaller model.rollout.max_rows: fewer keys and values at a time")
     if config.lora is None:
-        found.append("--model.policy configs/model/qwen3_vl_8b_lora.yaml: adapters instead of all weights")
+        found.append("--model.policy configs/model/qwen3_vl_<size>_lora.yaml: adapters instead of all weights")
         if "8bit" not in optimizer:
             found.append("--model.optimizer configs/optimizer/eight_bit.yaml: optimizer state of 2 bytes a weight")
     if not sharding.weights:
