@@ -23,7 +23,7 @@ from transformers import CompileConfig
 
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
+from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native import NativeEngine
 
@@ -61,7 +61,9 @@ CASES = [
 class StaticCacheEngine(HuggingFaceEngine):
     """``generate`` with a static cache and compiled steps."""
 
-    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
+    ) -> list[Completion]:
         """Sample as the class above does, by what the model's own settings add to those that it gives."""
         settings = self.policy.base.generation_config
         # Without being asked to, transformers compiles on accelerators alone.
@@ -69,7 +71,7 @@ class StaticCacheEngine(HuggingFaceEngine):
         compiled._compile_all_devices = True
         settings.cache_implementation, settings.compile_config = "static", compiled
         try:
-            return super().generate(prompts, group_size, sampling)
+            return super().generate(prompts, group_size, sampling, finished)
         finally:
             settings.cache_implementation = settings.compile_config = None
 

@@ -10,6 +10,7 @@ are recomputed on both sides.
 import argparse
 import json
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -57,16 +58,19 @@ def undecoded(side: str, lengths: list[int]) -> Any:
     from peer import Peer
 
     from lit_g2rpo.experience import Completion
+    from lit_g2rpo.rollout.engine import announce
 
     left = iter(lengths)
 
     class Undecoded(Ours if side == "ours" else Peer):  # type: ignore[misc]
         def _time(self, trainer: Any) -> None:
-            def ours(prompts: list[Any], group_size: int, sampling: Any) -> list[Completion]:
+            def ours(prompts: list[Any], group_size: int, sampling: Any, finished: Any = None) -> list[Completion]:
                 length = next(left)
                 rows = torch.randint(50, 300, (len(prompts) * group_size, length))
                 stats = torch.zeros(length)
-                return [Completion(row, stats - 6, stats, "", truncated=True) for row in rows]
+                completions = [Completion(row, stats - 6, stats, "", truncated=True) for row in rows]
+                announce(completions, group_size, finished)
+                return completions
 
             def peer(input_ids: Any, **_: Any) -> Any:
                 rows = torch.randint(50, 300, (len(input_ids), next(left)), device=input_ids.device)
@@ -158,6 +162,8 @@ def main() -> None:
     ratio = longest["ours"] / longest["peer"] if len(longest) == 2 else None
     figures = {"longest": longest, "ratio": ratio, "growth": GROWTH, "results": results}
     write_json(arguments.json, {"machine": machine(), "case": case} | figures)
+    if ratio is None:
+        sys.exit("a side has trained nothing")
 
 
 if __name__ == "__main__":

@@ -124,6 +124,13 @@ def test_our_side_writes_forced_lengths_and_counts_each_image_once(folder: Path,
         step_vs_trl.same_work({"ours": side}, lengths, 2, 1)
 
 
+def test_the_longest_completion_is_found_by_training_on_each_length(folder: Path) -> None:
+    case = {"side": "ours", "folder": str(folder), "dtype": "float32", "device": "cpu", "image_tokens": 4}
+    result = longest.run(case | {"lora": False, "lengths": [4, 6], "limit_gib": None})
+    assert list(result["peaks"]) == ["4", "6"]
+    assert result["ended"] == "the longest that was tried fits"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("work", [(), (("tower", True),), (("lora", True), ("kl", 0.04), ("updates", 2))])
 def test_both_sides_do_the_same_work(tmp_path: Path, work: tuple[tuple[str, Any], ...]) -> None:
