@@ -15,6 +15,7 @@ import sys
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,14 @@ def undecoded(side: str, lengths: list[int]) -> Any:
     Returns:
         A class, ``Ours`` or ``Peer``.
     """
-    from ours import Ours
-    from peer import Peer
-
     from lit_g2rpo.experience import Completion
     from lit_g2rpo.rollout.engine import announce
 
+    # ours alone does not need TRL
+    base = import_module("ours").Ours if side == "ours" else import_module("peer").Peer
     left = iter(lengths)
 
-    class Undecoded(Ours if side == "ours" else Peer):  # type: ignore[misc]
+    class Undecoded(base):  # type: ignore[misc, valid-type]
         def _time(self, trainer: Any) -> None:
             def ours(prompts: list[Any], group_size: int, sampling: Any, finished: Any = None) -> list[Completion]:
                 length = next(left)
