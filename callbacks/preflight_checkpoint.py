@@ -35,7 +35,9 @@ def check_room(path: Path, run: Any) -> str:
         UserError: if there is no room.
     """
     # DeepSpeed leaves a sharded weight empty and notes its size
-    weights = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.policy.parameters())
+    weights = sum(
+        getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.policy.parameters() if p.requires_grad
+    )
     _require(path.parent, weights, f"a checkpoint needs {_size(weights)}")
     return ""
 
@@ -64,8 +66,7 @@ def check_checkpoint(trainer: L.Trainer, path: Path, run: Any) -> str:
         raise UserError(f"cannot write {path}: {error}; give another folder, or make room") from error
     if not trainer.is_global_zero:
         return ""
-    _read(path, run)
-    size = bytes_of(path) + missing_optimizer_bytes(run)
+    size = bytes_of(path) + (0 if _read(path, run) else missing_optimizer_bytes(run))
     count = sum(kept(callback) for callback in trainer.checkpoint_callbacks)
     present = sum(bytes_of(file) for file in path.parent.glob("*.ckpt") if not file.is_symlink())
     said = f"{count} checkpoints of {_size(size)}"
@@ -95,21 +96,24 @@ def remove(path: Path) -> None:
         path.parent.rmdir()
 
 
-def _read(path: Path, run: Any) -> None:
+def _read(path: Path, run: Any) -> bool:
+    """Compare weights with what was written, and say whether the state of an optimizer is among it."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.is_file():
                 with file.open("rb") as opened:
                     while opened.read(2**24):
                         pass
-        return
-    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        return False
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    saved = checkpoint["state_dict"]
     for name, weight in run.policy.named_parameters():
         # a frozen weight may be left out, and one that is split over ranks is not compared
         if weight.requires_grad and not hasattr(weight, "to_local"):
             read = saved.get(f"policy.{name}")
             if read is None or not torch.equal(read, weight.detach().cpu()):
                 raise UserError(f"{path} was written, but {name} reads back differently; check the disk")
+    return any(state["state"] for state in checkpoint["optimizer_states"])
 
 
 def _require(folder: Path, needed: int, what: str) -> None:

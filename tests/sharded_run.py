@@ -26,9 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import lit_g2rpo.collect
 import lit_g2rpo.rewards.scorer
-from lit_g2rpo.callbacks import Preflight
+from lit_g2rpo.callbacks import Preflight, RolloutCheckpoint
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.objectives import G2RPO
+from lit_g2rpo.policy.config import LoraConfig
 from lit_g2rpo.rollout.context import generation_context
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 
@@ -142,6 +143,7 @@ class Run:
         save_after: int = 0,
         ckpt_path: Path | None = None,
         poison: int = -1,
+        precision: str = "32-true",
         **sizes: Any,
     ) -> tuple[pl.Trainer, Any, Record]:
         objective = G2RPO(filtering="off", entropy_coefficient=0.02, length_weight=0.1, kl_coefficient=0.01)
@@ -150,11 +152,12 @@ class Run:
         run.optimizer = partial(torch.optim.AdamW, lr=1e-3, eps=1e-2)
         record = Record(self.out / path, save_after)
         # of the norms of the four gradients three are larger
-        # a backward that no step follows must leave nothing behind
-        callbacks = [record, Preflight(rewards=False)] if save_after == 6 and self.devices > 1 else [record]
+        # a backward that no step follows, and a checkpoint before the first step, must leave nothing behind
+        tries = save_after == 6 and self.devices > 1
+        tried = [Preflight(rewards=False), RolloutCheckpoint(monitor=None)] if tries else []
         made = trainer(
-            self.out, steps, callbacks=callbacks, gradient_clip_val=2.5, devices=self.devices,
-            strategy=build_strategy(self.name),
+            self.out, steps, callbacks=[record, *tried], gradient_clip_val=2.5, devices=self.devices,
+            strategy=build_strategy(self.name), enable_checkpointing=tries, precision=precision,
         )  # fmt: skip
         if poison >= 0:
             token_loss = objective.token_loss
@@ -176,7 +179,7 @@ def main(folder: str, out: Path, devices: int, name: str) -> None:
     inside = out / "inside.ckpt"
     made, module_, straight = run.fit(4, "inside.ckpt", save_after=6)
     learned = weights(made, module_)
-    result: dict[str, Any] = {"steps": straight.steps, "calls": straight.calls, "native": watch.counts}
+    result: dict[str, Any] = {"steps": straight.steps, "calls": straight.calls, "native": list(watch.counts)}
     result["large"] = sum(weight.numel() >= LARGE for weight in learned.values())
 
     made, module_, resumed = run.fit(4, ckpt_path=inside)
@@ -187,6 +190,14 @@ def main(folder: str, out: Path, devices: int, name: str) -> None:
     judge = trainer(out, 4, devices=devices, strategy=build_strategy(name), limit_val_batches=1.0)
     result["validation"] = judge.validate(fresh, data(val_per_task=3), ckpt_path=inside, verbose=False)[0]
     result["validated_difference"] = difference(straight.saved, weights(judge, fresh))
+
+    # in the precision of its fragments: in any other, DeepSpeed makes all weights float32
+    precision = "bf16-mixed" if name.startswith("zero") else "32-true"
+    torch.manual_seed(0)
+    halves: dict[str, Any] = {"dtype": "bfloat16", "lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision", "merger"]}
+    _, module_, adapted = run.fit(2, precision=precision, **halves)
+    result["adapters"] = adapted.steps
+    result["frozen_types"] = sorted({str(w.dtype) for w in module_.policy.parameters() if not w.requires_grad})
 
     if name in ("zero3", "fsdp2"):
         # modules run for every token here, and rank 1 stops earlier

@@ -91,6 +91,17 @@ def test_validation_reads_the_checkpoint(runs: Runs, name: str) -> None:
     assert one["validation"] == pytest.approx(other["validation"], abs=1e-6)
 
 
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_adapters_on_half_precision_learn_what_they_learn_on_one_process(runs: Runs, name: str) -> None:
+    """Frozen weights in bfloat16 under float32 adapters, which DeepSpeed rounds to bfloat16 where they compute."""
+    (one, _), (other, _) = runs("single"), runs(name)
+    assert other["frozen_types"] == ["torch.bfloat16"]
+    tolerance = 0.03 if name.startswith("zero") else 1e-4
+    for a, b in zip(one["adapters"], other["adapters"], strict=True):
+        assert a == pytest.approx(b, rel=tolerance, abs=tolerance / 10)
+        assert a["train/grad_norm"] > 0.01
+
+
 @pytest.mark.parametrize("name", ["ddp", "zero1"])
 def test_gradients_are_synchronised_once_per_optimizer_step(runs: Runs, name: str) -> None:
     counts = [calls["gradients"] for calls in runs(name)[0]["calls"]]

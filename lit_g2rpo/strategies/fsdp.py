@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.optim import Optimizer
 
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.policy.sharding import gathered
@@ -24,6 +25,18 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Count the ranks."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Collect the state, and leave an optimizer that has made no step without one.
+
+        To have something to save torch lets it make a step of zero gradients, which Adam would count as its first.
+        """
+        plain = getattr(optimizer, "_optimizer", optimizer)
+        fresh = not plain.state
+        found = super().optimizer_state(plain)
+        if fresh:
+            plain.state.clear()
+        return found
 
 
 @generation_context.register
