@@ -3,10 +3,12 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
@@ -18,8 +20,8 @@ class GracefulInterrupt(L.Callback):
 
     The checkpoint is written by the run's ``RolloutCheckpoint``, which saves whenever training stops, or else here, as
     ``checkpoints/last.ckpt`` in the folder of the run. A validation that would follow is left out. A second Ctrl-C
-    aborts at once. With several ranks a signal to any of them stops them all at the same step. Only the training is
-    guarded: before it starts there is nothing to save, and signals act as they would without this callback.
+    aborts at once. With several ranks a signal to any of them stops them all at the same step. Outside of training,
+    where there is nothing to save, either signal ends the run at once; list this callback before those that work there.
     """
 
     def __init__(self) -> None:
@@ -34,9 +36,33 @@ class GracefulInterrupt(L.Callback):
         """Take over the signals; this is after the trainer has registered its own handlers."""
         self.interrupted = self._requested = False
         self._seen_step = trainer.global_step
+        self._take(signal.SIGINT, self._on_signal)
+        self._take(signal.SIGTERM, self._on_signal)
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let SIGTERM act as Ctrl-C does.
+
+        The trainer's own handler begins a collective, which hangs if ranks are at different places, and then goes on
+        with the validation.
+        """
+        self._take(signal.SIGTERM, signal.default_int_handler)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same where a validation is all that runs."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._take(signal.SIGTERM, signal.default_int_handler)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same."""
+        self._take(signal.SIGTERM, signal.default_int_handler)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same."""
+        self._take(signal.SIGTERM, signal.default_int_handler)
+
+    def _take(self, number: signal.Signals, handler: Callable[[int, FrameType | None], Any]) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)
+            self._previous.setdefault(number, signal.signal(number, handler))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._requested and number == signal.SIGINT:
@@ -58,7 +84,7 @@ class GracefulInterrupt(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Agree after a validation too, instead of sampling another rollout first."""
-        if self._previous:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._stop_if_any_rank_asked(trainer, pl_module)
 
     def _stop_if_any_rank_asked(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
