@@ -1,6 +1,8 @@
 """Memory of a run on one device, item by item and phase by phase."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -204,7 +206,7 @@ def levers(config: Any, sharding: Sharding, optimizer: str) -> list[str]:
     found.append("more model.update.microbatches (and as many more trainer.accumulate_grad_batches): shorter passes")
     found.append("smaller model.rollout.max_rows: fewer keys and values at a time")
     if config.lora is None:
-        found.append("--model.policy configs/model/qwen3_vl_<size>_lora.yaml: adapters instead of all weights")
+        found.append(f"{adapters(config.path)}: adapters instead of all weights")
         if "8bit" not in optimizer:
             found.append("--model.optimizer configs/optimizer/eight_bit.yaml: optimizer state of 2 bytes a weight")
     if not sharding.weights:
@@ -212,3 +214,17 @@ def levers(config: Any, sharding: Sharding, optimizer: str) -> list[str]:
     if not sharding.offload_optimizer:
         found.append("--trainer configs/strategy/deepspeed_zero3_offload.yaml: weights and state in host memory")
     return found
+
+
+def adapters(path: str) -> str:
+    """Say how adapters are asked for: by the fragment for the policy's size if there is one, else by their key.
+
+    Args:
+        path: the ``path`` of the policy's config.
+
+    Returns:
+        Words of the command line.
+    """
+    size = re.search(r"Qwen3-VL-(\d+B)", path)
+    fragment = Path("configs", "model", f"qwen3_vl_{size[1].lower()}_lora.yaml") if size else None
+    return f"--model.policy {fragment}" if fragment and fragment.is_file() else "--model.policy.lora '{rank: 32}'"

@@ -1,11 +1,8 @@
 """The real forward, loss and backward of a micro-batch on tensors without data, and the memory that they would take."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -15,12 +12,12 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.planning.live import LiveMemory
-from lit_g2rpo.policy import head, token_stats
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.loading import prepare
 from lit_g2rpo.policy.packing import packed_states
+from lit_g2rpo.policy.token_stats import head_loss
 from lit_g2rpo.policy.vision import FeatureStore, keep_features
 
 
@@ -121,7 +118,7 @@ class Phantom:
         rows = [prompt for prompt, group in zip(prompts, size.groups, strict=True) for _ in group]
         completions = [torch.zeros(tokens, dtype=torch.long) for group in size.groups for tokens in group]
         live = LiveMemory([*self.parameters.values(), *self.buffers])
-        with _as_on(self.device, self.autocast), live:
+        with live:
             if not self.tower_learns:
                 keep_features(self._policy, prompts)
             if gradients:
@@ -164,9 +161,17 @@ class Phantom:
             completion_ids=None if objective.elementwise else torch.arange(len(lengths)).repeat_interleave(lengths),
         )
         weight, targets = self.base.lm_head.weight, torch.cat(completions)
-        return token_stats.head_loss(
-            hidden, weight, targets, fields, objective.token_loss, elementwise=objective.elementwise
-        )[0]
+        loss, _ = head_loss(
+            hidden,
+            weight,
+            targets,
+            fields,
+            objective.token_loss,
+            elementwise=objective.elementwise,
+            # phantoms lie on the processor, which has every kernel
+            device=self.device,
+        )
+        return loss
 
 
 def _give_device(model: Any) -> None:
@@ -181,20 +186,3 @@ def _give_device(model: Any) -> None:
                     new = torch.empty(old.shape, dtype=old.dtype)
                     made[id(old)] = torch.nn.Parameter(new, old.requires_grad) if tensors is module._parameters else new
                 tensors[name] = made[id(old)]
-
-
-@contextmanager
-def _as_on(device: str, autocast: bool) -> Iterator[None]:
-    """Take a device's sizes and types in the head; phantom tensors lie on the processor, which has every kernel."""
-    if device == "cpu":
-        yield
-        return
-
-    def factor_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-        return torch.bfloat16 if autocast else torch.promote_types(hidden.dtype, weight.dtype)
-
-    with ExitStack() as stack:
-        for sizes in (head.TILE_BYTES, head.SCRATCH_BYTES):
-            stack.enter_context(patch.dict(sizes, cpu=sizes[device]))
-        stack.enter_context(patch.object(token_stats, "factor_dtype", factor_dtype))
-        yield

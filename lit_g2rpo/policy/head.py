@@ -29,6 +29,7 @@ class Head:
         dtype: type of the products' factors, see `factor_dtype`.
         hidden_grad: form the gradient of ``hidden``.
         weight_grad: form the gradient of ``weight``.
+        device: kind of device whose tiles are meant; None for where ``weight`` lies.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Head:
         *,
         hidden_grad: bool = False,
         weight_grad: bool = False,
+        device: str | None = None,
     ) -> None:
         self.hidden, self.targets, self.temperature = hidden, targets, temperature
         self.weight = weight.to(dtype)
         self.half = dtype.itemsize < 4
         self.dtype = torch.float32 if self.half else dtype
-        device, row_bytes = weight.device.type, len(weight) * self.dtype.itemsize
+        device, row_bytes = device or weight.device.type, len(weight) * self.dtype.itemsize
         rows = min(max(MIN_ROWS, TILE_BYTES.get(device, 0) // row_bytes), max(1, len(targets)))
         # One part even without a token, so that every caller sees the same shapes and names.
         self.parts = [slice(i, i + rows) for i in range(0, max(1, len(targets)), rows)]
@@ -135,20 +137,21 @@ class Head:
             out[start : start + BLOCK] += torch.mm(a[start : start + BLOCK], b, out_dtype=torch.float32)
 
 
-def factor_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+def factor_dtype(hidden: Tensor, weight: Tensor, device: str | None = None) -> torch.dtype:
     """Type of the factors of the head's products; sums and logits are in float32 or wider in any case.
 
     Args:
         hidden: hidden states ``[M, H]``.
         weight: the head, ``[V, H]``.
+        device: kind of device whose arithmetic is meant; None for where ``hidden`` lies.
 
     Returns:
         Half precision on CUDA where the inputs or autocast ask for it; float32 or wider elsewhere, where no product
         takes half precision and gives float32.
     """
-    dtype = torch.promote_types(hidden.dtype, weight.dtype)
-    if hidden.device.type != "cuda":
+    dtype, here = torch.promote_types(hidden.dtype, weight.dtype), hidden.device.type
+    if (device or here) != "cuda":
         return torch.promote_types(dtype, torch.float32)
-    if torch.is_autocast_enabled("cuda") and dtype != torch.float64:
-        return torch.get_autocast_dtype("cuda")
+    if torch.is_autocast_enabled(here) and dtype != torch.float64:
+        return torch.get_autocast_dtype(here)
     return dtype

@@ -23,6 +23,7 @@ def head_loss(
     *,
     temperature: float = 1.0,
     elementwise: bool = True,
+    device: str | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of tokens straight from hidden states; the gradient of an elementwise one is formed on the way.
 
@@ -34,6 +35,7 @@ def head_loss(
         token_loss: loss of each token from log-probabilities, entropies and fields.
         temperature: softmax temperature.
         elementwise: True if the loss of a token depends on no other token; ``token_loss`` then sees parts of them.
+        device: kind of device whose tiles and arithmetic are meant; None for where the tensors lie.
 
     Returns:
         The loss (sum over tokens), to be differentiated once, and diagnostics ``[M]`` without gradient, among them
@@ -42,14 +44,23 @@ def head_loss(
     Source: arXiv 2410.10989, section 3.2 (gradients formed in the forward, part by part).
     """
     if not elementwise:
-        logprobs, entropy = token_logprobs(hidden, weight, targets, temperature=temperature)
+        logprobs, entropy = token_logprobs(hidden, weight, targets, temperature=temperature, device=device)
         loss, metrics = loss_of_tokens(token_loss, logprobs, entropy, fields)
         return loss.sum(), metrics
     with_grad = torch.is_grad_enabled()
     hidden_grad, weight_grad = with_grad and hidden.requires_grad, with_grad and weight.requires_grad
-    dtype = factor_dtype(hidden, weight)
+    dtype = factor_dtype(hidden, weight, device)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        head = Head(hidden, weight, targets, temperature, dtype, hidden_grad=hidden_grad, weight_grad=weight_grad)
+        head = Head(
+            hidden,
+            weight,
+            targets,
+            temperature,
+            dtype,
+            hidden_grad=hidden_grad,
+            weight_grad=weight_grad,
+            device=device,
+        )
         found = [_loss_of_part(head, part, fields, token_loss, hidden_grad or weight_grad) for part in head.parts]
         metrics = {name: torch.cat([part[name] for part in found]) for name in found[0]}
         total = metrics["loss"].sum()
@@ -57,7 +68,7 @@ def head_loss(
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float = 1.0
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float = 1.0, device: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, in float32 or wider.
 
@@ -66,12 +77,15 @@ def token_logprobs(
         weight: the head, ``[V, H]``.
         targets: token ids, ``[M]`` long.
         temperature: softmax temperature.
+        device: kind of device whose tiles and arithmetic are meant; None for where the tensors lie.
 
     Returns:
         Log-probabilities and entropies, nats, ``[M]`` each; their gradients compute the logits a second time.
     """
-    dtype = factor_dtype(hidden, weight)
-    logprobs, entropy = _Recomputed.apply(hidden, weight, targets, temperature, dtype)  # type: ignore[no-untyped-call]
+    dtype = factor_dtype(hidden, weight, device)
+    logprobs, entropy = _Recomputed.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, temperature, dtype, device
+    )
     return logprobs, entropy
 
 
@@ -167,13 +181,19 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, dtype: torch.dtype
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        dtype: torch.dtype,
+        device: str | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.temperature, ctx.dtype = temperature, dtype
+        ctx.temperature, ctx.dtype, ctx.device = temperature, dtype, device
         ctx.set_materialize_grads(False)
         with torch.autocast(hidden.device.type, enabled=False):
-            head = Head(hidden, weight, targets, temperature, dtype)
+            head = Head(hidden, weight, targets, temperature, dtype, device=device)
             logprobs, entropy = zip(*(head.stats(part) for part in head.parts), strict=True)
         return torch.cat(logprobs), torch.cat(entropy)
 
@@ -191,8 +211,9 @@ class _Recomputed(torch.autograd.Function):
                 ctx.dtype,
                 hidden_grad=hidden_grad,
                 weight_grad=weight_grad,
+                device=ctx.device,
             )
             for part in head.parts:
                 head.stats(part)
                 head.backward(part, *(None if grad is None else grad[part] for grad in grads))
-        return head.hidden_grad, head.weight_grad, None, None, None
+        return head.hidden_grad, head.weight_grad, None, None, None, None
