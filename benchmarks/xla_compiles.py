@@ -1,9 +1,9 @@
 """Count what PyTorch/XLA compiles on the processor: sampling and learning in fixed shapes, over random batches.
 
 Run it in the environment that ``tests/xla.sh`` makes: ``PJRT_DEVICE=CPU python benchmarks/xla_compiles.py``. A batch is
-a rollout of 12 prompts x 4 completions of the mini tasks with its two optimizer steps. The first rollouts compile, then
-a rollout is learned from in each size that images and micro-batches may have; what compiles after that is an error of
-the shapes.
+a rollout of 12 prompts x 4 completions of the mini tasks, learned from in two micro-batches of an optimizer step each,
+or as said. The first rollouts compile, then a rollout is learned from in each size that images and micro-batches may
+have; what compiles after that is an error of the shapes.
 """
 
 import argparse
@@ -30,9 +30,6 @@ from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConf
 
 FIRST = 6
 """Rollouts before sizes are run one by one: sampling has its few shapes from them."""
-
-MICROBATCHES = 2
-"""Optimizer steps of a rollout, a micro-batch each."""
 
 
 @dataclass
@@ -106,7 +103,7 @@ class WarmedUp(G2RPOModule):
         if turn == 0:
             self.sizes = self.every_size(experience)
         if self.sizes and 0 <= turn < len(self.sizes):
-            experience.microbatches = [self.of_size(experience, self.sizes[turn])] * MICROBATCHES
+            experience.microbatches = [self.of_size(experience, self.sizes[turn])] * self.update.microbatches
         return experience
 
     def every_size(self, experience: Experience) -> list[int]:
@@ -124,7 +121,7 @@ class WarmedUp(G2RPOModule):
             host_features(self.policy, [replace(row) for row in images[:count]])
         lengths = [len(row.input_ids) for row in rows]
         group = max(lengths) + self.rollout.group_size * (self.max_tokens - 1)
-        most = self.rollout.prompts // MICROBATCHES * group
+        most = self.rollout.prompts // self.update.microbatches * group
         return [0, *sorted({bucket(size) for size in range(min(lengths), most + 1)})]
 
     def of_size(self, experience: Experience, size: int) -> Microbatch:
@@ -147,13 +144,15 @@ class WarmedUp(G2RPOModule):
         return Microbatch([prompt] * len(tokens), tokens, replace(like, **zeros))
 
 
-def measure(path: str, folder: Path, batches: int) -> dict[str, float]:
+def measure(path: str, folder: Path, batches: int, update: UpdateConfig, accumulate: int) -> dict[str, float]:
     """Train for some rollouts and count.
 
     Args:
         path: the policy's checkpoint.
         folder: where the trainer may write.
         batches: rollouts after the warm-up.
+        update: micro-batches of a rollout.
+        accumulate: micro-batches of an optimizer step.
 
     Returns:
         The figures of the table.
@@ -164,18 +163,19 @@ def measure(path: str, folder: Path, batches: int) -> dict[str, float]:
         objective=G2RPO(filtering="off"),
         optimizer=partial(torch.optim.AdamW, lr=1e-4),
         rollout=RolloutConfig(prompts=12, group_size=4),
-        update=UpdateConfig(microbatches=MICROBATCHES),
+        update=update,
         evaluation=EvaluationConfig(),
     )
     trainer = pl.Trainer(
         strategy="g2rpo_xla", accelerator="xla", devices=1, max_steps=-1, max_epochs=-1,
-        gradient_clip_val=1.0, callbacks=[counts], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=folder,
+        accumulate_grad_batches=accumulate, gradient_clip_val=1.0, callbacks=[counts], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        limit_val_batches=0, default_root_dir=folder,
     )  # fmt: skip
     data = MiniPrompts(rollouts_per_epoch=1000, max_completion_tokens=24)
     trainer.fit(module, data)
     return {
-        "sizes of micro-batches, times 3": 3 * len(module.sizes or []),
+        "sizes of micro-batches": len(module.sizes or []),
         "compilations, warm-up": counts.warm_up,
         f"compilations, {batches} batches after it": counts.after,
         "operations that left the device": len(fallbacks()),
@@ -188,12 +188,15 @@ def main() -> None:
     """Print the table, and JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="package:lit_g2rpo.mini/weights", help="checkpoint")
-    parser.add_argument("--batches", type=int, default=50)
+    parser.add_argument("--batches", type=int, default=50, help="rollouts that are counted")
+    parser.add_argument("--microbatches", type=int, default=2, help="of a rollout")
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of an optimizer step")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(arguments.policy, Path(folder), arguments.batches)
+        update = UpdateConfig(microbatches=arguments.microbatches)
+        figures = measure(arguments.policy, Path(folder), arguments.batches, update, arguments.accumulate)
     print("| fixed shapes on PyTorch/XLA, processor | |\n|---|---|")
     for name, value in figures.items():
         print(f"| {name} | {value:.3g} |")
