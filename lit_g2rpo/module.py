@@ -27,6 +27,7 @@ from lit_g2rpo.rewards.judge import JudgeConfig
 from lit_g2rpo.rewards.limits import Limits
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
+from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.schedule import check_sizes, optimizer_steps_per_rollout
 from lit_g2rpo.step_metrics import StepMetrics
 
@@ -192,6 +193,8 @@ class G2RPOModule(EvaluationModule):
             self.experience = self.collect(prompts)
         elif self.experience is None:
             self.experience = self._restore(prompts)
+        # Dropout follows from counters, as sampling does: a resumed run leaves out the same.
+        torch.manual_seed(microbatch_seed(self.rollout.seed, self.rollout_index, index, self.global_rank))
         loss, metrics = self.policy.loss(self.experience.microbatches[index], self.objective.token_loss)
         on_policy = self.objective.needs_groups and index < self.trainer.accumulate_grad_batches
         self._step.add(metrics, self.experience.microbatches[index].fields, on_policy)

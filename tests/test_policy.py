@@ -33,6 +33,22 @@ def test_a_batch_gives_what_single_rows_give(policy: Policy, mixed_prompts: list
     torch.testing.assert_close(entropy, torch.cat([s[1] for s in single]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_log_probabilities_know_no_dropout(random_folder: str, mixed_prompts: list[Prompt], training: bool) -> None:
+    """Old and reference log-probabilities are the policy's own, whatever the learning passes leave out."""
+    policy = load_policy(PolicyConfig(path=random_folder, lora=LoraConfig(rank=4, alpha=8, dropout=0.5)))
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(weight, 0.1)
+    tokens = tokens_of(policy, [4, 1, 7, 3])
+    with torch.no_grad():
+        hidden, targets = policy.eval().hidden_states(mixed_prompts, tokens)
+        expected = (hidden @ policy.base.lm_head.weight.T).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+        found, _ = policy.train(training).token_stats(mixed_prompts, tokens)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert all(part.training == training for part in policy.modules())
+
+
 def test_a_row_gives_what_the_model_itself_gives(policy: Policy) -> None:
     prompt, tokens = make_prompt("one", 1), tokens_of(policy, [6])[0]
     encoded = policy.encode(prompt)

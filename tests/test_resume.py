@@ -12,6 +12,7 @@ from build import data, module, trainer, varied_score
 import lit_g2rpo.rewards.scorer
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives import G2RPO
+from lit_g2rpo.policy.config import LoraConfig
 
 
 class SaveAt(pl.Callback):
@@ -92,6 +93,18 @@ def test_resume_is_bit_exact(
         assert loss == {k: v for k, v in trace.steps[step].items() if k in loss}
         assert loss["train/tokens"] > 0
         assert loss["train/grad_norm"] > 1e-3
+
+
+def test_dropout_of_adapters_goes_on_bit_for_bit(random_folder: str, tmp_path: Path) -> None:
+    def run() -> Any:
+        return module(random_folder, lora=LoraConfig(rank=2, alpha=4, dropout=0.5))
+
+    straight, resumed = run(), run()
+    trainer(tmp_path, 3, callbacks=[SaveAt(tmp_path / "cut.ckpt", 2)]).fit(straight, data())
+    torch.rand(5)  # another process begins elsewhere in the running generator
+    trainer(tmp_path, 3).fit(resumed, data(), ckpt_path=tmp_path / "cut.ckpt")
+    for name, weight in resumed.policy.state_dict().items():
+        assert torch.equal(weight, straight.policy.state_dict()[name]), name
 
 
 def test_the_checkpoint_holds_no_reference_and_no_classes(straight: tuple[dict[str, Any], Trace, Path]) -> None:

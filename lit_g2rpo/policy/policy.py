@@ -184,7 +184,7 @@ class Policy(nn.Module):
         return states(self, rows, completions), targets.to(self.device)
 
     def token_stats(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-probability and exact entropy of every completion token.
+        """Log-probability and exact entropy of every completion token, without dropout.
 
         Args:
             prompts: the prompt of each row, ``N`` of them.
@@ -195,10 +195,15 @@ class Policy(nn.Module):
         """
         # FSDP has moved them to the device, but rows are laid out on the host
         completions = [tokens.cpu() for tokens in completions]
-        if self.static:
-            return static_token_stats(self, [self.encode(prompt) for prompt in prompts], completions)
-        hidden, targets = self.hidden_states(prompts, completions)
-        return token_logprobs(hidden, self.base.lm_head.weight, targets, temperature=self.temperature)
+        training = self.training
+        self.eval()
+        try:
+            if self.static:
+                return static_token_stats(self, [self.encode(prompt) for prompt in prompts], completions)
+            hidden, targets = self.hidden_states(prompts, completions)
+            return token_logprobs(hidden, self.base.lm_head.weight, targets, temperature=self.temperature)
+        finally:
+            self.train(training)
 
     def loss(self, microbatch: Microbatch, token_loss: TokenLoss) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch and its diagnostics.

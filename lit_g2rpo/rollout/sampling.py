@@ -37,6 +37,21 @@ def uniforms(sampling: Sampling, prompt_id: str, completion: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(sequence)).random(sampling.max_tokens)
 
 
+def microbatch_seed(seed: int, rollout: int, microbatch: int, rank: int) -> int:
+    """The seed of what a pass over a micro-batch leaves out by dropout.
+
+    Args:
+        seed: the run's seed.
+        rollout: index of the rollout in the run.
+        microbatch: index of the micro-batch in the rollout.
+        rank: this process, which has rows of its own.
+
+    Returns:
+        A non-negative 63-bit integer.
+    """
+    return int(np.random.SeedSequence([seed, rollout, microbatch, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, forbidden: Tensor) -> Tensor:
     """Draw one token per row by searching the cumulative probabilities for one uniform number.
 
