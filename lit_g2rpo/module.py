@@ -83,6 +83,8 @@ class G2RPOModule(EvaluationModule):
         self.engine = build_engine(rollout)
         self.experience: Experience | None = None
         self._restored: dict[str, Any] | None = None
+        # metrics of the present rollout, and the same until they are logged
+        self._collected: dict[str, float] = {}
         self._rollout_metrics: dict[str, float] = {}
         self._next_microbatch = 0
         self._collected_at = time.perf_counter()
@@ -224,7 +226,8 @@ class G2RPOModule(EvaluationModule):
         Returns:
             The experience, cut into micro-batches.
         """
-        experience, self._rollout_metrics = collect(self, prompts)
+        experience, self._collected = collect(self, prompts)
+        self._rollout_metrics = self._collected
         experience.microbatches = build_microbatches(experience, self.plan, self.policy.empty)
         self.rollout_index += 1
         self._collected_at = time.perf_counter()
@@ -298,6 +301,7 @@ class G2RPOModule(EvaluationModule):
         }
         if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
             state["experience"] = experience_state(self, self.experience, self.max_tokens)
+            state["metrics"] = self._collected
         checkpoint["g2rpo"] = copy.deepcopy(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -316,6 +320,8 @@ class G2RPOModule(EvaluationModule):
         self.objective.load_state_dict(state["objective"])
         # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
+        # The logger has a point for a rollout's last step only, which the run that sampled it never reached.
+        self._rollout_metrics = self._collected = state.get("metrics", {})
 
     def _restore(self, prompts: list[Prompt]) -> Experience:
         if self._restored is None:

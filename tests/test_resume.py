@@ -92,6 +92,8 @@ def test_resume_is_bit_exact(
         loss = {k: v for k, v in resumed.steps[step].items() if k.startswith("train/")}
         assert loss == {k: v for k, v in trace.steps[step].items() if k in loss}
         assert loss["train/tokens"] > 0
+        rollout = {k: v for k, v in trace.steps[step].items() if k.startswith("rollout/")}
+        assert rollout == {k: v for k, v in resumed.steps[step].items() if k.startswith("rollout/")}
         assert loss["train/grad_norm"] > 1e-3
 
 
