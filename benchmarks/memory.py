@@ -4,8 +4,8 @@ python benchmarks/memory.py --json memory.json
 python benchmarks/memory.py --device cuda --shape 2b --tokens 256 1024 --group-size 8 --prompts 4 8
 
 One value of T, G or P changes at a time, the others keep their first. ``padded`` reads one row per completion,
-``packed`` each prompt once; both with the one-pass head and without recomputed activations. Every case has a process
-of its own; the peak is what forward and backward take above weights and libraries.
+``packed`` each prompt once; both with the one-pass head and what ``--checkpointing`` recomputes. Every case has a
+process of its own; the peak is what forward and backward take above weights and libraries.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from common import machine, write_json
 from peak import in_own_process, measure
 from train import SHAPES, build, microbatch, one_pass
 
+from lit_g2rpo.policy.checkpointing import checkpoint_activations
 from lit_g2rpo.policy.policy import Policy
 
 
@@ -25,12 +26,14 @@ def run(case: dict[str, Any]) -> dict[str, float]:
     """Measure one case in this process.
 
     Args:
-        case: ``shape``, ``device``, ``packing``, ``image_tokens``, ``tokens``, ``group_size`` and ``prompts``.
+        case: ``shape``, ``device``, ``packing``, ``checkpointing``, ``image_tokens``, ``tokens``, ``group_size`` and
+            ``prompts``.
 
     Returns:
         ``seconds`` and ``peak_gib``.
     """
     model, processor = build(case["shape"], case["device"])
+    checkpoint_activations(model, case["checkpointing"])
     policy = Policy(model, processor, packing=case["packing"]).train()
     batch = microbatch(policy, argparse.Namespace(variable=False, **case), case["image_tokens"])
     # The frozen tower's features and the gradients belong to what lies in memory before.
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("--group-size", nargs="+", type=int, default=[8, 4, 16], help="G")
     parser.add_argument("--prompts", nargs="+", type=int, default=[4, 2, 8], help="P, prompts of one pass")
     parser.add_argument("--image-tokens", type=int, default=64)
+    parser.add_argument("--checkpointing", choices=["off", "selective", "full"], default="off")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -70,17 +74,18 @@ def main() -> None:
         torch.set_num_threads(1)
         print(json.dumps(run(json.loads(arguments.only))))
         return
-    shared = {key: getattr(arguments, key) for key in ("shape", "image_tokens", "device")}
+    shared = {key: getattr(arguments, key) for key in ("shape", "image_tokens", "checkpointing", "device")}
     cases = [sizes | shared | {"packing": packing} for sizes in sweep(arguments) for packing in (False, True)]
     results = [case | in_own_process(__file__, case) for case in cases]
     print(f"{arguments.shape}, {arguments.image_tokens} image tokens, {arguments.device}, {machine()}")
-    print("| T | G | P | padded GiB | packed GiB | packed / padded |\n|---|---|---|---|---|---|")
+    print("| T | G | P | padded GiB | packed GiB | packed / padded | packed seconds |\n|---|---|---|---|---|---|---|")
     for padded, packed in zip(results[::2], results[1::2], strict=True):
         peaks = [result.get("peak_gib") for result in (padded, packed)]
         cells = [f"{peak:.3f}" if peak is not None else "skipped" for peak in peaks]
         ratio = f"{peaks[1] / peaks[0]:.2f}" if None not in peaks else "-"
         sizes = " | ".join(str(padded[name]) for name in ("tokens", "group_size", "prompts"))
-        print(f"| {sizes} | {cells[0]} | {cells[1]} | {ratio} |")
+        seconds = f"{packed['seconds']:.2f}" if "seconds" in packed else "-"
+        print(f"| {sizes} | {cells[0]} | {cells[1]} | {ratio} | {seconds} |")
     for why in dict.fromkeys(result["skipped"] for result in results if "skipped" in result):
         print(f"skipped: {why}")
     write_json(arguments.json, {"machine": machine(), "results": results})
