@@ -72,6 +72,16 @@ class G2RPOModule(EvaluationModule):
                 f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
                 "so it must be at least 2"
             )
+        if objective.needs_groups == (rollout.engine == "demonstrations"):
+            raise UserError(
+                f"model.rollout.engine is {rollout.engine}, but model.objective {type(objective).__name__} "
+                + (
+                    "compares completions of one prompt, and demonstrations are all the same; give native, or the "
+                    "objective Supervised"
+                    if objective.needs_groups
+                    else "imitates what it is given, which must not be its own samples; give demonstrations"
+                )
+            )
         if objective.importance_cap is not None and rollout.old_logprobs != "recompute":
             raise UserError(
                 "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "

@@ -9,7 +9,7 @@ import torch
 from build import data, module, trainer
 
 from lit_g2rpo.errors import NonFiniteError, UserError
-from lit_g2rpo.objectives import G2RPO, GRPO
+from lit_g2rpo.objectives import G2RPO, GRPO, Objective, Supervised
 
 
 class Gradient(pl.Callback):
@@ -104,6 +104,18 @@ def test_sizes_that_do_not_divide_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, 2, **options).fit(module(random_folder, **sizes), data())
+
+
+@pytest.mark.parametrize(
+    ("objective", "engine", "message"),
+    [(Supervised(), "native", "imitates"), (GRPO(), "demonstrations", "compares completions of one prompt")],
+)
+def test_an_objective_that_learns_nothing_from_its_engine_is_refused(
+    random_folder: str, objective: Objective, engine: str, message: str
+) -> None:
+    """A policy would imitate its own samples, or find every group tied, and nothing would say so."""
+    with pytest.raises(UserError, match=f"model.rollout.engine is {engine}, but .* {message}"):
+        module(random_folder, objective, rollout={"engine": engine})
 
 
 def test_a_prompt_that_is_too_long_is_named(random_folder: str, tmp_path: Path) -> None:
