@@ -19,6 +19,9 @@ TOKENS = 32
 """Longest completion that log-probabilities are compared on."""
 ROWS = 8
 """Rows of a task whose gold answer is tried before the task is said to be unscorable."""
+PROCESSOR_TOKENS = 512
+"""Longest completion that the largest micro-batch is tried with on a processor, where memory that does not suffice is
+swapped or ends the process, so that full length would find no more and take minutes."""
 GAPS = {True: (0.02, 2.0), False: (1e-4, 0.01)}
 """Largest mean and largest single difference of log-probabilities, nats, with and without 16-bit arithmetic."""
 
@@ -37,11 +40,12 @@ def check_memory(run: Any, prompts: list[Prompt]) -> str:
         UserError: if memory does not suffice, or the loss is not finite.
     """
     cuda = run.device.type == "cuda"
+    tokens = min(run.max_tokens, PROCESSOR_TOKENS) if run.device.type == "cpu" else run.max_tokens
     said = []
     for prompt in prompts:
-        microbatch = largest_microbatch(run, prompt)
+        microbatch = largest_microbatch(run, prompt, tokens)
         length, rows = len(run.policy.encode(prompt).input_ids), len(microbatch.token_ids)
-        what = f"{rows} completions of {run.max_tokens} tokens to prompts of {length}"
+        what = f"{rows} completions of {tokens} tokens to prompts of {length}"
         if cuda:
             torch.cuda.reset_peak_memory_stats(run.device)
         try:

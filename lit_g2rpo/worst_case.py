@@ -17,12 +17,13 @@ PROBE = 2**16
 """Elements of the parameter that the optimizer's state is measured on: more than eight-bit optimizers leave whole."""
 
 
-def largest_microbatch(module: Any, prompt: Prompt) -> Microbatch:
-    """Build the largest micro-batch that this prompt could give: every group has it, every completion full length.
+def largest_microbatch(module: Any, prompt: Prompt, length: int) -> Microbatch:
+    """Build the largest micro-batch that this prompt could give: every group has it, every completion one length.
 
     Args:
         module: the LightningModule, attached to its trainer.
         prompt: a prompt.
+        length: tokens of each completion.
 
     Returns:
         The micro-batch, cut as training cuts its own; on every rank of the same size.
@@ -35,14 +36,14 @@ def largest_microbatch(module: Any, prompt: Prompt) -> Microbatch:
         dataclasses.replace(prompt, encoded=dataclasses.replace(encoded, features=None))
         for _ in range(-(-prompts // world_size))
     ]
-    tokens = torch.full((module.max_tokens,), module.policy.eos_token_ids[0])
-    zeros = torch.zeros(module.max_tokens)
+    tokens = torch.full((length,), module.policy.eos_token_ids[0])
+    zeros = torch.zeros(length)
     completions = [Completion(tokens, zeros, zeros, "", True)] * (len(own) * size)
     values = [zeros] * len(completions)
     shape = (len(own) * world_size, size)
     table = RolloutTable(
         rewards=torch.zeros(shape),
-        lengths=torch.full(shape, module.max_tokens),
+        lengths=torch.full(shape, length),
         valid=torch.ones(shape, dtype=torch.bool),
         entropy_counts=torch.ones(shape, dtype=torch.bool),
         advantages=torch.ones(shape),

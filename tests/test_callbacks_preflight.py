@@ -88,7 +88,7 @@ def test_the_largest_micro_batch_is_as_large_as_any_that_training_meets(tmp_path
         def _try_all(self, trainer: Any, run: Any) -> None:
             rows = trainer.datamodule.train_dataset()
             [prompt, *_] = extreme_prompts(run.policy.processor, rows, 10_000)
-            self.microbatch = largest_microbatch(run, prompt)
+            self.microbatch = largest_microbatch(run, prompt, run.max_tokens)
             self.missing = missing_optimizer_bytes(run)
 
     check = Largest()
@@ -106,7 +106,7 @@ def test_the_largest_micro_batch_is_as_large_as_any_that_training_meets(tmp_path
 
 def test_too_little_memory_is_said_before_the_first_rollout(tmp_path: Path) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + 2**28
+    limit = pages * resource.getpagesize() + 2**27
     source = data(max_completion_tokens=20_000)
     with (
         limited(resource.RLIMIT_AS, limit),
