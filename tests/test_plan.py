@@ -8,7 +8,9 @@ import torch
 from conftest import make_prompt
 
 from lit_g2rpo.__main__ import main
+from lit_g2rpo.commands.plan import types_of
 from lit_g2rpo.objectives import GRPO
+from lit_g2rpo.planning.memory import adapters
 from lit_g2rpo.planning.sharding import Sharding, sharding_of
 from lit_g2rpo.planning.simulation import MicrobatchSize, Phantom
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
@@ -110,6 +112,27 @@ def deepspeed(**arguments: Any) -> dict[str, Any]:
 )
 def test_what_a_strategy_splits(strategy: Any, ranks: int, expected: Sharding) -> None:
     assert sharding_of(strategy, ranks) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "split", "expected"),
+    [
+        ("bfloat16", "32-true", False, (torch.bfloat16, False)),
+        ("float32", "bf16-mixed", False, (torch.float32, True)),
+        ("float32", "bf16-true", False, (torch.bfloat16, False)),
+        ("float32", "bf16-mixed", True, (torch.bfloat16, True)),
+        ("bfloat16", "32-true", True, (torch.float32, False)),
+    ],
+)
+def test_the_types_that_weights_lie_in(dtype: str, precision: str, split: bool, expected: tuple[Any, bool]) -> None:
+    """DeepSpeed gives all weights the type of the precision; `tests/test_sharded.py` looks at those of adapters."""
+    assert types_of(dtype, precision, sharding_of(deepspeed(stage=3) if split else "auto", 1)) == expected
+
+
+def test_adapters_are_asked_for_by_a_fragment_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    assert adapters("Qwen/Qwen3-VL-8B-Instruct") == "--model.policy configs/model/qwen3_vl_8b_lora.yaml"
+    assert adapters("Qwen/Qwen3-VL-4B-Instruct") == adapters("mine") == "--model.policy.lora '{rank: 32}'"
 
 
 def test_the_default_run_fits(random_folder: str, capsys: pytest.CaptureFixture[str]) -> None:

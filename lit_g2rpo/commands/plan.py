@@ -169,8 +169,10 @@ def device_memory(device: str) -> float:
 def types_of(dtype: str, precision: str, sharding: Sharding) -> tuple[torch.dtype, bool]:
     """Say in which type weights lie where they compute, and whether products are cast to bfloat16."""
     half = precision.startswith("bf16") or precision.startswith("16")
-    true = half and ("true" in precision or sharding.deepspeed)
-    return torch.bfloat16 if true else getattr(torch, dtype), half and "true" not in precision
+    if sharding.deepspeed:
+        # it gives all weights, frozen ones too, the type of the precision
+        return torch.bfloat16 if half else torch.float32, half and "true" not in precision
+    return torch.bfloat16 if half and "true" in precision else getattr(torch, dtype), half and "true" not in precision
 
 
 def images_of(

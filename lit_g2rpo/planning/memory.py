@@ -84,11 +84,15 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     if phantom.device != "cpu":
         decoding += 2 * 4 * heads * (slots * size.completion_tokens + rows * room)
     read = token_bytes(text, width) * size.prompt_tokens
+    if phantom.tower_learns:
+        # features are not kept there, but made anew and held while their prompt is read
+        read += feature_width(phantom) * size.image_tokens
     prefill = min(held * read, max(int(size.prefill_mib * 2**20), read))
     drawn = rows * size.completion_tokens * (8 + 8 + 4 + 4)
     copies = 0
     if phantom.device == "cpu":
-        layers = phantom.base.model.language_model.layers.parameters()
+        # the decoder's own of layers that compute in float32, and the head's, which always does
+        layers = [] if phantom.autocast or width < 4 else phantom.base.model.language_model.layers.parameters()
         copies = sum(weight.nbytes for weight in layers if weight.ndim == 2)
         copies += phantom.base.lm_head.weight.numel() * 4 if width < 4 else 0
     return cache, max(decoding, prefill) + drawn + copies
@@ -98,11 +102,25 @@ def feature_bytes(phantom: Phantom, size: RolloutSize, limit_mib: float | None) 
     """Image features that are kept for a rollout where the tower does not learn."""
     if phantom.tower_learns:
         return 0
+    found = size.prompts * size.image_tokens * feature_width(phantom)
+    return found if limit_mib is None else min(found, int(limit_mib * 2**20))
+
+
+def feature_width(phantom: Phantom) -> int:
+    """Bytes of the features of an image token, those of DeepStack included."""
     config = phantom.base.config
     layers = 1 + len(config.vision_config.deepstack_visual_indexes)
     width = 2 if phantom.autocast else phantom.base.lm_head.weight.element_size()
-    found: int = size.prompts * size.image_tokens * config.text_config.hidden_size * layers * width
-    return found if limit_mib is None else min(found, int(limit_mib * 2**20))
+    return int(config.text_config.hidden_size * layers * width)
+
+
+def pixel_bytes(phantom: Phantom, size: RolloutSize) -> int:
+    """Pixels of a rollout's prompts, which wait in host memory: nothing on a device."""
+    if phantom.device != "cpu":
+        return 0
+    vision = phantom.base.config.vision_config
+    patches = size.prompts * size.image_tokens * vision.spatial_merge_size**2
+    return int(4 * patches * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
 
 
 def memory_table(
@@ -135,7 +153,7 @@ def memory_table(
     counts: dict[torch.dtype, int] = {}
     for weight in phantom.learning:
         counts[weight.dtype] = counts.get(weight.dtype, 0) + weight.numel()
-    trained, largest = sum(counts.values()), max(weight.numel() for weight in phantom.learning)
+    trained = sum(counts.values())
     half = sharding.deepspeed and phantom.base.lm_head.weight.element_size() < 4
     kept = 0 if sharding.offload_weights else whole // sharding.share(sharding.weights)
     # What computes is gathered again: a layer, and the next one, ahead of time.
@@ -144,16 +162,20 @@ def memory_table(
         id(w): w.nbytes for w in (phantom.base.lm_head.weight, phantom.base.model.language_model.embed_tokens.weight)
     }
     gathered = 2 * layer + sum(ends.values()) if sharding.weights else 0
-    # Under DeepSpeed gradients are accumulated in float32.
-    gradients = sum((4 if sharding.deepspeed else dtype.itemsize) * count for dtype, count in counts.items())
-    gradients //= sharding.share(sharding.gradients)
+    # Under DeepSpeed gradients are accumulated in float32, and the optimizer steps in it.
+    width = {dtype: 4 if sharding.deepspeed else dtype.itemsize for dtype in counts}
+    whole_gradients = sum(width[dtype] * count for dtype, count in counts.items())
+    gradients = whole_gradients // sharding.share(sharding.gradients)
     if sharding.deepspeed:
         state = int(trained * (state_bytes[torch.float32] + (4 if half else 0)))
     else:
         state = int(sum(state_bytes[dtype] * count for dtype, count in counts.items()))
     state //= sharding.share(sharding.optimizer)
     buffers = 3 * min(BUCKET, trained) * 2 if sharding.deepspeed else gradients if sharding.copies_gradients else 0
-    step = 4 * trained // sharding.share(sharding.optimizer) if temporaries else 2 * 4 * largest
+    if temporaries:
+        step = whole_gradients // sharding.share(sharding.optimizer)
+    else:
+        step = 2 * max(width[weight.dtype] * weight.numel() for weight in phantom.learning)
     on_device = 0 if sharding.offload_optimizer else 1
     cache, working = rollout_bytes(phantom, rollout)
     features = feature_bytes(phantom, rollout, features_mib)
@@ -166,6 +188,7 @@ def memory_table(
         Item("optimizer state", (state * on_device,) * 3),
         Item("optimizer's temporaries", (0, 0, step * on_device)),
         Item("reference", (second,) * 3),
+        Item("pixels of prompts", (pixel_bytes(phantom, rollout),) * 3),
         Item("image features", (features,) * 3),
         Item("keys and values of the rollout", (cache, 0, 0)),
         Item("prefill and decoding", (working, 0, 0)),
