@@ -20,7 +20,8 @@ class Preflight(L.Callback):
     """Tries the parts of a run before it begins, and stops it with one line that says what would have gone wrong.
 
     * largest micro-batch: forward and backward with the longest prompt, and with the one of most pixels, every
-      completion of full length, under the run's strategy and beside an optimizer state of full size;
+      completion of full length (on a processor of 512 tokens at most), under the run's strategy and beside an
+      optimizer state of full size;
     * log-probabilities: a small rollout, whose log-probabilities the engine and the trainer must agree on;
     * rewards: the gold answer of a row of each task scores 1 and nonsense less; rewards of the user's do not fail;
     * checkpoint: written, read back and removed; the folder has room for those that the run keeps.
