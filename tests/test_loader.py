@@ -269,6 +269,22 @@ def test_refills_are_of_the_task_and_resume_exactly(cut: int) -> None:
     assert len(set(drawn[:20])) == 20
 
 
+def test_groups_of_one_prompt_are_told_apart() -> None:
+    """Completions are seeded by the id: two rows of a task in four groups would be sampled alike, two by two."""
+
+    def ids(rank: int = 0, world_size: int = 1) -> list[list[str]]:
+        own = loader(Rows(4), prompts=8, microbatches=1, rank=rank, world_size=world_size)
+        rollouts = [[prompt.id for prompt in prompts] for prompts, _ in own]  # the second one is opened ahead
+        return [*rollouts, [prompt.id for prompt in own.refill(["a"] * 3, [0, 1, 2])]]
+
+    for rollout in ids()[:2]:
+        assert sorted(rollout) == ["0", "0#2", "1", "1#2", "2", "2#2", "3", "3#2"]
+    assert sorted(ids()[2]) in (["0", "0#2", "2"], ["0", "2", "2#2"])
+    for whole, *shares in zip(ids(), ids(0, 2), ids(1, 2), strict=True):
+        if len(whole) == 8:
+            assert whole == [id for pair in zip(*shares, strict=True) for id in pair]
+
+
 def test_a_mixture_reaches_the_rollouts() -> None:
     one = loader(mixture=Mixture(quotas={"a": 3, "b": 1}), microbatches=1)
     assert [sorted(p.task for p in prompts) for prompts, _ in one] == [["a", "a", "a", "b"]] * 2

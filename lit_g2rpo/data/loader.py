@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.lengths import LongPrompt, check_prompt
 from lit_g2rpo.data.mixture import Mixture
-from lit_g2rpo.data.sampler import TaskMixtureSampler
+from lit_g2rpo.data.sampler import TaskMixtureSampler, copies
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 
@@ -157,7 +158,8 @@ class RolloutLoader:
 
     def _refill(self, tasks: Sequence[str], own: Sequence[int]) -> Loaded:
         rows = self.sampler.refill(tasks)
-        return self._load(self.sampler.position, [rows[i] for i in own])
+        again = copies(rows)
+        return self._load(self.sampler.position, [rows[i] for i in own], [again[i] for i in own])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the next batch lies, and the counts."""
@@ -197,7 +199,7 @@ class RolloutLoader:
             if self._ahead is not None and self._ahead[0] == position:
                 self._current = self._ahead[1].result()
             else:
-                self._current = self._load(position, self.sampler.rows())
+                self._current = self._load(position, self.sampler.rows(), self.sampler.copies())
             if self._microbatch == 0:
                 self._count(self._current)
             self._look_ahead(position + self.sampler.prompts)
@@ -206,12 +208,15 @@ class RolloutLoader:
     def _look_ahead(self, position: int) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        self._ahead = (position, self._thread.submit(self._load, position, self.sampler.rows_ahead()))
+        rows, again = self.sampler.rows_ahead(), self.sampler.copies_ahead()
+        self._ahead = (position, self._thread.submit(self._load, position, rows, again))
 
-    def _load(self, position: int, rows: list[int]) -> Loaded:
+    def _load(self, position: int, rows: list[int], again: list[int]) -> Loaded:
         loaded = Loaded(position, [], [], [])
-        for row in rows:
-            loaded.prompts.append(self._open(row, loaded))
+        for row, copy in zip(rows, again, strict=True):
+            prompt = self._open(row, loaded)
+            # Completions are seeded by the id: groups of one prompt would be the same.
+            loaded.prompts.append(replace(prompt, id=f"{prompt.id}#{copy + 1}") if copy else prompt)
         return loaded
 
     def _open(self, row: int, loaded: Loaded) -> Prompt:

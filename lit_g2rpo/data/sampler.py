@@ -1,6 +1,7 @@
 """Which rows each rollout and each refill draws, per rank, with a state that resumes exactly."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,23 @@ def shard(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
         The rank's row numbers.
     """
     return list(rows[rank::world_size])
+
+
+def copies(rows: Sequence[int]) -> list[int]:
+    """Counts how often each row has come before, which tells groups of one prompt apart.
+
+    Args:
+        rows: row numbers of the global rollout.
+
+    Returns:
+        The counts, from 0.
+    """
+    seen: Counter[int] = Counter()
+    found = []
+    for row in rows:
+        found.append(seen[row])
+        seen[row] += 1
+    return found
 
 
 class TaskMixtureSampler:
@@ -69,11 +87,19 @@ class TaskMixtureSampler:
 
     def rows(self) -> list[int]:
         """Returns this rank's rows of the present rollout."""
-        return self._share(self.position, self._shift)
+        return self._share(self._rows())
+
+    def copies(self) -> list[int]:
+        """Returns how often each of them has come before, on any rank."""
+        return self._share(copies(self._rows()))
 
     def rows_ahead(self) -> list[int]:
         """Returns this rank's rows of the next rollout."""
-        return self._share(self.position + self.prompts, self._next_shift)
+        return self._share(self._rows_ahead())
+
+    def copies_ahead(self) -> list[int]:
+        """Returns how often each of them has come before, on any rank."""
+        return self._share(copies(self._rows_ahead()))
 
     def advance(self) -> None:
         """Goes on to the next rollout."""
@@ -121,8 +147,14 @@ class TaskMixtureSampler:
         self._shift, self._next_shift = dict(state["shift"]), dict(state["next_shift"])
         self._refilled = dict(state["refilled"])
 
-    def _share(self, position: int, shift: dict[str, int]) -> list[int]:
-        return shard(self.stream.rows(position, self.prompts, shift), self.rank, self.world_size)
+    def _rows(self) -> list[int]:
+        return self.stream.rows(self.position, self.prompts, self._shift)
+
+    def _rows_ahead(self) -> list[int]:
+        return self.stream.rows(self.position + self.prompts, self.prompts, self._next_shift)
+
+    def _share(self, rows: Sequence[int]) -> list[int]:
+        return shard(rows, self.rank, self.world_size)
 
     def _warn(self) -> None:
         first = [task for task, _ in self.stream.draws(0, self.prompts)]
