@@ -51,7 +51,7 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
     if module.rollout.old_logprobs == "recompute":
         experience.old_logprobs = _logprobs(module, module.policy, experience)
     if module.reference_needed:
-        experience.ref_logprobs = _ref_logprobs(module, experience)
+        experience.ref_logprobs = ref_logprobs(module, experience)
     metrics = rollout_metrics(scored, first, list(module.tasks))
     if module.objective.filtering == "refill":
         metrics["rollout/refilled"] = sum(map(len, work.refills)) / len(work.values)
@@ -145,7 +145,17 @@ class _Rollout:
         return values
 
 
-def _ref_logprobs(module: Any, experience: Experience) -> list[Tensor]:
+@torch.no_grad()
+def ref_logprobs(module: Any, experience: Experience) -> list[Tensor]:
+    """Log-probabilities under the reference of what is learned from; all ranks must call it.
+
+    Args:
+        module: the LightningModule.
+        experience: this rank's part of the rollout.
+
+    Returns:
+        ``n`` tensors ``[T_i]`` on the CPU; the rollout's own elsewhere.
+    """
     if module.reference is not None:
         return _logprobs(module, module.reference, experience)
     with module.policy.reference():

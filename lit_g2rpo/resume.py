@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_g2rpo.collect import ref_logprobs
 from lit_g2rpo.distributed import gather_prompts
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
@@ -80,7 +81,7 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
     completions = [Completion(t, lp, h, module.policy.decode(t), cut) for t, lp, h, cut in parts]
     with generation_context(module.trainer.strategy, module.policy):
         module.policy.prepare_features(prompts)
-    return Experience(
+    experience = Experience(
         prompts=prompts,
         completions=completions,
         rewards=module.count_scores(module.attempt_scores(prompts, completions)),
@@ -91,6 +92,10 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
         world_size=world,
         refills=state["refills"],
     )
+    # Where KL was off until now; the reference is what it was when the rollout was sampled.
+    if module.reference_needed and experience.ref_logprobs is None:
+        experience.ref_logprobs = ref_logprobs(module, experience)
+    return experience
 
 
 def _refilled(module: Any, refills: list[list[int]], table: RolloutTable, prompts: list[Prompt]) -> list[Prompt]:

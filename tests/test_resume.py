@@ -1,6 +1,7 @@
 """A resumed run equals the straight one bit for bit, wherever it was cut."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from build import data, module, trainer, varied_score
 
 import lit_g2rpo.rewards.scorer
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.objectives import G2RPO
+from lit_g2rpo.objectives import G2RPO, GRPO, EmaGRPO, Objective
 from lit_g2rpo.policy.config import LoraConfig
 
 
@@ -114,6 +115,22 @@ def test_the_checkpoint_holds_no_reference_and_no_classes(straight: tuple[dict[s
     assert all(name.startswith("policy.") for name in checkpoint["state_dict"])
     assert checkpoint["g2rpo"]["experience"]["token_ids"].shape == (12, 4, 8)
     assert "experience" not in torch.load(straight[2] / "8.ckpt", weights_only=True)["g2rpo"]
+
+
+def test_terms_may_change_inside_a_rollout(random_folder: str, tmp_path: Path) -> None:
+    """KL that a resumed run adds is to the reference of a run that had it from the start, which lr 0 does not move."""
+
+    def run(steps: int, objective: Objective, cut: Path | None = None) -> tuple[Trace, pl.Trainer]:
+        trace, made = Trace(), module(random_folder, objective)
+        made.optimizer = partial(torch.optim.SGD, lr=0.0)
+        fit = trainer(tmp_path, steps, callbacks=[trace])
+        fit.fit(made, data(), ckpt_path=cut)
+        return trace, fit
+
+    run(1, GRPO(filtering="off"))[1].save_checkpoint(tmp_path / "cut.ckpt")
+    straight, _ = run(2, EmaGRPO(filtering="off", kl_coefficient=0.1))
+    resumed, _ = run(2, EmaGRPO(filtering="off", kl_coefficient=0.1), tmp_path / "cut.ckpt")
+    assert resumed.steps[2]["train/kl"] == straight.steps[2]["train/kl"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(

@@ -48,6 +48,6 @@ class EmaGRPO(Objective):
         """Take the running moments back.
 
         Args:
-            state: what `state_dict` returned.
+            state: what `state_dict` returned; that of another objective holds none, and they start afresh.
         """
-        self.estimator.load_state_dict(state["moments"])
+        self.estimator.load_state_dict(state.get("moments", {}))
