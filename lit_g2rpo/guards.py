@@ -1,11 +1,13 @@
 """Checks that stop a run before it learns from a number that is not one, or from another model's weights."""
 
 import json
+from collections.abc import Iterable
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_g2rpo.distributed import sum_over_ranks
@@ -201,4 +203,24 @@ def check_weights(module: Any, saved: dict[str, tuple[int, ...]]) -> None:
         raise UserError(
             f"--ckpt_path is a checkpoint of another model than model.policy.path '{module.policy_path}': "
             f"{len(differ)} weights differ, the first is {name} ({saved.get(name)} saved, {own.get(name)} here)"
+        )
+
+
+def check_learning(module: Any, saved: Iterable[str]) -> None:
+    """Refuse to train on from a checkpoint in which more learned, for its optimizer does not fit.
+
+    Args:
+        module: the LightningModule with its policy built, while a trainer reads a checkpoint.
+        saved: names of the checkpoint's weights, which are those that learned.
+
+    Raises:
+        UserError: if the trainer trains and some of them do not learn here.
+    """
+    learning = {name for name, weight in module.named_parameters(remove_duplicate=False) if weight.requires_grad}
+    fixed = sorted(set(saved) - learning)
+    if fixed and module.trainer.state.fn == TrainerFn.FITTING:
+        raise UserError(
+            f"--ckpt_path was written by a run in which {len(fixed)} weights learned that model.policy.freeze keeps "
+            f"from learning here, the first is {fixed[0]}; resume with the same freeze, or export the checkpoint and "
+            "start from that"
         )

@@ -14,7 +14,14 @@ from lit_g2rpo.describe import describe
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation_steps import EvaluationModule
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.guards import check_checkpoint, check_gradient, check_rounding, check_shapes, gradient_norm
+from lit_g2rpo.guards import (
+    check_checkpoint,
+    check_gradient,
+    check_learning,
+    check_rounding,
+    check_shapes,
+    gradient_norm,
+)
 from lit_g2rpo.microbatches import Plan, build_microbatches
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
@@ -321,9 +328,10 @@ class G2RPOModule(EvaluationModule):
             checkpoint: the checkpoint being read.
 
         Raises:
-            UserError: if it is a checkpoint of another model.
+            UserError: if it is a checkpoint of another model, or of a run in which more learned.
         """
         check_checkpoint(self, checkpoint)
+        check_learning(self, checkpoint.get("state_dict", ()))
         state = checkpoint["g2rpo"]
         self.rollout_index = state["rollout_index"]
         self.validation_history = state["validation_history"]

@@ -145,6 +145,15 @@ def test_a_checkpoint_of_another_model_is_refused(
     assert name in str(error.value)
 
 
+def test_a_checkpoint_of_a_run_that_froze_less_is_refused(
+    straight: tuple[dict[str, Any], Trace, Path], random_folder: str, tmp_path: Path
+) -> None:
+    run = module(random_folder, objective(), freeze=["vision"])
+    with pytest.raises(UserError, match=r"weights learned that model.policy.freeze keeps .* policy\S*\.visual"):
+        trainer(tmp_path, STEPS).fit(run, data(), ckpt_path=straight[2] / "8.ckpt")
+    trainer(tmp_path, STEPS).validate(run, data(), ckpt_path=straight[2] / "8.ckpt", verbose=False)
+
+
 def test_a_checkpoint_inside_a_rollout_refuses_other_prompts(
     straight: tuple[dict[str, Any], Trace, Path], random_folder: str, tmp_path: Path
 ) -> None:
