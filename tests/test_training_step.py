@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from build import data, module, trainer
+from lightning.pytorch.plugins import MixedPrecision
 
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.objectives import G2RPO, GRPO, Objective, Supervised
@@ -59,17 +60,35 @@ def test_groups_that_teach_nothing_leave_the_policy_alone(random_folder: str, tm
         assert torch.equal(weight, run.policy.state_dict()[name])
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(random_folder: str, tmp_path: Path) -> None:
-    class Poison(pl.Callback):
-        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            microbatch = pl_module.experience.microbatches[-1]
-            microbatch.fields.weight.fill_(torch.nan)
+class Poison(pl.Callback):
+    """Makes the loss of a rollout's last micro-batch NaN."""
 
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        pl_module.experience.microbatches[-1].fields.weight.fill_(torch.nan)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(random_folder: str, tmp_path: Path) -> None:
     run = module(random_folder)
     with pytest.raises(NonFiniteError, match="the loss or its gradient is not finite in rollout 1"):
         trainer(tmp_path, 8, callbacks=[Poison()]).fit(run, data())
     saved = next(tmp_path.glob("**/non_finite_rank0.json")).read_text()
     assert all(p.id in saved for p in run.experience.microbatches[-1].prompts)
+
+
+@pytest.mark.usefixtures("varied_rewards")
+def test_an_overflow_of_16_bits_is_the_scalers_matter(random_folder: str, tmp_path: Path) -> None:
+    """A scaler finds its scale by overflows, which lower it and skip the step; one at scale 1 is no overflow."""
+
+    def fit(scale: float, *callbacks: pl.Callback) -> float:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        precision = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+        options = {"plugins": [precision], "callbacks": list(callbacks), "accumulate_grad_batches": 1}
+        trainer(tmp_path, 4, **options).fit(module(random_folder), data())
+        return float(scaler.get_scale())
+
+    assert fit(2.0**30) < 2.0**30
+    with pytest.raises(NonFiniteError):
+        fit(1.0, Poison())
 
 
 def test_a_reward_that_is_not_finite_stops_the_run(
