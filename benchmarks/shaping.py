@@ -27,58 +27,58 @@ ROOT = Path(__file__).parents[1]
 WINDOW = 10
 """Rollouts that a curve is averaged over: three prompts a task scatter too much to judge one rollout by."""
 COLORS = {"off": "tab:orange", "on": "tab:blue"}
+"""Color of each setting."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Two settings that differ in shaping alone.
+    """Two settings that differ in shaping alone: its weight is 0 in ``off``.
 
     Args:
+        heading: heading of the figure.
         rollouts: length of a run.
-        column: column of a point of `BandPlots` that is looked at; its band is in ``low`` and ``high``.
+        column: column of a point of `BandPlots` that is looked at; its band is in the columns ``low`` and ``high``.
         low: column of the lower bound.
         high: column of the upper bound.
         unit: what the column is.
-        options: options of ``fit`` for both.
-        settings: further options of each.
+        options: options of ``fit`` for both settings.
+        weight: option of ``fit`` and its value in the setting ``on``.
         callbacks: lines of the trainer's fragment to replace for the setting ``on``.
     """
 
+    heading: str
     rollouts: int
     column: int
     low: int
     high: int
     unit: str
-    options: dict[str, str]
-    settings: dict[str, dict[str, str]]
+    options: tuple[str, str]
+    weight: tuple[str, str]
     callbacks: dict[str, str]
 
 
-LR, ENTROPY, LENGTH = (
-    "--model.optimizer.init_args.lr",
-    "--model.objective.init_args.entropy_coefficient",
-    "--model.objective.init_args.length_weight",
-)
 BOUNDS = "  - class_path: lit_g2rpo.callbacks.EntropyBounds\n"
 STUDIES = {
     "entropy": Study(
+        heading="Token entropy at a learning rate of 5e-4",
         rollouts=100,
         column=6,
         low=7,
         high=8,
         unit="nats",
-        options={LR: "5e-4"},
-        settings={"off": {ENTROPY: "0"}, "on": {ENTROPY: "0.5"}},
+        options=("--model.optimizer.init_args.lr", "5e-4"),
+        weight=("--model.objective.init_args.entropy_coefficient", "0.5"),
         callbacks={BOUNDS: BOUNDS + "    init_args: {patience: 2, action: lower_lr}\n"},
     ),
     "length": Study(
+        heading="Mean completion length",
         rollouts=80,
         column=1,
         low=3,
         high=4,
         unit="tokens",
-        options={"--data.init_args.max_completion_tokens": str(LONGEST)},
-        settings={"off": {LENGTH: "0"}, "on": {LENGTH: "0.1"}},
+        options=("--data.init_args.max_completion_tokens", str(LONGEST)),
+        weight=("--model.objective.init_args.length_weight", "0.1"),
         callbacks={"rollouts: ${.....schedule.rollouts}": "rollouts: 10"},
     ),
 }
@@ -116,8 +116,7 @@ def prepare(name: str, work: Path) -> list[str]:
     if name == "length":
         policy = str(work / "wordy")
         build(Path(policy))
-    common = ["--config", str(ROOT / "configs" / "g2rpo.yaml"), "--model.policy.path", policy]
-    common += [word for option in study.options.items() for word in option]
+    common = ["--config", str(ROOT / "configs" / "g2rpo.yaml"), "--model.policy.path", policy, *study.options]
     bands = work / f"{name}-bands.yaml"
     if not bands.exists():
         project("calibrate", *common, "--output", str(bands))
@@ -173,14 +172,15 @@ def run(name: str, setting: str, seed: int, work: Path, common: list[str]) -> tu
     if checkpoint is None:
         fragment = work / f"{name}-trainer.yaml"
         trainer_fragment(study, fragment)
+        option, weight = study.weight
         options = {
             "--name": experiment, "--seed_everything": str(seed), "--trainer.logger.init_args.save_dir": str(work),
             **{f"--schedule.{key}": str(study.rollouts) for key in ("rollouts", "validate_every", "checkpoint_every")},
-            **study.settings[setting],
+            option: weight if setting == "on" else "0",
         }  # fmt: skip
         # the fragment comes first, so that the options change what it says
         first = ["--trainer", str(fragment)] if setting == "on" else []
-        project("fit", *common, *first, *(word for option in options.items() for word in option))
+        project("fit", *common, *first, *(word for pair in options.items() for word in pair))
         checkpoint = finished(work / experiment, study.rollouts)
         assert checkpoint is not None, "the run went to its end"
     (callback,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("BandPlots"))
@@ -231,13 +231,12 @@ def judge_length(curve: list[list[float]], study: Study) -> dict[str, float]:
 JUDGES = {"entropy": judge_entropy, "length": judge_length}
 
 
-def figure(study: Study, runs: dict[str, list[Curves]], heading: str) -> Any:
+def figure(study: Study, runs: dict[str, list[Curves]]) -> Any:
     """Plot running means by task, a thin line per run.
 
     Args:
         study: the study.
         runs: curves of each setting, a run each.
-        heading: heading of the figure.
 
     Returns:
         The figure.
@@ -245,7 +244,7 @@ def figure(study: Study, runs: dict[str, list[Curves]], heading: str) -> Any:
     tasks = list(PAPER_STYLES)
     titles = {f"{task} ({PAPER_STYLES[task]})": task for task in sorted(tasks, key=lambda task: PAPER_STYLES[task])}
     note = f"mean of {WINDOW} rollouts, a line per seed; orange: without shaping, blue: with it; green: the band"
-    drawn, axes_of = panels(list(titles), heading, note)
+    drawn, axes_of = panels(list(titles), study.heading, note)
     for title, axes in axes_of.items():
         task = titles[title]
         low, high = (runs["on"][0][task][-1][place] for place in (study.low, study.high))
@@ -271,35 +270,29 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
-    study, judge = STUDIES[args.study], JUDGES[args.study]
-    common = prepare(args.study, args.work.resolve())
-    done = {
-        setting: [run(args.study, setting, seed, args.work.resolve(), common) for seed in range(args.seeds)]
-        for setting in study.settings
-    }
+    study, judge, work = STUDIES[args.study], JUDGES[args.study], args.work.resolve()
+    common = prepare(args.study, work)
+    done = {setting: [run(args.study, setting, seed, work, common) for seed in range(args.seeds)] for setting in COLORS}
+    curves = {setting: [curve for curve, _ in runs] for setting, runs in done.items()}
     table = {
-        setting: {task: [judge(curves[task], study) for curves, _ in runs] for task in PAPER_STYLES}
-        for setting, runs in done.items()
+        setting: {task: [judge(curve[task], study) for curve in found] for task in PAPER_STYLES}
+        for setting, found in curves.items()
     }
     accuracy = {
         setting: [[entry["val/accuracy"] for entry in validations] for _, validations in runs]
         for setting, runs in done.items()
     }
-    names = list(table["off"]["ocr"][0])
-    print("| task |" + "".join(f" {setting}: {name} |" for setting in table for name in names))
-    print("|---|" + "---|" * len(names) * len(table))
+    cells = [(setting, name) for setting in table for name in table[setting]["ocr"][0]]
+    print("| task |" + "".join(f" {setting}: {name} |" for setting, name in cells))
+    print("|---|" + "---|" * len(cells))
     for task in PAPER_STYLES:
-        cells = [
-            " ".join(f"{found[name]:.3g}" for found in table[setting][task]) for setting in table for name in names
-        ]
-        print(f"| {task} |" + "".join(f" {cell} |" for cell in cells))
+        values = [" ".join(f"{found[name]:.3g}" for found in table[setting][task]) for setting, name in cells]
+        print("| " + " | ".join([task, *values]) + " |")
     print("validation accuracy, start and end:", json.dumps(accuracy))
     if args.json:
         args.json.write_text(json.dumps({"tasks": table, "accuracy": accuracy}, indent=1) + "\n")
     if args.figure:
-        heading = {"entropy": "Token entropy at a learning rate of 5e-4", "length": "Mean completion length"}
-        curves = {setting: [curves for curves, _ in runs] for setting, runs in done.items()}
-        figure(study, curves, heading[args.study]).savefig(args.figure, dpi=100)
+        figure(study, curves).savefig(args.figure, dpi=100)
 
 
 if __name__ == "__main__":

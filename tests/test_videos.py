@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lit_g2rpo.commands.data import main
 from lit_g2rpo.data.doctor import Doctor
 from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.json_prompts import JsonRows
@@ -124,6 +125,27 @@ def test_data_check_names_what_is_wrong(root: Path, changes: dict[str, Any], kin
     assert [found for found, _ in report.errors] == [kind]
     assert re.search(message, report.errors[0][1])
     assert "rows.jsonl, line 2" in report.errors[0][1]
+
+
+def test_convert_saves_videos_that_have_no_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datasets = pytest.importorskip("datasets")
+    content = film()
+    whole, part = {"bytes": content}, {"bytes": content, "video_start": 1.0, "video_end": 2.0}
+    rows = [ROW | {"videos": [video]} for video in (whole, part)]
+    datasets.Dataset.from_list(rows).to_parquet(root / "in.parquet")
+    main(["convert", str(root / "in.parquet"), str(root / "out.jsonl")])
+    assert "2 rows, 1 videos; data.image_root: " in capsys.readouterr().out
+    [saved] = (root / "out_videos").iterdir()
+    assert (saved.suffix, saved.read_bytes()) == (".mp4", content)
+    assert not (root / "out_images").exists()
+    name = str(saved.relative_to(root))
+    parts = [json.loads(line)["videos"] for line in (root / "out.jsonl").read_text().splitlines()]
+    assert parts == [[name], [{"video": name, "video_start": 1.0, "video_end": 2.0}]]
+    main(["check", str(root / "out.jsonl"), "--image_root", str(root), "--task", "video"])
+    datasets.Dataset.from_list([ROW | {"videos": [b"no video"]}]).to_parquet(root / "bad.parquet")
+    with pytest.raises(UserError, match=r"bad.parquet, row 1: video of 8 bytes: no video that can be read"):
+        main(["convert", str(root / "bad.parquet"), str(root / "new.jsonl")])
+    assert not list(root.glob("*new*"))
 
 
 def test_without_the_extra_there_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,8 +159,9 @@ def convert(options: argparse.Namespace) -> None:
     from lit_g2rpo.data.conversion import convert as write
 
     root = options.image_root or options.output.parent
-    rows, images = write(options.files, options.output, reader(options, root))
-    print(f"{options.output}: {rows} rows" + (f", {images} images; data.image_root: {root}" if images else ""))
+    rows, images, videos = write(options.files, options.output, reader(options, root))
+    saved = ", ".join(f"{number} {what}" for number, what in ((images, "images"), (videos, "videos")) if number)
+    print(f"{options.output}: {rows} rows" + (f", {saved}; data.image_root: {root}" if saved else ""))
 
 
 def reader(options: argparse.Namespace, root: Path = Path()) -> Any:

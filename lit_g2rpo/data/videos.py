@@ -68,6 +68,23 @@ def videos_can_be_read() -> bool:
     return find_spec("av") is not None
 
 
+def container_name(clip: Clip) -> str:
+    """Finds how the file of a video is usually called.
+
+    Args:
+        clip: the video.
+
+    Returns:
+        The ending, without its dot.
+
+    Raises:
+        ImageError: if it is no video.
+    """
+    with _opened(clip) as (container, _):
+        names: list[str] = container.format.name.split(",")
+    return "mp4" if "mp4" in names else names[0]
+
+
 def frame_plan(clip: Clip, limits: VideoLimits) -> tuple[list[float], tuple[int, int]]:
     """Finds from the header of a video when its frames are taken, and how large they become.
 
