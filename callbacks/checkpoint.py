@@ -8,7 +8,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lit_g2rpo.callbacks.handles import handles
+from lit_g2rpo.callbacks.handles import handles, resume_command, run_folder
 from lit_g2rpo.errors import UserError
 
 
@@ -94,6 +94,12 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save nothing more: the last optimizer step is saved when it is made."""
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say with the error how to go on from the newest checkpoint."""
+        if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
+            command = resume_command(run_folder(trainer), self.last_model_path)
+            exception.add_note(f"once mended, {command} continues from the checkpoint of step {self._saved_step}")
 
     def _save_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pending = False

@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 
 from lit_g2rpo import quiet, schedule
 from lit_g2rpo.callbacks import LengthCurriculum
@@ -76,7 +77,17 @@ class TrainerCLI(LightningCLI):
             settings = (before[self.verb] if self.verb else before).data.init_args.get("tasks") or {}
             tasks = {name: {**(settings.get(name) or {}), **keys} for name, keys in said.items()}
             args = [*args, f"--data.tasks={json.dumps(settings | tasks)}"]
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except UnicodeDecodeError:
+            raise UserError(f"{parser.broken_file()}a config must be a text in UTF-8") from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build the trainer; what it says of a device or strategy that does not exist is the user's mistake."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add the schedule, and derive the trainer's own units from it."""
@@ -127,7 +138,16 @@ class TrainerCLI(LightningCLI):
                     "LengthCurriculum measures: add it to trainer.callbacks, or give tokens"
                 )
         config = self.config[self.verb] if self.verb else self.config
-        check_deepspeed(self.trainer.strategy, config.get("ckpt_path"))
+        ckpt_path, strategy = config.get("ckpt_path"), self.trainer.strategy
+        check_deepspeed(strategy, ckpt_path)
+        if (
+            ckpt_path
+            and Path(ckpt_path).is_dir()
+            and not isinstance(strategy, DeepSpeedStrategy | ModelParallelStrategy)
+        ):
+            raise UserError(
+                f"--ckpt_path {ckpt_path} is a folder; give a checkpoint in it, or the strategy that wrote it as folder"
+            )
         schedule.check_sizes(
             self.model.rollout.prompts,
             self.trainer.num_devices * self.trainer.num_nodes,

@@ -43,7 +43,7 @@ class Parser(LightningArgumentParser):
             if isinstance(cause, UserError):
                 raise cause
             cause = cause.__cause__ or cause.__context__
-        where = self.broken_file() if message.startswith("Problems parsing config") else ""
+        where = self.broken_file() if message.startswith(("Problems parsing config", "Unexpected config")) else ""
         raise UserError(where + explain(message, self.known_keys())) from ex
 
     def known_keys(self) -> list[str]:
@@ -61,7 +61,7 @@ class Parser(LightningArgumentParser):
         return keys
 
     def broken_file(self) -> str:
-        """Find the config on the command line that is not YAML.
+        """Find the config on the command line that is not YAML, or holds no keys.
 
         Returns:
             Its name with a colon, or nothing.
@@ -70,11 +70,13 @@ class Parser(LightningArgumentParser):
         for word in (word for word in words if word.endswith((".yaml", ".yml"))):
             try:
                 # the parser has gone to the folder of the file it reads
-                yaml.safe_load((self.start / word).read_text())
-            except yaml.YAMLError:
-                return f"{word}: "
+                if isinstance(yaml.safe_load((self.start / word).read_text()), dict):
+                    continue
             except OSError:
                 continue
+            except (yaml.YAMLError, UnicodeDecodeError):
+                pass
+            return f"{word}: "
         return ""
 
 
@@ -100,7 +102,11 @@ def explain(message: str, keys: list[str]) -> str:
     if found := re.match(r"the following arguments are required: (.*)", message):
         missing = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
         return f"not given: {missing}; start from a recipe, such as --config configs/g2rpo.yaml"
-    key = found[1] if (found := re.search(r'Parser key "([^"]+)"', message)) else ""
+    if message.startswith("Unexpected config"):
+        return "--config holds no keys; give a recipe, such as configs/g2rpo.yaml"
+    key = key_of(message)
+    if found := re.search(r"Path is not a file: '([^']+)'", message):
+        return f"--{key}: {found[1]} is no file"
     if found := re.search(r"File does not exist: '([^']+)'|Unable to load config '([^']+)'", message):
         return f"{key}: no such file: {found[1] or found[2]}".replace("config:", "--config:", 1)
     if found := re.search(r"Expected a path but (\S+\.ya?ml|\S+/\S+) either not accessible", message):
@@ -108,9 +114,13 @@ def explain(message: str, keys: list[str]) -> str:
     classes = re.findall(r"given class_path '([\w.]+)'", message)
     if classes and (found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", message)):
         return unknown(f"{key}.{found[1]}", [f"{key}.{name}" for name in arguments_of(classes[-1])], of=classes[-1])
+    if (kinds := re.findall(r"Expected a <class '(int|float)'>$", message, re.MULTILINE)) and (
+        found := re.search(r"Given value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
+    ):
+        return f"{key} is {found[1]}; expected {' or '.join(dict.fromkeys(kinds))}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"{key}: there is no {found[1]}; give a config file or a class path such as package.module.Class"
-    if found := re.search(r"Expected an? (.+)\. Got value: (.*)", message):
+    if found := re.search(r"Expected an? (.+?)\. Got value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE):
         kind = re.sub(r"<class '([^']+)'>|typing\.", r"\1", found[1])
         return f"{key} is {found[2]}; expected {kind}"
     lines = [line.strip(" -") for line in message.splitlines()]
@@ -118,6 +128,23 @@ def explain(message: str, keys: list[str]) -> str:
     kept = [re.sub(r"<class '([^']+)'>", r"\1", line).replace("typing.", "") for line in kept]
     said = re.sub(r"\s+", " ", "; ".join(dict.fromkeys(kept)))
     return f"{key}: {said}" if key else said
+
+
+def key_of(message: str) -> str:
+    """Find the key that a parser's message is about.
+
+    Args:
+        message: its message, in which a key inside a class is indented below the key of the class.
+
+    Returns:
+        The dotted key, or nothing.
+    """
+    key, depth = "", -1
+    for found in re.finditer(r'^(.*?)Parser key "([^"]+)"', message, re.MULTILINE):
+        if len(found[1]) <= depth:
+            break
+        key, depth = f"{key}.{found[2]}".lstrip("."), len(found[1])
+    return key
 
 
 def unknown(key: str, keys: list[str], of: str = "") -> str:

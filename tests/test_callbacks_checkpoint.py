@@ -54,6 +54,22 @@ def test_a_metric_that_is_not_logged_is_named(tmp_path):
         fit(ToyModule(), tmp_path, [RolloutCheckpoint(monitor="val/acuracy")])
 
 
+def test_an_error_says_how_to_go_on(tmp_path):
+    def fails(rollout):
+        if rollout == 3:
+            raise UserError("the reward fails")
+        return 5.0
+
+    with pytest.raises(UserError, match="the reward fails") as caught:
+        fit(ToyModule(length=fails), tmp_path, [RolloutCheckpoint(every_rollouts=1)], rollouts=4)
+    [note] = caught.value.__notes__
+    assert note.startswith("once mended, python -m lit_g2rpo fit ")
+    assert note.endswith("continues from the checkpoint of step 4")
+    with pytest.raises(UserError) as caught:
+        fit(ToyModule(length=fails), tmp_path / "none", [RolloutCheckpoint(every_rollouts=9)], rollouts=4)
+    assert not hasattr(caught.value, "__notes__")
+
+
 @pytest.mark.parametrize("cut", [3, 4, 5])
 def test_a_resumed_run_is_the_same_run(tmp_path, cut):
     whole = ToyModule(validation=accuracy)

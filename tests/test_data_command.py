@@ -127,6 +127,8 @@ def test_sound_rows_pass(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "rows.jsonl", "--column", "problem"], "--column problem: give NAME=..."),
         (["check", "rows.jsonl", "--policy", "./none"], "none holds no config.json"),
         (["check", "rows.jsonl", "--policy", "x", "--images", "ignore"], "leave out --images ignore"),
+        (["check", "rows.jsonl", "--max_pixels", "-3"], "--max_pixels: '-3' is no whole number above 0"),
+        (["convert", "rows.jsonl", "/proc/out.jsonl"], "/proc/out.jsonl: No such file or directory; give a name in a"),
         (["convert", "rows.jsonl", "out.json"], "give a name that ends in .jsonl"),
         (["convert", "rows.jsonl", "rows.jsonl"], "rows.jsonl exists; give another name"),
         (["convert", "rows.jsonl", "no/out.jsonl"], "no is no folder"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def test_failures_are_scored_zero_counted_and_kept(tmp_path: Path) -> None:
     assert [entry["error"] for entry in kept] == ["not_finite", "out_of_range", "bad_value"]
     assert kept[0]["completion"] == "2"
     assert kept[0]["sample"]["answer"] == "B"
-    assert "ZeroDivisionError: division by zero" in one.last_failure
+    assert "ZeroDivisionError: division by zero (mine.py, line 3)" in one.last_failure
 
 
 def test_the_budget(scorer: Callable[..., Scorer], tmp_path: Path) -> None:
@@ -127,6 +128,18 @@ def test_the_window_forgets(scorer: Callable[..., Scorer]) -> None:
     one.score(["bad"] * 3 + ["good"] * 3, [LETTER] * 6, tasks=["own"] * 6)
     assert one.recent == (2, 5)
     assert one.failures == 3
+
+
+def test_a_function_that_forgets_to_return_is_named(scorer: Callable[..., Scorer]) -> None:
+    one = scorer("return 1.0 if completion == 'good' else None")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.score(["bad"] * 199 + ["good"] + ["bad"] * 199, [LETTER] * 399, tasks=["own"] * 399)
+        with one.uncounted():
+            one.score(["good"], [LETTER], tasks=["own"])
+    with pytest.warns(UserWarning, match=r"mine\.py:f returned None for the last 200 completions"):
+        one.score(["bad"], [LETTER], tasks=["own"])
+    assert one.failures == 0
 
 
 def test_mistakes_are_found_before_anything_is_scored() -> None:

@@ -178,19 +178,19 @@ def test_a_column_that_no_row_has(write: Callable[[str], str]) -> None:
         reward(batch("5"))
 
 
-def test_exceptions_cost_one_completion(write: Callable[[str], str]) -> None:
-    each = "return float('{}' not in completion) if 'bad' not in completion else 1 / 0"
-    single = UserReward(write(f"def f(completion, sample):\n    {each}"))
-    expected = [1.0, Failure("ZeroDivisionError", "division by zero"), 1.0]
-    assert single(batch("1", "bad", "2")) == expected
-    many = UserReward(
-        write("def f(completions, **rest):\n    return [1.0 if 'bad' not in c else 1/0 for c in completions]")
+def test_exceptions_cost_one_completion_and_say_where(write: Callable[[str], str]) -> None:
+    sources = (
+        "def f(completion, sample):\n    return float('{}' not in completion) if 'bad' not in completion else 1 / 0",
+        "def f(completions, **rest):\n    return [1.0 if 'bad' not in c else 1/0 for c in completions]",
+        "async def f(completion, sample):\n    return 1.0 if 'bad' not in completion else 1/0",
     )
-    assert many(batch("1", "bad", "2")) == expected
-    later = UserReward(write("async def f(completion, sample):\n    return 1.0 if 'bad' not in completion else 1/0"))
-    assert later(batch("1", "bad", "2")) == expected
+    for source in sources:
+        path = write(source)
+        where = f"{Path(path.rpartition(':')[0]).name}, line 2"
+        expected = [1.0, Failure("ZeroDivisionError", f"division by zero ({where})"), 1.0]
+        assert UserReward(path)(batch("1", "bad", "2")) == expected
     leaves = UserReward(write("def f(completion, sample):\n    raise SystemExit(3)"))
-    assert leaves(batch("1")) == [Failure("SystemExit", "3")]
+    assert [value.code for value in leaves(batch("1"))] == ["SystemExit"]
 
 
 @pytest.mark.parametrize("source", ["return [1.0]", "return 1.0", "return None"])
@@ -213,6 +213,19 @@ def test_a_call_that_takes_too_long(write: Callable[[str], str]) -> None:
     whole = "import asyncio\nasync def f(completions):\n    await asyncio.sleep(20)"
     assert [value.code for value in UserReward(write(whole), 0.3)(batch("1", "2"))] == ["timeout"] * 2
     assert time.perf_counter() - start < 15
+
+
+def test_a_function_that_hangs_is_given_up(write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_g2rpo.rewards.user.PATIENCE", 2)
+    path = write("import time\ndef f(completion, sample):\n    time.sleep(20 * ('slow' in completion))\n    return 1.0")
+    reward = UserReward(path, 0.2)
+    with pytest.warns(UserWarning, match=r"gave no value within 0\.2 s"):
+        values = reward(batch("slow", "1", "slow", "slow", "slow", "2"))
+    assert [getattr(value, "code", value) for value in values] == ["timeout", 1.0, *["timeout"] * 4]
+    assert "not tried" in values[-1].message
+    # as the scorer does for every batch
+    reward.late = 0
+    assert reward(batch("2")) == [1.0]
 
 
 def test_asynchronous_calls_wait_together_even_under_a_running_loop(write: Callable[[str], str]) -> None:

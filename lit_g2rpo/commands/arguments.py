@@ -33,3 +33,20 @@ def new_file(text: str) -> Path:
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}; make it, or give another name")
     return path
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0.
+
+    Args:
+        text: the word of the command line.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArgumentTypeError: if it is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.commands.arguments import Parser, new_file
+from lit_g2rpo.commands.arguments import Parser, new_file, positive
 from lit_g2rpo.errors import UserError
 
 SHOWN = 5
@@ -52,9 +52,11 @@ def parser() -> argparse.ArgumentParser:
         help="decode images in full (default), only read their headers, or leave them alone",
     )
     check_verb.add_argument("--policy", metavar="PATH", help="measure prompts as this policy's processor expands them")
-    check_verb.add_argument("--min_pixels", type=int, metavar="N", help="as model.policy.min_pixels")
-    check_verb.add_argument("--max_pixels", type=int, metavar="N", help="as model.policy.max_pixels")
-    check_verb.add_argument("--max_prompt_tokens", type=int, default=16384, metavar="N", help="longest prompt (16384)")
+    check_verb.add_argument("--min_pixels", type=positive, metavar="N", help="as model.policy.min_pixels")
+    check_verb.add_argument("--max_pixels", type=positive, metavar="N", help="as model.policy.max_pixels")
+    check_verb.add_argument(
+        "--max_prompt_tokens", type=positive, default=16384, metavar="N", help="longest prompt (16384)"
+    )
     check_verb.add_argument("--json", type=new_file, metavar="OUT", help="write everything found as JSON")
     check_verb.set_defaults(run=check)
     convert_verb = verbs.add_parser("convert", parents=[common], help="write rows of any format in the project's own")

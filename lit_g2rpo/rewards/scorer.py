@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,7 @@ class Scorer:
         self.last_failure = ""
         self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
         self._window: deque[bool] = deque(maxlen=self.limits.failure_window)
+        self._nones: dict[str, int] = {}
         self._file, self._written = failures_file and Path(failures_file), 0
         self._rewards: dict[str, UserReward | Judge] = {}
         self._paths = dict(functions or {})
@@ -172,6 +174,7 @@ class Scorer:
             self.timeouts += one.result.error == "timeout"
             if one.path is not None:
                 self._window.append(one.failure is not None)
+                self._warn_of_none(one)
             if one.failure is not None:
                 self.failures += 1
                 self.last_failure = f"{one.path}: {one.failure['error']}: {one.failure['message']}"
@@ -199,9 +202,9 @@ class Scorer:
     @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Scores on trial: what is counted and written down inside is forgotten."""
-        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_file", "_written")
+        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_nones", "_file", "_written")
         kept = {name: getattr(self, name) for name in names}
-        self._window, self._file = self._window.copy(), None
+        self._window, self._nones, self._file = self._window.copy(), self._nones.copy(), None
         try:
             yield
         finally:
@@ -211,6 +214,17 @@ class Scorer:
     def close(self) -> None:
         """Ends the processes for algebra."""
         self._pool.close()
+
+    def _warn_of_none(self, one: Scored) -> None:
+        """A function that forgets to return gives None: no failure, but nothing to learn from either."""
+        path = str(one.path)
+        self._nones[path] = self._nones.get(path, 0) + 1 if one.result.error == NOT_APPLICABLE else 0
+        if self._nones[path] == SMALLEST_WINDOW:
+            warnings.warn(
+                f"reward {path} returned None for the last {SMALLEST_WINDOW} completions, which score 0 and teach "
+                "nothing; does it return a number?",
+                stacklevel=2,
+            )
 
     def _built_in(self, batch: Batch) -> list[Scored]:
         # More threads than processes, since those that wait for the same comparison stand idle.
@@ -223,6 +237,8 @@ class Scorer:
 
     def _user(self, path: str, batch: Batch, group_size: int | None) -> list[Scored]:
         start, reward, n = time.perf_counter(), self._rewards[path], len(batch.completions)
+        if isinstance(reward, UserReward):
+            reward.late = 0
         # Only a function for batches can tell how many completions are scored at a time.
         size = group_size if group_size and isinstance(reward, UserReward) and reward.adapter.batched else n
         values = [value for i in range(0, n, size) for value in reward(batch.only(range(i, min(i + size, n))))]

@@ -6,6 +6,8 @@ import importlib.util
 import re
 import sys
 import threading
+import traceback
+import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,8 @@ from lit_g2rpo.rewards.outcome import Failure
 
 CONCURRENT = 64
 """Calls of an asynchronous function for single completions that run at a time."""
+PATIENCE = 5
+"""Calls in a row without a value in time, after which further ones are not tried: each would cost its whole time."""
 
 
 def load(path: str, where: str) -> Any:
@@ -76,12 +80,14 @@ class UserReward:
         seconds: time for one call; 0 for no limit, in the caller's thread.
         where: the key that names it, for messages.
 
+    ``late`` counts calls in a row that had no value in time; whoever scores another batch sets it to 0 to try again.
+
     Raises:
         UserError: if it cannot be found or has another signature.
     """
 
     def __init__(self, path: str, seconds: float = 60.0, where: str = "reward") -> None:
-        self.path, self.seconds = path, seconds
+        self.path, self.seconds, self.late = path, seconds, 0
         self.adapter: Adapter = adapt(load(path, where), f"{where}: {path}")
 
     def __call__(self, batch: Batch) -> list[Any]:
@@ -134,6 +140,8 @@ class UserReward:
 
     def _limited(self, call: Callable[[], Any], rounds: int = 1) -> Any:
         values: list[Any] = []
+        if self.late >= PATIENCE:
+            return Failure("timeout", f"not tried: {PATIENCE} calls in a row gave no value within {self.seconds:g} s")
         if self.seconds:
             # A daemon, because Python cannot stop a thread: one that overruns is left behind.
             thread = threading.Thread(target=lambda: values.append(_caught(call)), daemon=True)
@@ -141,10 +149,18 @@ class UserReward:
             thread.join(self.seconds * rounds)
         else:
             values.append(_caught(call))
-        value = values[0] if values else _late(self.seconds)
-        if isinstance(value, UserError):
-            raise value
-        return value
+        if not values:
+            self.late += 1
+            if self.late == 1:
+                warnings.warn(
+                    f"reward {self.path} gave no value within {self.seconds:g} s: the call scores 0 and is left behind",
+                    stacklevel=2,
+                )
+            return _late(self.seconds)
+        self.late = 0
+        if isinstance(values[0], UserError):
+            raise values[0]
+        return values[0]
 
 
 def _caught(call: Callable[[], Any]) -> Any:
@@ -165,7 +181,8 @@ async def _awaited(call: Awaitable[Any], seconds: float) -> Any:
 
 def _failure(error: BaseException) -> Failure:
     code = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
-    return Failure(code, " ".join(str(error).split())[:500])
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return Failure(code, f"{' '.join(str(error).split())[:500]} ({Path(place.filename).name}, line {place.lineno})")
 
 
 def _late(seconds: float) -> Failure:
