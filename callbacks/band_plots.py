@@ -22,6 +22,8 @@ LENGTH, ENTROPY = slice(1, 6), slice(6, 9)
 class BandPlots(L.Callback):
     """Draws ``bands/length`` and ``bands/entropy``: a panel per task, the band shaded as it was at the time.
 
+    All tasks share a figure: a class seldom has more than two of them, and a dozen panels, three a row, stay readable.
+
     Points are means over the completions (tokens) of all ranks; the entropy is the one that the objective shapes. The
     curves are in the checkpoint, so a resumed run continues them.
 
