@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from lit_g2rpo import quiet, schedule
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
+from lit_g2rpo.commands.arguments import check_writable
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.module import G2RPOModule
@@ -159,6 +160,8 @@ class TrainerCLI(LightningCLI):
         """Run the verb; a mistake found before the first step leaves no run folder behind, and no rank waits."""
         folders = [Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir]
         new = [folder for folder in folders if not folder.exists()]
+        for folder in folders:
+            check_writable(folder)
         try:
             super()._run_subcommand(subcommand)
         except Exception as error:

@@ -64,6 +64,11 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", *RECIPE, "--model.optimizer.init_args.lr", "x"], "model.optimizer.lr is x; expected float"),
         (["fit", *RECIPE, "--trainer.accelerator", "x"], "trainer: You selected an invalid accelerator name"),
         (["fit", *RECIPE, "--ckpt_path", str(ROOT)], f"--ckpt_path {ROOT} is a folder; give a checkpoint in it"),
+        (
+            ["fit", *RECIPE, "--trainer.logger.init_args.save_dir", "/proc/x"],
+            "/proc/x/g2rpo/version_0 cannot be written",
+        ),
+        (["export", *RECIPE, "--ckpt_path", __file__, "--output", "/proc/x"], "/proc/x cannot be written"),
         (["fit", "--config", str(ROOT)], f"--config: {ROOT} is no file"),
         (["fit", *RECIPE, "--model.objective", "lit_g2rpo.objectives.Nope"], "has no attribute 'Nope'"),
         (["fit", *RECIPE, "--model.objective.clip_low", "-1"], "model.objective.clip_low is -1"),

@@ -128,7 +128,10 @@ def test_sound_rows_pass(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "rows.jsonl", "--policy", "./none"], "none holds no config.json"),
         (["check", "rows.jsonl", "--policy", "x", "--images", "ignore"], "leave out --images ignore"),
         (["check", "rows.jsonl", "--max_pixels", "-3"], "--max_pixels: '-3' is no whole number above 0"),
-        (["convert", "rows.jsonl", "/proc/out.jsonl"], "/proc/out.jsonl: No such file or directory; give a name in a"),
+        (
+            ["convert", "rows.jsonl", "/proc/out.jsonl"],
+            "/proc/out.jsonl cannot be written (No such file or directory)",
+        ),
         (["convert", "rows.jsonl", "out.json"], "give a name that ends in .jsonl"),
         (["convert", "rows.jsonl", "rows.jsonl"], "rows.jsonl exists; give another name"),
         (["convert", "rows.jsonl", "no/out.jsonl"], "no is no folder"),
@@ -137,7 +140,7 @@ def test_sound_rows_pass(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_mistakes_on_the_command_line(words: list[str], message: str) -> None:
     write("rows.jsonl", ROW)
-    with pytest.raises(UserError, match=message.replace(".", r"\.").replace("|", r"\|")):
+    with pytest.raises(UserError, match=re.escape(message)):
         main(words)
 
 

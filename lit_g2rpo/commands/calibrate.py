@@ -12,6 +12,7 @@ import yaml
 
 from lit_g2rpo.calibration import Measured, Style, propose_entropy, propose_length, style_of
 from lit_g2rpo.cli import TrainerCLI
+from lit_g2rpo.commands.arguments import check_writable
 from lit_g2rpo.commands.calibrate_report import Proposal, figure, show
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
@@ -69,6 +70,7 @@ def run(verb: str, arguments: list[str]) -> None:
         raise UserError(f"--output {output} is no YAML file; give a name such as bands.yaml")
     if found := next((path for path in (output, plot) if path.exists()), None):
         raise UserError(f"--output {output}: {found} exists; give a new name")
+    check_writable(output)
     if config.prompts_per_task < 1:
         raise UserError(f"--prompts_per_task is {config.prompts_per_task}; it must be at least 1")
     if unknown := sorted(config.styles.keys() - cli.datamodule.tasks.keys()):

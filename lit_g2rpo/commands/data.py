@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.commands.arguments import Parser, new_file, positive
+from lit_g2rpo.commands.arguments import Parser, check_writable, new_file, positive
 from lit_g2rpo.errors import UserError
 
 SHOWN = 5
@@ -160,6 +160,7 @@ def convert(options: argparse.Namespace) -> None:
     """
     from lit_g2rpo.data.conversion import convert as write
 
+    check_writable(options.output)
     root = options.image_root or options.output.parent
     rows, images, videos = write(options.files, options.output, reader(options, root))
     saved = ", ".join(f"{number} {what}" for number, what in ((images, "images"), (videos, "videos")) if number)

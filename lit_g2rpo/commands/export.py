@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lit_g2rpo.cli import TrainerCLI
+from lit_g2rpo.commands.arguments import check_writable
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.guards import check_checkpoint, check_weights
 from lit_g2rpo.module import G2RPOModule
@@ -60,6 +61,7 @@ def run(verb: str, arguments: list[str]) -> None:
     output = Path(cli.config.output).absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {cli.config.output} exists and is not empty; give a new folder")
+    check_writable(output)
     load_weights(cli.model, Path(cli.config.ckpt_path))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:

@@ -3,8 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -44,7 +43,8 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
     if not output.parent.is_dir():
         raise UserError(f"{output.parent} is no folder; make it first")
     count = 0
-    with _scratch(output) as scratch:
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as name:
+        scratch = Path(name)
         encode = {"images": _image, "videos": _video}
         save = {kind: _Saver(scratch / kind, folders[kind], reader.image_root, encode[kind]) for kind in folders}
         with (scratch / "rows").open("w", encoding="utf-8") as lines:
@@ -65,16 +65,6 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
                 os.replace(scratch / kind, folder)
         os.replace(scratch / "rows", output)
     return count, written["images"], written["videos"]
-
-
-@contextmanager
-def _scratch(output: Path) -> Iterator[Path]:
-    try:
-        folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-")
-    except OSError as error:
-        raise UserError(f"{output}: {error.strerror}; give a name in a folder that can be written") from None
-    with folder as name:
-        yield Path(name)
 
 
 class _Saver:
