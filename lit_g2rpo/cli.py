@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lit_g2rpo import quiet, schedule
 from lit_g2rpo.callbacks import LengthCurriculum
@@ -144,7 +144,7 @@ class TrainerCLI(LightningCLI):
         if (
             ckpt_path
             and Path(ckpt_path).is_dir()
-            and not isinstance(strategy, DeepSpeedStrategy | ModelParallelStrategy)
+            and not isinstance(strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy)
         ):
             raise UserError(
                 f"--ckpt_path {ckpt_path} is a folder; give a checkpoint in it, or the strategy that wrote it as folder"
