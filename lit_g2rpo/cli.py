@@ -14,10 +14,10 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lit_g2rpo import quiet, schedule
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
-from lit_g2rpo.commands.arguments import check_writable
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.module import G2RPOModule
+from lit_g2rpo.outputs import check_writable
 from lit_g2rpo.parser import Parser
 from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
 

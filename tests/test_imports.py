@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
     {"errors"},
     {"objectives", "rewards"},
-    {"experience", "tasks", "schedule", "quiet", "checkpoints", "calibration"},
+    {"experience", "tasks", "schedule", "quiet", "checkpoints", "outputs", "calibration"},
     {"policy", "rollout", "data", "metrics"},
     # what the module is made of
     {"module", "collect", "describe", "distributed", "microbatches", "scoring", "step_metrics", "evaluation"}

@@ -1,7 +1,6 @@
 """The parser of the verbs that read a command line of their own."""
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,19 +50,3 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
-
-
-def check_writable(path: Path) -> None:
-    """Refuse an output that could not be written, before the work that fills it.
-
-    Args:
-        path: a file or folder that will be made, its folder too if need be.
-
-    Raises:
-        UserError: if the folder it lies in cannot be written.
-    """
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        tempfile.TemporaryDirectory(dir=folder).cleanup()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); give a name in another folder") from None

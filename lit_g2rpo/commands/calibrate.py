@@ -12,12 +12,12 @@ import yaml
 
 from lit_g2rpo.calibration import Measured, Style, propose_entropy, propose_length, style_of
 from lit_g2rpo.cli import TrainerCLI
-from lit_g2rpo.commands.arguments import check_writable
 from lit_g2rpo.commands.calibrate_report import Proposal, figure, show
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.module import G2RPOModule
+from lit_g2rpo.outputs import check_writable
 from lit_g2rpo.rewards.scorer import Scorer
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.engines import build_sampler

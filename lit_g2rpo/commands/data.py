@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.commands.arguments import Parser, check_writable, new_file, positive
+from lit_g2rpo.commands.arguments import Parser, new_file, positive
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.outputs import check_writable
 
 SHOWN = 5
 """Messages printed of each kind of error."""

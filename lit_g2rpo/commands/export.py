@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from lit_g2rpo.cli import TrainerCLI
-from lit_g2rpo.commands.arguments import check_writable
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.guards import check_checkpoint, check_weights
 from lit_g2rpo.module import G2RPOModule
+from lit_g2rpo.outputs import check_writable
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.strategies.deepspeed_checkpoint import read_weights

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from lit_g2rpo.policy.policy import Policy
 
 PATCHES = 4096
-"""Patches encoded at a time where the tower does not learn: those of an image of a megapixel; more at a time are a
-tenth slower on a CPU, whose caches their activations leave."""
+"""Patches encoded at a time where the tower does not learn: those of an image of a megapixel; more at a time were a
+tenth slower on a CPU."""
 
 
 class PatchProjection(nn.Conv3d):
