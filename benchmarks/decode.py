@@ -25,7 +25,7 @@ from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
-from lit_g2rpo.rollout.native import NativeEngine
+from lit_g2rpo.rollout.native.engine import NativeEngine
 
 
 @dataclass(slots=True, frozen=True)

@@ -40,7 +40,7 @@ class Figures(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the figures to the file that the environment names."""
-        from lit_g2rpo.callbacks.preflight_checks import logprob_gaps
+        from lit_g2rpo.callbacks.preflight.checks import logprob_gaps
 
         run: Any = pl_module
         peak = (

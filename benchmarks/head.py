@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.objectives.fields import TokenFields
-from lit_g2rpo.policy.token_stats import head_loss, token_logprobs
+from lit_g2rpo.policy.head.token_stats import head_loss, token_logprobs
 
 TOKEN_LOSS = G2RPO().token_loss
 Head = Callable[[Tensor, Tensor, Tensor, TokenFields], Tensor]

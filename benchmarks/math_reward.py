@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.limits import Limits
-from lit_g2rpo.rewards.scorer import Scorer
+from lit_g2rpo.rewards.running.limits import Limits
+from lit_g2rpo.rewards.running.scorer import Scorer
 
 COMPLETIONS = 4096
 GROUP = 8

@@ -18,7 +18,7 @@ from common import machine, write_json
 from peak import in_own_process, measure
 from train import SHAPES, build, microbatch, one_pass
 
-from lit_g2rpo.policy.checkpointing import checkpoint_activations
+from lit_g2rpo.policy.forward.checkpointing import checkpoint_activations
 from lit_g2rpo.policy.policy import Policy
 
 

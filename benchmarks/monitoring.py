@@ -25,7 +25,7 @@ from common import machine, quiet, write_json
 from turns import Phases, Turn
 
 from lit_g2rpo.callbacks import AdvantageTopology, Alarms, BandPlots, RolloutLog
-from lit_g2rpo.cli import TrainerCLI
+from lit_g2rpo.cli.trainer import TrainerCLI
 
 MONITORING = (AdvantageTopology, Alarms, BandPlots, RolloutLog)
 LEFT_OUT = ("GracefulInterrupt", "PredictionWriter", "RolloutCheckpoint")

@@ -16,14 +16,14 @@ from common import TASK
 from torch import Tensor
 from turns import Phases
 
-import lit_g2rpo.collect
+import lit_g2rpo.training.rollout
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.rewards import RewardResult
-from lit_g2rpo.rewards.scorer import Scored
+from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.tasks import Task
 
@@ -226,7 +226,7 @@ class Ours:
             callbacks=[_Watch(self, pause)],
             **self._options,
         )
-        before = lit_g2rpo.collect._logprobs
+        before = lit_g2rpo.training.rollout._logprobs
         # The real reward would call every completion of a random policy wrong.
         self.module.attempt_scores = _score
         try:
@@ -236,7 +236,7 @@ class Ours:
                 self._start = learned(self.module.policy.model)
                 trainer.fit(self.module, datamodule=self._data)
         finally:
-            lit_g2rpo.collect._logprobs = before
+            lit_g2rpo.training.rollout._logprobs = before
 
     def _time(self, trainer: pl.Trainer) -> None:
         phases, module = self.phases, self.module
@@ -244,7 +244,7 @@ class Ours:
         phases.wrap(module, "training_step", "other")
         phases.wrap(module.policy, "encode", "preprocess")
         phases.wrap(module.engine, "generate", "rollout")
-        phases.wrap(lit_g2rpo.collect, "_logprobs", "logprobs")
+        phases.wrap(lit_g2rpo.training.rollout, "_logprobs", "logprobs")
         phases.wrap(module.policy, "loss", "forward")
         phases.wrap(trainer.strategy, "backward", "backward")
         configure = module.configure_optimizers

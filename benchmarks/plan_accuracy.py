@@ -32,13 +32,13 @@ from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.planning.memory import RolloutSize, memory_table, totals
 from lit_g2rpo.planning.sharding import Sharding
 from lit_g2rpo.planning.simulation import MicrobatchSize, Phantom
+from lit_g2rpo.planning.sizes import model_config
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
-from lit_g2rpo.policy.sizes import model_config
 from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.engine import Sampling
-from lit_g2rpo.rollout.native import NativeEngine
-from lit_g2rpo.worst_case import PROBE
+from lit_g2rpo.rollout.native.engine import NativeEngine
+from lit_g2rpo.training.memory_trial import PROBE
 
 IMAGE_TOKENS, TEXT_TOKENS, GROUP, TOKENS, PROMPTS = 256, 30, 4, 160, 4
 FROZEN: list[Any] = ["vision", "merger"]

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from wordy import LONGEST, START, build
 
-from lit_g2rpo.calibration import PAPER_STYLES
-from lit_g2rpo.callbacks.figures import panels
+from lit_g2rpo.callbacks.plots.figures import panels
+from lit_g2rpo.objectives.calibration import PAPER_STYLES
 
 ROOT = Path(__file__).parents[1]
 WINDOW = 10

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalG
 from lit_g2rpo.experience import Microbatch
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.objectives.fields import TokenFields
-from lit_g2rpo.policy.packing import prepare_for_packing
+from lit_g2rpo.policy.forward.packing import prepare_for_packing
 from lit_g2rpo.policy.policy import Policy
 
 TEXT_TOKENS = 32

@@ -23,9 +23,9 @@ from lit_g2rpo.experience import Experience, Microbatch, Prompt
 from lit_g2rpo.mini.data import MiniPrompts
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives import G2RPO
-from lit_g2rpo.policy.buckets import bucket
 from lit_g2rpo.policy.config import PolicyConfig
-from lit_g2rpo.policy.static_vision import host_features
+from lit_g2rpo.policy.fixed_shapes.buckets import bucket
+from lit_g2rpo.policy.fixed_shapes.vision import host_features
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 
 FIRST = 6

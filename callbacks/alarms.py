@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lit_g2rpo.callbacks.advantage_stats import tie_stats
 from lit_g2rpo.callbacks.handles import RolloutWatch, metric
-from lit_g2rpo.distributed import sum_over_ranks
+from lit_g2rpo.callbacks.plots.advantage_stats import tie_stats
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion
+from lit_g2rpo.hardware.collectives import sum_over_ranks
 from lit_g2rpo.rewards import RewardResult
 
 POLICY_ERRORS = ("no_answer", "unparsed", "answer_too_long", "completion_too_long", "not_applicable")

@@ -13,10 +13,10 @@ from rich.console import Console
 from lit_g2rpo.callbacks.handles import handles, per_task, run_folder
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation import settings
-from lit_g2rpo.metrics.predictions import NAME, Row, append, begin, finish, replace, unfinished
-from lit_g2rpo.metrics.report import Baseline, read_baseline, summarize
-from lit_g2rpo.metrics.table import show
+from lit_g2rpo.evaluation.predictions import NAME, Row, append, begin, finish, replace, unfinished
+from lit_g2rpo.evaluation.report import Baseline, read_baseline, summarize
+from lit_g2rpo.evaluation.rows import settings
+from lit_g2rpo.evaluation.table import show
 
 VERBS = ("test", "predict")
 VALIDATED = ("accuracy", "format", "length", "truncated")

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from lit_g2rpo.errors import NonFiniteError, RankError, UserError
 
 VERBS: dict[str, tuple[str, str]] = {
-    "fit": ("lit_g2rpo.cli:run", "train the policy"),
-    "validate": ("lit_g2rpo.cli:run", "score the policy on the validation prompts, per task"),
-    "test": ("lit_g2rpo.cli:run", "score it on the test prompts and write predictions and metrics"),
-    "predict": ("lit_g2rpo.cli:run", "write completions for a file of prompts"),
-    "export": ("lit_g2rpo.commands.export:run", "write a Hugging Face folder from a checkpoint"),
-    "plan": ("lit_g2rpo.commands.plan:run", "say what memory a run will take, without its weights"),
-    "calibrate": ("lit_g2rpo.commands.calibrate:run", "measure the starting policy and propose bands"),
-    "data": ("lit_g2rpo.commands.data:main", "check rows, or convert them: data check, data convert"),
-    "reward": ("lit_g2rpo.commands.reward:main", "score canned completions and show the parts: reward test"),
-    "score": ("lit_g2rpo.commands.score:main", "score predictions again, without the model"),
-    "eval-export": ("lit_g2rpo.commands.eval_export:main", "write the commands that run lmms-eval and VLMEvalKit"),
+    "fit": ("lit_g2rpo.cli.trainer:run", "train the policy"),
+    "validate": ("lit_g2rpo.cli.trainer:run", "score the policy on the validation prompts, per task"),
+    "test": ("lit_g2rpo.cli.trainer:run", "score it on the test prompts and write predictions and metrics"),
+    "predict": ("lit_g2rpo.cli.trainer:run", "write completions for a file of prompts"),
+    "export": ("lit_g2rpo.cli.verbs.export:run", "write a Hugging Face folder from a checkpoint"),
+    "plan": ("lit_g2rpo.cli.verbs.plan:run", "say what memory a run will take, without its weights"),
+    "calibrate": ("lit_g2rpo.cli.verbs.calibrate:run", "measure the starting policy and propose bands"),
+    "data": ("lit_g2rpo.cli.verbs.data:main", "check rows, or convert them: data check, data convert"),
+    "reward": ("lit_g2rpo.cli.verbs.reward:main", "score canned completions and show the parts: reward test"),
+    "score": ("lit_g2rpo.cli.verbs.score:main", "score predictions again, without the model"),
+    "eval-export": ("lit_g2rpo.cli.verbs.eval_export:main", "write the commands that run lmms-eval and VLMEvalKit"),
 }
 """Where each verb lies: ``run`` takes configurations, ``main`` reads a command line of its own."""
 
@@ -61,14 +61,14 @@ def dispatch(verb: str, arguments: list[str]) -> None:
         importlib.import_module(module).main(arguments)
         return
     if arguments and set(arguments) <= {"-h", "--help"}:
-        from lit_g2rpo.commands.help import verb_help
+        from lit_g2rpo.cli.help import verb_help
 
         print(verb_help(verb, VERBS[verb][1]))
         return
     # Threads that spin while they wait for each other made small models 30 times slower on a busy machine; large ones
     # compute on a GPU. Must be said before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from lit_g2rpo import quiet
+    from lit_g2rpo.cli import quiet
 
     quiet.apply()
     getattr(importlib.import_module(module), function)(verb, arguments)

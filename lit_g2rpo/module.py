@@ -9,12 +9,21 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lit_g2rpo.collect import collect
-from lit_g2rpo.describe import describe
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation_steps import EvaluationModule
+from lit_g2rpo.evaluation.module import EvaluationModule
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.guards import (
+from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.loading import learning_parts, load_policy
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.running.judge import JudgeConfig
+from lit_g2rpo.rewards.running.limits import Limits
+from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
+from lit_g2rpo.rollout.engines import build_engine, build_sampler
+from lit_g2rpo.rollout.sampling import microbatch_seed
+from lit_g2rpo.strategies.fsdp_sharding import shard
+from lit_g2rpo.training.checks import (
     check_checkpoint,
     check_gradient,
     check_learning,
@@ -22,21 +31,12 @@ from lit_g2rpo.guards import (
     check_shapes,
     gradient_norm,
 )
-from lit_g2rpo.microbatches import Plan, build_microbatches
-from lit_g2rpo.objectives.objective import Objective
-from lit_g2rpo.policy.config import PolicyConfig
-from lit_g2rpo.policy.loading import learning_parts, load_policy
-from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.policy.sharding import shard
-from lit_g2rpo.resume import experience_state, restore_experience
-from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
-from lit_g2rpo.rewards.judge import JudgeConfig
-from lit_g2rpo.rewards.limits import Limits
-from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
-from lit_g2rpo.rollout.engines import build_engine, build_sampler
-from lit_g2rpo.rollout.sampling import microbatch_seed
-from lit_g2rpo.schedule import check_sizes, optimizer_steps_per_rollout
-from lit_g2rpo.step_metrics import StepMetrics
+from lit_g2rpo.training.description import describe
+from lit_g2rpo.training.microbatches import Plan, build_microbatches
+from lit_g2rpo.training.resume import experience_state, restore_experience
+from lit_g2rpo.training.rollout import collect
+from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
+from lit_g2rpo.training.step_metrics import StepMetrics
 
 
 class G2RPOModule(EvaluationModule):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.prompts import make_prompt
 from hypothesis import settings
-from PIL import Image
 
 from lit_g2rpo.experience import Prompt
 
@@ -42,21 +42,6 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def make_prompt(name: str, images: int, words: int = 3, task: str = "ocr") -> Prompt:
-    """A prompt with any number of images and words."""
-    colours = [(40 * i % 256, 90, 200 - 30 * i) for i in range(images)]
-    content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": "Read the digits. " * words}]
-    return Prompt(
-        id=name,
-        task=task,
-        problem_type="OCR",
-        messages=[{"role": "user", "content": content}],
-        images=[Image.new("RGB", (64, 64), colour) for colour in colours],
-        sample={"problem_type": "OCR", "answer": "12", "task_type": task},
-        demonstration="<thinking>a</thinking><answer>12</answer>",
-    )
-
-
 @pytest.fixture
 def mixed_prompts() -> list[Prompt]:
     """Text only, one image, two images, of different lengths."""
@@ -66,8 +51,8 @@ def mixed_prompts() -> list[Prompt]:
 @pytest.fixture
 def varied_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Completions of a random policy are all wrong; give them rewards that differ."""
-    from build import varied_score
+    from helpers.build import varied_score
 
-    import lit_g2rpo.rewards.scorer
+    import lit_g2rpo.rewards.running.scorer
 
-    monkeypatch.setattr(lit_g2rpo.rewards.scorer, "score", varied_score)
+    monkeypatch.setattr(lit_g2rpo.rewards.running.scorer, "score", varied_score)

@@ -5,10 +5,10 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 
+from lit_g2rpo.data.evaluation_batches import ShardedBatches
 from lit_g2rpo.data.lengths import check_lengths
 from lit_g2rpo.data.loader import PromptDataset, RolloutLoader
-from lit_g2rpo.data.mixture import Mixture
-from lit_g2rpo.data.validation import ShardedBatches
+from lit_g2rpo.data.order.mixture import Mixture
 from lit_g2rpo.tasks import Task, paper_tasks, with_bands
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.data.datamodule import PromptData
-from lit_g2rpo.data.json_prompts import JsonRows
-from lit_g2rpo.data.schema import RowReader
-from lit_g2rpo.data.videos import VideoLimits
+from lit_g2rpo.data.files.json_prompts import JsonRows
+from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.media.videos import VideoLimits
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
 

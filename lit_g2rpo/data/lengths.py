@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from lit_g2rpo.data.images import ImageError
+from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 

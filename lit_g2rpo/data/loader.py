@@ -6,10 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol
 
-from lit_g2rpo.data.images import ImageError
 from lit_g2rpo.data.lengths import LongPrompt, check_prompt
-from lit_g2rpo.data.mixture import Mixture
-from lit_g2rpo.data.sampler import TaskMixtureSampler, copies
+from lit_g2rpo.data.media.images import ImageError
+from lit_g2rpo.data.order.mixture import Mixture
+from lit_g2rpo.data.order.sampler import TaskMixtureSampler, copies
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 

@@ -15,7 +15,7 @@ def main() -> None:
         verb.add_argument("--work", type=Path, default=Path("runs/mini-build"), help="folder of the stages")
     arguments = parser.parse_args()
 
-    from lit_g2rpo import quiet
+    from lit_g2rpo.cli import quiet
 
     quiet.apply()
     from lit_g2rpo.mini import build as stages

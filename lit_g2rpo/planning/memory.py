@@ -9,8 +9,8 @@ import torch
 
 from lit_g2rpo.planning.sharding import BUCKET, Sharding
 from lit_g2rpo.planning.simulation import PassMemory, Phantom
-from lit_g2rpo.rollout.native import FIXED_SLOTS, PROMPT_MULTIPLE
-from lit_g2rpo.rollout.prefill import token_bytes
+from lit_g2rpo.rollout.native.engine import FIXED_SLOTS, PROMPT_MULTIPLE
+from lit_g2rpo.rollout.native.prefill import token_bytes
 
 PHASES = ("rollout", "micro-batch", "optimizer step")
 

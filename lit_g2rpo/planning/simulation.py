@@ -15,10 +15,10 @@ from lit_g2rpo.planning.live import LiveMemory
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt
+from lit_g2rpo.policy.forward.packing import packed_states
+from lit_g2rpo.policy.forward.vision import FeatureStore, keep_features
+from lit_g2rpo.policy.head.token_stats import head_loss
 from lit_g2rpo.policy.loading import prepare
-from lit_g2rpo.policy.packing import packed_states
-from lit_g2rpo.policy.token_stats import head_loss
-from lit_g2rpo.policy.vision import FeatureStore, keep_features
 
 
 @dataclass(slots=True, frozen=True)

@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.policy.checkpointing import checkpoint_activations
 from lit_g2rpo.policy.config import LoraConfig, Part, PolicyConfig
-from lit_g2rpo.policy.packing import prepare_for_packing
+from lit_g2rpo.policy.forward.checkpointing import checkpoint_activations
+from lit_g2rpo.policy.forward.packing import prepare_for_packing
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 

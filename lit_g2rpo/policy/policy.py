@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from lit_g2rpo.experience import Microbatch, Prompt
-from lit_g2rpo.policy.attention import Kind
 from lit_g2rpo.policy.config import Shapes
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt, blank_prompt, blank_text, encode
-from lit_g2rpo.policy.packing import packed_states
-from lit_g2rpo.policy.padded import padded_states
-from lit_g2rpo.policy.static import static_loss, static_token_stats
-from lit_g2rpo.policy.static_vision import host_features
-from lit_g2rpo.policy.token_stats import TokenLoss, head_loss, token_logprobs
-from lit_g2rpo.policy.vision import FeatureStore, keep_features
-from lit_g2rpo.rewards.parse import unwrap
+from lit_g2rpo.policy.fixed_shapes.forward import static_loss, static_token_stats
+from lit_g2rpo.policy.fixed_shapes.vision import host_features
+from lit_g2rpo.policy.forward.attention import Kind
+from lit_g2rpo.policy.forward.packing import packed_states
+from lit_g2rpo.policy.forward.padded import padded_states
+from lit_g2rpo.policy.forward.vision import FeatureStore, keep_features
+from lit_g2rpo.policy.head.token_stats import TokenLoss, head_loss, token_logprobs
+from lit_g2rpo.rewards.answers.parse import unwrap
 
 COMPILED = ("xla", "neuron")
 """Kinds of devices that compile for each shape."""

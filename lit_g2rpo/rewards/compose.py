@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from lit_g2rpo.rewards.answers.parse import Envelope, envelope, last_boxed, unbox, unwrap
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.families import FAMILIES, Family, Unreadable
-from lit_g2rpo.rewards.math import TimedOut
-from lit_g2rpo.rewards.parity import structure_reward
-from lit_g2rpo.rewards.parse import Envelope, envelope, last_boxed, unbox, unwrap
-from lit_g2rpo.rewards.rows import canonical
+from lit_g2rpo.rewards.rows.canonical import canonical
+from lit_g2rpo.rewards.rules.math import TimedOut
+from lit_g2rpo.rewards.rules.parity import structure_reward
 
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1

@@ -4,23 +4,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lit_g2rpo.rewards.caption import rouge_l
-from lit_g2rpo.rewards.chart import chart_answers_agree
-from lit_g2rpo.rewards.choice import choice
+from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.geometry import box, iou
+from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree, without_percent
+from lit_g2rpo.rewards.answers.points import nearness, points, region, share_inside
+from lit_g2rpo.rewards.answers.spans import span, span_iou
+from lit_g2rpo.rewards.answers.text import character_accuracy
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.detection import detection_f1, labelled_boxes
-from lit_g2rpo.rewards.document import anls, references
-from lit_g2rpo.rewards.geometry import box, iou
-from lit_g2rpo.rewards.gui import click, click_reward
-from lit_g2rpo.rewards.math import results_agree
-from lit_g2rpo.rewards.numbers import count, count_reward, number, numbers_agree, without_percent
-from lit_g2rpo.rewards.parity import rounded_numbers_agree, single_precision_accuracy, word_accuracy
-from lit_g2rpo.rewards.points import nearness, points, region, share_inside
-from lit_g2rpo.rewards.regression import mean_relative_accuracy
-from lit_g2rpo.rewards.segmentation import segmentation_reward, segmenter_prompt
-from lit_g2rpo.rewards.spans import span, span_iou
-from lit_g2rpo.rewards.text import character_accuracy
-from lit_g2rpo.rewards.tracking import mean_iou, timed_reward, timed_track, track
+from lit_g2rpo.rewards.rules.caption import rouge_l
+from lit_g2rpo.rewards.rules.chart import chart_answers_agree
+from lit_g2rpo.rewards.rules.detection import detection_f1, labelled_boxes
+from lit_g2rpo.rewards.rules.document import anls, references
+from lit_g2rpo.rewards.rules.gui import click, click_reward
+from lit_g2rpo.rewards.rules.math import results_agree
+from lit_g2rpo.rewards.rules.parity import rounded_numbers_agree, single_precision_accuracy, word_accuracy
+from lit_g2rpo.rewards.rules.regression import mean_relative_accuracy
+from lit_g2rpo.rewards.rules.segmentation import segmentation_reward, segmenter_prompt
+from lit_g2rpo.rewards.rules.tracking import mean_iou, timed_reward, timed_track, track
 
 Row = Mapping[str, Any]
 T = TypeVar("T")

@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lit_g2rpo.rewards.answers.parse import unbox, unwrap
+from lit_g2rpo.rewards.answers.points import point_within, region
+from lit_g2rpo.rewards.answers.structured import json_value
 from lit_g2rpo.rewards.compose import score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
-from lit_g2rpo.rewards.document import references
 from lit_g2rpo.rewards.families import FAMILIES, PROBLEM_TYPES
-from lit_g2rpo.rewards.parse import unbox, unwrap
-from lit_g2rpo.rewards.points import point_within, region
-from lit_g2rpo.rewards.rows import canonical
-from lit_g2rpo.rewards.structured import json_value
+from lit_g2rpo.rewards.rows.canonical import canonical
+from lit_g2rpo.rewards.rules.document import references
 
 MAX_SHOWN = 80
 

@@ -4,7 +4,7 @@ from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.demonstrations import DemonstrationEngine
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
-from lit_g2rpo.rollout.native import NativeEngine
+from lit_g2rpo.rollout.native.engine import NativeEngine
 
 
 def build_engine(config: RolloutConfig) -> RolloutEngine:

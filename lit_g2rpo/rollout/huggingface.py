@@ -9,8 +9,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.encoding import collate
+from lit_g2rpo.policy.head.token_stats import logits_stats
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.policy.token_stats import logits_stats
 from lit_g2rpo.rollout.engine import Finished, Sampling, announce
 from lit_g2rpo.rollout.sampling import draw, uniforms
 

@@ -12,10 +12,10 @@ from lightning_utilities.core.imports import RequirementCache
 from torch import nn
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.guards import check_weights, keeps_masters
-from lit_g2rpo.rollout.context import generation_context
+from lit_g2rpo.hardware.context import generation_context
 from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards, read_weights
-from lit_g2rpo.worst_case import forget_gradients
+from lit_g2rpo.training.checks import check_weights, keeps_masters
+from lit_g2rpo.training.memory_trial import forget_gradients
 
 
 class G2RPODeepSpeedStrategy(DeepSpeedStrategy):

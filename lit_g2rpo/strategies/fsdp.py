@@ -6,9 +6,9 @@ from typing import Any
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import Optimizer
 
+from lit_g2rpo.hardware.context import generation_context
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.policy.sharding import gathered
-from lit_g2rpo.rollout.context import generation_context
+from lit_g2rpo.strategies.fsdp_sharding import gathered
 
 
 class FSDP2Strategy(ModelParallelStrategy):

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.policy.lazy import end_graph, register_graph_end
+from lit_g2rpo.hardware.lazy import end_graph, register_graph_end
 
 
 class XLADeviceAccelerator(XLAAccelerator):

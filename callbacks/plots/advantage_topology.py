@@ -1,0 +1,164 @@
+"""Does every task pull equally? Rewards, advantages and gradients by task and problem type, in TensorBoard."""
+
+import time
+from collections import deque
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lit_g2rpo.callbacks.handles import RolloutWatch
+from lit_g2rpo.callbacks.plots.advantage_figures import pull_figure, quantile_figure
+from lit_g2rpo.callbacks.plots.advantage_stats import advantage_stats, flipped_signs
+from lit_g2rpo.callbacks.plots.figures import pixels
+from lit_g2rpo.callbacks.rollouts.rollout_log import tensorboard_writer
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import RolloutTable
+from lit_g2rpo.objectives import G2RPO
+from lit_g2rpo.rewards import PROBLEM_TYPES
+from lit_g2rpo.training.task_gradients import measured_parameters, task_gradients
+
+MEMORY = 20
+"""Measurements that the figure of pulls averages: one micro-batch alone need not hold every task."""
+
+
+class AdvantageTopology(L.Callback):
+    """Shows how rewards become advantages in each task and problem type, and how much of the gradient is each task's.
+
+    Every rollout logs ``topology/<what>/<task>`` and ``topology/<what>/type/<problem type>`` over all ranks:
+    ``tie_rate``, ``tied_groups``, ``levels``, ``mean_abs``, ``variance`` and, under the Gaussian map, ``sign_flips``
+    (see `advantage_stats`). Histograms of rewards and advantages and the figures ``topology/quantiles`` and
+    ``topology/pull`` follow every few rollouts. The gradient is measured on one micro-batch in turn, after the first
+    optimizer step of the rollout (see `task_gradients`): ``topology/gradient_share/<task>`` is the task's norm over
+    the sum of all norms, ``topology/token_share/<task>`` its share of the tokens, and
+    ``topology/gradient_seconds`` what that took.
+
+    Args:
+        every_rollouts: interval between histograms and figures, rollouts.
+        gradients_every: interval between measurements of the gradient, rollouts; 0 for none.
+
+    Raises:
+        UserError: if an interval is out of range.
+    """
+
+    def __init__(self, every_rollouts: int = 50, gradients_every: int = 25) -> None:
+        if every_rollouts < 1:
+            raise UserError(f"AdvantageTopology.every_rollouts is {every_rollouts}; it must be at least 1 rollout")
+        if gradients_every < 0:
+            raise UserError(f"AdvantageTopology.gradients_every is {gradients_every}; give at least 1, or 0 for none")
+        self.every_rollouts, self.gradients_every = every_rollouts, gradients_every
+        self._watch = RolloutWatch()
+        self._pulls: deque[dict[str, list[float]]] = deque(maxlen=MEMORY)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin at the present, and say if no gradient can be measured."""
+        run: Any = pl_module
+        self._watch.start(trainer, pl_module)
+        if self.gradients_every and not measured_parameters(run.policy):
+            rank_zero_warn(
+                "AdvantageTopology measures no gradient: the last decoder layer is frozen or its weights are split "
+                "over ranks; gradients_every: 0 says so in the config"
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at a rollout once, right after its first optimizer step; the first one always in full."""
+        if not self._watch.fires(trainer, pl_module):
+            return
+        run: Any = pl_module
+        table, past = run.experience.table, run.rollout_index - 1
+        values: dict[str, float] = {}
+        if self.gradients_every and past % self.gradients_every == 0:
+            values |= self._measure(run, past // self.gradients_every)
+        if not trainer.is_global_zero:
+            return
+        flipped = flipped_signs(table) if isinstance(run.objective, G2RPO) else None
+        sets = topology_sets(table, list(run.tasks))
+        for name, prompts in sets.items():
+            stats = advantage_stats(table, prompts, flipped)
+            values |= {f"topology/{what}/{name}": value for what, value in stats.items()}
+        for logger in trainer.loggers:
+            # not through the module, which would show the tasks that a rollout lacks from an earlier one
+            logger.log_metrics(values, step=trainer.global_step)
+        writer = tensorboard_writer(trainer)
+        if writer is not None and past % self.every_rollouts == 0:
+            self._show(writer, table, sets, values, trainer.global_step)
+
+    def _measure(self, run: Any, turn: int) -> dict[str, float]:
+        start = time.perf_counter()
+        microbatches = run.experience.microbatches
+        found = task_gradients(run, microbatches[turn % len(microbatches)])
+        self._pulls.append({name: [pull.norm, float(pull.tokens)] for name, pull in found.items()})
+        gradients, tokens = pull_shares([self._pulls[-1]])
+        values = {f"topology/gradient_share/{name}": share for name, share in gradients.items()}
+        values |= {f"topology/token_share/{name}": share for name, share in tokens.items()}
+        return values | {"topology/gradient_seconds": time.perf_counter() - start}
+
+    def _show(
+        self, writer: Any, table: RolloutTable, sets: dict[str, Tensor], values: dict[str, float], step: int
+    ) -> None:
+        by_type: dict[str, Tensor] = {}
+        for name, prompts in sets.items():
+            writer.add_histogram(f"topology/rewards/{name}", table.rewards[prompts], step)
+            advantages = table.advantages[table.valid & prompts[:, None]]
+            if len(advantages):
+                writer.add_histogram(f"topology/advantages/{name}", advantages, step)
+                if name.startswith("type/"):
+                    by_type[name.removeprefix("type/")] = advantages
+        size = "topology/mean_abs/"
+        mean_abs = {name: values[size + name] for name in sets if size + name in values and "type/" not in name}
+        if by_type:
+            figures = {"quantiles": quantile_figure(by_type), "pull": pull_figure(mean_abs, *pull_shares(self._pulls))}
+            for name, figure in figures.items():
+                writer.add_image(f"topology/{name}", pixels(figure), step, dataformats="HWC")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the newest measurements of the gradient: norm and tokens by task."""
+        return {"pulls": [dict(pull) for pull in self._pulls]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the measurements of a checkpoint."""
+        self._pulls = deque(state_dict["pulls"], maxlen=MEMORY)
+
+
+def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
+    """Name the tasks and problem types of a rollout and their prompts.
+
+    Args:
+        table: the rollout.
+        tasks: names of all tasks of the run.
+
+    Returns:
+        ``<task>`` and ``type/<problem type>``, each with its prompts, ``[P]`` bool, at least one of them.
+    """
+    task_ids, type_ids = table.task_ids, table.problem_type_ids
+    sets = {tasks[k]: task_ids == k for k in sorted(set(task_ids.tolist()))}
+    return sets | {f"type/{PROBLEM_TYPES[k].replace(' ', '_')}": type_ids == k for k in sorted(set(type_ids.tolist()))}
+
+
+def pull_shares(pulls: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """Divide gradient and tokens among tasks.
+
+    Args:
+        pulls: measurements: norm and tokens by task.
+
+    Returns:
+        Share of the gradient norm and of the tokens by task. A task's norm is its mean over the measurements that have
+        the task, its tokens are those of all of them.
+    """
+    found: dict[str, list[list[float]]] = {}
+    for pull in pulls:
+        for name, value in pull.items():
+            found.setdefault(name, []).append(value)
+    sums = {name: torch.tensor(values, dtype=torch.float64).sum(0) for name, values in found.items()}
+    norms = {name: float(total[0]) / len(found[name]) for name, total in sums.items()}
+    tokens = {name: float(total[1]) for name, total in sums.items()}
+    return _shares(norms), _shares(tokens)
+
+
+def _shares(values: dict[str, float]) -> dict[str, float]:
+    total = sum(values.values())
+    return {name: value / total for name, value in values.items()} if total else {}

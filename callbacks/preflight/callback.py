@@ -1,0 +1,115 @@
+"""The pre-flight check: what would end the run after hours is tried in its first minute."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as L
+from torch.nn.parallel import DistributedDataParallel
+
+from lit_g2rpo.callbacks.preflight.checkpoint import check_checkpoint, check_room, remove, trial_path
+from lit_g2rpo.callbacks.preflight.checks import check_memory, check_parity, check_rewards
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Prompt
+from lit_g2rpo.hardware.collectives import first_message
+from lit_g2rpo.planning.largest_prompts import extreme_prompts
+from lit_g2rpo.policy.counters import Counters
+
+
+class Preflight(L.Callback):
+    """Tries the parts of a run before it begins, and stops it with one line that says what would have gone wrong.
+
+    * largest micro-batch: forward and backward with the longest prompt, and with the one of most pixels, every
+      completion of full length (on a processor of 512 tokens at most), under the run's strategy and beside an
+      optimizer state of full size;
+    * log-probabilities: a small rollout, whose log-probabilities the engine and the trainer must agree on;
+    * rewards: the gold answer of a row of each task scores 1 and nonsense less; rewards of the user's do not fail;
+    * checkpoint: written, read back and removed; the folder has room for those that the run keeps.
+
+    The run's results are bit for bit those of a run without it. All ranks take part and decide alike.
+
+    Args:
+        memory: try the largest micro-batch.
+        parity: compare log-probabilities.
+        rewards: try the rewards.
+        checkpoint: write and read a checkpoint.
+        mean_gap: largest mean difference of log-probabilities, nats; None for 1e-4, in 16 bits 0.02.
+        max_gap: largest difference of a token's, nats; None for 0.01, in 16 bits 2.
+    """
+
+    def __init__(
+        self,
+        memory: bool = True,
+        parity: bool = True,
+        rewards: bool = True,
+        checkpoint: bool = True,
+        mean_gap: float | None = None,
+        max_gap: float | None = None,
+    ) -> None:
+        self.memory, self.parity, self.rewards, self.checkpoint = memory, parity, rewards, checkpoint
+        self.mean_gap, self.max_gap = mean_gap, max_gap
+        self._done = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin afresh."""
+        self._done = False
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Try everything before the first validation."""
+        self._run(trainer, pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Try everything where no validation came first, as in a resumed run."""
+        self._run(trainer, pl_module)
+
+    def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._done:
+            return
+        self._done = True
+        run: Any = pl_module
+        own, run.policy.counters = run.policy.counters, Counters()
+        try:
+            self._try_all(trainer, run)
+        finally:
+            run.policy.counters = own
+
+    def _try_all(self, trainer: L.Trainer, run: Any) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        rows = data.train_dataset()
+        prompts: list[Prompt] = []
+
+        def find() -> str:
+            prompts.extend(extreme_prompts(run.policy.processor, rows, data.max_prompt_tokens))
+            return ""
+
+        self._try(run, "training rows", find)
+        if self.memory:
+            self._try(run, "largest micro-batch", lambda: check_memory(run, prompts))
+        if self.parity and run.rollout.engine != "demonstrations":
+            self._try(run, "log-probabilities", lambda: check_parity(run, prompts, self.mean_gap, self.max_gap))
+        if self.rewards:
+            self._try(run, "rewards", lambda: check_rewards(run, rows))
+        if self.checkpoint and trainer.checkpoint_callbacks:
+            path = trial_path(trainer)
+            try:
+                self._try(run, "checkpoint", lambda: check_room(path, run))
+                self._try(run, "checkpoint", lambda: check_checkpoint(trainer, path, run))
+            finally:
+                # by one rank of each machine, whose disk may be its own
+                if trainer.local_rank == 0:
+                    remove(path)
+
+    def _try(self, run: Any, name: str, check: Callable[[], str]) -> None:
+        trainer, start = run.trainer, time.perf_counter()
+        said = reason = ""
+        try:
+            said = check()
+        except UserError as error:
+            reason = f"rank {trainer.global_rank}: {error}" if trainer.world_size > 1 else str(error)
+            if trainer.world_size > 1 and not isinstance(trainer.strategy.model, DistributedDataParallel):
+                # the others may wait for this rank inside the check, and end when it does
+                raise UserError(f"pre-flight check, {name}: {reason}") from error
+        if reason := first_message(run, reason):
+            raise UserError(f"pre-flight check, {name}: {reason}")
+        if said and trainer.is_global_zero:
+            print(f"pre-flight check, {name}: {said} ({time.perf_counter() - start:.1f} s)", flush=True)

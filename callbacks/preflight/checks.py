@@ -1,0 +1,193 @@
+"""Parts of the pre-flight check that compute: memory, log-probabilities, rewards."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.data.media.images import ImageError
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Prompt
+from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.planning.largest_prompts import spread
+from lit_g2rpo.rewards.gold import gold_completion, gold_error
+from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.training.memory_trial import in_step, largest_microbatch, trial_pass
+
+NONSENSE = "I would rather not say."
+TOKENS = 32
+"""Longest completion that log-probabilities are compared on."""
+ROWS = 8
+"""Rows of a task whose gold answer is tried before the task is said to be unscorable."""
+PROCESSOR_TOKENS = 512
+"""Longest completion that the largest micro-batch is tried with on a processor, where memory that does not suffice is
+swapped or ends the process, so that full length would find no more and take minutes."""
+GAPS = {True: (0.02, 2.0), False: (1e-4, 0.01)}
+"""Largest mean and largest single difference of log-probabilities, nats, with and without 16-bit arithmetic."""
+
+
+def check_memory(run: Any, prompts: list[Prompt]) -> str:
+    """Run forward and backward of the largest micro-batch of each prompt.
+
+    Args:
+        run: the trained module.
+        prompts: the prompts that ask most of memory.
+
+    Returns:
+        What was run.
+
+    Raises:
+        UserError: if memory does not suffice, or the loss is not finite.
+    """
+    cuda = run.device.type == "cuda"
+    tokens = min(run.max_tokens, PROCESSOR_TOKENS) if run.device.type == "cpu" else run.max_tokens
+    said = []
+    for prompt in prompts:
+        microbatch = largest_microbatch(run, prompt, tokens)
+        length, rows = len(run.policy.encode(prompt).input_ids), len(microbatch.token_ids)
+        what = f"{rows} completions of {tokens} tokens to prompts of {length}"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(run.device)
+        try:
+            loss = trial_pass(run, microbatch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory with {what} (row {prompt.id}); raise model.update.microbatches, lower "
+                "data.max_completion_tokens or model.policy.max_pixels, or take a strategy that shards more"
+            ) from error
+        if not torch.tensor(loss).isfinite():
+            raise UserError(f"the loss of {what} (row {prompt.id}) is {loss}; check the weights and trainer.precision")
+        if cuda:
+            what += f", peak {torch.cuda.max_memory_allocated(run.device) / 2**30:.2f} GiB"
+        said.append(what)
+    if cuda:
+        torch.cuda.empty_cache()
+    return "; ".join(said)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell an exhausted memory from other errors."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in words for sign in ("out of memory", "can't allocate memory", "resource_exhausted")
+    )
+
+
+def check_parity(run: Any, prompts: list[Prompt], mean_gap: float | None, max_gap: float | None) -> str:
+    """Sample a few completions and compare their log-probabilities with the trainer's.
+
+    Args:
+        run: the trained module.
+        prompts: prompts to sample for.
+        mean_gap: largest mean difference, nats; None for that of the precision.
+        max_gap: largest difference of a token, nats; None for that of the precision.
+
+    Returns:
+        The differences found.
+
+    Raises:
+        UserError: if they are too large.
+    """
+    gaps = logprob_gaps(run, prompts, min(run.max_tokens, TOKENS))
+    weight = next(run.policy.parameters())
+    low = weight.dtype.itemsize < 4 or "16" in str(run.trainer.precision)
+    limits = [own if own is not None else usual for own, usual in zip((mean_gap, max_gap), GAPS[low], strict=True)]
+    found = float(gaps.mean()), float(gaps.max())
+    said = (
+        f"engine and trainer differ by {found[0]:.1e} nats on average, {found[1]:.1e} at most, over {len(gaps)} tokens"
+    )
+    if not (found[0] <= limits[0] and found[1] <= limits[1]):
+        raise UserError(
+            f"{said}; allowed are {limits[0]:g} and {limits[1]:g}: the engine {run.rollout.engine} does not sample "
+            "from the trained weights, or not in their precision"
+        )
+    return said
+
+
+def logprob_gaps(run: Any, prompts: list[Prompt], tokens: int) -> Tensor:
+    """Sample completions and compare their log-probabilities with the trainer's; all ranks must call this together.
+
+    Args:
+        run: the trained module.
+        prompts: prompts to sample for.
+        tokens: longest completion.
+
+    Returns:
+        Absolute differences, nats, one per token.
+    """
+    size, sampling = 4, Sampling(tokens, run.rollout.temperature, seed=run.rollout.seed)
+
+    def gaps() -> Tensor:
+        with generation_context(run.trainer.strategy, run.policy):
+            completions = run.engine.generate(prompts, size, sampling)
+            run.policy.prepare_features(prompts)
+        rows = [prompt for prompt in prompts for _ in range(size)]
+        own, _ = run.policy.token_stats(rows, [completion.token_ids for completion in completions])
+        engine = torch.cat([completion.logprobs for completion in completions])
+        found: Tensor = (own.double().cpu() - engine.double().cpu()).abs()
+        return found
+
+    # outside the step: a wrapper that expects a backward would wait for it
+    with torch.no_grad():
+        return in_step(run, gaps)
+
+
+def check_rewards(run: Any, dataset: Any) -> str:
+    """Score the gold answer of a row of each task, and nonsense, as the run will score completions.
+
+    Args:
+        run: the trained module.
+        dataset: the training rows.
+
+    Returns:
+        The scores.
+
+    Raises:
+        UserError: if a gold answer does not score 1, nonsense scores as much, or a reward fails.
+    """
+    rows: dict[str, list[int]] = {}
+    for index, task in enumerate(dataset.task_names()):
+        rows.setdefault(task, []).append(index)
+    said = []
+    for task, indices in sorted(rows.items()):
+        gold, nonsense = _scores(run, task, [indices[i] for i in spread(len(indices), ROWS)], dataset)
+        said.append(f"{task} {gold:g} and {nonsense:g}")
+    return "gold answers and nonsense score " + ", ".join(said)
+
+
+def _scores(run: Any, task: str, indices: list[int], dataset: Any) -> tuple[float, float]:
+    own = run.tasks[task].reward
+    reasons = []
+    for index in indices:
+        try:
+            prompt = dataset[index]
+        except ImageError as error:
+            reasons.append(str(error))
+            continue
+        if own is None and (wrong := gold_error(prompt.sample, run.reward)):
+            reasons.append(f"row {prompt.id}: {wrong}")
+            continue
+        texts = [gold_completion(prompt.sample, run.reward), NONSENSE]
+        with run.scorer.uncounted():
+            gold, nonsense = run.scorer.score(
+                texts,
+                [prompt.sample] * 2,
+                tasks=[task] * 2,
+                prompts=[prompt.text] * 2,
+                token_ids=[run.policy.processor.tokenizer(text)["input_ids"] for text in texts],
+                images=[prompt.images] * 2,
+            )
+            failure = run.scorer.last_failure
+        if own is not None:
+            for result in (gold, nonsense):
+                if result.error not in (None, "not_applicable"):
+                    raise UserError(f"task {task}: its reward fails on row {prompt.id}: {failure or result.error}")
+            return gold.total, nonsense.total
+        if gold.accuracy >= 1 > nonsense.accuracy:
+            return gold.accuracy, nonsense.accuracy
+        reasons.append(
+            f"row {prompt.id}: its gold answer has accuracy {gold.accuracy:g}, nonsense {nonsense.accuracy:g}"
+        )
+    raise UserError(f"task {task}: no gold answer of {len(indices)} rows scores 1; the first reason: {reasons[0]}")

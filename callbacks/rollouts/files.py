@@ -1,0 +1,150 @@
+"""The folder ``rollouts`` of a run: JSON lines for programs, and a page that opens from disk for people."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from lit_g2rpo.callbacks.rollouts.record import Record, small_image
+from lit_g2rpo.evaluation.predictions import replace
+
+PAGE = Path(__file__).parent / "page"
+IMAGES = "images"
+IMAGE_NAME = re.compile(r"[0-9a-f]{16}\.jpg")
+LINES_NAME = re.compile(r"rollout_(\d{6,})\.jsonl")
+MIB = 2**20
+
+
+@dataclass(slots=True)
+class Kept:
+    """A rollout in the folder.
+
+    Args:
+        size: its lines and its script, bytes.
+        images: names of the images it shows.
+    """
+
+    size: int
+    images: set[str]
+
+
+class RolloutFiles:
+    """Writes rollouts into a folder and keeps it within bounds, the newest rollouts at least.
+
+    A rollout is written twice: as ``rollout_<n>.jsonl``, a line per group, and as ``rollout_<n>.js``, the same lines
+    for the page, since a page that is opened from disk may load scripts but read no other file. Every file appears
+    whole, and ``rollouts.js``, the list that the page starts from, names only files that are there.
+
+    Args:
+        folder: the folder; made if it is not there.
+        title: name of the run, for the page.
+        keep: how many rollouts to keep; None for as many as the size allows.
+        keep_mib: size of the folder above which the oldest rollouts are removed, MiB.
+    """
+
+    def __init__(self, folder: Path, title: str, keep: int | None, keep_mib: float) -> None:
+        self.folder, self.title, self.keep, self.keep_mib = folder, title, keep, keep_mib
+        self._kept: dict[int, Kept] = {}
+        self._image_sizes: dict[str, int] = {}
+
+    def open(self, rollout: int) -> None:
+        """Lay down the page, and take up what an earlier part of the run has left.
+
+        Args:
+            rollout: rollouts sampled so far; later ones are removed, since they are going to be sampled anew.
+        """
+        (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        for path in sorted(PAGE.iterdir()):
+            replace(self.folder / path.name, path.read_text(encoding="utf-8"))
+        later = []
+        for path in self.folder.iterdir():
+            name = LINES_NAME.fullmatch(path.name)
+            if name is None:
+                continue
+            number = int(name[1])
+            if number > rollout or not script(path).exists():
+                later.append(number)
+            else:
+                lines = path.read_text(encoding="utf-8").splitlines()
+                shown = {Path(image).name for line in lines for image in json.loads(line)["images"]}
+                self._kept[number] = Kept(path.stat().st_size + script(path).stat().st_size, shown)
+        self._list()
+        for number in later:
+            self._remove(number)
+        for path in (self.folder / IMAGES).iterdir():
+            if IMAGE_NAME.fullmatch(path.name):
+                self._image_sizes[path.name] = path.stat().st_size
+        self._remove_images()
+
+    def write(self, rollout: int, groups: Sequence[tuple[Record, Sequence[Image.Image]]]) -> None:
+        """Write a rollout, and remove the oldest ones that are too much.
+
+        Args:
+            rollout: its number, from 1.
+            groups: each group with the images of its prompt.
+        """
+        lines, shown = [], set()
+        for record, images in groups:
+            names = [self._image(image) for image in images]
+            shown |= set(names)
+            paths = [f"{IMAGES}/{name}" for name in names]
+            # the page's script relies on this too: escaped to ASCII, JSON is JavaScript
+            lines.append(json.dumps({"rollout": rollout, **record, "images": paths}, separators=(",", ":")))
+        path = self._path(rollout)
+        replace(path, "".join(f"{line}\n" for line in lines))
+        replace(script(path), f"addRollout({rollout}, [\n" + ",\n".join(lines) + "\n]);\n")
+        self._kept[rollout] = Kept(path.stat().st_size + script(path).stat().st_size, shown)
+        gone = []
+        while self._too_much():
+            gone.append(min(self._kept))
+            del self._kept[gone[-1]]
+        self._list()
+        for number in gone:
+            self._remove(number)
+        self._remove_images()
+
+    def _path(self, rollout: int) -> Path:
+        return self.folder / f"rollout_{rollout:06d}.jsonl"
+
+    def _image(self, image: Image.Image) -> str:
+        small = small_image(image)
+        content = hashlib.blake2b(small.tobytes() + repr(small.size).encode(), digest_size=8)
+        name = f"{content.hexdigest()}.jpg"
+        if name not in self._image_sizes:
+            path = self.folder / IMAGES / name
+            temporary = path.with_suffix(".tmp")
+            small.save(temporary, "JPEG", quality=90)
+            temporary.replace(path)
+            self._image_sizes[name] = path.stat().st_size
+        return name
+
+    def _shown(self) -> set[str]:
+        return set().union(*(kept.images for kept in self._kept.values()))
+
+    def _too_much(self) -> bool:
+        size = sum(kept.size for kept in self._kept.values()) + sum(self._image_sizes[name] for name in self._shown())
+        too_many = self.keep is not None and len(self._kept) > self.keep
+        return len(self._kept) > 1 and (too_many or size > self.keep_mib * MIB)
+
+    def _list(self) -> None:
+        content = {"title": self.title, "rollouts": sorted(self._kept)}
+        replace(self.folder / "rollouts.js", f"const RUN = {json.dumps(content)};\n")
+
+    def _remove(self, rollout: int) -> None:
+        path = self._path(rollout)
+        path.unlink(missing_ok=True)
+        script(path).unlink(missing_ok=True)
+
+    def _remove_images(self) -> None:
+        for name in self._image_sizes.keys() - self._shown():
+            (self.folder / IMAGES / name).unlink(missing_ok=True)
+            del self._image_sizes[name]
+
+
+def script(lines: Path) -> Path:
+    """Find the page's script of a rollout, given its lines."""
+    return lines.with_suffix(".js")

@@ -1,0 +1,155 @@
+"""A group of a rollout as plain values: what the log files, the page and TensorBoard show of it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from lit_g2rpo.callbacks.rollouts.token_text import TokenText
+from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.rewards.answers.geometry import box
+from lit_g2rpo.rewards.answers.parse import envelope, unwrap
+from lit_g2rpo.rewards.answers.points import points
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.rows.canonical import canonical
+from lit_g2rpo.rewards.rules.detection import labelled_boxes
+from lit_g2rpo.rewards.rules.segmentation import segmenter_prompt
+
+Record = dict[str, Any]
+
+GROUNDING = ("spatial grounding", "detection", "point grounding", "GUI grounding", "segmentation")
+IMAGE_SIDE = 512
+
+
+def group_record(rollout: Experience, index: int, reward: RewardConfig, spell: TokenText) -> Record:
+    """Describe a group: its prompt, the true answer, and what was written and how it was scored.
+
+    Args:
+        rollout: a rollout of this rank.
+        index: index of the group's prompt in it.
+        reward: knows the tags around an answer.
+        spell: spells the tokens.
+
+    Returns:
+        Plain values that JSON can hold. Coordinates lie on the 0..1000 grid, entropy and log-probabilities in nats;
+        images are left to whoever stores them.
+    """
+    prompt = rollout.prompts[index]
+    size = len(rollout.completions) // len(rollout.prompts)
+    gold = gold_answer(prompt.sample, reward)
+    return {
+        "task": prompt.task,
+        "problem_type": prompt.problem_type,
+        "id": prompt.id,
+        "prompt": prompt_text(prompt),
+        "gold": gold,
+        **shapes(prompt.problem_type, gold),
+        "completions": [
+            completion_record(rollout, row, prompt.problem_type, reward, spell)
+            for row in range(index * size, (index + 1) * size)
+        ],
+    }
+
+
+def completion_record(
+    rollout: Experience, row: int, problem_type: str, reward: RewardConfig, spell: TokenText
+) -> Record:
+    """Describe a completion.
+
+    Args:
+        rollout: a rollout of this rank.
+        row: index of the completion in it.
+        problem_type: form of its answer, which may have something to draw.
+        reward: knows the tags around an answer.
+        spell: spells the tokens.
+
+    Returns:
+        Plain values. ``parts`` are those of the reward, with what shaping adds to the total; ``trainer_logprobs`` are
+        there where the trainer computed its own, with ``gap``, the largest difference from the engine's.
+    """
+    completion, scores = rollout.completions[row], rollout.rewards[row]
+    total = float(rollout.total_rewards[row])
+    record = {
+        "text": completion.text,
+        "reward": rounded(total),
+        "parts": {
+            "accuracy": rounded(scores.accuracy),
+            "format": rounded(scores.format),
+            **{name: rounded(value) for name, value in scores.components.items()},
+            "shaping": rounded(total - scores.total),
+        },
+        "error": scores.error,
+        "advantage": rounded(float(rollout.advantages[row])),
+        "valid": bool(rollout.valid[row]),
+        "truncated": completion.truncated,
+        "length": len(completion.token_ids),
+        "entropy": rounded(float(completion.entropy.double().mean())),
+        "logprobs": summary(completion.logprobs),
+        **shapes(problem_type, envelope(completion.text, reward.thinking_tag, reward.answer_tag).answer or ""),
+        "tokens": spell.pieces(completion.token_ids.tolist()),
+        "token_entropy": [round(value, 3) for value in completion.entropy.tolist()],
+    }
+    trainer = None if rollout.old_logprobs is None else rollout.old_logprobs[row]
+    # the engine's own stand in where the trainer computed none
+    if trainer is not None and trainer is not completion.logprobs:
+        # float noise must stay visible: it is what a healthy gap consists of
+        gap = rounded(float((trainer - completion.logprobs).abs().max()), digits=8)
+        record["trainer_logprobs"] = summary(trainer) | {"gap": gap}
+    return record
+
+
+def summary(logprobs: Tensor) -> dict[str, float | None]:
+    """Summarize log-probabilities ``[T]`` by their mean and their least, nats."""
+    return {"mean": rounded(float(logprobs.double().mean())), "min": rounded(float(logprobs.min()))}
+
+
+def rounded(value: float, digits: int = 4) -> float | None:
+    """Round to a number of decimal digits; None for what JSON has no number for."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def gold_answer(sample: Mapping[str, Any], reward: RewardConfig) -> str:
+    """Read the true answer of a data row, tags taken off; empty if it has none, or only the task's own reward can."""
+    try:
+        return unwrap(str(canonical(sample).get("answer", "")), reward.answer_tag)
+    except ValueError:
+        return ""
+
+
+def shapes(problem_type: str, answer: str) -> dict[str, list[Any]]:
+    """Read what of an answer can be drawn over its image.
+
+    Args:
+        problem_type: form of the answer.
+        answer: the answer, tags taken off.
+
+    Returns:
+        ``boxes`` (left, top, right, bottom) and ``points`` (x, y), on the 0..1000 grid; both empty if there are none.
+    """
+    if problem_type not in GROUNDING:
+        return {"boxes": [], "points": []}
+    segment = segmenter_prompt(answer)
+    if segment is not None:
+        return {"boxes": [segment.box], "points": segment.positive}
+    one = box(answer)
+    boxes = [one] if one is not None else [found for found, _ in labelled_boxes(answer) or []]
+    return {"boxes": boxes, "points": [] if boxes else points(answer) or []}
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Write the messages of a prompt as text, with ``[image]`` where an image stands."""
+    lines = []
+    for message in prompt.messages:
+        content = message["content"]
+        items = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        lines += [item["text"] if item["type"] == "text" else f"[{item['type']}]" for item in items]
+    return "\n".join(lines)
+
+
+def small_image(image: Image.Image) -> Image.Image:
+    """Shrink an image to at most 512 pixels a side, RGB; a smaller one keeps its size."""
+    small = image.convert("RGB")
+    small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    return small

@@ -1,0 +1,142 @@
+"""What the policy saw and wrote: as files with a page that opens from disk, and in TensorBoard."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_g2rpo.callbacks.handles import RolloutWatch, run_folder
+from lit_g2rpo.callbacks.plots.dashboard import dashboard
+from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
+from lit_g2rpo.callbacks.rollouts.record import Record, group_record, small_image
+from lit_g2rpo.callbacks.rollouts.text import group_text
+from lit_g2rpo.callbacks.rollouts.token_text import TokenText
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Experience, Prompt
+
+
+class RolloutLog(L.Callback):
+    """Writes rollouts into the folder ``rollouts`` of the run, and shows a few groups of some of them in TensorBoard.
+
+    The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
+    rank writes the groups of its own prompts. The groups in TensorBoard, with their images, completions, rewards and
+    advantages, are the first of each task in turn, so the choice does not depend on chance. The layout of the custom
+    scalars tab is written once at the start: a chart per quantity with the tasks as lines, and a chart per task.
+
+    Args:
+        every_rollouts: interval between rollouts that are shown in TensorBoard, rollouts.
+        groups: groups to show of each of them.
+        write_every: interval between rollouts that are written to the folder, rollouts; 0 for no folder.
+        write_groups: groups to write of each of them, chosen in the same way; None for all.
+        keep: how many rollouts the folder keeps, the newest; None for as many as ``keep_mib`` allows.
+        keep_mib: size above which the folder's oldest rollouts are removed, MiB.
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        every_rollouts: int = 10,
+        groups: int = 4,
+        write_every: int = 1,
+        write_groups: int | None = None,
+        keep: int | None = None,
+        keep_mib: float = 512,
+    ) -> None:
+        if every_rollouts < 1 or groups < 1:
+            raise UserError(f"RolloutLog: every_rollouts ({every_rollouts}) and groups ({groups}) must be at least 1")
+        if write_every < 0:
+            raise UserError(f"RolloutLog.write_every is {write_every}; it must be at least 1, or 0 for no files")
+        for name, number in {"write_groups": write_groups, "keep": keep}.items():
+            if number is not None and number < 1:
+                raise UserError(f"RolloutLog.{name} is {number}; it must be at least 1, or null for all")
+        if keep_mib <= 0:
+            raise UserError(f"RolloutLog.keep_mib is {keep_mib}; it must be above 0")
+        self.every_rollouts, self.groups = every_rollouts, groups
+        self.write_every, self.write_groups = write_every, write_groups
+        self.keep, self.keep_mib = keep, keep_mib
+        self._watch = RolloutWatch()
+        self._files: RolloutFiles | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the layout of the dashboard, and lay down the page."""
+        run: Any = pl_module
+        self._watch.start(trainer, pl_module)
+        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        folder = run_folder(trainer)
+        self._files = None
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            writer.add_custom_scalars(dashboard(sorted(run.tasks)))
+        self._spell = TokenText(run.policy.processor.tokenizer)
+        if self.write_every:
+            title = f"{folder.parent.name}/{folder.name}"
+            self._files = RolloutFiles(folder / "rollouts", title, self.keep, self.keep_mib)
+            self._files.open(run.rollout_index)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write and show a rollout right after it was scored; the first one always."""
+        if not self._watch.fires(trainer, pl_module) or not trainer.is_global_zero:
+            return
+        run: Any = pl_module
+        rollout, past = run.experience, run.rollout_index - 1
+        if self._files is not None and past % self.write_every == 0:
+            number = len(rollout.prompts) if self.write_groups is None else self.write_groups
+            chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
+            groups = [(self._record(trainer, run, index), rollout.prompts[index].images) for index in chosen]
+            self._files.write(run.rollout_index, groups)
+        writer = tensorboard_writer(trainer)
+        if writer is not None and past % self.every_rollouts == 0:
+            self._show(writer, trainer, run, rollout)
+
+    def _record(self, trainer: L.Trainer, run: Any, index: int) -> Record:
+        return {"step": trainer.global_step, **group_record(run.experience, index, run.reward, self._spell)}
+
+    def _show(self, writer: Any, trainer: L.Trainer, run: Any, rollout: Experience) -> None:
+        copies: dict[str, int] = defaultdict(int)
+        for index in choose(rollout.prompts, self.groups, (run.rollout_index - 1) // self.every_rollouts):
+            prompt = rollout.prompts[index]
+            copies[prompt.task] += 1
+            tag = f"groups/{prompt.task}" + (f"/{copies[prompt.task]}" if copies[prompt.task] > 1 else "")
+            writer.add_text(tag, group_text(self._record(trainer, run, index)), trainer.global_step)
+            for number, image in enumerate(prompt.images):
+                name = f"{tag}/image_{number}" if len(prompt.images) > 1 else f"{tag}/image"
+                writer.add_image(name, np.asarray(small_image(image)), trainer.global_step, dataformats="HWC")
+
+
+def tensorboard_writer(trainer: L.Trainer) -> Any:
+    """Find the TensorBoard writer of a run; None if it has none."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            return logger.experiment
+    return None
+
+
+def choose(prompts: Sequence[Prompt], groups: int, turn: int) -> list[int]:
+    """Choose prompts, one task after the other.
+
+    Args:
+        prompts: prompts of a rollout.
+        groups: how many to choose at most.
+        turn: how often was chosen before; every turn begins with a later task, so that all have theirs.
+
+    Returns:
+        Indices of the chosen prompts.
+    """
+    by_task: dict[str, list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        by_task[prompt.task].append(index)
+    tasks = sorted(by_task)
+    first = turn * groups % len(tasks) if tasks else 0
+    order = tasks[first:] + tasks[:first]
+    rounds = max((len(indices) for indices in by_task.values()), default=0)
+    turns = [by_task[task][number] for number in range(rounds) for task in order if number < len(by_task[task])]
+    return turns[:groups]

@@ -1,0 +1,109 @@
+"""The short help of a verb, made from the settings themselves without importing what they configure."""
+
+import re
+import textwrap
+from dataclasses import MISSING, fields
+from typing import Any
+
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
+from lit_g2rpo.training.schedule import Schedule
+
+GROUPS: dict[str, Any] = {
+    "schedule": Schedule,
+    "model.policy": PolicyConfig,
+    "model.rollout": RolloutConfig,
+    "model.update": UpdateConfig,
+    "model.evaluation": EvaluationConfig,
+}
+DERIVED = ("model.rollout.seed",)
+PARTS = {
+    "--config FILE": "a recipe, such as configs/g2rpo.yaml; may be repeated, later ones win",
+    "--name NAME": "name of the experiment: its runs lie together",
+    "--seed_everything N": "seed of the run",
+    "--model.policy FILE": "the policy: a file of configs/model, or its keys below",
+    "--model.objective FILE": "advantages and loss: a file of configs/objective, or a class and its arguments",
+    "--model.optimizer CLASS": "optimizer, such as torch.optim.AdamW, with --model.optimizer.lr and so on",
+    "--model.lr_scheduler CLASS": "learning-rate schedule, stepped once per optimizer step",
+    "--data FILE": "prompts: a file of configs/data, or a class and its arguments",
+    "--trainer FILE": "a file of configs/strategy or configs/trainer; --trainer.KEY is a key of Lightning's Trainer",
+    "--ckpt_path PATH": "a checkpoint; last for the newest of the experiment, best for the best",
+    "--print_config": "show the configuration that the other words come to, and do nothing",
+}
+
+EXTRA = {
+    "export": {"--output DIR": "folder to write; must be new or empty"},
+    "calibrate": {
+        "--prompts_per_task N": "training prompts per task, a completion each (default: 200)",
+        "--output FILE": "config fragment to write, a plot beside it; must be new (default: bands.yaml)",
+        "--styles.TASK STYLE": "reasoning, hybrid or vision, in the place of what the task's name or answers say",
+    },
+    "plan": {
+        "--memory_gib X": "memory of a device, GiB; read from the device that is here",
+        "--images N": "images of a prompt, each of the largest area (default: 1)",
+    },
+    "validate": {"--limit N": "the first N rows only"},
+    "predict": {"--limit N": "the first N rows only"},
+    "test": {
+        "--limit N": "the first N rows only",
+        "--repeats K": "completions per row, for mean and pass@K; needs --model.evaluation.temperature above 0",
+        "--baseline FILE": "predictions.jsonl or metrics.json of another run, or its folder, to compare with",
+    },
+}
+
+
+def verb_help(verb: str, summary: str) -> str:
+    """Describe a verb and its keys.
+
+    Args:
+        verb: the verb.
+        summary: what it does.
+
+    Returns:
+        The text of ``VERB --help``.
+    """
+    out = [f"usage: python -m lit_g2rpo {verb} --config FILE [--KEY VALUE ...]", "", f"{verb}: {summary}.", ""]
+    parts = PARTS | EXTRA.get(verb, {})
+    out += [row(key, text) for key, text in parts.items()]
+    for group, settings in GROUPS.items():
+        descriptions = arguments(settings.__doc__ or "")
+        out += ["", f"{group}:"]
+        for field in fields(settings):
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            value = "(required)" if default is MISSING else f"(default: {default})"
+            if f"{group}.{field.name}" not in DERIVED:
+                out.append(row(f"--{group}.{field.name}", f"{descriptions[field.name].rstrip('.')} {value}"))
+    out += [
+        "",
+        f"A class's own keys: python -m lit_g2rpo {verb} --model.objective.help lit_g2rpo.objectives.G2RPO",
+        f"Every key there is, the trainer's too: python -m lit_g2rpo {verb} --help=all",
+    ]
+    return "\n".join(out)
+
+
+def row(key: str, text: str) -> str:
+    """Set a key and its description in two columns.
+
+    Args:
+        key: the key.
+        text: its description.
+
+    Returns:
+        One line or more.
+    """
+    indent = " " * 42
+    return textwrap.fill(text, 120, initial_indent=f"  {key:<40}", subsequent_indent=indent)
+
+
+def arguments(docstring: str) -> dict[str, str]:
+    """Read the ``Args`` section of a docstring.
+
+    Args:
+        docstring: a docstring in Google's style.
+
+    Returns:
+        Description by argument, each on one line.
+    """
+    section = docstring.partition("Args:\n")[2].split("\n\n")[0]
+    found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", section.rstrip() + "\n", flags=re.M | re.S)
+    return {name: re.sub(r"\s+", " ", text).strip().replace("``", "") for name, text in found}

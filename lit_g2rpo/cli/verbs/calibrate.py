@@ -1,0 +1,247 @@
+"""``calibrate``: roll out the starting policy, and propose length and entropy bands."""
+
+import math
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo.cli.verbs.calibrate_report import Proposal, figure, show
+from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.data.loader import RolloutLoader
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import check_writable
+from lit_g2rpo.module import G2RPOModule
+from lit_g2rpo.objectives.calibration import Measured, Style, propose_entropy, propose_length, style_of
+from lit_g2rpo.rewards.running.scorer import Scorer
+from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.engines import build_sampler
+
+OWN_KEYS = ("--prompts_per_task", "--output", "--styles")
+
+
+class CalibrateCLI(TrainerCLI):
+    """Builds the module and the data, without a trainer."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(None, arguments)
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Add how much is measured and where the proposal goes."""
+        super().add_arguments_to_parser(parser)
+        parser.prog = "python -m lit_g2rpo calibrate"
+        parser.description = "Roll out the starting policy, and propose length and entropy bands for its tasks."
+        parser.add_argument("--prompts_per_task", type=int, default=200, help="Prompts per task, a completion each.")
+        parser.add_argument("--output", type=str, default="bands.yaml", help="Config fragment to write; must be new.")
+        parser.add_argument(
+            "--styles", type=dict[str, str], default={}, help="Style by task: reasoning, hybrid or vision; inferred."
+        )
+
+    def instantiate_classes(self) -> None:
+        """Build the module and the data."""
+        built = self.parser.instantiate(self.config)
+        self.model, self.datamodule = built.model, built.data
+
+    def after_instantiate_classes(self) -> None:
+        """Check nothing: no rollout is learned from."""
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Measure the starting policy on training prompts, and write a fragment of bands with a plot beside it.
+
+    Args:
+        verb: ``calibrate``.
+        arguments: the words after it.
+
+    Raises:
+        UserError: if the output exists or is no YAML file, or a number or a style is wrong.
+    """
+    start = time.perf_counter()
+    cli = CalibrateCLI(arguments)
+    config = cli.config
+    output = Path(config.output)
+    plot = output.with_suffix(".png")
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--output {output} is no YAML file; give a name such as bands.yaml")
+    if found := next((path for path in (output, plot) if path.exists()), None):
+        raise UserError(f"--output {output}: {found} exists; give a new name")
+    check_writable(output)
+    if config.prompts_per_task < 1:
+        raise UserError(f"--prompts_per_task is {config.prompts_per_task}; it must be at least 1")
+    if unknown := sorted(config.styles.keys() - cli.datamodule.tasks.keys()):
+        raise UserError(f"--styles.{unknown[0]}: no such task; the tasks are {', '.join(cli.datamodule.tasks)}")
+    for task in config.styles:
+        style_of(task, [], config.styles)
+    measured = measure(cli.model, cli.datamodule, config.prompts_per_task)
+    longest = cli.datamodule.max_completion_tokens
+    proposals = [propose(task, found, config.styles, longest) for task, found in measured.items()]
+    policy = cli.model.policy_path
+    write(output, fragment(config.data, proposals, f"{config.prompts_per_task} prompts a task by {policy}"))
+    save_figure(plot, proposals)
+    show(proposals, longest, cli.model.objective.entropy)
+    print(f"{output}, {plot}: bands from {config.prompts_per_task} prompts a task, {time.perf_counter() - start:.0f} s")
+    print(f"use them: python -m lit_g2rpo fit {' '.join(without_own_keys(arguments))} --data {output}")
+
+
+def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dict[str, Measured]:
+    """Roll out the starting policy on training prompts.
+
+    Args:
+        module: policy, rollout and reward.
+        data: prompts and tasks.
+        prompts_per_task: prompts of each task, one completion each.
+
+    Returns:
+        What was measured, by task, for the tasks that have rows.
+    """
+    data.prepare_data()
+    data.setup("fit")
+    module.configure_model()
+    module.policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    engine = build_sampler(module.rollout)
+    engine.attach(module.policy)
+    dataset = data.train_dataset()
+    names = set(dataset.task_names())
+    total = prompts_per_task * len(names)
+    size = min(module.rollout.max_rows, total)
+    # The tasks are dealt in turn, so the first so many prompts are equally many of each.
+    loader = RolloutLoader(
+        dataset,
+        prompts=size,
+        microbatches=1,
+        rollouts_per_epoch=math.ceil(total / size),
+        seed=module.rollout.seed,
+        image_errors=data.image_errors,
+        max_failure_rate=data.max_failure_rate,
+        prepare=module.prepare_prompt,
+        max_prompt_tokens=data.max_prompt_tokens,
+        long_prompts=data.long_prompts,
+    )
+    functions = {name: task.reward for name, task in data.tasks.items() if task.reward is not None}
+    scorer = Scorer(module.reward, functions, limits=module.reward_limits, judge=module.judge)
+    config, done = module.rollout, 0
+    measured = {name: Measured() for name in data.tasks if name in names}
+    try:
+        for rollout, (prompts, _) in enumerate(loader):
+            prompts = prompts[: total - done]
+            sampling = Sampling(
+                data.max_completion_tokens, config.temperature, config.top_p, config.top_k, config.seed, rollout
+            )
+            completions = engine.generate(prompts, 1, sampling)
+            rewards = scorer.score(
+                [c.text for c in completions],
+                [p.sample for p in prompts],
+                tasks=[p.task for p in prompts],
+                prompts=[p.text for p in prompts],
+                token_ids=[c.token_ids.tolist() for c in completions],
+                images=[p.images for p in prompts],
+            )
+            for prompt, completion, reward in zip(prompts, completions, rewards, strict=True):
+                entropy = completion.entropy if module.objective.entropy == "exact" else -completion.logprobs
+                of_task = measured[prompt.task]
+                of_task.lengths.append(len(completion.token_ids))
+                of_task.entropies.append(float(entropy.double().mean()))
+                of_task.accuracies.append(reward.accuracy)
+                of_task.truncated.append(completion.truncated)
+                of_task.problem_types.append(prompt.problem_type)
+            done += len(prompts)
+            print(f"{done} of {total} completions", flush=True)
+    finally:
+        scorer.close()
+    return measured
+
+
+def propose(task: str, measured: Measured, styles: dict[str, str], longest: int) -> Proposal:
+    """Propose the bands of a task.
+
+    Args:
+        task: its name.
+        measured: what the starting policy wrote.
+        styles: style by task, where it is given.
+        longest: longest completion, tokens.
+
+    Returns:
+        The proposal.
+    """
+    style: Style = style_of(task, measured.problem_types, styles)
+    return Proposal(task, style, measured, propose_length(measured, style, longest), propose_entropy(measured))
+
+
+def fragment(data: Any, proposals: list[Proposal], origin: str) -> str:
+    """Write the proposals as a fragment that fills ``data`` on top of the recipe's own.
+
+    What the configuration says of a task besides bands stays, and so does a length band that it leaves out or gives
+    relative to another length.
+
+    Args:
+        data: class path and arguments of the data, as configured.
+        proposals: of each task.
+        origin: what they come from, for the first line.
+
+    Returns:
+        YAML.
+    """
+    tasks = {name: dict(bands or {}) for name, bands in (data.init_args.get("tasks") or {}).items()}
+    for proposal in proposals:
+        bands = tasks.setdefault(proposal.task, {})
+        for key, band in (("length", proposal.length), ("entropy", proposal.entropy)):
+            if key not in bands or in_numbers(bands[key]):
+                bands[key] = [getattr(band, name) for name in band.__dataclass_fields__]
+    filled = {"class_path": data.class_path, "init_args": {"tasks": tasks}}
+    text = yaml.safe_dump(filled, sort_keys=False, default_flow_style=None, width=120)
+    return f"# fills data, on top of the recipe's own: bands proposed from {origin}\n{text}"
+
+
+def in_numbers(band: Any) -> bool:
+    """Tell whether a configured band is one in tokens or nats, which a proposal may replace."""
+    return isinstance(band, list) and all(isinstance(value, int | float) for value in band)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: the file.
+        text: its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        whole = Path(scratch) / path.name
+        whole.write_text(text)
+        os.replace(whole, path)
+
+
+def save_figure(path: Path, proposals: list[Proposal]) -> None:
+    """Save the plot whole or not at all.
+
+    Args:
+        path: a ``.png`` file.
+        proposals: of each task.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        whole = Path(scratch) / path.name
+        figure(proposals).savefig(whole, dpi=110)
+        os.replace(whole, path)
+
+
+def without_own_keys(arguments: list[str]) -> list[str]:
+    """Leave out the words that only ``calibrate`` knows.
+
+    Args:
+        arguments: the words after the verb.
+
+    Returns:
+        The words that ``fit`` knows too.
+    """
+    kept, skip = [], False
+    for word in arguments:
+        own = word.split("=")[0].split(".")[0] in OWN_KEYS
+        if not (own or skip):
+            kept.append(word)
+        skip = own and "=" not in word
+    return kept

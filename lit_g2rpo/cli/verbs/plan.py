@@ -1,0 +1,268 @@
+"""``plan``: memory per device, derived sizes and the largest micro-batch of a run, without its weights."""
+
+import os
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.planning.memory import PHASES, Item, RolloutSize, levers, memory_table, totals
+from lit_g2rpo.planning.sharding import Sharding, sharding_of
+from lit_g2rpo.planning.simulation import MicrobatchSize, PassMemory, Phantom
+from lit_g2rpo.planning.sizes import model_config
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.loading import resolve_path
+from lit_g2rpo.training.memory_trial import state_bytes
+from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
+
+GIB = 2**30
+USABLE = 0.92
+"""Share of a device that a run may plan with: its driver and what the allocator cannot join take the rest."""
+
+
+class PlanCLI(TrainerCLI):
+    """Builds the module and the data, without policy or trainer."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(None, arguments)
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Add what the configuration does not say."""
+        super().add_arguments_to_parser(parser)
+        parser.prog = "python -m lit_g2rpo plan"
+        parser.description = "Memory per device and derived sizes of a run, without its weights."
+        parser.add_argument("--memory_gib", type=float | None, default=None, help="Memory of a device, GiB.")
+        parser.add_argument("--images", type=int, default=1, help="Images of a prompt, each of the largest area.")
+
+    def instantiate_classes(self) -> None:
+        """Build the module and the data; a strategy may need packages or devices that are not here."""
+        config = self.config.clone()
+        config.trainer.strategy, config.trainer.callbacks, config.trainer.logger = "auto", None, False
+        built = self.parser.instantiate(config)
+        self.model, self.datamodule = built.model, built.data
+
+    def after_instantiate_classes(self) -> None:
+        """Check nothing: the trainer does not exist."""
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Print what a run will hold.
+
+    Args:
+        verb: ``plan``.
+        arguments: the words after it.
+
+    Raises:
+        UserError: if sizes contradict each other, or the devices are not known.
+    """
+    cli = PlanCLI(arguments)
+    config, module, data = cli.config, cli.model, cli.datamodule
+    policy: PolicyConfig = module.policy_config
+    if config.memory_gib is not None and config.memory_gib <= 0:
+        raise UserError(f"--memory_gib is {config.memory_gib}; give the memory of a device, such as 80")
+    if config.images < 0:
+        raise UserError(f"--images is {config.images}; give the images of a prompt, 0 or more")
+    if not policy.packing:
+        raise UserError("model.policy.packing is false; plan knows packed groups alone")
+    trainer = config.trainer
+    device = kind_of_device(trainer.accelerator)
+    ranks = number_of_devices(trainer.devices, device) * trainer.num_nodes
+    memory = config.memory_gib or device_memory(device)
+    sharding = sharding_of(trainer.strategy, ranks)
+    accumulate = trainer.accumulate_grad_batches
+    steps = optimizer_steps_per_rollout(module.update.epochs, module.update.microbatches, accumulate)
+    check_sizes(module.rollout.prompts, ranks, module.update.microbatches, accumulate)
+
+    shape = model_config(policy.path)
+    dtype, autocast = types_of(policy.dtype, str(trainer.precision), sharding)
+    grids, image_tokens = images_of(policy, shape.vision_config, config.images, data.max_prompt_tokens)
+    own = module.rollout.prompts // ranks
+    group = module.rollout.group_size
+    groups = -(-own // module.update.microbatches)
+    # Fewer groups than micro-batches: groups are cut, and their prompts repeated.
+    rows = group if own >= module.update.microbatches else max(1, group * own // module.update.microbatches)
+    size = MicrobatchSize(data.max_prompt_tokens, grids, ((data.max_completion_tokens,) * rows,) * groups)
+    phantom = Phantom(shape, policy, device, dtype, autocast)
+    a_pass = phantom.microbatch(size, module.objective, accumulate > 1)
+    rollout = RolloutSize(
+        own, group, data.max_prompt_tokens, image_tokens, data.max_completion_tokens, module.rollout.max_rows,
+        module.rollout.slots, module.rollout.prefill_mib,
+    )  # fmt: skip
+    optimizer = config.model.optimizer.class_path
+    items = memory_table(
+        phantom,
+        sharding,
+        a_pass,
+        rollout,
+        state_bytes={kind: state_bytes(module, kind) for kind in (torch.float32, dtype)},
+        temporaries=device == "cuda" and optimizer.startswith("torch.optim."),
+        reference=module.reference_needed and policy.lora is None,
+        features_mib=policy.features_on_device_mib,
+    )
+    half = replace(size, groups=(size.groups[0][: max(1, rows // 2)],) if groups == 1 else size.groups[: groups // 2])
+    smaller = phantom.microbatch(half, module.objective, accumulate > 1) if half.tokens < size.tokens else None
+    print(f"policy: {policy.path}, {sum(w.numel() for w in phantom.parameters.values()) / 1e9:.2f} B weights, "
+          f"{sum(w.numel() for w in phantom.learning) / 1e9:.3f} B learn")  # fmt: skip
+    print(f"strategy: {sharding.name} on {ranks} x {device} of {memory:.0f} GiB, precision {trainer.precision}")
+    print(f"rollout: {module.rollout.prompts} prompts x {group}, {own} prompts a rank; {steps} optimizer steps of "
+          f"{accumulate} micro-batches")  # fmt: skip
+    print(f"micro-batch, worst case: {groups} x ({data.max_prompt_tokens} prompt + {rows} x "
+          f"{data.max_completion_tokens} completion tokens) = {size.tokens:,} tokens")  # fmt: skip
+    show(items)
+    verdict(items, a_pass, size, smaller, half, memory, levers(policy, sharding, optimizer))
+
+
+def kind_of_device(accelerator: str) -> str:
+    """Say whose kernels and sizes are meant: ``cuda`` stands for every device that is not the processor."""
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return "cuda"
+
+
+def number_of_devices(devices: Any, device: str) -> int:
+    """Read ``trainer.devices``.
+
+    Args:
+        devices: as configured.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        Devices of a machine.
+
+    Raises:
+        UserError: if that depends on a machine that this is not.
+    """
+    if isinstance(devices, list):
+        return len(devices)
+    if str(devices).isdigit() and int(devices) > 0:
+        return int(devices)
+    found = 1 if device == "cpu" else torch.cuda.device_count()
+    if not found:
+        raise UserError(f"trainer.devices is {devices} and this machine has none; say how many: --trainer.devices 8")
+    return found
+
+
+def device_memory(device: str) -> float:
+    """Read the memory of the device here, GiB.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        The memory.
+
+    Raises:
+        UserError: if there is none here.
+    """
+    if device == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    if not torch.cuda.is_available():
+        raise UserError("there is no such device here; say how much memory it has: --memory_gib 80")
+    return torch.cuda.get_device_properties(0).total_memory / GIB
+
+
+def types_of(dtype: str, precision: str, sharding: Sharding) -> tuple[torch.dtype, bool]:
+    """Say in which type weights lie where they compute, and whether products are cast to bfloat16."""
+    half = precision.startswith("bf16") or precision.startswith("16")
+    if sharding.deepspeed:
+        # it gives all weights, frozen ones too, the type of the precision
+        return torch.bfloat16 if half else torch.float32, half and "true" not in precision
+    return torch.bfloat16 if half and "true" in precision else getattr(torch, dtype), half and "true" not in precision
+
+
+def images_of(
+    policy: PolicyConfig, vision: Any, count: int, prompt_tokens: int
+) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Size the images of the worst prompt.
+
+    Args:
+        policy: settings of the policy.
+        vision: configuration of the tower.
+        count: images of a prompt.
+        prompt_tokens: longest prompt.
+
+    Returns:
+        Height and width in patches of each image, and their tokens together.
+
+    Raises:
+        UserError: if the largest area is not known.
+    """
+    pixels = policy.max_pixels
+    if pixels is None and count:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        try:
+            pixels = Qwen2VLImageProcessorPil.from_pretrained(resolve_path(policy.path)).size["longest_edge"]
+        except OSError as error:
+            raise UserError(
+                "the image processor cannot be read; say the largest area: model.policy.max_pixels"
+            ) from error
+    merge = vision.spatial_merge_size
+    tokens = int(pixels or 0) // (vision.patch_size * merge) ** 2
+    tokens = min(tokens, (prompt_tokens - 1) // max(count, 1))
+    height = int(tokens**0.5)
+    if not height or not count:
+        return (), 0
+    grid = (merge * height, merge * (tokens // height))
+    return (grid,) * count, count * height * (tokens // height)
+
+
+def show(items: list[Item]) -> None:
+    """Print the items, GiB.
+
+    Args:
+        items: what takes memory on the device.
+    """
+    table = Table("GiB on each device", *PHASES, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for item in items:
+        table.add_row(item.name, *(f"{value / GIB:.2f}" if value else "" for value in item.bytes))
+    table.add_section()
+    table.add_row("together", *(f"{value / GIB:.2f}" for value in totals(items)))
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+
+
+def verdict(
+    items: list[Item],
+    a_pass: PassMemory,
+    size: MicrobatchSize,
+    smaller: PassMemory | None,
+    half: MicrobatchSize,
+    memory: float,
+    advice: list[str],
+) -> None:
+    """Say whether it fits, the largest micro-batch that does, and what to change.
+
+    Args:
+        items: what takes memory on the device.
+        a_pass: the worst micro-batch.
+        size: what it holds.
+        smaller: a smaller one; None if there is none.
+        half: what that holds.
+        memory: memory of the device, GiB.
+        advice: what makes a run smaller.
+    """
+    room = USABLE * memory * GIB
+    peaks = totals(items)
+    worst = PHASES[peaks.index(max(peaks))]
+    fits = max(peaks) <= room
+    says = f"{max(peaks) / GIB:.1f} GiB in the {worst}, of {room / GIB:.1f} GiB that can be used"
+    print(f"it {'fits' if fits else 'does not fit'}: {says} ({USABLE:.0%} of the device)")
+    if smaller is not None:
+        total = a_pass.kept + a_pass.working
+        per_token = (total - smaller.kept - smaller.working) / (size.tokens - half.tokens)
+        largest = size.tokens + (room - peaks[1]) / max(per_token, 1)
+        if largest > 0:
+            print(f"largest micro-batch that fits: about {int(largest):,} tokens, {per_token / 2**10:.0f} KiB a token")
+        else:
+            print("no micro-batch fits beside the weights, gradients and optimizer state")
+    if not fits:
+        print("to make it fit, what costs least first:")
+        for line in advice:
+            print(f"  {line}")

@@ -1,0 +1,106 @@
+"""``score``: the figures of predictions that are there already, by the present rules, without the model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.cli.arguments import Parser, new_file
+from lit_g2rpo.errors import UserError
+
+DESCRIPTION = """\
+Score a predictions.jsonl again, without the model, and print the table that test prints. The tags and rewards are those
+of the metrics.json beside it, if there is one."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Score predictions.
+
+    Args:
+        arguments: the words of the command line.
+
+    Raises:
+        UserError: if a file is not what it should be.
+    """
+    parser = Parser("python -m lit_g2rpo score", description=DESCRIPTION)
+    parser.add_argument("predictions", type=Path, help="predictions.jsonl of a test")
+    parser.add_argument("--baseline", help="predictions.jsonl or metrics.json of another run, or its folder")
+    parser.add_argument("--benchmark", help="rule to score all rows by, instead of the one that each row names")
+    parser.add_argument("--json", type=new_file, help="file to write the figures to")
+    parser.add_argument("--output", type=new_file, help="file to write the newly scored predictions to")
+    options = parser.parse_args(arguments)
+
+    # here, so that --help is quick
+    from lit_g2rpo.evaluation.predictions import read_predictions, replace
+    from lit_g2rpo.evaluation.report import read_baseline, summarize
+    from lit_g2rpo.evaluation.table import show
+
+    rows = read_predictions(options.predictions)
+    baseline = read_baseline(options.baseline) if options.baseline else None
+    settings = settings_beside(options.predictions)
+    rescore(rows, settings, options.benchmark)
+    metrics = summarize(rows, baseline)
+    show(metrics)
+    if options.json:
+        replace(options.json, json.dumps(metrics | {"settings": settings}, indent=2) + "\n")
+    if options.output:
+        replace(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def settings_beside(predictions: Path) -> dict[str, Any]:
+    """Read what predictions were made with.
+
+    Args:
+        predictions: their file.
+
+    Returns:
+        The settings of the ``metrics.json`` in the same folder; empty without one.
+
+    Raises:
+        UserError: if that file is broken.
+    """
+    path = predictions.with_name("metrics.json")
+    if not path.exists():
+        return {}
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: has no settings; give predictions whose metrics.json is whole, or none") from None
+    return settings
+
+
+def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str | None = None) -> None:
+    """Score rows by the present rules.
+
+    Args:
+        rows: rows of predictions, which are changed.
+        settings: what they were made with; ``reward`` and ``reward_functions`` of it are used.
+        benchmark: benchmark that all rows count for; None for the one that each row names.
+
+    Raises:
+        UserError: if a row does not fit its benchmark, or a setting is unknown.
+    """
+    from lit_g2rpo.evaluation.benchmarks import row_error
+    from lit_g2rpo.evaluation.rows import verdict
+    from lit_g2rpo.rewards.config import RewardConfig
+    from lit_g2rpo.rewards.running.scorer import Scorer
+
+    for number, row in enumerate(rows, 1):
+        if benchmark:
+            row["benchmark"] = row["sample"]["benchmark"] = benchmark
+        if error := row_error(row["sample"]):
+            raise UserError(f"prediction {number} ({row['id']}): {error}")
+    config = RewardConfig(**settings.get("reward", {}))
+    scorer = Scorer(config, settings.get("reward_functions", {}))
+    try:
+        rewards = scorer.score(
+            [row["completion"] for row in rows],
+            # a prediction does without its question, which no built-in reward reads
+            [{"problem": row["prompt"], "images": []} | row["sample"] for row in rows],
+            tasks=[row["task"] for row in rows],
+            prompts=[row["prompt"] for row in rows],
+        )
+    finally:
+        scorer.close()
+    for row, reward in zip(rows, rewards, strict=True):
+        row |= verdict(row["completion"], row["sample"], reward, config)

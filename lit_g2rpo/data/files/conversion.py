@@ -1,0 +1,129 @@
+"""Writes rows of any accepted format in the project's own: the canonical shape as JSON lines."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lit_g2rpo.data.files.readers import read_rows
+from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.media.images import ImageError, load_image, placed
+from lit_g2rpo.data.media.videos import Clip, container_name
+from lit_g2rpo.errors import UserError
+
+Encode = Callable[[Any], tuple[bytes, str]]
+
+
+def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int, int, int]:
+    """Writes the rows of some files into one, and images and videos inside them as files beside it.
+
+    Args:
+        files: what ``read_rows`` reads.
+        output: a new ``.jsonl`` file; images go to a folder ``<name>_images`` beside it, videos to ``<name>_videos``.
+        reader: brings the rows to one shape.
+
+    Returns:
+        Number of rows, and of images and videos written.
+
+    Raises:
+        UserError: if a row cannot be understood or written, or the output exists; nothing is written then.
+    """
+    folders = {kind: output.with_name(f"{output.stem}_{kind}") for kind in ("images", "videos")}
+    if output.suffix != ".jsonl":
+        raise UserError(f"{output}: the output is JSON lines; give a name that ends in .jsonl")
+    for path in (output, *folders.values()):
+        if path.exists():
+            raise UserError(f"{path} exists; give another name or move it away")
+    if not output.parent.is_dir():
+        raise UserError(f"{output.parent} is no folder; make it first")
+    count = 0
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as name:
+        scratch = Path(name)
+        encode = {"images": _image, "videos": _video}
+        save = {kind: _Saver(scratch / kind, folders[kind], reader.image_root, encode[kind]) for kind in folders}
+        with (scratch / "rows").open("w", encoding="utf-8") as lines:
+            for file in files:
+                rows = read_rows(file)
+                for index in range(len(rows)):
+                    for row, place in reader.read(rows, index):
+                        for kind, saver in save.items():
+                            if kind in row:
+                                row[kind] = [saver.named(one, place) for one in row[kind]]
+                        lines.write(_line(row, place))
+                        count += 1
+        if not count:
+            raise UserError(f"{', '.join(files)}: no rows; give at least one")
+        written = {kind: len(list((scratch / kind).iterdir())) for kind in folders}
+        for kind, folder in folders.items():
+            if written[kind]:
+                os.replace(scratch / kind, folder)
+        os.replace(scratch / "rows", output)
+    return count, written["images"], written["videos"]
+
+
+class _Saver:
+    """Saves images or videos that have no file, each content once.
+
+    Args:
+        scratch: folder that they are written to; it is made.
+        folder: where that folder will be.
+        image_root: what names are relative to.
+        encode: gives the content of a file, and the ending of its name.
+    """
+
+    def __init__(self, scratch: Path, folder: Path, image_root: Path, encode: Encode) -> None:
+        self.scratch, self.folder, self.image_root, self.encode = scratch, folder, image_root, encode
+        scratch.mkdir()
+
+    def named(self, source: Any, place: str) -> Any:
+        """Saves one and names it; one that has a file keeps its name."""
+        if isinstance(source, str):
+            return source
+        if isinstance(source, dict):
+            return source | {"video": self.named(source["video"], place)}
+        with placed(place):
+            content, ending = self.encode(source)
+        name = f"{sha256(content).hexdigest()[:24]}.{ending}"
+        (self.scratch / name).write_bytes(content)
+        path = os.path.relpath(self.folder.resolve() / name, self.image_root.resolve())
+        if path.startswith(os.pardir):
+            raise UserError(f"{place}: it would be saved in {self.folder}, outside --image_root {self.image_root}")
+        return path
+
+
+def _image(source: bytes | Image.Image) -> tuple[bytes, str]:
+    if isinstance(source, Image.Image):
+        buffer = BytesIO()
+        load_image(source).save(buffer, "PNG")
+        return buffer.getvalue(), "png"
+    try:
+        with Image.open(BytesIO(source)) as image:
+            return source, (image.format or "img").lower()
+    except OSError:
+        raise ImageError(f"image of {len(source)} bytes: no image that can be read") from None
+
+
+def _video(source: bytes) -> tuple[bytes, str]:
+    return source, container_name(Clip(source))
+
+
+def _line(row: dict[str, Any], place: str) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        columns = [key for key, value in row.items() if not _is_json(value)]
+        raise UserError(f"{place}: column {', '.join(columns)} cannot be written as JSON ({error})") from None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

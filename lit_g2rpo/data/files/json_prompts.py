@@ -1,0 +1,117 @@
+"""Rows of files as prompts."""
+
+import os
+import sys
+import time
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from lit_g2rpo.data.files.passed_checks import PassedCheck
+from lit_g2rpo.data.files.readers import read_rows
+from lit_g2rpo.data.files.schema import RowReader, check_row, to_prompt
+from lit_g2rpo.data.media.media import opened, outlined
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Prompt
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.tasks import Task
+
+
+class JsonRows:
+    """Rows of one or several files, checked at construction unless they passed before, opened on access.
+
+    Several phrases of a box are a row each.
+
+    Args:
+        files: what ``read_rows`` reads.
+        reader: brings the rows to one shape.
+        tasks: the tasks a row may have.
+        reward: how answers are scored.
+        answered: every row must hold its answer.
+
+    Raises:
+        UserError: for a file or row that is not right, or, on access, an image that cannot be used.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike[str]],
+        reader: RowReader,
+        tasks: Mapping[str, Task],
+        reward: RewardConfig,
+        answered: bool = True,
+    ) -> None:
+        self.reader, self.reward = reader, reward
+        began = time.time()
+        self._files = [read_rows(file) for file in files]
+        self._ends = list(accumulate(len(rows) for rows in self._files))
+        if not any(self._ends):
+            raise UserError(f"{', '.join(map(str, files))}: no rows; give at least one")
+        rewards = {name: task.reward for name, task in tasks.items()}
+        settings = vars(reader) | {"image_root": reader.image_root.resolve()}
+        passed = PassedCheck(self._files, (settings, rewards, reward, answered), began)
+        found = passed.recalled() or passed.kept(self._check(tasks, answered))
+        self._tasks = [task for line in found for task in line]
+        self._starts = array("Q", accumulate((len(line) for line in found[:-1]), initial=0))
+
+    def _check(self, tasks: Mapping[str, Task], answered: bool) -> list[tuple[str, ...]]:
+        found = []
+        for rows in self._files:
+            for index in range(len(rows)):
+                line = self.reader.read(rows, index)
+                for row, place in line:
+                    check_row(row, place, tasks, self.reader.image_root, self.reward, answered)
+                found.append(tuple(sys.intern(row["task_type"]) for row, _ in line))
+        return found
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._tasks)
+
+    def task_names(self) -> list[str]:
+        """Task of each row."""
+        return self._tasks
+
+    def __getitem__(self, index: int) -> Prompt:
+        """Opens a row.
+
+        Args:
+            index: its number over all files.
+
+        Returns:
+            The prompt, its images decoded.
+
+        Raises:
+            ImageError: naming the row, if an image cannot be used.
+        """
+        row, id, place = self._row(index)
+        question, images = opened(row, self.reader, place)
+        return to_prompt(row, id, images, self.reward, question)
+
+    def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
+        """Reads a row and how large its images are, without decoding them.
+
+        Args:
+            index: its number over all files.
+
+        Returns:
+            The prompt without its images, and width and height of each.
+
+        Raises:
+            ImageError: naming the row, if an image cannot be used.
+        """
+        row, id, place = self._row(index)
+        question, sizes = outlined(row, self.reader, place)
+        return to_prompt(row, id, [], self.reward, question), sizes
+
+    def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
+        line = bisect_right(self._starts, index) - 1
+        phrase = index - self._starts[line]
+        file = bisect_right(self._ends, line)
+        rows = self._files[file]
+        line -= self._ends[file - 1] if file else 0
+        found = self.reader.read(rows, line)
+        row, place = found[phrase]
+        return row, f"{rows.name}:{line + 1}" + (f".{phrase + 1}" if len(found) > 1 else ""), place

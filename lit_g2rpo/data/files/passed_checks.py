@@ -1,0 +1,99 @@
+"""Checks of rows that passed, kept in the cache folder, so that a restart need not repeat them."""
+
+import hashlib
+import json
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.data.files.cache import cache_folder, identity, written
+from lit_g2rpo.data.files.readers import Rows
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parents[2]
+RULES = ("data/**/*.py", "evaluation/**/*.py", "rewards/**/*.py", "tasks.py")
+"""Sources of what a check may find."""
+
+SETTLED = 2.0
+"""Seconds: some file systems count time as coarsely as this, so that a younger file may change and look the same."""
+
+
+class PassedCheck:
+    """A check of files of rows, which is known by all that its result depends on but the image files.
+
+    Args:
+        files: the opened files.
+        settings: what the check is given besides; its ``repr`` tells one from another.
+        began: when the files were about to be opened, seconds since the epoch.
+    """
+
+    def __init__(self, files: Sequence[Rows], settings: Any, began: float) -> None:
+        self._files, self._settings, self._began = files, settings, began
+        self._key = self._now()
+
+    def recalled(self) -> list[tuple[str, ...]] | None:
+        """Returns the tasks of each line of the files if this check has passed before."""
+        if self._key is None:
+            return None
+        try:
+            digest, text = _place(self._key).read_text().split("\n", 1)
+            if digest != _hash(self._key + text):
+                return None
+            names, numbers = json.loads(text)
+        except (OSError, ValueError, RuntimeError):  # a home that is not known is a RuntimeError
+            return None
+        log.info("%s: all rows passed this check before", ", ".join(rows.name for rows in self._files))
+        lines = [tuple(map(sys.intern, line)) for line in names]
+        return [lines[number] for number in numbers]
+
+    def kept(self, tasks: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Keeps a check that has passed, unless a file changed meanwhile or the cache folder cannot be written.
+
+        Args:
+            tasks: the tasks of each line: one, or one for each phrase of its box.
+
+        Returns:
+            The same.
+        """
+        if self._key is None or self._key != self._now():
+            return tasks
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(tasks))}
+        text = json.dumps([list(numbers), [numbers[task] for task in tasks]], separators=(",", ":"))
+        try:
+            with written(_place(self._key)) as file:
+                file.write(f"{_hash(self._key + text)}\n{text}")
+        except (OSError, RuntimeError) as error:
+            log.info("the next start checks all rows again, since the cache folder cannot be written: %s", error)
+        return tasks
+
+    def _now(self) -> str | None:
+        """What the result depends on, as it is now; None if that cannot be told."""
+        parts = [repr(self._settings), platform.python_version()]
+        # the rules lean on other packages, whose folders' names hold their versions
+        parts += sorted({file.name for folder in sys.path for file in Path(folder).glob("*.dist-info")})
+        for rule in RULES:
+            for file in sorted(PACKAGE.glob(rule)):
+                parts += [str(file.relative_to(PACKAGE)), file.read_text(encoding="utf-8")]
+        for rows in self._files:
+            parts.append(rows.fingerprint)
+            if rows.source is not None:
+                try:
+                    state = rows.source.stat()
+                except OSError:
+                    return None
+                if state.st_mtime > self._began - SETTLED:
+                    return None
+                parts.append(identity(rows.source, state))
+        return _hash(json.dumps(parts))
+
+
+def _place(key: str) -> Path:
+    return cache_folder() / f"{key[:32]}.passed"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

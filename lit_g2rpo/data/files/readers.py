@@ -1,0 +1,160 @@
+"""Files of rows: JSON lines by offset, JSON arrays converted once, tables through ``datasets``."""
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from lit_g2rpo.errors import UserError
+
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Escape of a surrogate; a lone one is a text that no tokenizer and no file takes."""
+
+
+class Rows(Protocol):
+    """Rows of one file or table, read one at a time.
+
+    Attributes:
+        name: the name of the file or table.
+        source: the user's file, None for a table of the hub.
+        fingerprint: what the reader knows of the content without going through it.
+    """
+
+    name: str
+    source: Path | None
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads a row; the caller may keep and change it."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Names a row for a message."""
+        ...
+
+
+class JsonLines(Sequence[dict[str, Any]]):
+    """Rows of a JSON-lines file, read one at a time; only the byte offsets are in memory.
+
+    Reading is by absolute position, so threads and forked processes may share an object.
+
+    Args:
+        path: the file; empty lines are skipped.
+        original: the JSON array that the lines were made of, which messages then name.
+
+    Raises:
+        UserError: if the file cannot be read, or, on access, if a line is no JSON object.
+    """
+
+    def __init__(self, path: Path, original: Path | None = None) -> None:
+        self.path, self.original = path, original
+        self.source: Path | None = original or path
+        self.name = (original or path).name
+        self._offsets, self._lines = array("Q"), array("Q")
+        offset = 0
+        with opened(path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.isspace():
+                    self._offsets.append(offset)
+                    self._lines.append(number)
+                offset += len(line)
+        self._offsets.append(offset)
+        self.fingerprint = f"{len(self)} rows, {offset} bytes"
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Reads a row."""
+        index = range(len(self))[index]
+        start, end = self._offsets[index], self._offsets[index + 1]
+        row = parsed(os.pread(self._file, end - start, start), self.place(index))
+        if not isinstance(row, dict):
+            raise UserError(f"{self.place(index)}: is a JSON {kind(row)}; a row must be an object")
+        return row
+
+    def place(self, index: int) -> str:
+        """Names a row for a message: file and line or row, from 1."""
+        word = "line" if self.original is None else "row"
+        return f"{self.source}, {word} {self._lines[index]}"
+
+    def __del__(self) -> None:
+        """Closes the file."""
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+def read_rows(source: str | os.PathLike[str]) -> Rows:
+    """Opens a file of rows by its ending, or a table of the Hugging Face hub.
+
+    Args:
+        source: ``.jsonl`` with an object per line, ``.json`` with one array of objects, ``.parquet``, or
+            ``owner/name@split`` or ``owner/name:config@split`` of the hub.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        UserError: if the file is missing, has another ending or another content.
+    """
+    path = Path(source)
+    if path.suffix == ".jsonl":
+        return JsonLines(path)
+    if path.suffix == ".json":
+        from lit_g2rpo.data.files.json_arrays import as_lines
+
+        return JsonLines(as_lines(path), path)
+    if path.suffix == ".parquet" or "@" in path.name:
+        from lit_g2rpo.data.files.tables import Table
+
+        return Table(str(source))
+    raise UserError(
+        f"{source}: unknown kind of file; give .jsonl (an object per line), .json (one array), .parquet, or a table of "
+        "the Hugging Face hub as owner/name@split"
+    )
+
+
+def opened(path: Path) -> Any:
+    """Opens a file to read its bytes.
+
+    Raises:
+        UserError: if that fails.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a data file") from None
+
+
+def parsed(text: bytes, place: str) -> Any:
+    """Reads JSON in UTF-8, bare NaN included.
+
+    Raises:
+        UserError: if it is none, or a text in it could not be written again.
+    """
+    try:
+        value = json.loads(text.decode("utf-8-sig"))
+        if HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1})") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: not valid JSON (half of a surrogate pair in a text)") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid JSON ({error})") from None
+    return value
+
+
+def kind(value: Any) -> str:
+    """Names the JSON type of a value."""
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

@@ -1,0 +1,77 @@
+"""Where the images of a row lie: inside the image root, or nowhere."""
+
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.data.media.images import ImageError, Source
+from lit_g2rpo.errors import UserError
+
+
+def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Source]:
+    """Finds the images of a row.
+
+    Args:
+        row: the row, in its canonical shape.
+        image_root: folder that paths are relative to.
+        place: how messages name the row.
+
+    Returns:
+        Paths, bytes or images.
+
+    Raises:
+        UserError: if a path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
+    """
+    return [inside(image, image_root, place) if isinstance(image, str) else image for image in row["images"]]
+
+
+def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path:
+    """Finds a file that must lie inside the image root.
+
+    Args:
+        name: its path, relative to the root.
+        image_root: the folder.
+        place: how messages name the row.
+        kind: ``image`` or ``video``, for messages.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if the path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
+    """
+    if "\0" in name:
+        raise UserError(f"{place}: {kind} {name!r} is no path")
+    if "://" in name:
+        raise UserError(f"{place}: {kind} {name!r} is an address of the web; save it in data.image_root {image_root}")
+    absolute = os.path.abspath(image_root)
+    root = _resolved(absolute)
+    # Folders are resolved once, so that a row costs one look at its file.
+    path = os.path.join(absolute, name)
+    path = os.path.join(_resolved(os.path.dirname(path)), os.path.basename(path))
+    mode = _mode(path)
+    link = stat.S_ISLNK(mode)
+    if link:
+        path = os.path.realpath(path)
+        mode = _mode(path)
+    path = os.path.normpath(path)
+    if not path.startswith(root.rstrip(os.sep) + os.sep):
+        verb = f"leads to {path}," if link else "lies"
+        raise UserError(f"{place}: {kind} {name!r} {verb} outside data.image_root {image_root}; use a path inside it")
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{place}: no {kind} file {path}; check '{kind}s' and data.image_root")
+    return Path(path)
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+@lru_cache(maxsize=4096)
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)

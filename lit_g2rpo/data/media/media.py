@@ -1,0 +1,113 @@
+"""What a row shows: its images, and its videos as images with their times."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from lit_g2rpo.data.media.image_paths import image_sources, inside
+from lit_g2rpo.data.media.images import image_size, load_image, placed
+from lit_g2rpo.data.media.videos import Clip, frame_plan, load_frames
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO
+
+Shown = TypeVar("Shown")
+
+
+def clips(row: dict[str, Any], image_root: Any, place: str) -> list[Clip]:
+    """Finds the videos of a row.
+
+    Args:
+        row: the row, in its canonical shape.
+        image_root: folder that paths are relative to.
+        place: how messages name the row.
+
+    Returns:
+        The videos.
+
+    Raises:
+        UserError: if a path leaves the folder, or a part is none; an ``ImageError`` if it is no file.
+    """
+    found = []
+    for video in row.get("videos") or []:
+        start, end = 0.0, None
+        if isinstance(video, dict):
+            start, end = video.get("video_start") or 0.0, video.get("video_end")
+            video = video["video"]
+        numbers = all(type(value) in (int, float) for value in (start, 0 if end is None else end))
+        if not numbers or start < 0 or (end is not None and not start < end):
+            raise UserError(f"{place}: a video from {start!r} to {end!r}; give seconds, the start before the end")
+        found.append(Clip(inside(video, image_root, place, "video") if isinstance(video, str) else video, start, end))
+    return found
+
+
+def opened(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[Image.Image]]:
+    """Decodes what a row shows.
+
+    Args:
+        row: the row, in its canonical shape.
+        reader: the ``RowReader`` that read it.
+        place: how messages name the row.
+
+    Returns:
+        The question with an ``<image>`` for each image and frame, and the images in that order, RGB.
+
+    Raises:
+        ImageError: naming the row, if an image or video cannot be used.
+    """
+    videos, images = clips(row, reader.image_root, place), image_sources(row, reader.image_root, place)
+    with placed(place):
+        frames = [load_frames(clip, reader.video) for clip in videos]
+        return spread(row["problem"], [load_image(source, reader.exif_rotation) for source in images], frames)
+
+
+def outlined(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[tuple[int, int]]]:
+    """Reads how large is what a row shows, without decoding it.
+
+    Args:
+        row: the row, in its canonical shape.
+        reader: the ``RowReader`` that read it.
+        place: how messages name the row.
+
+    Returns:
+        The question as ``opened`` returns it, and width and height of each image and frame, pixels.
+
+    Raises:
+        ImageError: naming the row, if the header of an image or video cannot be read.
+    """
+    videos, images = clips(row, reader.image_root, place), image_sources(row, reader.image_root, place)
+    with placed(place):
+        plans = [frame_plan(clip, reader.video) for clip in videos]
+        sizes = [image_size(source, reader.exif_rotation) for source in images]
+    return spread(row["problem"], sizes, [(times, [size] * len(times)) for times, size in plans])
+
+
+def spread(
+    question: str, images: Sequence[Shown], videos: Sequence[tuple[list[float], list[Shown]]]
+) -> tuple[str, list[Shown]]:
+    """Puts the frames of videos, each behind its time, where the question has the videos.
+
+    Args:
+        question: a text with an ``<image>`` for each image and a ``<video>`` for each video.
+        images: the images.
+        videos: times in seconds, and frames, of each video.
+
+    Returns:
+        The question with images alone, and these in order.
+
+    Source: times as Qwen3-VL's own processor writes them.
+    """
+    if not videos:
+        return question, list(images)
+    text, shown = "", []
+    image, video = iter(images), iter(videos)
+    for part in re.split(f"({IMAGE}|{VIDEO})", question):
+        if part == IMAGE:
+            shown.append(next(image))
+        elif part == VIDEO:
+            times, frames = next(video)
+            shown += frames
+            part = "".join(f"<{time:.1f} seconds>{IMAGE}" for time in times)
+        text += part
+    return text, shown

@@ -1,0 +1,177 @@
+"""Which rows each rollout and each refill draws, per rank, with a state that resumes exactly."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from lit_g2rpo.data.order.mixture import MixedStream, Mixture
+from lit_g2rpo.data.order.stream import PromptStream
+
+log = logging.getLogger(__name__)
+
+
+def shard(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """Takes a rank's share of a rollout: every ``world_size``-th row, so that each run of rows is shared by all ranks.
+
+    Args:
+        rows: row numbers of the global rollout.
+        rank: which share.
+        world_size: number of shares.
+
+    Returns:
+        The rank's row numbers.
+    """
+    return list(rows[rank::world_size])
+
+
+def copies(rows: Sequence[int]) -> list[int]:
+    """Counts how often each row has come before, which tells groups of one prompt apart.
+
+    Args:
+        rows: row numbers of the global rollout.
+
+    Returns:
+        The counts, from 0.
+    """
+    seen: Counter[int] = Counter()
+    found = []
+    for row in rows:
+        found.append(seen[row])
+        seen[row] += 1
+    return found
+
+
+class TaskMixtureSampler:
+    """Draws the rows of one rollout after the other, and further rows of a task where groups are to be replaced.
+
+    Rows of a task come in one order: refills take those behind what the present and the next rollout have, and later
+    rollouts go on behind them. So no row is drawn twice in a pass, and since the next rollout is fixed when the present
+    one begins, it may be opened ahead of time.
+
+    Args:
+        task_names: task of each dataset row.
+        seed: seed of the orders.
+        prompts: prompts per rollout, over all ranks.
+        mixture: shares of the tasks; None deals them in turn.
+        rank: this process.
+        world_size: number of processes.
+
+    Attributes:
+        position: prompts before the present rollout, refills aside.
+
+    Raises:
+        UserError: if there is no row, or the mixture does not fit the data.
+    """
+
+    def __init__(
+        self,
+        task_names: Sequence[str],
+        seed: int,
+        *,
+        prompts: int,
+        mixture: Mixture | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.stream = (
+            PromptStream(task_names, seed) if mixture is None else MixedStream(task_names, seed, mixture, prompts)
+        )
+        self.prompts, self.rank, self.world_size = prompts, rank, world_size
+        self.position = 0
+        # draws of refills, by task, that lie before the present rollout, before the next, and in the present one
+        self._shift: dict[str, int] = {}
+        self._next_shift: dict[str, int] = {}
+        self._refilled: dict[str, int] = {}
+        self._warn()
+
+    def rows(self) -> list[int]:
+        """Returns this rank's rows of the present rollout."""
+        return self._share(self._rows())
+
+    def copies(self) -> list[int]:
+        """Returns how often each of them has come before, on any rank."""
+        return self._share(copies(self._rows()))
+
+    def rows_ahead(self) -> list[int]:
+        """Returns this rank's rows of the next rollout."""
+        return self._share(self._rows_ahead())
+
+    def copies_ahead(self) -> list[int]:
+        """Returns how often each of them has come before, on any rank."""
+        return self._share(copies(self._rows_ahead()))
+
+    def advance(self) -> None:
+        """Goes on to the next rollout."""
+        self.position += self.prompts
+        self._shift = self._next_shift
+        self._next_shift = _sum(self._next_shift, self._refilled)
+        self._refilled = {}
+
+    def refill(self, tasks: Sequence[str]) -> list[int]:
+        """Draws further rows for the present rollout.
+
+        Args:
+            tasks: task of each row wanted, over all ranks and the same on every rank.
+
+        Returns:
+            A row for each, the same on every rank.
+        """
+        rows = []
+        for task in tasks:
+            number = self.stream.dealt(task, self.position + 2 * self.prompts) + self._next_shift.get(task, 0)
+            rows.append(self.stream.row(task, number + self._refilled.get(task, 0)))
+            self._refilled = _sum(self._refilled, {task: 1})
+        return rows
+
+    def forget_refills(self) -> None:
+        """Takes the refills of the present rollout back, to draw them again."""
+        self._refilled = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the place in the stream."""
+        return {
+            "position": self.position,
+            "shift": dict(self._shift),
+            "next_shift": dict(self._next_shift),
+            "refilled": dict(self._refilled),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to a saved place.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        self.position = state["position"]
+        self._shift, self._next_shift = dict(state["shift"]), dict(state["next_shift"])
+        self._refilled = dict(state["refilled"])
+
+    def _rows(self) -> list[int]:
+        return self.stream.rows(self.position, self.prompts, self._shift)
+
+    def _rows_ahead(self) -> list[int]:
+        return self.stream.rows(self.position + self.prompts, self.prompts, self._next_shift)
+
+    def _share(self, rows: Sequence[int]) -> list[int]:
+        return shard(rows, self.rank, self.world_size)
+
+    def _warn(self) -> None:
+        first = [task for task, _ in self.stream.draws(0, self.prompts)]
+        groups = {task: first.count(task) for task in self.stream.tasks}
+        if alone := [task for task, count in groups.items() if count == 1]:
+            log.warning(
+                "a rollout of %d prompts has one group of %s: there is no other group of the task to compare it with; "
+                "raise model.rollout.prompts to %d or set data.mixture",
+                self.prompts, ", ".join(alone), 2 * len(groups),
+            )  # fmt: skip
+        for task, count in groups.items():
+            if count > self.stream.sizes[task]:
+                log.warning(
+                    "task %s has %d rows, but a rollout has %d groups of it: some rollouts hold a prompt twice",
+                    task, self.stream.sizes[task], count,
+                )  # fmt: skip
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {task: one.get(task, 0) + other.get(task, 0) for task in one.keys() | other.keys()}

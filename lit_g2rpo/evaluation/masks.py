@@ -1,0 +1,72 @@
+"""Masks inside a data row: runs of equal pixels, so that a row needs no further file."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_g2rpo.rewards.answers.points import Point
+
+
+def encode_mask(mask: NDArray[Any]) -> dict[str, list[int]]:
+    """Writes a mask as a column of a data row.
+
+    Args:
+        mask: ``[height, width]``, or ``[height, width, channels]`` of which the first counts; set where it is at least
+            half of 255, or True.
+
+    Returns:
+        ``size``: height and width; ``runs``: lengths of runs in reading order, the first one of unset pixels.
+    """
+    plane = np.asarray(mask if mask.ndim == 2 else mask[:, :, 0])
+    bits = (plane if plane.dtype == bool else np.round(plane / 255.0) > 0).ravel()
+    edges = np.flatnonzero(np.diff(bits)) + 1
+    runs = np.diff([0, *edges, bits.size]).tolist()
+    return {"size": list(plane.shape), "runs": [0, *runs] if bits[:1].any() else runs}
+
+
+def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
+    """Returns the share of points inside a mask; one outside the image is outside the mask.
+
+    Args:
+        points: points on the 0..1000 grid, at least one.
+        mask: from ``encode_mask``.
+
+    Returns:
+        From 0 to 1.
+
+    Raises:
+        ValueError: if it is no mask.
+
+    Source: RefSpatial-Bench of RoboRefer (arXiv 2506.04308), Evaluation/summarize_acc.py.
+    """
+    height, width = check_mask(mask)
+    ends = np.asarray(list(accumulate(mask["runs"])))
+    hits = 0
+    for x, y in points:
+        column, row = int(x / 1000 * width), int(y / 1000 * height)
+        if 0 <= column < width and 0 <= row < height:
+            hits += int(np.searchsorted(ends, row * width + column, side="right")) % 2
+    return hits / len(points)
+
+
+def check_mask(mask: Any) -> tuple[int, int]:
+    """Returns height and width of a mask in a data row.
+
+    Args:
+        mask: the column.
+
+    Returns:
+        Height and width, pixels.
+
+    Raises:
+        ValueError: if it is no mask.
+    """
+    if not (isinstance(mask, Mapping) and isinstance(mask.get("size"), list) and isinstance(mask.get("runs"), list)):
+        raise ValueError("'mask' is no mask; write it with lit_g2rpo.evaluation.masks.encode_mask")
+    height, width = mask["size"]
+    if sum(mask["runs"]) != height * width:
+        raise ValueError(f"'mask' has runs of {sum(mask['runs'])} pixels for a size of {height} x {width}")
+    return height, width

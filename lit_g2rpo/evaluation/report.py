@@ -1,0 +1,162 @@
+"""What predictions come to: figures per benchmark or task, intervals, and the difference from a baseline."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
+from lit_g2rpo.evaluation.bootstrap import interval, resampled_means
+from lit_g2rpo.evaluation.metric import metric_of
+from lit_g2rpo.evaluation.predictions import NAME, read_predictions
+
+MEANS = ("accuracy", "format", "length", "truncated")
+Row = Mapping[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class Baseline:
+    """Another run on the same questions.
+
+    Args:
+        scores: its figure per group.
+        questions: its score of each question per group; None if only its figures are known.
+    """
+
+    scores: dict[str, float]
+    questions: dict[str, dict[str, float]] | None
+
+
+def read_baseline(path: str) -> Baseline:
+    """Read a run to compare with.
+
+    Args:
+        path: its ``predictions.jsonl``, its ``metrics.json``, or the folder of both.
+
+    Returns:
+        The baseline.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    file = Path(path) / NAME if Path(path).is_dir() else Path(path)
+    if file.suffix == ".jsonl":
+        groups = {name: _questions(name, rows) for name, rows in group(read_predictions(file)).items()}
+        means = {name: _means(questions) for name, questions in groups.items()}
+        return Baseline({name: _mean(known.values()) or 0.0 for name, known in means.items() if known}, means)
+    try:
+        tasks = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+        return Baseline({name: figures["score"] for name, figures in tasks.items()}, None)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"baseline {path}: give the predictions.jsonl or metrics.json that test wrote") from None
+
+
+def group(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Gather rows by benchmark, or by task where a row is of none, in the order of the names."""
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.get("benchmark") or row["task"]].append(row)
+    return dict(sorted(groups.items()))
+
+
+def summarize(rows: Iterable[Row], baseline: Baseline | None = None) -> dict[str, Any]:
+    """Average predictions per group, and groups into a mean that counts every group alike.
+
+    A question's score is the mean over its repeats; intervals are 95 % by resampling questions.
+
+    Args:
+        rows: rows of predictions.
+        baseline: a run to compare with.
+
+    Returns:
+        Per group under ``tasks`` and over all: ``n`` questions, ``score``, ``interval``, ``unparsed`` answers and
+        ``timeouts`` of the reward as counts, and the means of accuracy, format, length and truncation; with repeats
+        ``pass@k``; with a baseline its figures. What no row has is None.
+
+    Raises:
+        UserError: if the baseline shares no question with these rows.
+    """
+    groups = group(rows)
+    tasks: dict[str, dict[str, Any]] = {}
+    draws = []
+    for seed, (name, members) in enumerate(groups.items()):
+        questions = _questions(name, members)
+        tasks[name] = _figures(name, members, questions)
+        if questions:
+            draws.append(resampled_means([_mean(scores) or 0.0 for scores in questions.values()], seed))
+            tasks[name]["interval"] = interval(draws[-1])
+        if baseline and name in baseline.scores:
+            tasks[name]["baseline"] = _compared(questions, baseline, name, seed)
+    if baseline and not any("baseline" in figures for figures in tasks.values()):
+        known = ", ".join(baseline.scores)
+        raise UserError(f"the baseline has {known}; this run has {', '.join(tasks)}: none in common")
+    whole = {name: _mean(figures[name] for figures in tasks.values()) for name in ("score", *MEANS)}
+    counts = {name: sum(figures[name] for figures in tasks.values()) for name in ("n", "unparsed", "timeouts")}
+    bounds = {"interval": interval(np.mean(draws, axis=0))} if draws else {}
+    return {**counts, **whole, **bounds, "tasks": tasks}
+
+
+def _figures(name: str, rows: list[Row], questions: Mapping[str, list[float]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {"n": len(questions) or len({row["index"] for row in rows})}
+    benchmark = BENCHMARKS.get(name)
+    figures["metric"] = benchmark.metric if benchmark else "reward accuracy"
+    figures["rule"] = ("official" if benchmark.official else "rule") if benchmark else "reward"
+    figures["score"] = _mean(_mean(scores) for scores in questions.values())
+    repeats = max(map(len, questions.values()), default=1)
+    if repeats > 1:
+        figures[f"pass@{repeats}"] = _mean(max(scores) for scores in questions.values())
+    figures["unparsed"] = sum(row["error"] not in (None, "timeout") for row in rows)
+    figures["timeouts"] = sum(row["error"] == "timeout" for row in rows)
+    figures |= {mean: _mean(row[mean] for row in rows) for mean in MEANS}
+    if benchmark:
+        metric = metric_of(benchmark)
+        metric.update([row["value"] for row in rows], [row["sample"] for row in rows])
+        details = {key: float(value) for key, value in metric.compute().items() if key != benchmark.metric}
+        figures |= {"details": details} if details else {}
+    return figures
+
+
+def _compared(questions: Mapping[str, list[float]], baseline: Baseline, name: str, seed: int) -> dict[str, Any]:
+    if baseline.questions is None:
+        return {"score": baseline.scores[name]}
+    ours, theirs = _means(questions), baseline.questions[name]
+    common = [key for key in ours if key in theirs]
+    if not common:
+        raise UserError(f"the baseline shares no question of {name} with this run; evaluate both on the same data")
+    differences = [ours[key] - theirs[key] for key in common]
+    return {
+        "score": _mean(theirs[key] for key in common),
+        "n": len(common),
+        "difference": _mean(differences),
+        "interval": interval(resampled_means(differences, seed)),
+    }
+
+
+def _questions(name: str, rows: Iterable[Row]) -> dict[str, list[float]]:
+    """Scores of each question, one per repeat; the rotations of a circular question count as their worst."""
+    circular = BENCHMARKS[name].circular if name in BENCHMARKS else None
+    worst: dict[tuple[str, int], float] = {}
+    for row in rows:
+        if row["score"] is not None:
+            question = str(row["sample"][circular]) if circular else f"{row['index']}:{row['id']}"
+            place = question, row["repeat"]
+            worst[place] = min(row["score"], worst.get(place, row["score"]))
+    questions: defaultdict[str, list[float]] = defaultdict(list)
+    for (question, _), score in worst.items():
+        questions[question].append(score)
+    return dict(questions)
+
+
+def _means(questions: Mapping[str, list[float]]) -> dict[str, float]:
+    return {key: sum(scores) / len(scores) for key, scores in questions.items()}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Average the values that are there; None if there is none."""
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,197 @@
+"""Scored completions of validation, test and prediction."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_g2rpo.evaluation.benchmarks import benchmark_named
+from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.hardware.collectives import sum_over_ranks
+from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.answers.parse import envelope, last_boxed
+from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.rules.math import TimedOut
+
+NAMES = ("accuracy", "format", "length", "truncated")
+NOT_KEPT = ("problem", "images", "videos", "demonstration")
+"""Columns of a data row that its prediction does without."""
+
+
+def row(
+    index: int,
+    repeat: int,
+    prompt: Prompt,
+    completion: Completion,
+    reward: RewardResult,
+    config: RewardConfig = DEFAULT,
+) -> dict[str, Any]:
+    """Report one completion.
+
+    Args:
+        index: place of the row in the dataset.
+        repeat: which of the row's completions, from 0.
+        prompt: the prompt.
+        completion: what the policy wrote.
+        reward: its score by the reward.
+        config: choices of the reward.
+
+    Returns:
+        Everything that is reported of it, as plain values, and what it takes to score it again.
+    """
+    texts = [item["text"] for m in prompt.messages for item in m["content"] if item["type"] == "text"]
+    text = "\n".join(texts)
+    return {
+        "index": index,
+        "repeat": repeat,
+        "id": prompt.id,
+        "task": prompt.task,
+        "problem_type": prompt.problem_type,
+        "benchmark": prompt.sample.get("benchmark"),
+        "prompt": text,
+        "prompt_hash": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "completion": completion.text,
+        "gold": prompt.sample.get("answer"),
+        "length": len(completion.token_ids),
+        "truncated": completion.truncated,
+        **verdict(completion.text, prompt.sample, reward, config),
+        "sample": {key: value for key, value in prompt.sample.items() if key not in NOT_KEPT and _is_plain(value)},
+    }
+
+
+def verdict(
+    text: str, sample: Mapping[str, Any], reward: RewardResult, config: RewardConfig = DEFAULT
+) -> dict[str, Any]:
+    """Score a completion by its benchmark's rule, or by the reward where its row is of no benchmark.
+
+    Args:
+        text: the completion.
+        sample: the data row.
+        reward: its score by the reward.
+        config: choices of the reward.
+
+    Returns:
+        ``answer``, ``value`` by the rule, ``score``, ``error``, ``accuracy``, ``format`` and ``seconds`` of the
+        scoring; no accuracy and no score for a row without a gold answer.
+
+    Raises:
+        UserError: if the row names a benchmark that does not exist.
+    """
+    answer, answered = extracted(text, config), sample.get("answer") is not None
+    value: float | None = None
+    score, error = (reward.accuracy, reward.error) if answered else (None, None)
+    if answered and sample.get("benchmark") is not None:
+        benchmark = benchmark_named(sample["benchmark"])
+        try:
+            value = benchmark.value(answer, sample) if answer else None
+            error = None if value is not None else "unparsed" if answer else "no_answer"
+        except TimedOut:
+            error = "timeout"
+        except (ValueError, KeyError):
+            error = "bad_gold"
+        score = benchmark.score(value)
+    return {
+        "answer": answer,
+        "value": value,
+        "score": score,
+        "error": error,
+        "accuracy": reward.accuracy if answered else None,
+        "format": reward.format,
+        "seconds": reward.seconds,
+    }
+
+
+def extracted(text: str, config: RewardConfig = DEFAULT) -> str | None:
+    """Read the answer that is graded.
+
+    Args:
+        text: the completion.
+        config: choices of the reward.
+
+    Returns:
+        The answer, as the reward reads it; None if there is none.
+    """
+    parts = envelope(text, config.thinking_tag, config.answer_tag)
+    if parts.answer is None and parts.answer_blocks == 0 and config.fallback == "whole_response":
+        return last_boxed(parts.tail) or parts.tail
+    return parts.answer
+
+
+def settings(module: Any, verb: str) -> dict[str, Any]:
+    """Say what predictions are made with, so that a run that was killed is continued only with the same.
+
+    Args:
+        module: the LightningModule.
+        verb: ``test`` or ``predict``.
+
+    Returns:
+        Plain values.
+    """
+    checkpoint = module.trainer.ckpt_path
+    stat = Path(checkpoint).stat() if checkpoint else None
+    return {
+        "verb": verb,
+        "policy": module.policy_path,
+        "checkpoint": stat and [str(checkpoint), stat.st_size, stat.st_mtime_ns],
+        # what a run is compared with does not change its predictions
+        "evaluation": {key: value for key, value in asdict(module.evaluation).items() if key != "baseline"},
+        "seed": module.rollout.seed,
+        "max_completion_tokens": module.max_tokens,
+        "reward": asdict(module.reward),
+        "reward_functions": {name: task.reward for name, task in module.tasks.items() if task.reward},
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return not (isinstance(value, float) and not math.isfinite(value))
+
+
+class Tally:
+    """Sums and counts per task.
+
+    Args:
+        tasks: names of all tasks of the run.
+    """
+
+    def __init__(self, tasks: list[str]) -> None:
+        self.tasks = tasks
+        self.sums = torch.zeros(len(tasks), len(NAMES) + 1, dtype=torch.float64)
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Count rows.
+
+        Args:
+            rows: from ``row``.
+        """
+        for entry in rows:
+            values = [float(entry[name]) for name in NAMES]
+            self.sums[self.tasks.index(entry["task"])] += torch.tensor([*values, 1.0], dtype=torch.float64)
+
+    def reduce(self, module: Any, prefix: str) -> tuple[dict[str, float], dict[str, int]]:
+        """Add up over ranks.
+
+        Args:
+            module: the LightningModule, whose strategy knows the ranks.
+            prefix: ``val`` or ``test``.
+
+        Returns:
+            ``<prefix>/<name>/<task>`` for the tasks present and ``<prefix>/<name>`` as the mean over them, and the
+            number of rows per task.
+        """
+        sums = sum_over_ranks(module, self.sums)
+        present = [(task, sums[k]) for k, task in enumerate(self.tasks) if sums[k, -1]]
+        metrics: dict[str, float] = {}
+        for i, name in enumerate(NAMES):
+            means = {task: float(values[i] / values[-1]) for task, values in present}
+            metrics |= {f"{prefix}/{name}/{task}": mean for task, mean in means.items()}
+            metrics[f"{prefix}/{name}"] = sum(means.values()) / max(len(means), 1)
+        return metrics, {task: int(values[-1]) for task, values in present}

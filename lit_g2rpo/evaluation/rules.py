@@ -1,0 +1,132 @@
+"""How each benchmark compares an answer with a data row: answer and row in, a number from 0 to 1 out.
+
+A rule returns None where the answer cannot be read, which counts as 0, and raises ValueError for a row whose gold
+answer is not what the rule needs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from lit_g2rpo.evaluation import mmmu, text
+from lit_g2rpo.evaluation.masks import check_mask, share_in_mask
+from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.geometry import box, iou
+from lit_g2rpo.rewards.answers.numbers import number, without_percent
+from lit_g2rpo.rewards.answers.parse import unwrap
+from lit_g2rpo.rewards.answers.points import inside, points, region
+from lit_g2rpo.rewards.answers.text import fold
+from lit_g2rpo.rewards.rules.document import references
+from lit_g2rpo.rewards.rules.math import results_agree
+
+Row = Mapping[str, Any]
+
+
+def letter(answer: str, row: Row) -> float | None:
+    """Right if the answer names the gold option, by its letter or its text."""
+    gold = _gold_letter(row)
+    named = choice(answer, row["options"])
+    return None if named is None else float(named == gold)
+
+
+def mmmu_answer(answer: str, row: Row) -> float | None:
+    """MMMU's own rule: an option where the row has some, else an open answer."""
+    if not row.get("options"):
+        return mmmu.open_answer(answer, _golds(row))
+    gold = _gold_letter(row)
+    named = mmmu.option_letter(answer, [option.partition(". ")[2] for option in row["options"]])
+    return None if named is None else float(named == gold)
+
+
+def anls(answer: str, row: Row) -> float | None:
+    """Similarity with the nearest reference."""
+    return text.anls(answer, _golds(row))
+
+
+def relaxed(answer: str, row: Row) -> float | None:
+    """Relaxed accuracy, with blanks around the answer taken off."""
+    return text.relaxed_accuracy(answer.strip(), _golds(row)[0])
+
+
+def ocr(answer: str, row: Row) -> float | None:
+    """Right if a reference is contained in the answer."""
+    return text.ocr_hit(answer, _golds(row), row["dataset"])
+
+
+def in_mask(answer: str, row: Row) -> float | None:
+    """Share of the points that lie in the row's mask."""
+    check_mask(row["mask"])
+    found = points(answer)
+    return None if found is None else share_in_mask(found, row["mask"])
+
+
+def robospatial(answer: str, row: Row) -> float | None:
+    """Yes or no by how the answer begins; else right if the first point lies in the gold polygon."""
+    gold = unwrap(row["answer"])
+    if gold.lower() in ("yes", "no"):
+        return float(answer.strip().lower().startswith(gold.lower()))
+    polygon = region(gold)
+    if polygon is None:
+        raise ValueError(f"'answer' is {gold[:80]!r}; it must be yes, no or a polygon")
+    found = points(answer)
+    return None if found is None else float(inside(found[0], polygon))
+
+
+def overlap(answer: str, row: Row) -> float | None:
+    """Intersection over union with the gold box."""
+    gold = box(unwrap(row["answer"]))
+    if gold is None:
+        raise ValueError(f"'answer' is {row['answer'][:80]!r}; it must be a box on the 0..1000 grid")
+    found = box(answer)
+    return None if found is None else iou(found, gold)
+
+
+def mathvista(answer: str, row: Row) -> float | None:
+    """The option named, or the one spelt most alike; a whole or rounded number; else the same text."""
+    if row.get("options"):
+        gold = _gold_letter(row)
+        named = choice(answer, row["options"])
+        return float((named or _most_alike(answer, row["options"])) == gold)
+    gold_text, kind = _golds(row)[0], row["answer_type"]
+    if kind not in ("integer", "float"):
+        return float(fold(answer).casefold() == fold(gold_text).casefold())
+    right, value = number(gold_text), number(without_percent(answer))
+    if right is None:
+        raise ValueError(f"'answer' is {gold_text[:80]!r}; it must be a number")
+    if value is None:
+        return None
+    return float(int(value) == right if kind == "integer" else round(value, int(row["precision"])) == right)
+
+
+def choice_or_math(answer: str, row: Row) -> float | None:
+    """The option named, or the same mathematical result."""
+    return letter(answer, row) if row.get("options") else float(results_agree(answer, _golds(row)[0]))
+
+
+def number_or_text(answer: str, row: Row) -> float | None:
+    """The same number, or the same text but for case."""
+    gold = _golds(row)[0]
+    value, right = number(without_percent(answer)), number(without_percent(gold))
+    if value is not None and right is not None:
+        return float(value == right)
+    return float(fold(answer).casefold() == fold(gold).casefold())
+
+
+def _golds(row: Row) -> list[str]:
+    golds = references(unwrap(row["answer"]))
+    if not golds:
+        raise ValueError("'answer' is empty; give the right answer, or a list of right answers")
+    return golds
+
+
+def _gold_letter(row: Row) -> str:
+    gold = choice(unwrap(row["answer"]), row["options"]) if row.get("options") else None
+    if gold is None:
+        raise ValueError(f"'answer' {row['answer'][:80]!r} names none of 'options'; give the letter of one")
+    return gold
+
+
+def _most_alike(answer: str, options: list[str]) -> str:
+    distances = [Levenshtein.distance(answer, option.partition(". ")[2]) for option in options]
+    return mmmu.LETTERS[distances.index(min(distances))]

@@ -1,0 +1,1 @@
+"""What a device or a strategy asks of code that computes, and what ranks share."""

@@ -1,5 +1,0 @@
-"""Reporting rules of benchmarks, and what an evaluation comes to; apart from the rewards, which are trained on."""
-
-from lit_g2rpo.metrics.benchmarks import BENCHMARKS, Benchmark
-
-__all__ = ["BENCHMARKS", "Benchmark"]

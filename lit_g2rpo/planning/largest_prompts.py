@@ -1,0 +1,69 @@
+"""The prompts that ask most of memory, found without opening all rows."""
+
+from typing import Any
+
+from lit_g2rpo.data.lengths import MEASURED, expanded_length
+from lit_g2rpo.data.media.images import ImageError
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Prompt
+
+OPENED = 32
+"""Rows opened where rows must be opened to be measured."""
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
+    """Finds the longest prompt and the one with the most pixels among rows that are spread evenly.
+
+    Args:
+        processor: the policy's processor.
+        dataset: the training rows, at least one.
+        limit: longest prompt that the run takes, tokens; longer ones are passed over.
+
+    Returns:
+        One prompt or two, opened.
+
+    Raises:
+        UserError: if none of the rows can be used.
+    """
+    outlined = hasattr(dataset, "outline")
+    measured, reason = [], f"longer than data.max_prompt_tokens {limit}"
+    for index in spread(len(dataset), MEASURED if outlined else OPENED):
+        try:
+            prompt, sizes = dataset.outline(index) if outlined else (dataset[index], None)
+        except ImageError as error:
+            reason = str(error)
+            continue
+        sizes = [image.size for image in prompt.images] if sizes is None else sizes
+        length = expanded_length(processor, prompt, sizes)
+        if length <= limit:
+            measured.append((length, sum(width * height for width, height in sizes), index))
+    found: dict[int, Prompt] = {}
+    for key in (lambda row: row[:2], lambda row: row[1]):
+        for *_, index in sorted(measured, key=key, reverse=True):
+            if index in found:
+                break
+            try:
+                found[index] = dataset[index]
+                break
+            except ImageError as error:
+                reason = str(error)
+    if not found:
+        raise UserError(f"none of the rows that were tried can be used; the last reason: {reason}")
+    return list(found.values())
+
+
+def spread(rows: int, count: int) -> list[int]:
+    """Spreads numbers over rows without a period, which rows whose tasks alternate would fall in step with.
+
+    Args:
+        rows: number of rows.
+        count: most numbers.
+
+    Returns:
+        Row numbers in order, all of them if there are not more than ``count``.
+    """
+    if rows <= count:
+        return list(range(rows))
+    return sorted({int(rows * (i * GOLDEN % 1)) for i in range(count)})

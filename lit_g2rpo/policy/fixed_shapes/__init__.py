@@ -1,0 +1,1 @@
+"""The forward pass of training on devices that compile for each shape."""

@@ -1,0 +1,160 @@
+"""Attention over packed groups: a prompt sees itself, a completion sees its prompt and itself."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from lit_g2rpo.policy.forward.attention_cpu import MergedAttention, Span
+
+NAME = "grouped"
+"""What transformers calls this attention."""
+
+
+Kind = Literal["merged", "two_part", "flex"]
+"""Flash kernels of the CPU merged by log-sum-exp; padded groups anywhere; flex attention, which learns on CUDA only."""
+
+
+@dataclass(slots=True, frozen=True)
+class Layout:
+    """Where groups lie in a packed sequence of ``N`` tokens.
+
+    Args:
+        spans: prompt and completions of each group, which lie one after another.
+        padding: for ``two_part``: positions of each group's completions padded to the longest, ``[G, T]`` long each.
+        packed: for ``two_part``: where each group's completion tokens lie in the padded ones, ``[sum T_i]`` long each.
+        block_mask: for ``flex``: who sees whom; None otherwise.
+        mask: for fixed shapes: who sees whom, ``[N, N]`` bool; None otherwise.
+    """
+
+    spans: list[Span]
+    padding: list[Tensor]
+    packed: list[Tensor]
+    block_mask: Any = None
+    mask: Tensor | None = None
+
+
+def make_layout(spans: list[Span], device: torch.device, kind: Kind) -> Layout:
+    """Compute what an attention wants to know of a packed sequence on the host and send it to the device.
+
+    Args:
+        spans: prompt and completions of each group, in the order in which they lie.
+        device: where the sequence will be.
+        kind: the attention.
+
+    Returns:
+        The layout.
+    """
+    if kind == "merged":
+        return Layout(spans, [], [])
+    if kind == "flex":
+        return Layout(spans, [], [], _block_mask(spans, device))
+    padding, packed = zip(*(_padding(span) for span in spans), strict=True)
+    return Layout(spans, [index.to(device) for index in padding], [index.to(device) for index in packed])
+
+
+def _padding(span: Span) -> tuple[Tensor, Tensor]:
+    rows = list(torch.arange(span.end - span.tokens, span.end).split_with_sizes(span.completions))
+    # Pads stand behind their row, where causality hides them; any position will do for them.
+    padding = pad_sequence(rows, batch_first=True, padding_value=span.start)
+    real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return padding, real.flatten().nonzero()[:, 0]
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: by groups where a layout is given, else its own ``sdpa``.
+
+    Args:
+        module: the attention module.
+        query: ``[1, heads, N, D]``.
+        key: ``[1, key heads, N, D]``.
+        value: ``[1, key heads, N, D]``.
+        attention_mask: used without a layout only.
+        scaling: factor on the scores.
+        layout: where groups lie.
+        **options: used without a layout only.
+
+    Returns:
+        What each token has read, ``[1, N, heads, D]``, and None for the weights.
+    """
+    if layout is None:
+        read, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    elif layout.mask is not None:
+        key, value = (repeat_kv(tensor, query.shape[1] // key.shape[1]) for tensor in (key, value))
+        read = scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, scale=scaling).transpose(1, 2)
+    elif layout.block_mask is not None:
+        read, _ = flex_attention_forward(module, query, key, value, layout.block_mask, scaling=scaling)
+    elif layout.padding:
+        read = two_part_attention(query, key, value, layout, scaling)
+    else:
+        # autocast leaves rotated queries and keys in float32, and casts for sdpa but not for these kernels
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        read = MergedAttention.apply(query, key, value, layout.spans, scaling)  # type: ignore[no-untyped-call]
+    return read, None
+
+
+def two_part_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float) -> Tensor:
+    """Group by group: the prompt causal over itself, its completions over ``[prompt | own]``, padded to the longest.
+
+    Args:
+        query: ``[1, heads, N, D]``.
+        key: ``[1, key heads, N, D]``.
+        value: ``[1, key heads, N, D]``.
+        layout: where groups lie, with index tensors.
+        scaling: factor on the scores.
+
+    Returns:
+        What each token has read, ``[1, N, heads, D]``.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+    parts = []
+    for span, padding, packed in zip(layout.spans, layout.padding, layout.packed, strict=True):
+        q, k, v = (tensor[:, :, span.start : span.start + span.prompt] for tensor in (query, key, value))
+        parts.append(scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=True)[0].transpose(0, 1))
+        rows, longest = padding.shape
+        if not longest:
+            continue
+        own_q, own_k, own_v = (tensor[0, :, padding].transpose(0, 1) for tensor in (query, key, value))
+        k, v = (torch.cat([p.expand(rows, -1, -1, -1), o], 2) for p, o in ((k, own_k), (v, own_v)))
+        mask = torch.ones(longest, span.prompt + longest, dtype=torch.bool, device=query.device).tril(span.prompt)
+        read = scaled_dot_product_attention(own_q, k, v, attn_mask=mask, scale=scaling)
+        parts.append(read.transpose(1, 2).flatten(0, 1)[packed])
+    return torch.cat(parts)[None]
+
+
+def _block_mask(spans: list[Span], device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    sizes = [(group, row, size) for group, span in enumerate(spans)
+             for row, size in enumerate((span.prompt, *span.completions))]  # fmt: skip
+    lengths = torch.tensor([size for _, _, size in sizes])
+    groups = torch.tensor([group for group, _, _ in sizes]).repeat_interleave(lengths).to(device)
+    rows = torch.tensor([row for _, row, _ in sizes]).repeat_interleave(lengths).to(device)
+
+    def visible(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k <= q) & (groups[q] == groups[k]) & ((rows[k] == 0) | (rows[k] == rows[q]))
+
+    return create_block_mask(visible, None, None, len(groups), len(groups), device=str(device))
+
+
+AttentionInterface.register(NAME, grouped_attention)
+# Padded forwards and generation want the mask of sdpa; a packed forward brings a mask of its own, so none is built.
+AttentionMaskInterface.register(NAME, sdpa_mask)

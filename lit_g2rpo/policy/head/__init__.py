@@ -1,0 +1,1 @@
+"""The language-model head without whole logits."""

@@ -1,0 +1,1 @@
+"""Readers: from the text of an answer to a value."""

@@ -1,0 +1,83 @@
+"""Boxes: strict reading and overlap."""
+
+from typing import Any
+
+from lit_g2rpo.rewards.answers.structured import fields, json_value, reals
+
+Box = tuple[float, float, float, float]
+
+MAX_CHARACTERS = 512
+GRID = 1000
+
+
+def box(text: str) -> Box | None:
+    """Reads one box from JSON, ``{"boxes": [x1, y1, x2, y2]}`` or Qwen's ``[{"bbox_2d": [x1, y1, x2, y2]}]``.
+
+    A fence of three backticks around it is allowed. Duplicate keys, other keys, strings or booleans for numbers,
+    values that are not finite or outside 0..1000, and boxes without area are not.
+
+    Args:
+        text: what should be a box.
+
+    Returns:
+        Left, top, right, bottom on the 0..1000 grid; None if it is not exactly one such box.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return None
+    value = json_value(text)
+    found = fields(value, "boxes")
+    if found is not None:
+        inner = found[0]
+        return corners(inner[0] if isinstance(inner, list) and len(inner) == 1 else inner)
+    native = labelled_box(value[0] if isinstance(value, list) and len(value) == 1 else value)
+    return None if native is None else native[0]
+
+
+def labelled_box(value: Any) -> tuple[Box, str] | None:
+    """Reads Qwen's ``{"bbox_2d": [x1, y1, x2, y2], "label": "..."}``.
+
+    Args:
+        value: a JSON value.
+
+    Returns:
+        The box and its label, empty without one; None if it is not such an object.
+    """
+    if not (isinstance(value, dict) and value.keys() <= {"bbox_2d", "label"}):
+        return None
+    found, label = value.get("bbox_2d"), value.get("label") or ""
+    edges = corners(found[0] if isinstance(found, list) and len(found) == 1 else found)
+    return (edges, label) if edges is not None and isinstance(label, str) else None
+
+
+def corners(value: Any) -> Box | None:
+    """Reads a box from a list of four numbers.
+
+    Args:
+        value: a JSON value.
+
+    Returns:
+        Left, top, right, bottom on the 0..1000 grid; None if it is not a box with an area.
+    """
+    edges = reals(value, 4, 0, GRID)
+    if edges is None:
+        return None
+    left, top, right, bottom = edges
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def iou(a: Box, b: Box) -> float:
+    """Returns the overlap of two boxes, intersection over union.
+
+    Args:
+        a: left, top, right, bottom.
+        b: the same.
+
+    Returns:
+        From 0 to 1.
+    """
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)

@@ -1,0 +1,107 @@
+"""Numbers: strict reading as exact fractions, equality, and counts."""
+
+import re
+from fractions import Fraction
+
+from lit_g2rpo.rewards.answers.text import fold
+
+MAX_CHARACTERS = 64
+MAX_EXPONENT = 308
+DECIMALS_TOLERANCE = Fraction(5, 1000)
+RELATIVE_TOLERANCE = Fraction(1, 100)
+
+# Every unbounded run is fenced by a literal, so the match is linear. float() is no judge: it takes "nan" and "1_000".
+_NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(\.\d*)?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
+_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+_MINUS = str.maketrans("\u2212\u2013\ufe63", "---")
+
+
+def number(text: str) -> Fraction | None:
+    """Reads a plain decimal number.
+
+    Accepts a sign, thousands commas in their right places and an exponent; nothing else around it.
+
+    Args:
+        text: what should be a number.
+
+    Returns:
+        Its exact value; None if it is not one, or beyond the range of a double.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return None
+    found = _NUMBER.fullmatch((text if text.isascii() else fold(text)).translate(_MINUS).strip())
+    if found is None:
+        return None
+    sign, whole, decimals, exponent = found.groups()
+    power = int(exponent or 0)
+    digits = whole.replace(",", "") + (decimals or ".")[1:]
+    if abs(power) > MAX_EXPONENT or not digits:
+        return None
+    power -= len(decimals or ".") - 1
+    value = int(digits) * (-1 if sign == "-" else 1)
+    return Fraction(value * 10**power) if power >= 0 else Fraction(value, 10**-power)
+
+
+def without_percent(text: str) -> str:
+    """Drops one percent sign behind a number: 12% and 12 are the same answer to "what percentage".
+
+    Args:
+        text: what should be a number.
+
+    Returns:
+        The text without it.
+    """
+    return fold(text).removesuffix("%")
+
+
+def numbers_agree(answer: Fraction, gold: Fraction) -> bool:
+    """Compares an answer with a gold number.
+
+    An integer must be met exactly; a decimal number to half a hundredth, and to one per cent if it is small.
+
+    Args:
+        answer: the answer.
+        gold: the gold number.
+
+    Returns:
+        True if they agree.
+    """
+    if gold.denominator == 1:
+        return answer == gold
+    return abs(answer - gold) <= min(DECIMALS_TOLERANCE, RELATIVE_TOLERANCE * abs(gold))
+
+
+def count(text: str) -> int | None:
+    """Reads how many: a whole number of digits, or an English word from zero to twenty.
+
+    Args:
+        text: what should be a count.
+
+    Returns:
+        The count; None if it is not one.
+    """
+    value = number(text)
+    if value is not None:
+        return int(value) if value.denominator == 1 and value >= 0 else None
+    word = fold(text).casefold()
+    return _WORDS.index(word) if word in _WORDS else None
+
+
+def count_reward(answer: int, gold: int, dense: bool = False) -> float:
+    """Scores a count.
+
+    Args:
+        answer: the answer.
+        gold: the gold count.
+        dense: a wrong count is worth ``max(0, 1 - error / max(gold, 1))`` instead of 0.
+
+    Returns:
+        1 if they are the same; less than 1 else.
+    """
+    if dense:
+        scale = gold or 1
+        return 1.0 - min(abs(answer - gold), scale) / scale
+    return float(answer == gold)

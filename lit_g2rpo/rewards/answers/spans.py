@@ -1,0 +1,51 @@
+"""Temporal grounding: strict reading of a span of time, and overlap."""
+
+from typing import Any
+
+from lit_g2rpo.rewards.answers.structured import fields, json_value, reals
+
+Span = tuple[float, float]
+
+MAX_SECONDS = 1e6
+
+
+def span(text: str) -> Span | None:
+    """Reads a span from JSON, ``{"time": [start, end]}``.
+
+    Args:
+        text: what should be a span.
+
+    Returns:
+        Start and end, seconds; None if it is none, or ends before it starts.
+    """
+    found = fields(json_value(text), "time")
+    return None if found is None else start_and_end(found[0])
+
+
+def start_and_end(value: Any) -> Span | None:
+    """Reads a span from a list of two numbers.
+
+    Args:
+        value: a JSON value.
+
+    Returns:
+        Start and end, seconds; None if it is none, or ends before it starts.
+    """
+    times = reals(value, 2, 0, MAX_SECONDS)
+    return (times[0], times[1]) if times is not None and times[0] <= times[1] else None
+
+
+def span_iou(a: Span, b: Span) -> float:
+    """Returns the overlap of two spans, intersection over union.
+
+    Args:
+        a: start and end, seconds.
+        b: the same.
+
+    Returns:
+        From 0 to 1; two equal moments overlap fully.
+    """
+    if a == b:
+        return 1.0
+    common = min(a[1], b[1]) - max(a[0], b[0])
+    return common / (a[1] - a[0] + b[1] - b[0] - common) if common > 0 else 0.0

@@ -1,0 +1,1 @@
+"""Data rows of every accepted format, in one shape."""

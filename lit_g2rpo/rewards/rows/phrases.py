@@ -1,0 +1,68 @@
+"""Referring expressions as RefCOCO's published tables hold them: a box, and a list of phrases for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_g2rpo.rewards.rows.targets import SizeNeeded, is_box, listed, missing, on_grid, shown
+
+QUESTION = "<image> Please provide the bounding box coordinate of the region this sentence describes: {}."
+"""The question of OpenVLThinkerV2's own rows of RefCOCO."""
+
+
+def has_phrases(row: Mapping[str, Any]) -> bool:
+    """Tells a row with a list of phrases for one box, whether or not the box is right."""
+    phrases = listed(row.get("answer"))
+    kind = row.get("problem_type")
+    return (
+        isinstance(phrases, list)
+        and all(isinstance(phrase, str) for phrase in phrases)
+        and "problem" not in row
+        and (kind == "spatial grounding" or (missing(kind) and not {"bbox", "segmentation"}.isdisjoint(row)))
+    )
+
+
+def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Makes a row of each phrase.
+
+    Args:
+        row: a row with ``bbox`` as ``[x, y, width, height]`` in pixels, and ``width`` and ``height`` of its image.
+
+    Returns:
+        A row for each phrase in order, its question in the place of the table's own, which asks for a caption, and its
+        answer the box, 0 to 1000.
+
+    Raises:
+        SizeNeeded: if the size of the image is missing.
+        ValueError: if there is no phrase, or no box that lies in the image.
+
+    Source: lmms-eval's ``refcoco_bbox_rec`` tasks, which count a sample per phrase.
+    """
+    phrases, name = listed(row["answer"]), row.get("id", row.get("question_id"))
+    if not phrases:
+        raise ValueError("'answer' lists no phrase; give at least one that describes the box")
+    rest = {key: value for key, value in row.items() if key not in ("question", "query")}
+    rest |= {"answer": {"boxes": _corners(row)}, "problem_type": "spatial grounding"}
+    numbered = name is not None and len(phrases) > 1
+    return [
+        rest
+        | {"problem": QUESTION.format(phrase.strip().rstrip("."))}
+        | ({"id": f"{name}.{number}"} if numbered else {})
+        for number, phrase in enumerate(phrases, 1)
+    ]
+
+
+def _corners(row: Mapping[str, Any]) -> list[float]:
+    box, form = listed(row.get("bbox")), "it must be [x, y, width, height] in pixels"
+    if missing(box):
+        raise ValueError(f"'answer' lists phrases, but there is no 'bbox'; {form}")
+    if not is_box(box) or not (box[2] > 0 and box[3] > 0):
+        raise ValueError(f"'bbox' is {shown(box)}; {form}, with an area")
+    if max(box) <= 1:
+        raise ValueError(f"'bbox' {box} holds fractions of the image; {form}")
+    x, y, width, height = box
+    try:
+        return on_grid([x, y, x + width, y + height], row)
+    except SizeNeeded:
+        raise
+    except ValueError as reason:
+        raise ValueError(f"{reason}; 'bbox' is {box}, and {form}") from None

@@ -1,0 +1,225 @@
+"""What a data row asks for: its answer as text, its options with letters, its problem type."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lit_g2rpo.rewards.answers.choice import LETTERS
+
+# VLM-R1 names its accuracy rule by row
+_TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
+# their answers may hold tags and LaTeX of their own
+_VERBATIM = ("OCR", "document", "open-ended", "code")
+
+
+class SizeNeeded(ValueError):
+    """A row with a box in pixels that does not say how large its image is, in columns ``width`` and ``height``."""
+
+
+def missing(value: Any) -> bool:
+    """Tells null, and the NaN that tables without a null write."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def listed(value: Any) -> Any:
+    """A list of what may be a list, a tuple or an array."""
+    if hasattr(value, "tolist") and not hasattr(value, "convert"):
+        value = value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Returns the object in a column, an empty one if there is none.
+
+    Raises:
+        ValueError: if the column holds something else.
+    """
+    value = row.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key!r} is {shown(value)}; it must be an object")
+    return value
+
+
+def target(row: Mapping[str, Any], reply: str | None) -> Any:
+    """Finds the gold answer of a row, boxes brought to 0..1000.
+
+    Args:
+        row: the row, without its nulls.
+        reply: the assistant's turn, if the row has one.
+
+    Returns:
+        A text, number, list or dict; None if the row has no answer.
+
+    Raises:
+        ValueError: if it is a box that cannot be brought to 0..1000.
+    """
+    model, objects = mapping(row, "reward_model"), mapping(row, "objects")
+    given = (row.get("answer"), row.get("solution"), model.get("ground_truth"), row.get("ground_truth"))
+    value = listed(next((value for value in given if not missing(value)), None))
+    if is_box(value) and not {"answer", "problem_type"} & row.keys():
+        # VLM-R1's referring expressions
+        return {"boxes": on_grid(value, row)}
+    if value is None and objects.get("bbox") and (reply is None or "<bbox>" in reply):
+        return _objects(objects, row)
+    value = reply if value is None else value
+    return _conclusion(value) if isinstance(value, str) and row.get("problem_type") not in _VERBATIM else value
+
+
+def _conclusion(text: str) -> str:
+    """The answer of a solution that is written out: its last answer block, or its last box of LaTeX."""
+    if "</answer>" in text and not text.lstrip().startswith("<answer>"):
+        return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return text
+    depth = 0
+    for end in range(start + len("\\boxed"), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start + len("\\boxed{") : end].strip()
+    return text
+
+
+def _objects(objects: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
+    kind, boxes = objects.get("bbox_type") or "real", listed(objects["bbox"])
+    boxes = [listed(box) for box in boxes] if isinstance(boxes, list) else [boxes]
+    if not all(is_box(box) for box in boxes):
+        raise ValueError(f"'objects' has bbox {shown(boxes)}; each must be [x1, y1, x2, y2]")
+    if kind == "real":
+        boxes = [on_grid(box, rest) for box in boxes]
+    elif kind == "norm1":
+        boxes = [[value * 1000 for value in box] for box in boxes]
+    else:
+        raise ValueError(f"'objects' has bbox_type {kind!r}; it must be 'real' (pixels) or 'norm1' (0 to 1)")
+    if len(boxes) == 1:
+        return {"boxes": boxes[0]}
+    labels = listed(objects.get("ref")) or [""] * len(boxes)
+    if not isinstance(labels, list) or len(labels) != len(boxes):
+        raise ValueError(f"'objects' has {len(boxes)} boxes but ref {shown(labels)}; there must be one each")
+    return [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels, strict=True)]
+
+
+def on_grid(box: list[float], rest: Mapping[str, Any]) -> list[float]:
+    """Brings a box to 0..1000.
+
+    Args:
+        box: x1, y1, x2, y2, pixels.
+        rest: the row, which says how large its image is.
+
+    Returns:
+        The box on the grid, not rounded.
+
+    Raises:
+        SizeNeeded: if the row does not say so.
+        ValueError: if the box lies outside the image.
+    """
+    width, height = rest.get("width"), rest.get("height")
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise SizeNeeded("its box is in pixels; the size of the image is needed in columns 'width' and 'height'")
+    grid = [value * 1000 / side for value, side in zip(box, (width, height) * 2, strict=True)]
+    # annotations overhang an image by rounding; further out the coordinates are of another image or scale
+    if not all(-10 <= value <= 1010 for value in grid):
+        raise ValueError(f"box {box} in pixels lies outside its image of {width} x {height}")
+    return [min(max(value, 0.0), 1000.0) for value in grid]
+
+
+def is_box(value: Any) -> bool:
+    """Tells a list of four numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(number, int | float) and not isinstance(number, bool) for number in value)
+    )
+
+
+def answer_text(answer: Any, kind: Any) -> str:
+    """Writes a gold answer as a text.
+
+    Args:
+        answer: a text, number, list or dict.
+        kind: the problem type.
+
+    Returns:
+        The text; JSON of what is no text.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, bool) or not isinstance(answer, int | float | list | dict):
+        raise ValueError(f"'answer' is {shown(answer)}; it must be a text, a number or JSON")
+    if kind == "spatial grounding" and is_box(answer):
+        answer = {"boxes": answer}
+    try:
+        return json.dumps(answer, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"'answer' is {shown(answer)}; it must be a text, a number or JSON ({error})") from None
+
+
+def lettered(options: Any) -> list[str]:
+    """Puts a letter before each option that has none.
+
+    Args:
+        options: a list of texts, or texts by letter, or None.
+
+    Returns:
+        The options, each ``"A. text"``; as they are if one of them has the letter of its place.
+
+    Raises:
+        ValueError: if they are something else, or more than the alphabet.
+    """
+    options = listed(options)
+    if isinstance(options, Mapping):
+        options = [f"{letter}. {text}" for letter, text in options.items() if not missing(text)]
+    if options is None:
+        return []
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise ValueError(f"'options' is {shown(options)}; it must be a list of texts")
+    letters = [letter_of(option) for option in options]
+    # "E. coli" begins with a letter too, but not with that of its place
+    in_place = any(letter and letter == own for letter, own in zip(letters, LETTERS, strict=False))
+    if in_place or (options and set(letters) == set(LETTERS[: len(options)])):
+        return options
+    if len(options) > len(LETTERS):
+        raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
+    return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+
+
+def letter_of(option: str) -> str:
+    """Reads the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
+    start = option.lstrip("( ")[:2]
+    return start[0] if len(start) == 2 and start[0] in LETTERS and start[1] in ".):" else ""
+
+
+def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer: Any) -> str | None:
+    """Says which problem type a row that names none most likely has.
+
+    Args:
+        row: the row.
+        problem: its question.
+        options: its options.
+        answer: its answer, as ``target`` gives it.
+
+    Returns:
+        The problem type; None for a row without options and answer.
+    """
+    named = _TYPE_OF_METHOD.get(str(row.get("accu_reward_method")))
+    if named or options:
+        return named or "multiple choice"
+    if answer is None:
+        return None
+    if isinstance(answer, dict) and "boxes" in answer:
+        return "spatial grounding"
+    if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "bbox_2d" in answer[0]:
+        return "detection"
+    text = answer.strip().removeprefix("<answer>").removesuffix("</answer>").strip() if isinstance(answer, str) else ""
+    offered = any(mark in problem for mark in ("(A)", "A.", "A)", "A:"))
+    return "multiple choice" if len(text) == 1 and text in LETTERS and offered else "math"
+
+
+def shown(value: Any) -> str:
+    """Writes a value for a message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,44 @@
+"""GUI grounding: where a click lands."""
+
+import math
+
+from lit_g2rpo.rewards.answers.points import Point, Region, distance, inside, points
+from lit_g2rpo.rewards.answers.structured import json_value, reals
+
+TAU = 50.0
+"""Distance from the element at which a missed click is worth exp(-1) where partial credit is given, on the grid."""
+
+
+def click(text: str) -> Point | None:
+    """Reads where an answer clicks: one point, or a tool call with a ``coordinate``, its tags allowed.
+
+    Args:
+        text: the answer.
+
+    Returns:
+        The point on the 0..1000 grid; None if there is not exactly one.
+    """
+    text = text.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
+    call = json_value(text)
+    arguments = call.get("arguments", call) if isinstance(call, dict) else None
+    if isinstance(arguments, dict) and "coordinate" in arguments:
+        found = reals(arguments["coordinate"], 2, 0, 1000)
+        return None if found is None else (found[0], found[1])
+    several = points(text)
+    return several[0] if several is not None and len(several) == 1 else None
+
+
+def click_reward(point: Point, element: Region, dense: bool = False) -> float:
+    """Scores a click on an element.
+
+    Args:
+        point: where the click lands.
+        element: the element.
+        dense: a miss is worth ``exp(-distance / TAU)`` instead of 0.
+
+    Returns:
+        1 on the element or its edge; less than 1 beside it.
+    """
+    if dense:
+        return math.exp(-distance(point, element) / TAU)
+    return float(inside(point, element))

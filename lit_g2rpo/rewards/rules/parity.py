@@ -1,0 +1,100 @@
+"""The rules of the reward that OpenVLThinkerV2 released, where they differ from this project's."""
+
+import math
+import struct
+from fractions import Fraction
+
+from rapidfuzz.distance import Levenshtein
+
+from lit_g2rpo.rewards.rules.tracking import timed_track, track
+
+STRUCTURE = 0.5
+
+
+def structure_reward(problem_type: str, answer: str, gold: str, readable: bool) -> float:
+    """Returns the bonus for an answer of valid structure, whatever it says.
+
+    It is 0.5 for every readable structured answer and for every answer of the other types. Tracks earn half of it for
+    the share of gold seconds that they name.
+
+    Args:
+        problem_type: answer format.
+        answer: the answer.
+        gold: the gold answer.
+        readable: the answer has the form of its problem type, or the type asks for none.
+
+    Returns:
+        From 0 to 0.5.
+
+    Source: OneThinker (arXiv 2512.03043), as released with OpenVLThinkerV2.
+    """
+    if not readable:
+        return 0.0
+    if problem_type == "tracking":
+        named, wanted = track(answer), track(gold)
+    elif problem_type == "spatial-temporal grounding":
+        timed, timed_gold = timed_track(answer), timed_track(gold)
+        named, wanted = timed and timed[1], timed_gold and timed_gold[1]
+    else:
+        return STRUCTURE
+    if named is None or wanted is None:
+        return 0.0
+    return STRUCTURE / 2 * (1 + len(named.keys() & wanted.keys()) / len(wanted))
+
+
+def word_accuracy(answer: str, gold: str) -> float:
+    """Scores a transcription by ``max(0, 1 - WER)``, WER being edit distance in words per gold word.
+
+    Args:
+        answer: the transcription.
+        gold: the true text.
+
+    Returns:
+        From 0 to 1.
+    """
+    a, g = answer.split(), gold.split()
+    return max(0.0, 1.0 - Levenshtein.distance(a, g) / len(g)) if a and g else 0.0
+
+
+def rounded_numbers_agree(answer: Fraction, gold: Fraction) -> bool:
+    """Compares two numbers rounded to two decimals: 0.001 agrees with 0.004, 123456.78 not with 123456.79.
+
+    Args:
+        answer: the answer.
+        gold: the gold number.
+
+    Returns:
+        True if they agree.
+    """
+    return round(_double(answer), 2) == round(_double(gold), 2)
+
+
+def single_precision_accuracy(answer: Fraction, gold: Fraction) -> float:
+    """Returns mean relative accuracy as single precision has it: an error of 0.1 passes nine thresholds, not eight.
+
+    Args:
+        answer: the answer.
+        gold: the gold value; 0 is met by 0 alone.
+
+    Returns:
+        From 0 to 1 in steps of 0.1.
+    """
+    a, g = _single(_double(answer)), _single(_double(gold))
+    error = _single(_single(abs(_single(a - g))) / _single(abs(g) + _single(1e-8)))
+    thresholds = [_single(0.5 + 0.05 * k) for k in range(10)]
+    return sum(error < 1 - threshold for threshold in thresholds) / 10
+
+
+def _double(value: Fraction) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _single(value: float) -> float:
+    # rounding a double result of + - * / once more to single precision gives the single-precision result
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -1,0 +1,1 @@
+"""Scoring of whole rollouts: threads, processes, custom rewards, judges."""

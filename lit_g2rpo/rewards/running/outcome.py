@@ -1,0 +1,89 @@
+"""What a reward of the user's returned, read as a score or as a failure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
+
+from lit_g2rpo.rewards.answers.parse import envelope
+from lit_g2rpo.rewards.compose import RewardResult
+from lit_g2rpo.rewards.config import RewardConfig
+
+TOTALS = ("total", "score", "overall")
+NOT_APPLICABLE = "not_applicable"
+
+
+@dataclass(slots=True, frozen=True)
+class Failure:
+    """Why a completion has no reward.
+
+    Args:
+        code: an error code, as in `RewardResult`.
+        message: what happened, one line.
+    """
+
+    code: str
+    message: str
+
+
+def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardResult | Failure:
+    """Reads what a reward function returned for a completion.
+
+    Args:
+        value: a number from 0 to 1; a mapping with it under ``total``, ``score`` or ``overall``, perhaps with
+            ``accuracy`` and ``format`` from 0 to 1 and other finite numbers; a `RewardResult`; None for a completion
+            that the function does not apply to.
+        completion: what the policy wrote.
+        config: names of its tags.
+
+    Returns:
+        The score, or why there is none.
+    """
+    if isinstance(value, Failure):
+        return value
+    form = float(envelope(completion, config.thinking_tag, config.answer_tag).well_formed)
+    if value is None:
+        return replace(failed(NOT_APPLICABLE), format=form)
+    if isinstance(value, RewardResult):
+        parts = {**value.components, "total": value.total, "accuracy": value.accuracy, "format": value.format}
+    elif isinstance(value, Mapping):
+        parts = {str(name): part for name, part in value.items() if _number(part) is not None}
+    else:
+        parts = {"total": value}
+    name = next((name for name in TOTALS if name in parts), None)
+    total = None if name is None else _number(parts.pop(name))
+    if total is None:
+        return Failure("bad_value", f"returned {_shown(value)}; a number, or a mapping with one under 'total'")
+    accuracy = _number(parts.pop("accuracy", parts.pop("acc", total)))
+    form = _number(parts.pop("format", form)) or 0.0
+    numbers = {"total": total, "accuracy": accuracy or 0.0, "format": form}
+    for part, number in (numbers | parts).items():
+        if not math.isfinite(number):
+            return Failure("not_finite", f"{part} is {number}")
+        if part in numbers and not 0 <= number <= 1:
+            return Failure("out_of_range", f"{part} is {number}; it must lie between 0 and 1")
+    components = {name: float(number) for name, number in parts.items()}
+    components |= {"accuracy": numbers["accuracy"], "format": form, "structure": 0.0}
+    error = value.error if isinstance(value, RewardResult) else None
+    return RewardResult(total, numbers["accuracy"], form, 0.0, components, error, 0.0)
+
+
+def failed(code: str) -> RewardResult:
+    """Returns the score of a completion that has none: zeros, and the error code."""
+    return RewardResult(0.0, 0.0, 0.0, 0.0, {"accuracy": 0.0, "format": 0.0, "structure": 0.0}, code, 0.0)
+
+
+def _number(value: Any) -> float | None:
+    if hasattr(value, "item") and getattr(value, "size", None) != 0:
+        # a scalar of numpy or torch
+        try:
+            value = value.item()
+        except (ValueError, RuntimeError):
+            return None
+    return float(value) if isinstance(value, Real) else None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:80] + '...'}"

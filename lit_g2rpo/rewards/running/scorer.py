@@ -1,0 +1,265 @@
+"""Scores whole rollouts: built-in rewards in threads, rewards of the user's in batches, failures counted."""
+
+import json
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.compose import RewardResult, score
+from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.running.adapters import Batch
+from lit_g2rpo.rewards.running.judge import Judge, JudgeConfig
+from lit_g2rpo.rewards.running.limits import Limits
+from lit_g2rpo.rewards.running.outcome import NOT_APPLICABLE, Failure, failed, read_outcome
+from lit_g2rpo.rewards.running.pool import Pool, use_pool
+from lit_g2rpo.rewards.running.user import UserReward
+
+JUDGE = "judge"
+SMALLEST_WINDOW = 200
+"""Completions that the first few are taken for, so that one failure among ten ends no run."""
+
+
+class TooManyFailuresError(UserError, RuntimeError):
+    """A reward of the user's failed for a larger share of completions than the run allows."""
+
+
+@dataclass(slots=True, frozen=True)
+class Scored:
+    """A score that is not counted yet.
+
+    Args:
+        result: the score.
+        path: the user's reward that gave it; None for the built-in one.
+        failure: what goes into the file of failures; None if the reward did not fail.
+    """
+
+    result: RewardResult
+    path: str | None = None
+    failure: dict[str, Any] | None = None
+
+
+class Scorer:
+    """Scores completions for training and evaluation.
+
+    Args:
+        config: choices of the built-in reward.
+        functions: task name to the import path of its reward, or ``judge``; other tasks have the built-in one.
+        limits: what scoring may take.
+        judge: the judge, if there is one.
+        failures_file: JSON-lines file for samples whose reward failed; None writes none.
+
+    ``failures`` counts completions whose reward failed, ``timeouts`` those that a limit cut off (in both kinds of
+    reward), ``restarts`` processes that were ended, ``seconds`` time spent.
+
+    Raises:
+        UserError: if a reward cannot be found or has another signature, or the judge is not configured.
+    """
+
+    def __init__(
+        self,
+        config: RewardConfig = DEFAULT,
+        functions: Mapping[str, str] | None = None,
+        *,
+        limits: Limits | None = None,
+        judge: JudgeConfig | None = None,
+        failures_file: str | Path | None = None,
+    ) -> None:
+        self.config, self.limits = config, limits or Limits()
+        self.failures = self.timeouts = 0
+        self.seconds = 0.0
+        self.last_failure = ""
+        self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
+        self._window: deque[bool] = deque(maxlen=self.limits.failure_window)
+        self._nones: dict[str, int] = {}
+        self._file, self._written = failures_file and Path(failures_file), 0
+        self._rewards: dict[str, UserReward | Judge] = {}
+        self._paths = dict(functions or {})
+        for task, path in self._paths.items():
+            where = f"data.tasks.{task}.reward"
+            if path == JUDGE and judge is None:
+                raise UserError(f"{where} is 'judge', but model.judge is not given; give its url and model")
+            if path not in self._rewards:
+                self._rewards[path] = (
+                    Judge(judge, config)
+                    if path == JUDGE and judge is not None
+                    else UserReward(path, self.limits.user_seconds, where)
+                )
+
+    @property
+    def restarts(self) -> int:
+        """Processes for algebra that a limit ended, or that died."""
+        return self._pool.restarts
+
+    @property
+    def recent(self) -> tuple[int, int]:
+        """Failures and completions among the newest that rewards of the user's scored; add them up over ranks."""
+        return sum(self._window), len(self._window)
+
+    def score(
+        self,
+        completions: Sequence[str],
+        samples: Sequence[Mapping[str, Any]],
+        *,
+        tasks: Sequence[str],
+        prompts: Sequence[str] | None = None,
+        token_ids: Sequence[Any] | None = None,
+        images: Sequence[Any] | None = None,
+    ) -> list[RewardResult]:
+        """Scores completions; a reward that fails gives zeros and an error code.
+
+        Args:
+            completions: what the policy wrote, ``N``.
+            samples: the data row of each.
+            tasks: the task of each.
+            prompts: the text of each prompt, for rewards that read it.
+            token_ids: the tokens of each completion.
+            images: the images of each prompt.
+
+        Returns:
+            ``N`` scores. Errors of rewards of the user's: the exception's name, ``timeout``, ``not_finite``,
+            ``out_of_range``, ``bad_value``, and ``not_applicable``, which is no failure.
+
+        Raises:
+            UserError: if the processes for algebra cannot start, or a reward asks for a column that no row has.
+        """
+        return self.count(self.attempt(Batch(completions, samples, tasks, prompts, token_ids, images)))
+
+    @property
+    def needs_caller(self) -> bool:
+        """Whether a reward of the user's asks to be called in the caller's own thread."""
+        return not self.limits.user_seconds and any(path != JUDGE for path in self._paths.values())
+
+    def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
+        """Scores completions and leaves the counting to ``count``, so that it may happen in another order.
+
+        Args:
+            batch: ``N`` completions.
+            group_size: completions that a function for batches is called with at a time; None for all.
+
+        Returns:
+            ``N`` scores.
+
+        Raises:
+            UserError: as ``score`` does.
+        """
+        start = time.perf_counter()
+        by_path: dict[str | None, list[int]] = {}
+        for i, task in enumerate(batch.tasks):
+            by_path.setdefault(self._paths.get(task), []).append(i)
+        scored: dict[int, Scored] = {}
+        for path, indices in by_path.items():
+            part = batch.only(indices)
+            found = self._built_in(part) if path is None else self._user(path, part, group_size)
+            scored |= zip(indices, found, strict=True)
+        self.seconds += time.perf_counter() - start
+        return [scored[i] for i in range(len(batch.completions))]
+
+    def count(self, scored: Sequence[Scored]) -> list[RewardResult]:
+        """Counts what was scored, and writes down what failed.
+
+        Args:
+            scored: from ``attempt``, in an order that does not depend on how long each took.
+
+        Returns:
+            The scores.
+        """
+        for one in scored:
+            self.timeouts += one.result.error == "timeout"
+            if one.path is not None:
+                self._window.append(one.failure is not None)
+                self._warn_of_none(one)
+            if one.failure is not None:
+                self.failures += 1
+                self.last_failure = f"{one.path}: {one.failure['error']}: {one.failure['message']}"
+                self._write(one.failure)
+        return [one.result for one in scored]
+
+    def check_budget(self, failures: int, completions: int) -> None:
+        """Stops a run whose rewards fail too often.
+
+        Args:
+            failures: the first of ``recent``, of all ranks, so that all ranks decide alike.
+            completions: the second.
+
+        Raises:
+            TooManyFailuresError: if the share of failures is beyond the budget.
+        """
+        if failures > self.limits.failure_budget * max(completions, SMALLEST_WINDOW):
+            last = f"; the last here: {self.last_failure}" if self.last_failure else ""
+            where = f"; samples are in {self._file}" if self._file else ""
+            raise TooManyFailuresError(
+                f"rewards failed for {failures} of {completions} completions, more than "
+                f"model.reward_limits.failure_budget {self.limits.failure_budget:g} allows{last}{where}"
+            )
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Scores on trial: what is counted and written down inside is forgotten."""
+        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_nones", "_file", "_written")
+        kept = {name: getattr(self, name) for name in names}
+        self._window, self._nones, self._file = self._window.copy(), self._nones.copy(), None
+        try:
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
+
+    def close(self) -> None:
+        """Ends the processes for algebra."""
+        self._pool.close()
+
+    def _warn_of_none(self, one: Scored) -> None:
+        """A function that forgets to return gives None: no failure, but nothing to learn from either."""
+        path = str(one.path)
+        self._nones[path] = self._nones.get(path, 0) + 1 if one.result.error == NOT_APPLICABLE else 0
+        if self._nones[path] == SMALLEST_WINDOW:
+            warnings.warn(
+                f"reward {path} returned None for the last {SMALLEST_WINDOW} completions, which score 0 and teach "
+                "nothing; does it return a number?",
+                stacklevel=2,
+            )
+
+    def _built_in(self, batch: Batch) -> list[Scored]:
+        # More threads than processes, since those that wait for the same comparison stand idle.
+        with ThreadPoolExecutor(4 * self.limits.workers, initializer=use_pool, initargs=(self._pool,)) as threads:
+            results = list(threads.map(lambda c, s: score(c, s, self.config), batch.completions, batch.samples))
+        self._pool.forget()
+        if self._pool.broken is not None:
+            raise self._pool.broken
+        return [Scored(result) for result in results]
+
+    def _user(self, path: str, batch: Batch, group_size: int | None) -> list[Scored]:
+        start, reward, n = time.perf_counter(), self._rewards[path], len(batch.completions)
+        if isinstance(reward, UserReward):
+            reward.late = 0
+        # Only a function for batches can tell how many completions are scored at a time.
+        size = group_size if group_size and isinstance(reward, UserReward) and reward.adapter.batched else n
+        values = [value for i in range(0, n, size) for value in reward(batch.only(range(i, min(i + size, n))))]
+        seconds = (time.perf_counter() - start) / n
+        scored = []
+        for i, value in enumerate(values):
+            outcome, failure = read_outcome(value, batch.completions[i], self.config), None
+            if isinstance(outcome, Failure):
+                if outcome.code != NOT_APPLICABLE:
+                    failure = {
+                        "reward": path, "task": batch.tasks[i], "error": outcome.code, "message": outcome.message,
+                        "completion": batch.completions[i], "sample": dict(batch.samples[i]),
+                    }  # fmt: skip
+                outcome = failed(outcome.code)
+            scored.append(Scored(replace(outcome, seconds=seconds), path, failure))
+        return scored
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if not self._file or self._written >= self.limits.failed_samples:
+            return
+        self._written += 1
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as file:
+            file.write(json.dumps(entry, default=lambda value: f"<{type(value).__name__}>") + "\n")

@@ -1,0 +1,1 @@
+"""The native engine: prompts and images are read once, completions decoded together."""

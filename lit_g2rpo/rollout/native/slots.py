@@ -1,0 +1,181 @@
+"""Completions being decoded, one to a slot, and one step of all of them."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from lit_g2rpo.rollout.native.cache import PromptCache, SlotCache
+from lit_g2rpo.rollout.native.decode_attention import grid_of_heads, shared_attention
+from lit_g2rpo.rollout.native.decoder import Decoder
+from lit_g2rpo.rollout.native.table import CompletionTable
+
+
+@dataclass(slots=True, frozen=True)
+class StepShape:
+    """Sizes of a decoding step.
+
+    Args:
+        slots: slots decoded, the first ones.
+        span: most tokens any of them holds after the step.
+        prompts: prompts they belong to.
+        group: most slots of one prompt.
+    """
+
+    slots: int
+    span: int
+    prompts: int
+    group: int
+
+
+class Slots:
+    """Rows of the table on their way through decoding, occupied slots first.
+
+    Every tensor keeps its address, so that a step can be captured once and replayed.
+
+    Args:
+        decoder: the text model.
+        prompts: keys and values of the prompts.
+        table: what is drawn for each row.
+        size: number of slots.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: PromptCache, table: CompletionTable, size: int) -> None:
+        device = table.start.device
+        self.decoder, self.prompts, self.table = decoder, prompts, table
+        self.width = table.sampling.max_tokens
+        self.cache = SlotCache(decoder, size, self.width)
+        self.rotation = decoder.rotation(torch.arange(table.last_position, device=device).expand(3, -1))
+        self.row = torch.full((size,), table.spare, device=device)
+        self.token = torch.zeros(size, dtype=torch.long, device=device)
+        # Index of the token in its completion; a row that is done stays where it is.
+        self.index = torch.zeros(size, dtype=torch.long, device=device)
+        self.done = torch.ones(size, dtype=torch.bool, device=device)
+        self.grid = torch.zeros(table.spare * decoder.key_heads, dtype=torch.long, device=device)
+        self.place = torch.zeros(size * decoder.key_heads, dtype=torch.long, device=device)
+        self._heads = torch.arange(decoder.key_heads, device=device)
+        self._offset = torch.arange(size * decoder.key_heads, device=device).view(size, -1) * self.width
+        self._steps = torch.arange(self.width, device=device)
+        self._zero = torch.zeros((), dtype=decoder.score_dtype, device=device)
+        self.size = size
+        self.rows: list[int] = []
+        self.held = sorted(set(table.prompt_of_row))
+
+    def step(self, shape: StepShape) -> None:
+        """Decode one token in each slot.
+
+        Args:
+            shape: sizes of the step.
+        """
+        row, token, index, done = (state[: shape.slots] for state in (self.row, self.token, self.index, self.done))
+        heads = len(self._heads)
+        place = self.place[: shape.slots * heads]
+        grid = self.grid[: shape.prompts * heads * shape.group].view(shape.prompts, heads, shape.group)
+        at = (self._offset[: shape.slots] + index[:, None]).flatten()
+        later = self._steps[: shape.span] > index[:, None]
+        bias = self._zero.masked_fill(later, -torch.inf).repeat_interleave(heads, 0)[:, None]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            self.cache.write(layer, at, key, value)
+            return shared_attention(layer, query, self.prompts, self.cache, grid, place, bias)
+
+        position = self.table.start.index_select(0, row).add_(index)
+        x = embedding(token, self.decoder.embedding)
+        cosine, sine = (table.index_select(0, position) for table in self.rotation)
+        hidden = self.decoder(x, (cosine, sine), attend)
+        index += ~done
+        drawn, last = self.table.draw(row.masked_fill(done, self.table.spare), index, self.decoder.logits(hidden))
+        token.copy_(drawn)
+        done |= last
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that an occupied slot holds after the next step."""
+        return int(self.index[: len(self.rows)].max()) + 1
+
+    def turn_over(self, waiting: deque[int]) -> bool:
+        """Free the slots of rows that are done and fill them with waiting rows; close the gaps that remain.
+
+        Args:
+            waiting: rows whose first token is drawn and is not their last; those that get a slot are taken out.
+
+        Returns:
+            True if another row is in some slot.
+        """
+        done = self.done[: len(self.rows)].tolist()
+        free = [slot for slot, flag in enumerate(done) if flag]
+        if not free and self.rows:
+            return False
+        self.table.end([self.rows[slot] for slot in free])
+        gaps = free[len(waiting) :]
+        free += range(len(self.rows), self.size)
+        taken = free[: len(waiting)]
+        if taken:
+            self._fill(taken, [waiting.popleft() for _ in taken])
+        if gaps:
+            self._close(gaps)
+        return True
+
+    def _fill(self, slots: list[int], rows: list[int]) -> None:
+        self.rows += [self.table.spare] * (max(slots) + 1 - len(self.rows))
+        for slot, row in zip(slots, rows, strict=True):
+            self.rows[slot] = row
+        at, chosen = torch.tensor([slots, rows], device=self.row.device)
+        self.row[at] = chosen
+        self.token[at] = self.table.tokens[chosen, 0]
+        self.index[at] = 0
+        self.done[at] = False
+
+    def _close(self, gaps: list[int]) -> None:
+        kept = len(self.rows) - len(gaps)
+        sources = [slot for slot in range(kept, len(self.rows)) if slot not in gaps]
+        targets = [slot for slot in gaps if slot < kept]
+        if sources:
+            self.cache.move(sources, targets, self.longest)
+            for state in (self.row, self.token, self.index, self.done):
+                state[targets] = state[sources]
+            for source, target in zip(sources, targets, strict=True):
+                self.rows[target] = self.rows[source]
+        self.row[kept : len(self.rows)] = self.table.spare
+        self.done[kept : len(self.rows)] = True
+        del self.rows[kept:]
+
+    def drop_prompts(self, waiting: deque[int]) -> None:
+        """Forget prompts that no row needs any more.
+
+        Args:
+            waiting: rows without a slot yet.
+        """
+        needed = {self.table.prompt_of_row[row] for row in (*self.rows, *waiting)}
+        for place in reversed(range(len(self.held))):
+            if self.held[place] not in needed:
+                if place < len(self.held) - 1:
+                    self.prompts.move(len(self.held) - 1, place)
+                self.held[place] = self.held[-1]
+                self.held.pop()
+
+    def arrange(self, group: int | None = None) -> int:
+        """Say which slots belong to which prompt.
+
+        Args:
+            group: slots that each prompt has room for; None for as many as the largest group needs.
+
+        Returns:
+            That number.
+        """
+        members: dict[int, list[int]] = {prompt: [] for prompt in self.held}
+        for slot, row in enumerate(self.rows):
+            members[self.table.prompt_of_row[row]].append(slot)
+        group = group or max(len(slots) for slots in members.values())
+        places = [0] * len(self.rows)
+        grid = [0] * (group * len(members))
+        for i, slots in enumerate(members.values()):
+            for j, slot in enumerate(slots):
+                grid[i * group + j], places[slot] = slot, i * group + j
+        device = self.grid.device
+        chosen = torch.tensor(grid, device=device).view(-1, group), torch.tensor(places, device=device)
+        for state, fresh in zip((self.grid, self.place), grid_of_heads(*chosen, self._heads), strict=True):
+            state[: fresh.numel()] = fresh.flatten()
+        return group

@@ -1,0 +1,67 @@
+"""Scoring beside decoding: groups are scored in one thread while others are still sampled."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+from lit_g2rpo.experience import Completion
+from lit_g2rpo.rewards.running.scorer import Scored
+
+Attempt = Callable[[list[int], list[Completion]], list[Scored]]
+
+
+class BackgroundScoring:
+    """Scores whole groups as they come, all those at a time that wait; use it as a context.
+
+    Args:
+        attempt: scores groups: indices of their prompts and all their completions, group by group, to a score each.
+        here: scores all of them in ``results``, in the caller's own thread.
+    """
+
+    def __init__(self, attempt: Attempt, here: bool = False) -> None:
+        self._attempt, self._here = attempt, here
+        self._ready: deque[tuple[int, list[Completion]]] = deque()
+        self._scored: dict[int, list[Scored]] = {}
+        self._jobs: list[Future[None]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def finished(self, index: int, completions: list[Completion]) -> None:
+        """Take a group.
+
+        Args:
+            index: index of its prompt.
+            completions: its completions.
+        """
+        self._ready.append((index, completions))
+        if not self._here:
+            self._jobs.append(self._thread.submit(self._score))
+
+    def results(self) -> list[Scored]:
+        """Wait for all groups.
+
+        Returns:
+            Their scores, prompt by prompt, whatever the order they came in.
+
+        Raises:
+            Exception: the first that scoring raised.
+        """
+        for job in self._jobs:
+            job.result()
+        self._score()
+        return [one for index in sorted(self._scored) for one in self._scored[index]]
+
+    def _score(self) -> None:
+        groups = [self._ready.popleft() for _ in range(len(self._ready))]
+        if not groups:
+            return
+        scored = self._attempt([index for index, _ in groups], [c for _, group in groups for c in group])
+        size = len(scored) // len(groups)
+        for i, (index, _) in enumerate(groups):
+            self._scored[index] = scored[i * size : (i + 1) * size]

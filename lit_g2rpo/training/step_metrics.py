@@ -1,0 +1,74 @@
+"""Diagnostics of one optimizer step: token means over micro-batches and ranks, overall and per task."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.hardware.collectives import sum_over_ranks
+from lit_g2rpo.objectives.fields import TokenFields
+
+
+class StepMetrics:
+    """Running sums per task over the micro-batches of an optimizer step.
+
+    Args:
+        tasks: names of all tasks of the run.
+    """
+
+    def __init__(self, tasks: list[str]) -> None:
+        self.tasks = tasks
+        self._added: list[tuple[dict[str, Tensor], TokenFields, bool]] = []
+
+    def add(self, metrics: dict[str, Tensor], fields: TokenFields, on_policy: bool = False) -> None:
+        """Add a micro-batch; nothing is computed before `reduce`, so that the host waits for no device until then.
+
+        Args:
+            metrics: elementwise diagnostics, ``[M]`` each, or longer where pads follow.
+            fields: its loss fields.
+            on_policy: True if the policy is still the one that sampled: what its log-probabilities then differ by is
+                the gap between engine and trainer.
+        """
+        self._added.append((metrics, fields, on_policy))
+
+    def reduce(self, module: Any) -> dict[str, float]:
+        """Add up over ranks and start afresh.
+
+        Args:
+            module: the LightningModule, whose strategy knows the ranks.
+
+        Returns:
+            ``train/<name>`` and ``train/<name>/<task>``, tasks without a token left out.
+        """
+        own, gaps = self._sums()
+        self._added = []
+        sums = dict(zip(own, sum_over_ranks(module, torch.stack(list(own.values()))), strict=True))
+        tokens = sums.pop("tokens")
+        # Micro-batch losses hold what the trainer divides by again: the number of micro-batches and of ranks.
+        loss = sums.pop("loss").sum() / (module.trainer.accumulate_grad_batches * module.trainer.world_size)
+        metrics = {"train/loss": float(loss), "train/tokens": float(tokens.sum())}
+        for name, values in sums.items():
+            metrics[f"train/{name}"] = float(values.sum() / tokens.sum().clamp(min=1))
+            metrics |= {
+                f"train/{name}/{task}": float(values[k] / tokens[k]) for k, task in enumerate(self.tasks) if tokens[k]
+            }
+        if gaps:
+            largest = torch.stack(gaps).max()
+            reduced = module.trainer.strategy.reduce(largest, reduce_op="max")
+            metrics["train/logprob_gap_max"] = float(reduced)
+        return metrics
+
+    def _sums(self) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Sums per task, ``[K]`` each, and the largest gap of each micro-batch under the policy that sampled."""
+        sums: dict[str, Tensor] = {}
+        gaps = []
+        for metrics, fields, on_policy in self._added:
+            # where the loss fields lie: on the device, or on the host where shapes are fixed
+            values = {name: v.to(fields.weight.device)[: len(fields.weight)] for name, v in metrics.items()}
+            if on_policy:
+                values["logprob_gap"] = (values["nll"] + fields.old_logprobs).abs()
+                gaps.append(torch.cat([values["logprob_gap"], fields.weight.new_zeros(1)]).max())
+            for name, value in (values | {"tokens": torch.ones_like(fields.weight)}).items():
+                zeros = torch.zeros(len(self.tasks), dtype=torch.float64, device=value.device)
+                sums[name] = sums.get(name, zeros) + zeros.index_add(0, fields.task_ids, value.double())
+        return sums, gaps

@@ -1,0 +1,114 @@
+"""How hard each task pulls: the norm of its own gradient in one micro-batch, on the last decoder layer."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_g2rpo.experience import Microbatch
+from lit_g2rpo.hardware.collectives import sum_over_ranks
+from lit_g2rpo.policy.counters import Counters
+from lit_g2rpo.training.microbatches import trained_rows
+
+
+@dataclass(slots=True, frozen=True)
+class TaskGradient:
+    """Pull of a task in one micro-batch.
+
+    Args:
+        norm: norm of the gradient of its rows' loss alone, over all ranks.
+        tokens: its completion tokens, over all ranks.
+    """
+
+    norm: float
+    tokens: int
+
+
+def task_gradients(module: Any, microbatch: Microbatch) -> dict[str, TaskGradient]:
+    """Measure the gradient of each task's rows apart, at the cost of about one forward of the micro-batch.
+
+    Nothing is accumulated: weights, their ``.grad``, random numbers and counters of the policy stay as they are. All
+    ranks must call this together; a rank without rows of a task takes part with an empty micro-batch.
+
+    Args:
+        module: the LightningModule, outside a training step.
+        microbatch: this rank's rows.
+
+    Returns:
+        Pull by task, the same on every rank; tasks without a token in the micro-batch of any rank are left out, and
+        all are where `measured_parameters` finds none.
+    """
+    parameters = measured_parameters(module.policy)
+    table = module.experience.table
+    tasks, present = list(module.tasks), trained_rows(table, module.objective).any(1)
+    # of all ranks, so that every rank makes the same forwards
+    names = [tasks[k] for k in sorted(set(table.task_ids[present].tolist()))]
+    if not names or not parameters:
+        return {}
+    parts = [rows_of_task(microbatch, name) for name in names]
+    norms = [_gradient_norm(module, part, parameters) for part in parts]
+    tokens = sum_over_ranks(module, torch.tensor([sum(map(len, part.token_ids)) for part in parts]))
+    return {
+        name: TaskGradient(float(norm), int(count))
+        for name, norm, count in zip(names, norms, tokens, strict=True)
+        if count
+    }
+
+
+def measured_parameters(policy: Any) -> list[nn.Parameter]:
+    """List what the gradient is measured on: what learns in the last decoder layer and lies whole on this rank.
+
+    Args:
+        policy: the policy.
+
+    Returns:
+        The parameters; none where the layer is frozen or its weights are split over ranks.
+    """
+    layer = policy.base.model.language_model.layers[-1]
+    # DeepSpeed marks the weights it splits with an id, those of FSDP have a local part
+    return [p for p in layer.parameters() if p.requires_grad and not hasattr(p, "ds_id") and not hasattr(p, "to_local")]
+
+
+def rows_of_task(microbatch: Microbatch, task: str) -> Microbatch:
+    """Cut the rows of one task out of a micro-batch.
+
+    Args:
+        microbatch: rows of any tasks.
+        task: name of the task.
+
+    Returns:
+        Its rows with their loss fields, in their order; possibly none.
+    """
+    rows = [i for i, prompt in enumerate(microbatch.prompts) if prompt.task == task]
+    chosen = torch.zeros(len(microbatch.prompts), dtype=torch.bool)
+    chosen[rows] = True
+    lengths = torch.tensor([len(tokens) for tokens in microbatch.token_ids], dtype=torch.long)
+    mask = chosen.repeat_interleave(lengths).to(microbatch.fields.weight.device)
+    values = {field.name: getattr(microbatch.fields, field.name) for field in dataclasses.fields(microbatch.fields)}
+    fields = dataclasses.replace(
+        microbatch.fields, **{name: value[mask] for name, value in values.items() if value is not None}
+    )
+    if fields.completion_ids is not None:
+        # ids must stay below the number of tokens
+        fields.completion_ids = torch.unique(fields.completion_ids, return_inverse=True)[1]
+    return Microbatch([microbatch.prompts[i] for i in rows], [microbatch.token_ids[i] for i in rows], fields)
+
+
+def _gradient_norm(module: Any, microbatch: Microbatch, parameters: list[nn.Parameter]) -> Tensor:
+    """Norm of the gradient of a micro-batch's loss, averaged over ranks, a scalar."""
+    policy, trainer = module.policy, module.trainer
+    own, policy.counters = policy.counters, Counters()
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), torch.enable_grad(), trainer.precision_plugin.train_step_context():
+            loss, _ = policy.loss(microbatch, module.objective.token_loss)
+        # not backward: no gradient is accumulated, so no hook of an optimizer or strategy sees it
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    finally:
+        # the loader's thread may have preprocessed images meanwhile
+        own.images_preprocessed += policy.counters.images_preprocessed
+        policy.counters = own
+    means = [trainer.strategy.reduce(gradient.float(), reduce_op="mean") for gradient in gradients]
+    return torch.nn.utils.get_total_norm(means)

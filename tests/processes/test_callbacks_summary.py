@@ -1,0 +1,82 @@
+"""RunSummary and RunRecord on a real trainer."""
+
+import json
+import re
+import subprocess
+
+from helpers.toy import ToyModule, fit
+
+from lit_g2rpo.callbacks import RolloutCheckpoint, RunRecord, RunSummary
+from lit_g2rpo.callbacks.run_record import git_commit
+
+
+def test_tables_at_start_and_end(tmp_path, capsys):
+    module = ToyModule(validation=lambda rollout: 0.3 + rollout / 50)
+    fit(module, tmp_path, [RunSummary(), RolloutCheckpoint()], rollouts=4)
+    output = capsys.readouterr().out
+    start, end = output.split("val/accuracy after 0 and after 4 rollouts")
+    assert re.search(r"policy +toy \(4 parameters\)", start)
+    assert re.search(r"updates +2 per rollout", start)
+    rows = [line.split() for line in end.splitlines() if line.strip()]
+    assert ["task", "rows", "before", "after", "change"] in rows
+    assert ["a", "3", "0.200", "0.280", "+0.080"] in rows
+    assert ["b", "4", "0.400", "0.480", "+0.080"] in rows
+    assert ["mean", "7", "0.300", "0.380", "+0.080"] in rows
+    folder = str(tmp_path / "toy/version_0")
+    # on one line each, however long, to be copied
+    assert f"tensorboard --logdir {folder}\n" in end
+    assert f"python -m lit_g2rpo fit --ckpt_path {folder}/checkpoints/last.ckpt\n" in end
+    assert "best-rollout=00004.ckpt (val/accuracy 0.380)" in end
+
+
+def test_a_saved_config_shortens_the_command(tmp_path, capsys):
+    folder = tmp_path / "toy/version_0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("model: {}\n")
+    fit(ToyModule(), tmp_path, [RunSummary(), RolloutCheckpoint()], rollouts=2)
+    assert f"python -m lit_g2rpo fit --config {folder}/config.yaml --ckpt_path last\n" in capsys.readouterr().out
+
+
+def test_without_validation_there_is_no_table(tmp_path, capsys):
+    fit(ToyModule(), tmp_path, [RunSummary()], rollouts=2, limit_val_batches=0)
+    output = capsys.readouterr().out
+    assert "before" not in output
+    assert "tensorboard --logdir" in output
+
+
+def test_the_record_says_what_the_run_was_made_with(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "toy/version_0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("name: recorded\n")
+    fit(ToyModule(), tmp_path, [RunRecord()], rollouts=1)
+    record = json.loads((folder / "versions.json").read_text())
+    assert record["device"] == "cpu"
+    assert record["ranks"] == 1
+    assert {"torch", "lightning", "transformers"} <= record["packages"].keys()
+    events = EventAccumulator(str(folder)).Reload()
+    text = events.Tensors("run/config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "name: recorded" in text
+    assert "run/versions/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_commit_is_named_only_for_a_tracked_file(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text("1\n")
+    assert git_commit(file) is None
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True
+        )
+
+    git("init")
+    assert git_commit(file) is None
+    git("add", "module.py")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD").stdout.strip()
+    assert git_commit(file) == commit
+    file.write_text("2\n")
+    assert git_commit(file) == f"{commit}-dirty"

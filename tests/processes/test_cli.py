@@ -1,0 +1,211 @@
+"""The command line: quick help, one clear line for every mistake, and a whole run read back."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_g2rpo.__main__ import VERBS, main
+from lit_g2rpo.cli.checkpoints import find_checkpoint, run_of, version_of
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.training.schedule import check_sizes, log_every_n_steps, max_steps, val_check_interval
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ["--config", str(ROOT / "configs" / "g2rpo.yaml")]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Runs a command line that must fail, and returns its one line."""
+    assert main(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert not Path("runs").exists(), "nothing half-written"
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["export", "-h"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from lit_g2rpo.__main__ import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for verb in VERBS if words == ["--help"] else ["--schedule.rollouts", "--model.rollout.group_size"]:
+        assert verb in result.stdout
+
+
+def test_every_verb_has_a_module_and_a_function() -> None:
+    for target, summary in VERBS.values():
+        module, function = target.split(":")
+        path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        assert f"def {function}(" in path.read_text()
+        assert summary
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fti", *RECIPE], "unknown verb 'fti'; did you mean fit?"),
+        (["-c", "x.yaml", "fit"], "the verb comes first"),
+        (["fit", *RECIPE, "--model.rollout.group_sise", "4"], "did you mean model.rollout.group_size?"),
+        (["fit", *RECIPE, "--modle.rollout.group_size", "4"], "did you mean model.rollout.group_size?"),
+        (["fit", *RECIPE, "--group_size", "4"], "did you mean model.rollout.group_size?"),
+        (["fit", *RECIPE, "--model.objective.clip_lo", "0.1"], "did you mean model.objective.clip_low?"),
+        (["fit", *RECIPE, "--data.val_per_taks", "3"], "did you mean data.val_per_task?"),
+        (["fit", *RECIPE, "--model.rollout.group_size", "four"], "model.rollout.group_size is four; expected int"),
+        (["test", *RECIPE, "--limit", "x"], "data.limit is x; expected int"),
+        (["fit", *RECIPE, "--data.mixture.alpha", "x"], "data.mixture.alpha is x; expected float"),
+        (["fit", *RECIPE, "--model.optimizer.init_args.lr", "x"], "model.optimizer.lr is x; expected float"),
+        (["fit", *RECIPE, "--trainer.accelerator", "x"], "trainer: You selected an invalid accelerator name"),
+        (["fit", *RECIPE, "--ckpt_path", str(ROOT)], f"--ckpt_path {ROOT} is a folder; give a checkpoint in it"),
+        (
+            ["fit", *RECIPE, "--trainer.logger.init_args.save_dir", "/proc/x"],
+            "/proc/x/g2rpo/version_0 cannot be written",
+        ),
+        (["export", *RECIPE, "--ckpt_path", __file__, "--output", "/proc/x"], "/proc/x cannot be written"),
+        (["fit", "--config", str(ROOT)], f"--config: {ROOT} is no file"),
+        (["fit", *RECIPE, "--model.objective", "lit_g2rpo.objectives.Nope"], "has no attribute 'Nope'"),
+        (["fit", *RECIPE, "--model.objective.clip_low", "-1"], "model.objective.clip_low is -1"),
+        (["fit", "--config", "nope.yaml"], "--config: no such file: "),
+        (["fit", *RECIPE, "--model.policy", "nope.yaml"], "model.policy: no such file: nope.yaml"),
+        (["fit"], "start from a recipe"),
+        (["fit", *RECIPE, "more"], "unexpected word 'more'"),
+        (
+            [
+                "fit",
+                *RECIPE,
+                "--trainer",
+                str(ROOT / "configs/strategy/xla_trainium.yaml"),
+                "--trainer.precision=bf16-mixed",
+            ],
+            "trainer.precision is bf16-mixed, but g2rpo_xla takes 32-true alone",
+        ),
+        (["fit", *RECIPE, "--trainer.max_steps", "3"], "trainer.max_steps follows from schedule.rollouts"),
+        (["fit", *RECIPE, "--seed_everything", "true"], "seed_everything is true; give a whole number"),
+        (["fit", *RECIPE, "--schedule.rollouts", "0"], "schedule.rollouts is 0; it must be 1 rollout or more"),
+        (["fit", *RECIPE, "--model.rollout.group_size", "1"], "model.rollout.group_size is 1"),
+        (["fit", *RECIPE, "--trainer.accumulate_grad_batches", "3"], "must be a multiple of trainer.accumulate_grad"),
+        (["fit", *RECIPE, "--model.rollout.prompts", "7"], "model.rollout.prompts is 7; it must be a multiple of 2"),
+        (["fit", *RECIPE, "--ckpt_path", "last"], "--ckpt_path last: no last.ckpt below runs/g2rpo"),
+        (["validate", *RECIPE, "--ckpt_path", "nope.ckpt"], "--ckpt_path nope.ckpt: no such file"),
+        (["fit", *RECIPE, "--model.policy.path", "./nope"], "model.policy.path './nope'"),
+        (["fit", *RECIPE, "--data.tasks.ocr.reward"], "data.tasks.ocr.reward has no value"),
+        (["fit", *RECIPE, "--data.tasks.ocr.lenght", "[1]"], "data.tasks.ocr.lenght: unknown key; known: length"),
+        (["export", *RECIPE, "--output", "there"], "--ckpt_path is not given"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    assert says in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model: {rollout: {group_sise: 4}}", "did you mean model.rollout.group_size?"),
+        ("model: {policy: nope.yaml}", "model.policy: no such file: nope.yaml"),
+        ("model: [", "mine.yaml: Problems parsing config"),
+        ("", "mine.yaml: --config holds no keys"),
+        ("trainer: {max_steps: 5}", "set schedule.rollouts instead"),
+        ("model: {rollout: {seed: 5}}", "set seed_everything instead"),
+        (
+            "trainer: {callbacks: [{class_path: lit_g2rpo.callbacks.EntropyBounds, init_args: {patince: 3}}]}",
+            "did you mean trainer.callbacks.patience?",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(capsys: pytest.CaptureFixture[str], text: str, says: str) -> None:
+    Path("mine.yaml").write_text(text)
+    assert says in refused(capsys, "fit", *RECIPE, "--config", "mine.yaml")
+
+
+def test_a_missing_data_file_is_one_line(capsys: pytest.CaptureFixture[str], random_folder: str) -> None:
+    config = Path("json.yaml")
+    files = "{train: nope.json, val: nope.json, image_root: .}"
+    config.write_text(f"data: {{class_path: lit_g2rpo.data.JsonPrompts, init_args: {files}}}")
+    recipe = ["--config", str(ROOT / "configs" / "openvlthinker_v2.yaml")]
+    strategy = ["--trainer", str(ROOT / "configs" / "strategy" / "cpu.yaml")]
+    words = ["fit", *recipe, *strategy, "--config", str(config), "--model.policy.path", random_folder]
+    assert "nope.json" in refused(capsys, *words)
+
+
+def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_G2RPO_TRACEBACK", "1")
+    with pytest.raises(UserError):
+        main(["fit", "--config", "nope.yaml"])
+
+
+def test_sizes() -> None:
+    assert max_steps(10, epochs=2, microbatches=4, accumulate=2) == 40
+    assert val_check_interval(5, epochs=2, microbatches=4) == 40
+    assert log_every_n_steps(1, epochs=2, microbatches=4, accumulate=2) == 4
+    check_sizes(prompts=24, world_size=3, microbatches=8, accumulate=2)
+    with pytest.raises(UserError, match=r"multiple of 16 \(ranks x optimizer steps .*: 4 x 4"):
+        check_sizes(prompts=24, world_size=4, microbatches=8, accumulate=2)
+
+
+def test_last_is_the_newest_of_the_experiment(tmp_path: Path) -> None:
+    experiment = tmp_path / "runs" / "g2rpo"
+    for number in (0, 1):
+        folder = experiment / f"version_{number}" / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "rollout=1.ckpt").touch()
+        (folder / "last.ckpt").symlink_to("rollout=1.ckpt")
+    found = find_checkpoint("last", experiment)
+    assert found == experiment / "version_1" / "checkpoints" / "last.ckpt"
+    assert run_of(found, experiment) == experiment / "version_1"
+    only = find_checkpoint("last", experiment, experiment / "version_0")
+    assert run_of(only, experiment) == experiment / "version_0"
+    assert run_of(tmp_path / "other.ckpt", experiment) is None
+    assert [version_of(experiment / name) for name in ("version_3", "mine")] == [3, "mine"]
+
+
+def small(policy: str) -> list[str]:
+    """Words that make the default run a matter of seconds."""
+    sizes = {
+        "model.policy.path": policy,
+        "model.rollout.prompts": "6",
+        "model.rollout.group_size": "2",
+        "data.val_per_task": "1",
+        "data.max_completion_tokens": "8",
+        "schedule.rollouts": "2",
+        "schedule.validate_every": "1",
+        "schedule.checkpoint_every": "1",
+        "trainer.accelerator": "cpu",
+    }
+    return [word for key, value in sizes.items() for word in (f"--{key}", value)]
+
+
+@pytest.mark.slow
+def test_a_run_and_its_continuation_share_a_folder(random_folder: str, tmp_path: Path) -> None:
+    def cli(*words: str) -> "subprocess.CompletedProcess[str]":
+        # a random policy has nothing but tied groups, and an alarm says so
+        quiet = ["-W", "error::UserWarning", "-W", "ignore:alarm:UserWarning"]
+        command = [sys.executable, *quiet, "-m", "lit_g2rpo", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = cli("fit", *RECIPE, *small(random_folder))
+    assert first.returncode == 0, first.stderr
+    for noise in ("Warning", "GPU available", "Tip:", "Loading weights", "not set, defaulting"):
+        assert noise not in first.stdout + first.stderr
+    run = tmp_path / "runs" / "g2rpo" / "version_0"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    again = cli("fit", "--config", str(run / "config.yaml"), "--schedule.rollouts", "3", "--ckpt_path", "last")
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    assert {"train/loss", "rollout/reward", "val/accuracy"} <= set(events.Tags()["scalars"])
+    assert [point.step for point in events.Scalars("train/loss")] == [1, 3, 5]
+    other = cli("validate", *RECIPE, *small("package:lit_g2rpo.nowhere/weights"), "--ckpt_path", "last")
+    assert other.returncode == 2
+    assert other.stderr.strip().splitlines()[-1].startswith("error: model.policy.path")

@@ -1,0 +1,53 @@
+"""What a linter cannot know of the images: that they hold what they run, and run what the README says."""
+
+import fnmatch
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ["Dockerfile", "Dockerfile.neuron"]
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE))
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_runs_the_default_run_as_a_user_who_is_not_root(name: str) -> None:
+    found = instructions(name)
+    [command] = [json.loads(rest) for kind, rest in found if kind == "CMD"]
+    assert " ".join(command[:6]) == "python -m lit_g2rpo fit --config configs/g2rpo.yaml"
+    assert all((ROOT / word).is_file() for word in command if word.endswith(".yaml"))
+    kinds = [kind for kind, _ in found]
+    [user] = [rest for kind, rest in found if kind == "USER"]
+    assert int(user) > 0
+    assert kinds.index("USER") < kinds.index("COPY") < kinds.index("CMD")
+    # a rebuild after a change of the code keeps the layer with torch
+    torch = next(i for i, (_, rest) in enumerate(found) if "torch==" in rest)
+    assert torch < kinds.index("COPY")
+
+
+@pytest.mark.parametrize("name", [*IMAGES, ".ci/run", "README.md", "CONTRIBUTING.md"])
+def test_torch_is_pinned_alike_everywhere(name: str) -> None:
+    pins = set(re.findall(r"torch==([\d.]+\d)", (ROOT / name).read_text()))
+    assert pins == {"2.13.0"}
+
+
+def test_the_context_leaves_out_nothing_that_is_tracked_but_what_belongs_to_git() -> None:
+    patterns = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("no git checkout")
+    left_out = [
+        path
+        for path in tracked.stdout.splitlines()
+        if any(fnmatch.fnmatch(part, pattern) for pattern in patterns for part in Path(path).parts)
+    ]
+    assert left_out == []
+    # a link in the context is copied as a link
+    assert (ROOT / "lit_g2rpo" / "callbacks").readlink() == Path("../callbacks")

@@ -1,0 +1,59 @@
+"""A fragment for each benchmark that is scored without a judge, and rows as it describes them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lit_g2rpo.data import JsonPrompts
+from lit_g2rpo.evaluation import BENCHMARKS
+from lit_g2rpo.evaluation.benchmarks import row_error
+from lit_g2rpo.evaluation.masks import encode_mask
+from lit_g2rpo.rewards.rules.document import references
+
+DATA = Path(__file__).resolve().parents[2] / "configs" / "data"
+OFFICIAL = [name for name, benchmark in BENCHMARKS.items() if benchmark.official]
+CHOICE = {"answer": "B", "options": ["cat", "dog"]}
+BOX = '{"boxes": [0, 0, 500, 500]}'
+ROWS = {
+    "mmmu": CHOICE,
+    "mmstar": CHOICE | {"category": "math", "l2_category": "geometry"},
+    "ai2d": CHOICE,
+    "embspatial": CHOICE,
+    "chartqa": {"answer": "12", "type": "human"},
+    "docvqa": {"answer": '["12", "twelve"]'},
+    "infovqa": {"answer": '["12"]'},
+    "ocrbench": {"answer": '["hello"]', "dataset": "IIIT5K", "question_type": "Regular Text Recognition"},
+    "refspatial": {"answer": BOX, "mask": encode_mask(np.eye(4, dtype=bool)), "split": "unseen"},
+    "robospatial": {"answer": "yes", "category": "configuration"},
+    "refcoco": {"answer": BOX},
+    "refcoco_plus": {"answer": BOX},
+    "refcocog": {"answer": BOX},
+}
+POINT = {"refspatial": "[[100, 100]]"}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_rows_as_the_fragment_describes_them_are_read_and_scored(name, tmp_path):
+    fragment = yaml.safe_load((DATA / f"{name}.yaml").read_text())
+    arguments = fragment["init_args"] | {"test": str(tmp_path / "rows.jsonl"), "image_root": str(tmp_path)}
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = {"problem": "<image>What is it?", "images": ["a.png"]} | ROWS[name]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    data = JsonPrompts(**arguments)
+    data.setup("test")
+    sample = data.test_dataset()[0].sample
+    assert sample["benchmark"] == name
+    assert row_error(sample) is None
+    answer = POINT.get(name) or references(row["answer"])[0]
+    assert BENCHMARKS[name].value(answer, sample) == 1
+
+
+def test_the_columns_a_rule_needs_are_in_its_fragment():
+    for name in OFFICIAL:
+        text = (DATA / f"{name}.yaml").read_text()
+        assert all(f"{column}" in text for column in BENCHMARKS[name].columns), name
+        assert BENCHMARKS[name].source.split(",")[0] in text, name

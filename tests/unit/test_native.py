@@ -1,0 +1,355 @@
+"""The native engine against the Hugging Face engine, teacher-forced forwards, and itself in other shapes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from helpers.prompts import make_prompt
+
+import lit_g2rpo.rollout.native.decoder
+import lit_g2rpo.rollout.native.prefill
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.mini.policy import initial_policy
+from lit_g2rpo.policy.config import LoraConfig, PolicyConfig, Shapes
+from lit_g2rpo.policy.counters import Counters
+from lit_g2rpo.policy.loading import load_policy
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
+from lit_g2rpo.rollout.native.engine import NativeEngine
+from lit_g2rpo.rollout.native.prefill import _read, token_bytes
+from lit_g2rpo.rollout.native.slots import Slots, StepShape
+from lit_g2rpo.rollout.native.weights import read_layers
+
+
+@pytest.fixture(scope="module")
+def random_policy(random_folder: str) -> Policy:
+    return load_policy(PolicyConfig(path=random_folder))
+
+
+@pytest.fixture
+def policy(random_policy: Policy) -> Iterator[Policy]:
+    """The policy with fresh counters; its end tokens may be changed."""
+    random_policy.counters = Counters()
+    ends = random_policy.base.generation_config.eos_token_id
+    yield random_policy
+    random_policy.base.generation_config.eos_token_id = ends
+
+
+@pytest.fixture
+def adapted(random_folder: str) -> Policy:
+    policy = load_policy(PolicyConfig(path=random_folder, lora=LoraConfig(rank=4, alpha=8, dropout=0.5)))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    return policy
+
+
+def sample(
+    engine: NativeEngine | HuggingFaceEngine, policy: Policy, prompts: list[Prompt], group_size: int, sampling: Sampling
+) -> list[Completion]:
+    engine.attach(policy)
+    return engine.generate(prompts, group_size, sampling)
+
+
+def assert_same(ours: list[Completion], theirs: list[Completion]) -> None:
+    assert [c.token_ids.tolist() for c in ours] == [c.token_ids.tolist() for c in theirs]
+    assert [(c.text, c.truncated) for c in ours] == [(c.text, c.truncated) for c in theirs]
+    for name in ("logprobs", "entropy"):
+        values = (torch.cat([getattr(c, name) for c in side]) for side in (ours, theirs))
+        torch.testing.assert_close(*values, atol=1e-5, rtol=0)
+
+
+def end_often(policy: Policy, prompts: list[Prompt], sampling: Sampling) -> list[Completion]:
+    """Make every eighth token an end token; return completions, which differ in length, of the Hugging Face engine."""
+    policy.base.generation_config.eos_token_id = list(range(0, policy.base.config.text_config.vocab_size, 8))
+    completions = sample(HuggingFaceEngine(), policy, prompts, 4, sampling)
+    assert len({len(c.token_ids) for c in completions}) > 4
+    return completions
+
+
+SAMPLINGS = [
+    pytest.param(Sampling(14, temperature=0), id="greedy"),
+    pytest.param(Sampling(14, seed=1), id="plain"),
+    pytest.param(Sampling(14, temperature=0.7, seed=2, rollout=3), id="cold"),
+    pytest.param(Sampling(14, top_p=0.9, top_k=30, wave=1), id="truncated"),
+    pytest.param(Sampling(1), id="one-token"),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_equals_the_huggingface_engine(policy: Policy, mixed_prompts: list[Prompt], sampling: Sampling) -> None:
+    theirs = sample(HuggingFaceEngine(), policy, mixed_prompts, 3, sampling)
+    assert_same(sample(NativeEngine(), policy, mixed_prompts, 3, sampling), theirs)
+    assert_same(sample(NativeEngine(slots=5), policy, mixed_prompts, 3, sampling), theirs)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_equal_a_teacher_forced_forward(
+    policy: Policy, mixed_prompts: list[Prompt], temperature: float
+) -> None:
+    completions = sample(NativeEngine(), policy, mixed_prompts, 3, Sampling(12, temperature))
+    policy.temperature = temperature
+    rows = [p for p in mixed_prompts for _ in range(3)]
+    with torch.no_grad():
+        logprobs, entropy = policy.token_stats(rows, [c.token_ids for c in completions])
+    policy.temperature = 1.0
+    torch.testing.assert_close(torch.cat([c.logprobs for c in completions]), logprobs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([c.entropy for c in completions]), entropy, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("max_rows", "slots"), [(512, None), (8, None), (3, None), (512, 16), (512, 5), (8, 3)])
+def test_completions_of_many_lengths_do_not_depend_on_the_shape_of_decoding(
+    policy: Policy, mixed_prompts: list[Prompt], max_rows: int, slots: int | None
+) -> None:
+    sampling = Sampling(40, seed=5)
+    theirs = end_often(policy, mixed_prompts, sampling)
+    assert_same(sample(NativeEngine(max_rows, slots), policy, mixed_prompts, 4, sampling), theirs)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "slots", "fixed"), [(512, None, False), (8, 3, False), (512, 5, False), (8, 5, True)]
+)
+def test_a_group_is_handed_over_as_soon_as_its_last_row_is_done(
+    policy: Policy,
+    mixed_prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    max_rows: int,
+    slots: int | None,
+    fixed: bool,
+) -> None:
+    sampling = Sampling(40, seed=5)
+    end_often(policy, mixed_prompts, sampling)
+    monkeypatch.setattr(policy, "_shapes", "static" if fixed else "exact")
+    steps: list[int] = []
+    handed: dict[int, list[Completion]] = {}
+
+    def finished(index: int, completions: list[Completion]) -> None:
+        assert index not in handed
+        handed[index] = completions
+        steps.append(policy.counters.row_steps)
+
+    engine = NativeEngine(max_rows, slots)
+    engine.attach(policy)
+    before = policy.counters.row_steps
+    completions = engine.generate(mixed_prompts, 4, sampling, finished)
+    assert [c for i in sorted(handed) for c in handed[i]] == completions
+    assert len(set(steps)) > 1, "groups end at different steps"
+    assert before < min(steps) < policy.counters.row_steps
+    assert not any(c.logprobs.is_inference() for c in completions)
+
+
+def test_completions_do_not_depend_on_the_rows_beside_them(policy: Policy, mixed_prompts: list[Prompt]) -> None:
+    sampling = Sampling(12, seed=7)
+    together = sample(NativeEngine(), policy, mixed_prompts, 4, sampling)
+    backwards = sample(NativeEngine(), policy, mixed_prompts[::-1], 4, sampling)
+    assert_same([c for i in reversed(range(4)) for c in backwards[4 * i : 4 * i + 4]], together)
+    assert_same(
+        sample(NativeEngine(), policy, mixed_prompts, 2, sampling), [together[i] for i in range(16) if i % 4 < 2]
+    )
+
+
+def test_fixed_decoding_repeats_few_shapes_at_the_same_addresses(
+    policy: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: set[StepShape] = set()
+    addresses: set[tuple[int, ...]] = set()
+    step = Slots.step
+
+    def watched(self: Slots, shape: StepShape) -> None:
+        assert len(self.rows) <= shape.slots
+        shapes.add(shape)
+        addresses.add(tuple(x.data_ptr() for x in (self.grid, self.place, self.token, self.row, self.cache.keys[0])))
+        step(self, shape)
+
+    monkeypatch.setattr(Slots, "step", watched)
+    sampling = Sampling(40, seed=5)
+    end_often(policy, mixed_prompts, sampling)
+    sample(NativeEngine(slots=8), policy, mixed_prompts, 4, sampling)
+    assert len(addresses) == 1
+    assert {shape.slots for shape in shapes} <= {1, 2, 4, 8}
+    assert {shape.span for shape in shapes} <= {5, 10, 20, 40}
+    assert {(shape.prompts, shape.group) for shape in shapes} == {(4, 4)}
+
+
+def test_compact_decoding_holds_nothing_that_is_done(
+    policy: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, step = [], Slots.step
+
+    def watched(self: Slots, shape: StepShape) -> None:
+        groups = Counter(self.table.prompt_of_row[row] for row in self.rows)
+        assert shape.slots == len(self.rows)
+        assert (shape.prompts, shape.group) == (len(groups), max(groups.values()))
+        held.append(shape.prompts)
+        step(self, shape)
+
+    monkeypatch.setattr(Slots, "step", watched)
+    sampling = Sampling(40, seed=5)
+    end_often(policy, mixed_prompts, sampling)
+    sample(NativeEngine(), policy, mixed_prompts, 4, sampling)
+    assert held[0] == 4
+    assert held[-1] == 1
+
+
+def test_counters_are_exact(policy: Policy, mixed_prompts: list[Prompt]) -> None:
+    sampling = Sampling(40, seed=5)
+    end_often(policy, mixed_prompts, sampling)
+    policy.counters = Counters()
+    completions = sample(NativeEngine(), policy, mixed_prompts, 4, sampling)
+    tokens = sum(len(c.token_ids) for c in completions)
+    assert policy.counters.prefill_tokens == sum(len(policy.encode(p).input_ids) for p in mixed_prompts)
+    assert policy.counters.images_encoded == sum(len(p.images) for p in mixed_prompts)
+    # the first token of a row comes from its prompt, every other costs one step
+    assert policy.counters.row_steps == tokens - len(completions)
+
+
+def test_a_group_that_takes_turns_reads_its_prompt_once(policy: Policy) -> None:
+    prompt = make_prompt("one", 1)
+    completions = sample(NativeEngine(max_rows=3), policy, [prompt], 8, Sampling(6))
+    assert len(completions) == 8
+    assert policy.counters.prefill_tokens == len(policy.encode(prompt).input_ids)
+
+
+@pytest.mark.parametrize("tokens", [1, 70])
+def test_reading_prompts_in_a_memory_budget_changes_nothing(
+    policy: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    whole = sample(NativeEngine(), policy, mixed_prompts, 2, Sampling(8))
+    read: list[list[int]] = []
+
+    def record(policy: Policy, decoder: Any, pack: list[Any], *rest: Any) -> torch.Tensor:
+        read.append([len(prompt.input_ids) for prompt in pack])
+        return _read(policy, decoder, pack, *rest)
+
+    monkeypatch.setattr(lit_g2rpo.rollout.native.prefill, "_read", record)
+    policy.counters = Counters()
+    budget = tokens * token_bytes(policy.base.config.text_config, 4) / 2**20
+    assert_same(sample(NativeEngine(prefill_mib=budget), policy, mixed_prompts, 2, Sampling(8)), whole)
+    lengths = [len(policy.encode(p).input_ids) for p in mixed_prompts]
+    assert list(chain(*read)) == lengths
+    assert all(len(pack) == 1 or sum(pack) <= tokens for pack in read)
+    assert len(read) == len(lengths) if tokens == 1 else 1 < len(read) < len(lengths)
+    assert policy.counters.prefill_tokens == sum(lengths)
+
+
+def test_live_modules_equal_fused_copies(
+    adapted: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10))
+    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, copied: read_layers(text, False))
+    assert_same(sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10)), copied)
+
+
+def test_adapters_are_merged_while_they_are_on(adapted: Policy, policy: Policy, mixed_prompts: list[Prompt]) -> None:
+    adapted.train()
+    sampling = Sampling(10, seed=3)
+    theirs = sample(HuggingFaceEngine(), adapted, mixed_prompts, 2, sampling)
+    ours = sample(NativeEngine(), adapted, mixed_prompts, 2, sampling)
+    assert_same(ours, theirs)
+    plain = sample(NativeEngine(), policy, mixed_prompts, 2, sampling)
+    assert [c.token_ids.tolist() for c in plain] != [c.token_ids.tolist() for c in ours]
+    with adapted.reference():
+        assert_same(sample(NativeEngine(), adapted, mixed_prompts, 2, sampling), plain)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_projections_with_a_bias(
+    policy: Policy, mixed_prompts: list[Prompt], copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = deepcopy(policy.base.config)
+    config.text_config.attention_bias = True
+    biased = Policy(initial_policy(config, seed=4), policy.processor)
+    biased.base.generation_config = policy.base.generation_config
+    with torch.no_grad():
+        for name, parameter in biased.named_parameters():
+            if "language_model" in name and name.endswith("bias"):
+                parameter.normal_()
+    theirs = sample(HuggingFaceEngine(), biased, mixed_prompts, 2, Sampling(8))
+    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, _: read_layers(text, copied))
+    assert_same(sample(NativeEngine(), biased, mixed_prompts, 2, Sampling(8)), theirs)
+
+
+def test_an_update_is_seen(policy: Policy) -> None:
+    engine, prompt, weight = NativeEngine(), make_prompt("one", 1), policy.base.model.language_model.layers[1]
+    before = sample(engine, policy, [prompt], 2, Sampling(8))
+    parameter = weight.self_attn.k_proj.weight
+    saved = parameter.detach().clone()
+    try:
+        with torch.no_grad():
+            parameter.mul_(3)
+        theirs = sample(HuggingFaceEngine(), policy, [prompt], 2, Sampling(8))
+        assert_same(sample(engine, policy, [prompt], 2, Sampling(8)), theirs)
+        assert not torch.equal(before[0].logprobs, theirs[0].logprobs)
+    finally:
+        with torch.no_grad():
+            parameter.copy_(saved)
+
+
+def test_the_policy_is_left_as_it_was(random_folder: str) -> None:
+    policy = load_policy(PolicyConfig(path=random_folder, freeze=["vision"])).train()
+    policy.base.model.rope_deltas = torch.tensor([[7]])
+    state = {name: value.clone() for name, value in policy.state_dict().items()}
+    learning = [p.requires_grad for p in policy.parameters()]
+    completions = sample(NativeEngine(), policy, [make_prompt("one", 1)], 2, Sampling(5))
+    assert policy.training
+    assert policy.base.model.rope_deltas.tolist() == [[7]]
+    assert [p.requires_grad for p in policy.parameters()] == learning
+    assert all(torch.equal(value, state[name]) for name, value in policy.state_dict().items())
+    # what is sampled takes part in training: tensors of inference mode could not
+    assert not completions[0].logprobs.requires_grad
+    assert not completions[0].logprobs.is_inference()
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)], ids=["full", "lora"])
+@pytest.mark.parametrize("shapes", ["exact", "static"])
+def test_half_precision_stays_near_training(
+    random_folder: str, mixed_prompts: list[Prompt], lora: LoraConfig | None, shapes: Shapes
+) -> None:
+    policy = load_policy(PolicyConfig(path=random_folder, dtype="bfloat16", lora=lora, shapes=shapes))
+    torch.manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            assert parameter.dtype == torch.float32
+            torch.nn.init.normal_(parameter, std=0.1)
+    completions = sample(NativeEngine(), policy, mixed_prompts, 8, Sampling(24))
+    with torch.no_grad():
+        rows = [p for p in mixed_prompts for _ in range(8)]
+        logprobs, _ = policy.token_stats(rows, [c.token_ids for c in completions])
+    difference = (torch.cat([c.logprobs for c in completions]) - logprobs).abs()
+    assert 0 < difference.mean() < 0.01
+    assert difference.max() < 0.1
+
+
+def test_autocast_keeps_the_residual_stream(policy: Policy, mixed_prompts: list[Prompt]) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        completions = sample(NativeEngine(), policy, mixed_prompts, 4, Sampling(12))
+    with torch.no_grad():
+        rows = [p for p in mixed_prompts for _ in range(4)]
+        logprobs, _ = policy.token_stats(rows, [c.token_ids for c in completions])
+    difference = (torch.cat([c.logprobs for c in completions]) - logprobs).abs()
+    assert 0 < difference.mean() < 0.02
+
+
+def test_what_it_does_not_know_it_refuses(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = policy.base.model.language_model
+    with monkeypatch.context() as patch:
+        patch.setitem(text.config.rope_parameters, "rope_type", "dynamic")
+        with pytest.raises(UserError, match=r"'native' knows no qwen3_vl with dynamic rope; use 'huggingface'"):
+            sample(NativeEngine(), policy, [make_prompt("one", 1)], 2, Sampling(4))
+
+    class Quantized(torch.nn.Linear):
+        """A linear layer whose weight is not what it multiplies by."""
+
+    layer = text.layers[0].mlp
+    other = Quantized(*layer.up_proj.weight.T.shape, bias=False)
+    monkeypatch.setitem(layer._modules, "up_proj", other)
+    with pytest.raises(UserError, match="cannot copy the weight of a Quantized; use 'huggingface'"):
+        sample(NativeEngine(), policy, [make_prompt("one", 1)], 2, Sampling(4))

@@ -1,0 +1,166 @@
+"""Optimizers that a user names in YAML, beyond those of torch; steps too small for the type of the weights."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers.build import data, module, trainer
+from test_configs import compose
+
+from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.policy.loading import part_of
+from lit_g2rpo.training.checks import check_rounding
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "g2rpo.yaml"
+OVERLAY = """
+model:
+  optimizer:
+    class_path: bitsandbytes.optim.AdamW8bit
+    init_args:
+      lr: 2.0e-3
+      betas: [0.9, 0.99]
+      weight_decay: 0.01
+"""
+
+
+class Built(TrainerCLI):
+    """Builds the model from the configuration, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def train(optimizer: torch.optim.Optimizer, layer: torch.nn.Linear) -> list[float]:
+    torch.manual_seed(1)
+    inputs, targets = torch.randn(64, layer.in_features), torch.randn(64, layer.out_features)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (layer(inputs) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def layer() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(128, 128)
+
+
+@pytest.mark.slow
+def test_eight_bit_states_by_yaml_learn_like_full_ones(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    (tmp_path / "eight_bit.yaml").write_text(OVERLAY)
+    cli = Built("fit", ["--config", str(CONFIG), "--config", str(tmp_path / "eight_bit.yaml")])
+    first, second = layer(), layer()
+    optimizer: Any = cli.model.optimizer([{"params": list(first.parameters())}])
+    losses = train(optimizer, first)
+    plain = torch.optim.AdamW(second.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    torch.testing.assert_close(losses, train(plain, second), rtol=5e-3, atol=0)
+    assert losses[-1] < 0.8 * losses[0]
+    state = optimizer.state[first.weight]
+    assert state["state1"].dtype == state["state2"].dtype == torch.uint8
+    # A checkpoint is read with weights_only, so that states must be plain tensors.
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    restored = cli.model.optimizer([{"params": list(first.parameters())}])
+    restored.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    torch.testing.assert_close(restored.state[first.weight]["state1"], state["state1"])
+
+
+RATE = 2e-6
+"""The paper's learning rate."""
+
+
+def moved(make: Any, dtype: torch.dtype, steps: int = 200, cut: int | None = None) -> torch.Tensor:
+    """How far weights move in 200 steps of noisy gradients, what rounding dropped counted in where it is kept."""
+    generator = torch.Generator().manual_seed(1)
+    start = (0.02 * torch.randn(5000, generator=generator)).bfloat16().to(dtype)
+    mean = 0.3 * torch.randn(5000, generator=generator)
+    weight = torch.nn.Parameter(start.clone())
+    optimizer = make([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    for step in range(steps):
+        if step == cut:
+            saved = io.BytesIO()
+            torch.save(optimizer.state_dict(), saved)
+            saved.seek(0)
+            weight = torch.nn.Parameter(weight.detach().clone())
+            # what a checkpoint holds, and how it is read
+            optimizer = make([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+            optimizer.load_state_dict(torch.load(saved, weights_only=True))
+        weight.grad = (1e-3 * (mean + torch.randn(5000, generator=generator))).to(dtype)
+        optimizer.step()
+    kept = optimizer.state[weight].get("kahan_comp")
+    return weight.detach().double() - start + (0 if kept is None else kept.double())
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def test_the_papers_rate_is_lost_in_bfloat16_and_kept_by_kahans_sum() -> None:
+    optimi = pytest.importorskip("optimi")
+    expected = moved(torch.optim.AdamW, torch.float32)
+    assert error(moved(torch.optim.AdamW, torch.bfloat16), expected) > 0.9
+    # moments are bfloat16 too, so that it is near and not equal
+    assert error(moved(optimi.AdamW, torch.bfloat16), expected) < 0.05
+    # and on float32 weights, such as DeepSpeed's own, it is AdamW
+    assert error(moved(optimi.AdamW, torch.float32), expected) < 1e-3
+
+
+def test_kahans_sum_goes_on_from_a_checkpoint_bit_for_bit() -> None:
+    optimi = pytest.importorskip("optimi")
+    whole = moved(optimi.AdamW, torch.bfloat16)
+    assert torch.equal(moved(optimi.AdamW, torch.bfloat16, cut=90), whole)
+
+
+def test_the_fragment_keeps_the_recipes_numbers() -> None:
+    pytest.importorskip("optimi")
+    optimizer = compose(
+        "--config", "@openvlthinker_v2.yaml", "--model.optimizer", "@optimizer/kahan.yaml"
+    ).model.optimizer
+    assert optimizer.class_path == "optimi.AdamW"
+    values = optimizer.init_args
+    assert (values.lr, values.betas, values.weight_decay, values.eps) == (RATE, (0.9, 0.999), 0.01, 1e-8)
+
+
+def test_steps_that_rounding_drops_are_refused() -> None:
+    run: Any = SimpleNamespace(trainer=SimpleNamespace(strategy=None, world_size=1))
+    weight = torch.nn.Parameter((0.02 * torch.randn(1000)).bfloat16())
+    with pytest.raises(UserError, match=r"steps of 2e-06 are rounded away in 9[0-9]% of the half-precision weights"):
+        check_rounding(run, torch.optim.AdamW([weight], lr=RATE))
+    check_rounding(run, torch.optim.AdamW([weight], lr=1e-3))
+    check_rounding(run, torch.optim.AdamW([torch.nn.Parameter(weight.detach().float())], lr=RATE))
+    optimi = pytest.importorskip("optimi")
+    check_rounding(run, optimi.AdamW([weight], lr=RATE))
+
+
+def test_a_run_that_could_not_learn_does_not_start(random_folder: str, tmp_path: Path) -> None:
+    run = module(random_folder, dtype="bfloat16")
+    run.optimizer = lambda groups: torch.optim.AdamW(groups, lr=1e-9)
+    with pytest.raises(UserError, match=r"add --model\.optimizer configs/optimizer/kahan\.yaml"):
+        trainer(tmp_path, 1).fit(run, data())
+    assert run.rollout_index == 0
+
+
+@pytest.mark.usefixtures("varied_rewards")
+@pytest.mark.parametrize("frozen", [["vision"], ["merger"], ["language"]])
+def test_each_part_learns_at_its_own_rate(random_folder: str, tmp_path: Path, frozen: list[Any]) -> None:
+    rates = {"vision": 0.25, "merger": 0.5, "language": 2.0}
+    run = module(random_folder, freeze=frozen, lr_scale=rates)
+    run.configure_model()
+    before = {name: weight.detach().clone() for name, weight in run.policy.named_parameters()}
+    trainer(tmp_path, 1).fit(run, data())
+    # Adam's first step moves every weight that has a gradient by the rate, whatever the gradient
+    steps = dict.fromkeys(rates, 0.0)
+    for name, weight in run.policy.named_parameters():
+        step = (
+            weight.detach() - before[name] * (1 if part_of(name) in frozen else 1 - 1e-5 * rates[part_of(name)])
+        ).abs()
+        steps[part_of(name)] = max(steps[part_of(name)], float(step.max()))
+    assert steps == pytest.approx(
+        {part: 0 if part in frozen else 1e-3 * rate for part, rate in rates.items()}, rel=0.01
+    )
