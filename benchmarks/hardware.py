@@ -36,7 +36,7 @@ SIZES = [
 
 
 class Figures(pl.Callback):
-    """Writes peak memory, agreement of engine and trainer and validation accuracy when training ends."""
+    """Write peak memory, agreement of engine and trainer and validation accuracy when training ends."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the figures to the file that the environment names."""

@@ -21,7 +21,7 @@ GROUP = 8
 
 
 def plain(rng: random.Random) -> tuple[str, list[str]]:
-    """Makes a gold number and answers that need no algebra.
+    """Make a gold number and answer that need no algebra.
 
     Args:
         rng: source of chance.
@@ -38,7 +38,7 @@ def plain(rng: random.Random) -> tuple[str, list[str]]:
 
 
 def symbolic(rng: random.Random) -> tuple[str, list[str]]:
-    """Makes a gold expression and answers that need algebra.
+    """Make a gold expression and answer that need algebra.
 
     Args:
         rng: source of chance.
@@ -57,7 +57,7 @@ def symbolic(rng: random.Random) -> tuple[str, list[str]]:
 
 
 def mix(name: str, share: float, repeats: bool) -> tuple[list[str], list[dict[str, object]]]:
-    """Makes a rollout.
+    """Make a rollout.
 
     Args:
         name: seeds it.

@@ -34,7 +34,7 @@ HOOKS = ("on_train_start", "on_train_batch_start", "on_train_batch_end", "on_tra
 
 
 class Pause(L.Callback):
-    """Hands over to the other run after the last update of a rollout."""
+    """Hand over to the other run after the last update of a rollout."""
 
     def __init__(self, pause: Callable[[], None]) -> None:
         self.pause = pause

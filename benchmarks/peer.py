@@ -25,7 +25,7 @@ from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 
 
 class _ForcedEnd(LogitsProcessor):
-    """Forbids the end token before a row's length and allows nothing else at it: one column written per step."""
+    """Forbid the end token before a row's length and allow nothing else at it: one column written per step."""
 
     def __init__(self, lengths: torch.Tensor, eos: int, prompt: int) -> None:
         self.last, self.eos, self.prompt = lengths - 1, eos, prompt

@@ -34,7 +34,7 @@ FIRST = 6
 
 @dataclass
 class Counts(pl.Callback):
-    """Counts compilations and pads while a run goes on.
+    """Count compilations and pads while a run goes on.
 
     Args:
         batches: rollouts that are counted.

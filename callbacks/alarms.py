@@ -37,7 +37,7 @@ CURE = {
 
 
 class Alarms(L.Callback):
-    """Watches quantities of each rollout that should stay small, and says so when one stays large.
+    """Watch quantities of each rollout that should stay small, and say so when one stays large.
 
     Each rollout logs ``alarm/value/<name>``, and ``alarm/<name>``: 1 while the value has been above its threshold for
     at least ``patience`` rollouts in a row, else 0. There is one warning each time an alarm goes on. All values are

@@ -13,7 +13,7 @@ from lit_g2rpo.errors import UserError
 
 
 class RolloutCheckpoint(ModelCheckpoint):
-    """Saves every few rollouts and when training ends, keeps the last ones, the best one and ``last.ckpt``.
+    """Save every few rollouts and when training ends, keep the last ones, the best one and ``last.ckpt``.
 
     ``last.ckpt`` is a link to the newest ``rollout=<n>-step=<m>.ckpt``; the best one by a validation metric is
     ``best-rollout=<n>.ckpt``. Where a validation follows the optimizer step, the checkpoint is saved after it, so

@@ -16,7 +16,7 @@ Action = Literal["warn", "adapt", "lower_lr", "stop"]
 
 
 class EntropyBounds(L.Callback):
-    """Compares the entropy of each rollout with the task's band, keeps a gauge, and acts when it stays out.
+    """Compare the entropy of each rollout with the task's band, keep a gauge, and act when it stays out.
 
     The gauge ``entropy_bounds/<task>`` is the signed distance to the band, nats: 0 inside, positive above, negative
     below; ``entropy_bounds/outside/<task>`` is the fraction of the task's rollouts so far that were outside. A task

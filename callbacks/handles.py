@@ -71,7 +71,7 @@ def handles(pl_module: L.LightningModule) -> RunHandles:
 
 
 class RolloutWatch:
-    """Tells a callback once per rollout that the rollout's metrics are there: at its first optimizer step."""
+    """Tell a callback once per rollout that the rollout's metrics are there: at its first optimizer step."""
 
     def __init__(self) -> None:
         self._rollout = 0

@@ -16,7 +16,7 @@ from lit_g2rpo.callbacks.handles import handles, resume_command, run_folder
 
 
 class GracefulInterrupt(L.Callback):
-    """Turns Ctrl-C and SIGTERM into a stop at the next optimizer step, or at the end of a running validation.
+    """Turn Ctrl-C and SIGTERM into a stop at the next optimizer step, or at the end of a running validation.
 
     The checkpoint is written by the run's ``RolloutCheckpoint``, which saves whenever training stops, or else here, as
     ``checkpoints/last.ckpt`` in the folder of the run. A validation that would follow is left out. A second Ctrl-C

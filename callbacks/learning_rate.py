@@ -14,7 +14,6 @@ def scale_learning_rate(trainer: L.Trainer, factor: float) -> None:
     Optimizers and schedules keep these numbers in the checkpoint, so a resumed run goes on with them.
 
     Args:
-        trainer: the trainer.
         factor: what to multiply by.
     """
     for optimizer in trainer.optimizers:

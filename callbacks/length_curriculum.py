@@ -16,7 +16,7 @@ MEMORY = 0.8
 
 
 class LengthCurriculum(L.Callback):
-    """Starts each task's length band around the policy's own length and moves it linearly to the configured band.
+    """Start each task's length band around the policy's own length and move it linearly to the configured band.
 
     The first rollout in which a task occurs measures the task's mean length; it is scored with the configured band,
     and without a length reward where that is relative to this mean. From then on the band is the configured one,

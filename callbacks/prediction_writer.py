@@ -23,7 +23,7 @@ VALIDATED = ("accuracy", "format", "length", "truncated")
 
 
 class PredictionWriter(L.Callback):
-    """Writes ``predictions.jsonl`` for test and predict, ``metrics.json`` for test, and prints the figures per task.
+    """Write ``predictions.jsonl`` for test and predict, ``metrics.json`` for test, and print the figures per task.
 
     A batch's output is a list of rows as ``evaluation.row`` makes them. The first rank writes the rows of all ranks as
     they come, and in the end puts them in the order of the dataset, each once. A run that was killed is continued by

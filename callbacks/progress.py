@@ -17,7 +17,7 @@ FIGURES = {"reward": ".3f", "accuracy": ".3f", "length": ".0f"}
 
 
 class RolloutProgress(ProgressBar):
-    """Shows how many rollouts are done, their reward, accuracy and completion length, and the time left.
+    """Show how many rollouts are done, their reward, accuracy and completion length, and the time left.
 
     Validations during training take one line each. Where the output is no terminal, there is no bar but one line every
     few rollouts.

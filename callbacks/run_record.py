@@ -35,7 +35,7 @@ PACKAGES = (
 
 
 class RunRecord(L.Callback):
-    """Writes ``versions.json`` into the folder of the run, and config and versions as text to TensorBoard."""
+    """Write ``versions.json`` into the folder of the run, and config and versions as text to TensorBoard."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the record."""

@@ -13,7 +13,7 @@ from lit_g2rpo.callbacks.handles import handles, per_task, resume_command, run_f
 
 
 class RunSummary(L.Callback):
-    """Prints what the run consists of before it starts, and its validation before and after once it ends.
+    """Print what the run consists of before it starts, and its validation before and after once it ends.
 
     Args:
         metric: validation metric of the final table, with a value per task beside its mean.

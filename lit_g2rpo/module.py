@@ -40,7 +40,7 @@ from lit_g2rpo.training.step_metrics import StepMetrics
 
 
 class G2RPOModule(EvaluationModule):
-    """Trains a Qwen3-VL policy from rewards: micro-batch 0 of a rollout samples, every micro-batch learns.
+    """Train a Qwen3-VL policy from rewards: micro-batch 0 of a rollout samples, every micro-batch learns.
 
     Args:
         policy: where the policy comes from and which parts of it learn.
@@ -262,11 +262,7 @@ class G2RPOModule(EvaluationModule):
         return function()
 
     def prepare_prompt(self, prompt: Prompt) -> None:
-        """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes.
-
-        Args:
-            prompt: the prompt.
-        """
+        """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes."""
         self.policy.encode(prompt)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -298,7 +294,6 @@ class G2RPOModule(EvaluationModule):
         """Log how long the updates of a rollout took, once they are done.
 
         Args:
-            outputs: unused.
             batch: prompts and index of the micro-batch.
             batch_idx: index of the micro-batch in the epoch.
         """

@@ -107,7 +107,7 @@ TASKS = {
 
 
 def task(name: str) -> Task:
-    """Finds one of the paper's tasks.
+    """Find one of the paper's tasks.
 
     Args:
         name: its name.
@@ -126,14 +126,14 @@ def task(name: str) -> Task:
 
 
 def paper_tasks() -> dict[str, Task]:
-    """Returns copies of the paper's six tasks by name."""
+    """Return copies of the paper's six tasks by name."""
     return {name: task(name) for name in TASKS}
 
 
 def with_bands(
     tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Sequence[float | str] | str | None] | None]
 ) -> dict[str, Task]:
-    """Changes bands and rewards of tasks and adds tasks.
+    """Change bands and rewards of tasks and add tasks.
 
     Args:
         tasks: tasks by name.
@@ -169,7 +169,7 @@ def with_bands(
 
 
 def entropy_band(values: Sequence[float | str]) -> EntropyBand:
-    """Reads two bounds of a configuration.
+    """Read two bounds of a configuration.
 
     Args:
         values: low and high, nats.
@@ -187,7 +187,7 @@ def entropy_band(values: Sequence[float | str]) -> EntropyBand:
 
 
 def instruction(problem_type: str, *, thinking_tag: str = "thinking", answer_tag: str = "answer") -> str:
-    """Writes the closing request of a prompt: the tags once more, and the form of the answer with an example.
+    """Write the closing request of a prompt: the tags once more, and the form of the answer with an example.
 
     Args:
         problem_type: answer format.
@@ -216,7 +216,7 @@ def build_messages(
     thinking_tag: str = "thinking",
     answer_tag: str = "answer",
 ) -> list[dict[str, Any]]:
-    """Builds the chat of a prompt: one user turn, no system prompt.
+    """Build the chat of a prompt: one user turn, no system prompt.
 
     Args:
         question: the question, with ``<image>`` where an image stands.

@@ -25,7 +25,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs every test in its own folder, so that none leaves files in the checkout or in the user's cache."""
+    """Run every test in its own folder, so that none leaves files in the checkout or in the user's cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 

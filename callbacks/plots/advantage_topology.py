@@ -25,7 +25,7 @@ MEMORY = 20
 
 
 class AdvantageTopology(L.Callback):
-    """Shows how rewards become advantages in each task and problem type, and how much of the gradient is each task's.
+    """Show how rewards become advantages in each task and problem type, and how much of the gradient is each task's.
 
     Every rollout logs ``topology/<what>/<task>`` and ``topology/<what>/type/<problem type>`` over all ranks:
     ``tie_rate``, ``tied_groups``, ``levels``, ``mean_abs``, ``variance`` and, under the Gaussian map, ``sign_flips``

@@ -20,7 +20,7 @@ LENGTH, ENTROPY = slice(1, 6), slice(6, 9)
 
 
 class BandPlots(L.Callback):
-    """Draws ``bands/length`` and ``bands/entropy``: a panel per task, the band shaded as it was at the time.
+    """Draw ``bands/length`` and ``bands/entropy``: a panel per task, the band shaded as it was at the time.
 
     All tasks share a figure: a class seldom has more than two of them, and a dozen panels, three a row, stay readable.
 

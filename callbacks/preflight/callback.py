@@ -17,7 +17,7 @@ from lit_g2rpo.policy.counters import Counters
 
 
 class Preflight(L.Callback):
-    """Tries the parts of a run before it begins, and stops it with one line that says what would have gone wrong.
+    """Try the parts of a run before it begins, and stop it with one line that says what would have gone wrong.
 
     * largest micro-batch: forward and backward with the longest prompt, and with the one of most pixels, every
       completion of full length (on a processor of 512 tokens at most), under the run's strategy and beside an

@@ -46,7 +46,6 @@ def check_checkpoint(trainer: L.Trainer, path: Path, run: Any) -> str:
     """Write a checkpoint and read it back; all ranks write, the first one reads.
 
     Args:
-        trainer: the trainer.
         path: where to write it.
         run: the trained module.
 

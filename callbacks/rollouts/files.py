@@ -33,7 +33,7 @@ class Kept:
 
 
 class RolloutFiles:
-    """Writes rollouts into a folder and keeps it within bounds, the newest rollouts at least.
+    """Write rollouts into a folder and keep it within bounds, the newest rollouts at least.
 
     A rollout is written twice: as ``rollout_<n>.jsonl``, a line per group, and as ``rollout_<n>.js``, the same lines
     for the page, since a page that is opened from disk may load scripts but read no other file. Every file appears

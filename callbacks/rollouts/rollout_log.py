@@ -19,7 +19,7 @@ from lit_g2rpo.experience import Experience, Prompt
 
 
 class RolloutLog(L.Callback):
-    """Writes rollouts into the folder ``rollouts`` of the run, and shows a few groups of some of them in TensorBoard.
+    """Write rollouts into the folder ``rollouts`` of the run, and show a few groups of some of them in TensorBoard.
 
     The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
     rank writes the groups of its own prompts. The groups in TensorBoard, with their images, completions, rewards and

@@ -6,11 +6,7 @@ from lit_g2rpo.callbacks.rollouts.record import Record
 
 
 def group_text(record: Record) -> str:
-    """Write a group as Markdown.
-
-    Args:
-        record: the group.
-    """
+    """Write a group as Markdown."""
     table = "| # | reward | accuracy | format | advantage | tokens | |\n|---|---|---|---|---|---|---|"
     for number, completion in enumerate(record["completions"]):
         notes = {"truncated": completion["truncated"], "dropped": not completion["valid"]}

@@ -7,7 +7,7 @@ LONGEST_PIECE = 8
 
 
 class TokenText:
-    """Spells completions token by token, so that the pieces of a completion join to its text.
+    """Spell completions token by token, so that the pieces of a completion join to its text.
 
     A character whose bytes are spread over tokens stands whole at the last of them, and the others are empty.
 

@@ -8,7 +8,7 @@ from lit_g2rpo.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a `UserError` of one line where the stock parser prints its usage and exits."""
+    """Raise a `UserError` of one line where the stock parser prints its usage and exits."""
 
     def error(self, message: str) -> NoReturn:
         """Raise the message."""

@@ -56,7 +56,6 @@ def verb_help(verb: str, summary: str) -> str:
     """Describe a verb and its keys.
 
     Args:
-        verb: the verb.
         summary: what it does.
 
     Returns:
@@ -85,7 +84,6 @@ def row(key: str, text: str) -> str:
     """Set a key and its description in two columns.
 
     Args:
-        key: the key.
         text: its description.
 
     Returns:

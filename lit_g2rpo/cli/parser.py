@@ -20,7 +20,7 @@ NOISE = re.compile(
 
 
 class Parser(LightningArgumentParser):
-    """Raises a `UserError` of one line where the stock parser prints its usage and exits."""
+    """Raise a `UserError` of one line where the stock parser prints its usage and exits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -35,7 +35,7 @@ PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2
 
 
 class TrainerCLI(LightningCLI):
-    """Builds the parts from the configuration and runs one verb on them.
+    """Build the parts from the configuration and run one verb on them.
 
     Args:
         verb: the verb; None for a verb of the project's own, which adds its arguments and runs itself.

@@ -9,7 +9,7 @@ __all__ = ["JsonPrompts"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the datamodule when it is asked for: Lightning takes seconds that readers and checks need not pay."""
+    """Import the datamodule when it is asked for: Lightning takes seconds that readers and check need not pay."""
     if name == "JsonPrompts":
         from lit_g2rpo.data.json_datamodule import JsonPrompts
 

@@ -68,27 +68,27 @@ class PromptData(LightningDataModule):
         self._state: dict[str, Any] = {}
 
     def default_tasks(self) -> dict[str, Task]:
-        """Returns the tasks before ``tasks`` changes them: the paper's six."""
+        """Return the tasks before ``tasks`` changes them: the paper's six."""
         return paper_tasks()
 
     def train_dataset(self) -> PromptDataset:
-        """Returns the training rows."""
+        """Return the training rows."""
         raise NotImplementedError
 
     def val_dataset(self) -> PromptDataset | None:
-        """Returns the validation rows, None to train without validation."""
+        """Return the validation rows, None to train without validation."""
         raise NotImplementedError
 
     def test_dataset(self) -> PromptDataset | None:
-        """Returns the rows of ``test``: the validation rows unless a subclass has others."""
+        """Return the rows of ``test``: the validation rows unless a subclass has others."""
         return self.val_dataset()
 
     def predict_dataset(self) -> PromptDataset | None:
-        """Returns the rows of ``predict``: the validation rows unless a subclass has others."""
+        """Return the rows of ``predict``: the validation rows unless a subclass has others."""
         return self.val_dataset()
 
     def train_dataloader(self) -> RolloutLoader:
-        """Returns the training loader, at the place of the restored checkpoint if there is one."""
+        """Return the training loader, at the place of the restored checkpoint if there is one."""
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         dataset: Any = self.train_dataset()
@@ -115,23 +115,23 @@ class PromptData(LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> ShardedBatches | list[Any]:
-        """Returns the validation batches; an empty list without validation rows."""
+        """Return the validation batches; an empty list without validation rows."""
         return self._batches(self.val_dataset())
 
     def test_dataloader(self) -> ShardedBatches | list[Any]:
-        """Returns the test batches."""
+        """Return the test batches."""
         return self._batches(self.test_dataset(), self.done)
 
     def predict_dataloader(self) -> ShardedBatches | list[Any]:
-        """Returns the batches to predict."""
+        """Return the batches to predict."""
         return self._batches(self.predict_dataset(), self.done)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Returns the batch itself: it holds no tensor, and Lightning's own transfer would copy every prompt."""
+        """Return the batch itself: it holds no tensor, and Lightning's own transfer would copy every prompt."""
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the place in the prompt stream.
+        """Return the place in the prompt stream.
 
         Lightning saves the loader's state too, but hands it back only inside an unfinished epoch, and not at all once
         the loader was built before the checkpoint was read.
@@ -139,7 +139,7 @@ class PromptData(LightningDataModule):
         return dict(self._state) if self._loader is None else self._loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes to a saved place in the prompt stream.
+        """Go to a saved place in the prompt stream.
 
         Args:
             state_dict: what ``state_dict`` returned.

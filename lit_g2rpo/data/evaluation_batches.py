@@ -13,14 +13,13 @@ log = logging.getLogger(__name__)
 
 
 class ShardedBatches:
-    """Yields ``(prompts, rows)``, the same number of equally large batches on every rank.
+    """Yield ``(prompts, rows)``, the same number of equally large batches on every rank.
 
     Rank ``r`` of ``w`` evaluates rows ``r, r + w, ..`` of those that are to be. Where a rank runs out of rows, or an
     image cannot be used, another row stands in and its entry in ``rows`` is None, so that it is generated for but not
     scored.
 
     Args:
-        dataset: the rows.
         batch_size: rows per batch and rank.
         rank: this process.
         world_size: number of processes.
@@ -64,7 +63,7 @@ class ShardedBatches:
         return -(-self._share // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[list[Prompt], list[int | None]]]:
-        """Goes through the rank's rows in dataset order."""
+        """Go through the rank's rows in dataset order."""
         self.failures = 0
         for first in range(0, self._share, self.batch_size):
             places = range(first, min(first + self.batch_size, self._share))

@@ -56,7 +56,7 @@ class JsonPrompts(PromptData):
         self._rows: dict[str, JsonRows] = {}
 
     def setup(self, stage: str) -> None:
-        """Reads and checks the files a stage needs.
+        """Read and check the files a stage needs.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -74,19 +74,19 @@ class JsonPrompts(PromptData):
             self._open("val")
 
     def train_dataset(self) -> JsonRows:
-        """Returns the training rows."""
+        """Return the training rows."""
         return self._rows["train"]
 
     def val_dataset(self) -> JsonRows | None:
-        """Returns the validation rows."""
+        """Return the validation rows."""
         return self._rows.get("val")
 
     def test_dataset(self) -> JsonRows | None:
-        """Returns the rows of ``test``."""
+        """Return the rows of ``test``."""
         return self._rows.get("test")
 
     def predict_dataset(self) -> JsonRows | None:
-        """Returns the rows of ``predict``."""
+        """Return the rows of ``predict``."""
         return self._rows.get("predict")
 
     def _open(self, split: str) -> None:

@@ -23,12 +23,12 @@ class Outlined(Protocol):
         ...
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
-        """Reads a row: the prompt without its images, and width and height of each."""
+        """Read a row: the prompt without its images, and width and height of each."""
         ...
 
 
 def image_tokens(processor: Any, width: int, height: int) -> int:
-    """Counts the tokens that an image becomes after resizing.
+    """Count the tokens that an image becomes after resizing.
 
     Args:
         processor: the policy's processor.
@@ -44,11 +44,10 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
 
 
 def expanded_length(processor: Any, prompt: Prompt, sizes: Sequence[tuple[int, int]] | None = None) -> int:
-    """Counts the tokens of a prompt as the model sees it, image-pad tokens expanded.
+    """Count the tokens of a prompt as the model sees it, image-pad tokens expanded.
 
     Args:
         processor: the policy's processor.
-        prompt: the prompt.
         sizes: width and height of each of its images, pixels; None takes those of the opened ones.
 
     Returns:
@@ -61,7 +60,7 @@ def expanded_length(processor: Any, prompt: Prompt, sizes: Sequence[tuple[int, i
 
 
 def check_prompt(prompt: Prompt, limit: int | None) -> None:
-    """Refuses a prepared prompt that is too long.
+    """Refuse a prepared prompt that is too long.
 
     Args:
         prompt: the prompt; one that is not encoded yet passes.
@@ -75,7 +74,7 @@ def check_prompt(prompt: Prompt, limit: int | None) -> None:
 
 
 def too_long(id: str, length: int, limit: int) -> str:
-    """Says that a prompt is too long, and what helps."""
+    """Say that a prompt is too long, and what helps."""
     return (
         f"row {id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows {limit}; allow more, "
         "lower model.policy.max_pixels, or leave such rows out with data.long_prompts: skip"
@@ -83,11 +82,10 @@ def too_long(id: str, length: int, limit: int) -> str:
 
 
 def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
-    """Refuses rows whose prompt is too long, before training; of many rows, a part that is spread evenly.
+    """Refuse rows whose prompt is too long, before training; of many rows, a part that is spread evenly.
 
     Args:
         processor: the policy's processor.
-        rows: the rows.
         limit: longest prompt, tokens.
 
     Raises:

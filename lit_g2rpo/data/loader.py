@@ -26,7 +26,7 @@ class PromptDataset(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Prompt:
-        """Opens a row."""
+        """Open a row."""
         ...
 
     def task_names(self) -> Sequence[str]:
@@ -44,7 +44,7 @@ class Loaded(NamedTuple):
 
 
 class RolloutLoader:
-    """Yields ``(prompts, k)`` for ``k`` in ``range(microbatches)``, then the next rollout's prompts.
+    """Yield ``(prompts, k)`` for ``k`` in ``range(microbatches)``, then the next rollout's prompts.
 
     Each iteration yields ``len(self)`` batches from the saved position on, so a state taken at any batch, the last of
     an epoch included, continues exactly. While a rollout is in use, the prompts of the next one are opened and prepared
@@ -122,7 +122,7 @@ class RolloutLoader:
         return self.rollouts_per_epoch * self.microbatches
 
     def __iter__(self) -> Iterator[tuple[list[Prompt], int]]:
-        """Goes on from the saved position for ``len(self)`` batches."""
+        """Go on from the saved position for ``len(self)`` batches."""
         for _ in range(len(self)):
             prompts, k = self._rollout(), self._microbatch
             self._microbatch = (k + 1) % self.microbatches
@@ -131,7 +131,7 @@ class RolloutLoader:
             yield prompts, k
 
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
-        """Draws further prompts for the present rollout, in place of groups that are to be replaced.
+        """Draw further prompts for the present rollout, in place of groups that are to be replaced.
 
         Args:
             tasks: task of each prompt wanted, over all ranks and the same on every rank.
@@ -145,7 +145,7 @@ class RolloutLoader:
         return loaded.prompts
 
     def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
-        """Draws all prompts of the present rollout's refills again, for one that is resumed half learned.
+        """Draw all prompts of the present rollout's refills again, for one that is resumed half learned.
 
         Args:
             waves: what ``refill`` was called with, wave by wave.
@@ -162,7 +162,7 @@ class RolloutLoader:
         return self._load(self.sampler.position, [rows[i] for i in own], [again[i] for i in own])
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the next batch lies, and the counts."""
+        """Return where the next batch lies, and the counts."""
         return {
             **self.sampler.state_dict(),
             "microbatch": self._microbatch,
@@ -173,7 +173,7 @@ class RolloutLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to a saved place.
+        """Go to a saved place.
 
         Args:
             state: what ``state_dict`` returned.

@@ -11,7 +11,7 @@ from lit_g2rpo.rewards.answers.points import Point
 
 
 def encode_mask(mask: NDArray[Any]) -> dict[str, list[int]]:
-    """Writes a mask as a column of a data row.
+    """Write a mask as a column of a data row.
 
     Args:
         mask: ``[height, width]``, or ``[height, width, channels]`` of which the first counts; set where it is at least
@@ -28,7 +28,7 @@ def encode_mask(mask: NDArray[Any]) -> dict[str, list[int]]:
 
 
 def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
-    """Returns the share of points inside a mask; one outside the image is outside the mask.
+    """Return the share of points inside a mask; one outside the image is outside the mask.
 
     Args:
         points: points on the 0..1000 grid, at least one.
@@ -53,7 +53,7 @@ def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
 
 
 def check_mask(mask: Any) -> tuple[int, int]:
-    """Returns height and width of a mask in a data row.
+    """Return height and width of a mask in a data row.
 
     Args:
         mask: the column.

@@ -17,13 +17,12 @@ _NUMBERS = (
 
 
 def option_letter(answer: str, options: Sequence[str]) -> str | None:
-    """Reads which option an answer names: a letter in brackets, before a space or before a full stop, else its text.
+    """Read which option an answer names: a letter in brackets, before a space or before a full stop, else its text.
 
     Of several the last one counts. The reference guesses at random where nothing is found; here that is no answer, so
     that the score of a run is one number.
 
     Args:
-        answer: the answer.
         options: texts of the options, in the order of their letters, without letters.
 
     Returns:
@@ -48,13 +47,12 @@ def option_letter(answer: str, options: Sequence[str]) -> str | None:
 
 
 def open_answer(answer: str, golds: Sequence[str]) -> float | None:
-    """Compares the answer to an open question.
+    """Compare the answer to an open question.
 
     Candidates are what stands behind words such as "is" or an equals sign, and the numbers there. A gold text must be
     contained in a candidate, a gold number equal one to two decimals.
 
     Args:
-        answer: the answer.
         golds: right answers.
 
     Returns:

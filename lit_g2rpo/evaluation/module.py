@@ -25,7 +25,7 @@ from lit_g2rpo.training.checks import check_prompt_lengths
 
 
 class EvaluationModule(pl.LightningModule):
-    """Samples from a policy and scores what it wrote; training builds on it.
+    """Sample from a policy and score what it wrote; training builds on it.
 
     Args:
         evaluation: how completions are sampled for validation, test and prediction.

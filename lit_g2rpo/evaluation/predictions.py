@@ -18,9 +18,6 @@ Row = dict[str, Any]
 def read_predictions(path: Path) -> list[Row]:
     """Read a file of predictions.
 
-    Args:
-        path: the file.
-
     Returns:
         Its rows.
 
@@ -86,7 +83,6 @@ def append(file: TextIO, rows: Iterable[Row]) -> None:
 
     Args:
         file: from ``begin``.
-        rows: the rows.
     """
     file.writelines(map(_line, rows))
     file.flush()
@@ -114,7 +110,6 @@ def replace(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all.
 
     Args:
-        path: the file.
         text: its content.
     """
     temporary = path.with_name(f".{path.name}.tmp")

@@ -36,7 +36,6 @@ def row(
     Args:
         index: place of the row in the dataset.
         repeat: which of the row's completions, from 0.
-        prompt: the prompt.
         completion: what the policy wrote.
         reward: its score by the reward.
         config: choices of the reward.
@@ -70,7 +69,6 @@ def verdict(
     """Score a completion by its benchmark's rule, or by the reward where its row is of no benchmark.
 
     Args:
-        text: the completion.
         sample: the data row.
         reward: its score by the reward.
         config: choices of the reward.
@@ -110,7 +108,6 @@ def extracted(text: str, config: RewardConfig = DEFAULT) -> str | None:
     """Read the answer that is graded.
 
     Args:
-        text: the completion.
         config: choices of the reward.
 
     Returns:
@@ -126,7 +123,6 @@ def settings(module: Any, verb: str) -> dict[str, Any]:
     """Say what predictions are made with, so that a run that was killed is continued only with the same.
 
     Args:
-        module: the LightningModule.
         verb: ``test`` or ``predict``.
 
     Returns:

@@ -17,7 +17,6 @@ def anls(answer: str, references: Sequence[str]) -> float:
     written. A similarity below one half is 0.
 
     Args:
-        answer: the answer.
         references: right answers, at least one; the nearest counts.
 
     Returns:
@@ -42,7 +41,6 @@ def relaxed_accuracy(answer: str, gold: str) -> float:
     A percentage is a hundredth; a gold of zero is compared as text; years count as numbers.
 
     Args:
-        answer: the answer.
         gold: the right answer.
 
     Returns:
@@ -64,13 +62,12 @@ def _float(text: str) -> float | None:
 
 
 def ocr_hit(answer: str, references: Sequence[str], dataset: str) -> float:
-    """Tells whether an answer contains a reference.
+    """Tell whether an answer contains a reference.
 
     Case and full width do not matter and line breaks are spaces, except in HME100k, where blanks do not count and case
     does.
 
     Args:
-        answer: the answer.
         references: right answers.
         dataset: name of the part of OCRBench.
 

@@ -19,7 +19,7 @@ LOOSEST = 6
 
 
 def box_answer(edges: Iterable[int]) -> str:
-    """Writes the edges of a box, in pixels, on the 0-1000 scale of the answers."""
+    """Write the edges of a box, in pixels, on the 0-1000 scale of the answers."""
     return '{"boxes": [' + ", ".join(str(round(edge * 1000 / SIDE)) for edge in edges) + "]}"
 
 
@@ -71,7 +71,7 @@ def reasoning(task: str, facts: tuple[int, ...]) -> str:
 
 
 def write(task: str, facts: tuple[int, ...]) -> str:
-    """Writes the full completion that follows from facts.
+    """Write the full completion that follows from facts.
 
     Args:
         task: Name of the task.
@@ -86,7 +86,7 @@ def write(task: str, facts: tuple[int, ...]) -> str:
 
 
 def misread(task: str, facts: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
-    """Changes facts the way the annotator gets them wrong.
+    """Change facts the way the annotator gets them wrong.
 
     Args:
         task: Name of the task.

@@ -193,7 +193,6 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
     """A short linear-like warm-up, then a cosine to zero, for every part at its own learning rate.
 
     Args:
-        optimizer: the optimizer.
         steps: optimizer steps of the whole stage.
 
     Returns:
@@ -205,9 +204,6 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
 
 def fingerprint(folder: Path) -> str:
     """Digest of the weights of a policy folder.
-
-    Args:
-        folder: the folder.
 
     Returns:
         SHA-256 of ``model.safetensors``, hexadecimal.

@@ -71,7 +71,7 @@ class Canvas:
         return chosen
 
     def digit_stamp(self, label: int, height: int, width_limit: int) -> NDArray[np.float32]:
-        """Takes a handwritten digit of the split, slightly turned and cut to its ink.
+        """Take a handwritten digit of the split, slightly turned and cut to its ink.
 
         Args:
             label: Which digit, 0-9.
@@ -89,7 +89,7 @@ class Canvas:
         return np.asarray(cut.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / np.float32(255)
 
     def stamp(self, kind: str, value: int, ink: NDArray[np.float32], left: int, top: int) -> Item:
-        """Blends a mask of ink in a random colour and records the item.
+        """Blend a mask of ink in a random colour and record the item.
 
         Args:
             kind: Kind of the item.
@@ -109,7 +109,7 @@ class Canvas:
         return item
 
     def free_spot(self, width: int, height: int, gap: int = 2) -> tuple[int, int] | None:
-        """Looks for a place that no item covers.
+        """Look for a place that no item covers.
 
         Args:
             width: Width wanted in pixels.
@@ -130,7 +130,7 @@ class Canvas:
 
 
 def shape_ink(kind: str, side: int) -> NDArray[np.float32]:
-    """Draws a shape that is no digit.
+    """Draw a shape that is no digit.
 
     Args:
         kind: `cross` or `ring` (a square outline).

@@ -22,7 +22,7 @@ CORPUS_PER_FAMILY = 200
 
 
 def build_processor() -> ImageOnlyQwen3VLProcessor:
-    """Builds the processor of the mini policy, its tokenizer trained on samples of the mini tasks.
+    """Build the processor of the mini policy, its tokenizer trained on samples of the mini tasks.
 
     Returns:
         The processor.
@@ -46,7 +46,7 @@ def build_processor() -> ImageOnlyQwen3VLProcessor:
 
 
 def mini_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
-    """Describes the mini policy.
+    """Describe the mini policy.
 
     Args:
         tokenizer: Tokenizer whose vocabulary and special tokens the policy uses.
@@ -99,7 +99,7 @@ def mini_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
 
 
 def initial_policy(config: Qwen3VLConfig, seed: int) -> Qwen3VLForConditionalGeneration:
-    """Builds the mini policy with random weights.
+    """Build the mini policy with random weights.
 
     Args:
         config: Model configuration.
@@ -114,7 +114,7 @@ def initial_policy(config: Qwen3VLConfig, seed: int) -> Qwen3VLForConditionalGen
 
 
 def save_policy(policy: Qwen3VLForConditionalGeneration, processor: ImageOnlyQwen3VLProcessor, folder: Path) -> None:
-    """Saves an ordinary Hugging Face folder with weights in half precision.
+    """Save an ordinary Hugging Face folder with weights in half precision.
 
     Args:
         policy: The policy; its weights are rounded to half precision in place.

@@ -35,7 +35,7 @@ def _name(item: Item) -> str:
 
 
 def boxes(canvas: Canvas) -> Lesson:
-    """Asks for the kind and the exact box of a lone object, or of a digit and then of the shape beside it."""
+    """Ask for the kind and the exact box of a lone object, or of a digit and then of the shape beside it."""
     rng, choice = canvas.rng, canvas.rng.random()
     if choice < 0.4:
         scenes.place_digit(canvas, int(rng.integers(10)), int(rng.integers(14, 31)))
@@ -48,33 +48,33 @@ def boxes(canvas: Canvas) -> Lesson:
 
 
 def pairs(canvas: Canvas) -> Lesson:
-    """Asks how one thing lies to another."""
+    """Ask how one thing lies to another."""
     side = scenes.spatial(canvas, tuple(canvas.rng.choice(["digit", "cross", "ring"], 2, replace=False))).facts[0]
     first, second = canvas.items
     return Lesson(canvas.image(), "Describe the pair.", f"{_name(first)} {scenes.DIRECTIONS[side]} {_name(second)}")
 
 
 def inventory(canvas: Canvas) -> Lesson:
-    """Asks for everything in the image, from left to right."""
+    """Ask for everything in the image, from left to right."""
     scenes.counting(canvas)
     items = sorted(canvas.items, key=lambda item: item.centre)
     return Lesson(canvas.image(), "List everything.", ",".join(_name(item) for item in items))
 
 
 def row(canvas: Canvas) -> Lesson:
-    """Asks for the digits of a row, one by one."""
+    """Ask for the digits of a row, one by one."""
     labels = scenes.row_of_digits(canvas, int(canvas.rng.integers(2, 5)))
     return Lesson(canvas.image(), "List the row.", ",".join(map(str, labels)))
 
 
 def bars(canvas: Canvas) -> Lesson:
-    """Asks for the heights of all bars."""
+    """Ask for the heights of all bars."""
     facts = scenes.chart(canvas).facts
     return Lesson(canvas.image(), "List the bars.", ",".join(map(str, facts[1:])))
 
 
 def cells(canvas: Canvas) -> Lesson:
-    """Asks for the digit in each cell of a grid; empty cells are dots."""
+    """Ask for the digit in each cell of a grid; empty cells are dots."""
     rng, side = canvas.rng, SIDE // CELLS
     text = ""
     for down in range(CELLS):
@@ -92,7 +92,7 @@ def cells(canvas: Canvas) -> Lesson:
 
 
 def sums(rng: np.random.Generator) -> Lesson:
-    """Asks for four sums of two digits, or doubles of a number up to 18, without an image."""
+    """Ask for four sums of two digits, or doubles of a number up to 18, without an image."""
     asked = []
     for _ in range(4):
         first, second = (int(value) for value in rng.integers(0, 10, 2))
@@ -112,7 +112,7 @@ LESSONS: dict[str, Callable[[Canvas], Lesson]] = {
 
 
 def make_lesson(name: str, index: int, split: str, seed: int) -> Lesson:
-    """Generates a lesson; the same arguments always give the same lesson.
+    """Generate a lesson; the same arguments always give the same lesson.
 
     Args:
         name: `boxes`, `inventory`, `row`, `bars`, `cells` or `sums`.
@@ -134,7 +134,7 @@ def make_lesson(name: str, index: int, split: str, seed: int) -> Lesson:
 
 
 def to_prompt(lesson: Lesson, identity: str, task: str) -> Prompt:
-    """Turns a lesson into a prompt with its completion as demonstration.
+    """Turn a lesson into a prompt with its completion as demonstration.
 
     Args:
         lesson: The lesson.

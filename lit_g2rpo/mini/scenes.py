@@ -35,7 +35,7 @@ class Scene:
 
 
 def place_digit(canvas: Canvas, label: int, height: int, gap: int = 2) -> Item | None:
-    """Draws a digit at a free place.
+    """Draw a digit at a free place.
 
     Args:
         canvas: Where to draw.
@@ -52,7 +52,7 @@ def place_digit(canvas: Canvas, label: int, height: int, gap: int = 2) -> Item |
 
 
 def place_shape(canvas: Canvas, kind: str, side: int) -> Item | None:
-    """Draws a cross or a ring at a free place.
+    """Draw a cross or a ring at a free place.
 
     Args:
         canvas: Where to draw.
@@ -67,7 +67,7 @@ def place_shape(canvas: Canvas, kind: str, side: int) -> Item | None:
 
 
 def row_of_digits(canvas: Canvas, count: int) -> tuple[int, ...]:
-    """Draws digits side by side, as in a house number.
+    """Draw digits side by side, as in a house number.
 
     Args:
         canvas: Where to draw.
@@ -88,7 +88,7 @@ def row_of_digits(canvas: Canvas, count: int) -> tuple[int, ...]:
 
 
 def grounding(canvas: Canvas) -> Scene:
-    """Draws one digit beside one shape and asks for the digit's box; facts: label, then the box in pixels."""
+    """Draw one digit beside one shape and ask for the digit's box; facts: label, then the box in pixels."""
     rng = canvas.rng
     item = place_digit(canvas, int(rng.integers(10)), int(rng.integers(16, 31)))
     assert item is not None, "the first item always fits"
@@ -97,7 +97,7 @@ def grounding(canvas: Canvas) -> Scene:
 
 
 def spatial(canvas: Canvas, kinds: tuple[str, str] = ("digit", "cross")) -> Scene:
-    """Draws two things and asks on which side of the second the first lies; fact: index of the direction."""
+    """Draw two things and ask on which side of the second the first lies; fact: index of the direction."""
     rng = canvas.rng
     while True:
         spots = rng.integers(8, SIDE - 8, (2, 2))
@@ -113,7 +113,7 @@ def spatial(canvas: Canvas, kinds: tuple[str, str] = ("digit", "cross")) -> Scen
 
 
 def counting(canvas: Canvas) -> Scene:
-    """Draws one to four digits among shapes and asks how many digits there are; fact: the count."""
+    """Draw one to four digits among shapes and ask how many digits there are; fact: the count."""
     rng = canvas.rng
     wanted = int(rng.integers(1, 5))
     placed = [place_digit(canvas, int(rng.integers(10)), int(rng.integers(13, 17))) for _ in range(wanted)]
@@ -123,12 +123,12 @@ def counting(canvas: Canvas) -> Scene:
 
 
 def arithmetic(canvas: Canvas) -> Scene:
-    """Draws two digits and asks for twice their sum; facts: the digits."""
+    """Draw two digits and ask for twice their sum; facts: the digits."""
     return Scene(canvas, "Add the two digits, then double the sum.", (), row_of_digits(canvas, 2))
 
 
 def chart(canvas: Canvas) -> Scene:
-    """Draws three values of a measured table as bars and asks for one; facts: which bar, then the three heights."""
+    """Draw three values of a measured table as bars and ask for one; facts: which bar, then the three heights."""
     rng = canvas.rng
     table = tables(canvas.split)[int(rng.integers(3))]
     values = table[int(rng.integers(len(table)))][rng.permutation(table.shape[1])[:3]]
@@ -140,7 +140,7 @@ def chart(canvas: Canvas) -> Scene:
 
 
 def reading(canvas: Canvas) -> Scene:
-    """Draws three or four digits in a row and asks to read them; facts: the digits."""
+    """Draw three or four digits in a row and ask to read them; facts: the digits."""
     return Scene(canvas, "Read the digits.", (), row_of_digits(canvas, int(canvas.rng.integers(3, 5))))
 
 

@@ -17,7 +17,7 @@ CHART_MAXIMUM = 20
 
 
 def package_file(package: str, relative: str) -> Path:
-    """Locates a data file of an installed package without importing the package, which can take seconds.
+    """Locate a data file of an installed package without importing the package, which can take seconds.
 
     Args:
         package: Import name of the package.
@@ -37,7 +37,7 @@ def package_file(package: str, relative: str) -> Path:
 
 
 def in_split(index: NDArray[np.int64], split: str) -> NDArray[np.bool_]:
-    """Assigns source rows to splits: every fifth one belongs to validation.
+    """Assign source rows to splits: every fifth one belongs to validation.
 
     Args:
         index: Row numbers in the source file, `[N]`.
@@ -64,7 +64,7 @@ def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 @lru_cache(maxsize=2)
 def digits(split: str) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int64]]]:
-    """Reads the handwritten digits of a split.
+    """Read the handwritten digits of a split.
 
     Args:
         split: `train` or `validation`.
@@ -81,7 +81,7 @@ def digits(split: str) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int64]]
 
 @lru_cache(maxsize=2)
 def tables(split: str) -> list[NDArray[np.int64]]:
-    """Reads the rows of three measured tables, each column scaled to whole chart units.
+    """Read the rows of three measured tables, each column scaled to whole chart units.
 
     Args:
         split: `train` or `validation`.
@@ -101,7 +101,7 @@ def tables(split: str) -> list[NDArray[np.int64]]:
 
 @lru_cache(maxsize=2)
 def photographs(split: str) -> list[NDArray[np.float32]]:
-    """Reads two photographs, cut so that the splits share no pixel.
+    """Read two photographs, cut so that the splits share no pixel.
 
     Args:
         split: `train` (left four fifths) or `validation` (right fifth).

@@ -45,7 +45,7 @@ class MiniSample:
 
 
 def make_sample(task: str, index: int, split: str, seed: int) -> MiniSample:
-    """Generates a sample; the same arguments always give the same sample.
+    """Generate a sample; the same arguments always give the same sample.
 
     Args:
         task: Name of the task.
@@ -81,7 +81,7 @@ def make_sample(task: str, index: int, split: str, seed: int) -> MiniSample:
 
 
 def prompt_text(question: str, options: tuple[str, ...]) -> str:
-    """Joins question, instruction and options in the paper's order.
+    """Join question, instruction and options in the paper's order.
 
     Args:
         question: Question text.
@@ -95,7 +95,7 @@ def prompt_text(question: str, options: tuple[str, ...]) -> str:
 
 
 def to_prompt(sample: MiniSample, demonstration: str | None = None) -> Prompt:
-    """Turns a sample into the prompt that the trainer reads.
+    """Turn a sample into the prompt that the trainer reads.
 
     Args:
         sample: The sample.

@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer that can spell any text.
+    """Train a byte-level BPE tokenizer that can spell any text.
 
     Args:
         texts: Prompts and completions to learn the words from.

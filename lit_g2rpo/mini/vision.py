@@ -46,7 +46,7 @@ def detection_targets(canvas: Canvas) -> tuple[NDArray[np.int64], NDArray[np.flo
 
 
 def draw_batch(step: int, batch: int, split: str, seed: int) -> tuple[NDArray[np.uint8], Tensor, Tensor]:
-    """Draws the images of one step with their detection targets.
+    """Draw the images of one step with their detection targets.
 
     Args:
         step: Number of the step; decides the images.
@@ -70,7 +70,7 @@ def draw_batch(step: int, batch: int, split: str, seed: int) -> tuple[NDArray[np
 
 
 def patches(images: NDArray[np.uint8], patch: int = 8, merge: int = 2) -> Tensor:
-    """Cuts images into the rows that the vision tower reads, as the image processor does, for a whole batch at once.
+    """Cut images into the rows that the vision tower reads, as the image processor does, for a whole batch at once.
 
     Args:
         images: RGB images of one size, `[N, height, width, 3]`.
@@ -95,7 +95,7 @@ class DetectionHeads(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, CLASSES + 4) for _ in range(streams))
 
     def forward(self, streams: list[Tensor], classes: Tensor, edges: Tensor) -> Tensor:
-        """Computes the detection loss.
+        """Compute the detection loss.
 
         Args:
             streams: Merged tokens, each `[N * cells, width]`.
@@ -118,7 +118,7 @@ class DetectionHeads(nn.Module):
 
 
 def merged_tokens(policy: Qwen3VLForConditionalGeneration, images: NDArray[np.uint8]) -> list[Tensor]:
-    """Runs the vision tower.
+    """Run the vision tower.
 
     Args:
         policy: The policy.
@@ -143,7 +143,7 @@ def train_vision(
     seed: int = 0,
     save_every: int = 200,
 ) -> None:
-    """Trains the vision tower in place; continues from the checkpoint if there is one.
+    """Train the vision tower in place; continue from the checkpoint if there is one.
 
     Args:
         policy: The policy.

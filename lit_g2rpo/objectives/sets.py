@@ -102,7 +102,7 @@ def index(ids: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 
 
 def restore(scores: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Scores back at their rows, 0 elsewhere, in the dtype and on the device of the values.
+    """Put scores back at their rows, 0 elsewhere, in the dtype and on the device of the values.
 
     Args:
         scores: a score per valid row, float64.

@@ -14,7 +14,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
-    """Finds the longest prompt and the one with the most pixels among rows that are spread evenly.
+    """Find the longest prompt and the one with the most pixels among rows that are spread evenly.
 
     Args:
         processor: the policy's processor.
@@ -55,7 +55,7 @@ def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
 
 
 def spread(rows: int, count: int) -> list[int]:
-    """Spreads numbers over rows without a period, which rows whose tasks alternate would fall in step with.
+    """Spread numbers over rows without a period, which rows whose tasks alternate would fall in step with.
 
     Args:
         rows: number of rows.

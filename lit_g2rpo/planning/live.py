@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all phantom tensors that are alive, and the most there were at a time.
+    """Count the bytes of all phantom tensors that are alive, and the most there were at a time.
 
     Args:
         tensors: those that are there already.

@@ -62,7 +62,6 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     """Keys and values of a rollout, and what prefill and decoding work in.
 
     Args:
-        phantom: the policy.
         size: what is held.
 
     Returns:
@@ -137,7 +136,6 @@ def memory_table(
     """Add up what one device holds.
 
     Args:
-        phantom: the policy.
         sharding: what ranks share.
         a_pass: forward and backward of a micro-batch.
         rollout: what the engine holds.
@@ -200,9 +198,6 @@ def memory_table(
 
 def totals(items: list[Item]) -> tuple[int, int, int]:
     """Memory of each phase.
-
-    Args:
-        items: the items.
 
     Returns:
         Their sums, bytes.

@@ -108,7 +108,6 @@ class Phantom:
 
         Args:
             size: what it holds.
-            objective: the loss.
             gradients: True if an earlier micro-batch of the same optimizer step has left gradients.
 
         Returns:

@@ -32,9 +32,6 @@ class Features:
     def to(self, device: torch.device) -> "Features":
         """The same features on a device.
 
-        Args:
-            device: the device.
-
         Returns:
             Themselves if they lie there already.
         """
@@ -77,7 +74,6 @@ def packs(
     """Cut prompts into packs that are computed at a time, which bounds the memory of activations.
 
     Args:
-        rows: the prompts.
         size: size of a prompt.
         most: largest size of a pack; a larger prompt is alone in its own.
 
@@ -102,7 +98,6 @@ def encode(processor: Any, model: Any, prompt: Prompt) -> EncodedPrompt:
     Args:
         processor: the policy's processor.
         model: the Qwen3-VL model, which places M-RoPE.
-        prompt: the prompt.
 
     Returns:
         The encoded prompt, on the CPU.
@@ -145,9 +140,6 @@ def blank_prompt(side: int) -> Prompt:
 
 def blank_text(token: int) -> EncodedPrompt:
     """A prompt of one token, which gives an empty batch the same forward as any other.
-
-    Args:
-        token: the token.
 
     Returns:
         The prompt, already encoded.

@@ -130,7 +130,6 @@ def freeze(model: PreTrainedModel, parts: list[Part]) -> None:
 
     Args:
         model: a Qwen3-VL model.
-        parts: the parts.
     """
     for name, parameter in model.named_parameters():
         if part_of(name) in parts:
@@ -139,9 +138,6 @@ def freeze(model: PreTrainedModel, parts: list[Part]) -> None:
 
 def learning_parts(policy: Policy) -> dict[Part, list[torch.nn.Parameter]]:
     """Group what learns by part.
-
-    Args:
-        policy: the policy.
 
     Returns:
         The parameters that learn, by part; parts without one left out.

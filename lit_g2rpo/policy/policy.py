@@ -114,9 +114,6 @@ class Policy(nn.Module):
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """Tokenize a prompt once; later calls for the same object return the same tensors.
 
-        Args:
-            prompt: the prompt.
-
         Returns:
             The encoded prompt, on the CPU.
         """
@@ -128,9 +125,6 @@ class Policy(nn.Module):
 
     def answer_length(self, prompt: Prompt) -> int:
         """Count the tokens of a prompt's reference answer, its tags left out.
-
-        Args:
-            prompt: the prompt.
 
         Returns:
             The number of tokens; 0 if it has no answer.
@@ -155,8 +149,6 @@ class Policy(nn.Module):
         Training passes then never run the tower, so that all ranks run the same modules. Where weights are sharded,
         call this where they are gathered.
 
-        Args:
-            prompts: the prompts.
         """
         rows = [self.encode(prompt) for prompt in prompts]
         if self.static and not self.tower_learns:

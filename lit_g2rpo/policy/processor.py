@@ -10,7 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 
 class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
-    """Turns chat messages and PIL images into model inputs.
+    """Turn chat messages and PIL images into model inputs.
 
     The stock class fails to load without torchvision, and `AutoProcessor` then returns a bare tokenizer silently.
 
@@ -44,7 +44,7 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Loads the processor of a Hugging Face folder or model name.
+        """Load the processor of a Hugging Face folder or model name.
 
         Args:
             pretrained_model_name_or_path: Folder or model name.

@@ -41,7 +41,7 @@ class RewardResult:
 
 
 def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> RewardResult:
-    """Scores a completion against a data row; never raises.
+    """Score a completion against a data row; never raises.
 
     Args:
         completion: what the policy wrote, tags included.

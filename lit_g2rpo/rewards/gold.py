@@ -17,7 +17,7 @@ MAX_SHOWN = 80
 
 
 def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str:
-    """Writes the completion that a row's gold answer asks for: empty reasoning, and the answer.
+    """Write the completion that a row's gold answer asks for: empty reasoning, and the answer.
 
     Args:
         sample: a row of any accepted format; without a gold answer the block is empty.
@@ -41,7 +41,7 @@ def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -
 
 
 def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str | None:
-    """Says why a row's gold answer does not score 1 against itself.
+    """Say why a row's gold answer does not score 1 against itself.
 
     Args:
         sample: a row of any accepted format.

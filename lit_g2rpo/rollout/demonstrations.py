@@ -9,17 +9,13 @@ from lit_g2rpo.rollout.engine import Finished, Sampling, announce
 
 
 class DemonstrationEngine:
-    """Returns each prompt's demonstration as its completions."""
+    """Return each prompt's demonstration as its completions."""
 
     def __init__(self) -> None:
         self.policy: Policy
 
     def attach(self, policy: Policy) -> None:
-        """Bind the policy whose tokenizer the demonstrations are cut with.
-
-        Args:
-            policy: the policy.
-        """
+        """Bind the policy whose tokenizer the demonstrations are cut with."""
         self.policy = policy
 
     def generate(

@@ -37,7 +37,7 @@ class Sampling:
 
 
 class RolloutEngine(Protocol):
-    """Samples completions from the policy it is attached to."""
+    """Sample completions from the policy it is attached to."""
 
     def attach(self, policy: "Policy") -> None:
         """Bind the policy whose live weights are sampled from."""

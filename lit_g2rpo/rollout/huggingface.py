@@ -16,7 +16,7 @@ from lit_g2rpo.rollout.sampling import draw, uniforms
 
 
 class _OwnDraw(LogitsProcessor):
-    """Draws the token itself, one uniform per row and step, and leaves ``generate`` no other choice."""
+    """Draw the token itself, one uniform per row and step, and leave ``generate`` no other choice."""
 
     def __init__(self, sampling: Sampling, uniform: Tensor, forbidden: Tensor) -> None:
         self.sampling, self.uniform, self.forbidden = sampling, uniform, forbidden
@@ -33,7 +33,7 @@ class _OwnDraw(LogitsProcessor):
 
 
 class HuggingFaceEngine:
-    """Samples with ``generate`` on the policy's live weights.
+    """Sample with ``generate`` on the policy's live weights.
 
     Args:
         max_rows: most rows held at a time.
@@ -44,11 +44,7 @@ class HuggingFaceEngine:
         self.policy: Policy
 
     def attach(self, policy: Policy) -> None:
-        """Bind the policy whose live weights are sampled from.
-
-        Args:
-            policy: the policy.
-        """
+        """Bind the policy whose live weights are sampled from."""
         self.policy = policy
 
     @torch.no_grad()

@@ -15,7 +15,6 @@ def shard(policy: "Policy", mesh: DeviceMesh) -> None:
     """Split the weights of each layer, and what lies outside the layers, over ranks.
 
     Args:
-        policy: the policy.
         mesh: the ranks, of one dimension.
     """
     model = policy.base.model

@@ -12,7 +12,7 @@ Attempt = Callable[[list[int], list[Completion]], list[Scored]]
 
 
 class BackgroundScoring:
-    """Scores whole groups as they come, all those at a time that wait; use it as a context.
+    """Score whole groups as they come, all those at a time that wait; use it as a context.
 
     Args:
         attempt: scores groups: indices of their prompts and all their completions, group by group, to a score each.

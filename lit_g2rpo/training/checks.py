@@ -19,7 +19,6 @@ def check_prompt_lengths(module: Any, prompts: list[Prompt]) -> None:
     """Refuse a prompt that is longer than the data allows; cutting it could cut through an image.
 
     Args:
-        module: the LightningModule.
         prompts: this rank's prompts.
 
     Raises:
@@ -39,7 +38,6 @@ def check_rewards(module: Any, values: Tensor, prompts: list[Prompt]) -> None:
     """Stop if a reward or sampling log-probability of any rank is not finite.
 
     Args:
-        module: the LightningModule.
         values: what is known of all completions, ``[P, G, columns]``.
         prompts: this rank's prompts.
 
@@ -95,7 +93,6 @@ def check_gradient(module: Any, norm: Tensor) -> None:
     """Stop if the gradient is not finite; a loss that is not finite on one rank makes it so on all.
 
     Args:
-        module: the LightningModule.
         norm: norm of the gradient, a scalar, the same on every rank.
 
     Raises:
@@ -137,7 +134,6 @@ def check_rounding(module: Any, optimizer: torch.optim.Optimizer) -> None:
     A step of Adam is about the learning rate; one below half the distance to the next number is rounded away.
 
     Args:
-        module: the LightningModule.
         optimizer: its optimizer.
 
     Raises:

@@ -94,7 +94,6 @@ def in_step(module: Any, function: Callable[[], Tensor]) -> Tensor:
     """Call a function as training steps are called: in the run's precision, inside what the strategy wraps around.
 
     Args:
-        module: the LightningModule.
         function: what to call.
 
     Returns:
@@ -144,7 +143,6 @@ def state_bytes(module: Any, dtype: torch.dtype) -> float:
     """Measure the optimizer's state of one weight.
 
     Args:
-        module: the LightningModule.
         dtype: type of the weight.
 
     Returns:

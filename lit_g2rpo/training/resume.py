@@ -20,7 +20,6 @@ def experience_state(module: Any, experience: Experience, max_tokens: int) -> di
     """Write a rollout as tensors; all ranks must call it.
 
     Args:
-        module: the LightningModule.
         experience: this rank's part of the rollout.
         max_tokens: longest completion.
 
@@ -54,7 +53,6 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
     """Read this rank's part of a rollout back.
 
     Args:
-        module: the LightningModule.
         state: from ``experience_state``.
         prompts: this rank's prompts, from the data.
 

@@ -25,7 +25,6 @@ def collect(module: Any, prompts: list[Prompt]) -> tuple[Experience, dict[str, f
     """Sample, score, filter and form advantages; log-probabilities are computed last, for what is learned from alone.
 
     Args:
-        module: the LightningModule.
         prompts: this rank's prompts.
 
     Returns:
@@ -72,7 +71,6 @@ class _Rollout:
     """What is known of a rollout while it is drawn: this rank's completions, and the columns of all ranks.
 
     Args:
-        module: the LightningModule.
         prompts: this rank's prompts.
     """
 
@@ -150,7 +148,6 @@ def ref_logprobs(module: Any, experience: Experience) -> list[Tensor]:
     """Log-probabilities under the reference of what is learned from; all ranks must call it.
 
     Args:
-        module: the LightningModule.
         experience: this rank's part of the rollout.
 
     Returns:

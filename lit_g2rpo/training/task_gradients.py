@@ -60,9 +60,6 @@ def task_gradients(module: Any, microbatch: Microbatch) -> dict[str, TaskGradien
 def measured_parameters(policy: Any) -> list[nn.Parameter]:
     """List what the gradient is measured on: what learns in the last decoder layer and lies whole on this rank.
 
-    Args:
-        policy: the policy.
-
     Returns:
         The parameters; none where the layer is frozen or its weights are split over ranks.
     """

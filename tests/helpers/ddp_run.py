@@ -54,7 +54,7 @@ class NeuronOnCPU(NeuronAccelerator):
 
 
 class Record(pl.Callback):
-    """Keeps the loss, the gradient and the advantages of every optimizer step."""
+    """Keep the loss, the gradient and the advantages of every optimizer step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []

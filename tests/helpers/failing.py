@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 
 
 class Fail(pl.Callback):
-    """Raises on one rank where it is told to.
+    """Raise on one rank where it is told to.
 
     Args:
         rank: the rank.

@@ -88,7 +88,7 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 class Record(pl.Callback):
-    """Keeps metrics of optimizer steps and collectives of micro-batches, and saves after so many of them."""
+    """Keep metrics of optimizer steps and collectives of micro-batches, and save after so many of them."""
 
     def __init__(self, path: Path, save_after: int) -> None:
         self.path, self.save_after = path, save_after
@@ -114,7 +114,7 @@ class Record(pl.Callback):
 
 
 class Watch:
-    """Counts gathered weights when a rollout's context is entered, inside it, and when it is left."""
+    """Count gathered weights when a rollout's context is entered, inside it, and when it is left."""
 
     def __init__(self) -> None:
         self.counts: list[list[int]] = []
@@ -131,7 +131,7 @@ class Watch:
 
 
 class Run:
-    """Builds a fresh module and trainer for every part."""
+    """Build a fresh module and trainer for every part."""
 
     def __init__(self, folder: str, out: Path, devices: int, name: str) -> None:
         self.folder, self.out, self.devices, self.name = folder, out, devices, name

@@ -44,14 +44,14 @@ class ToyExperience:
 
 
 class ToyTokenizer:
-    """Spells token ``n`` as ``<n>``."""
+    """Spell token ``n`` as ``<n>``."""
 
     def decode(self, token_ids: list[int]) -> str:
         return "".join(f"<{token}>" for token in token_ids)
 
 
 class ToyLoader:
-    """Repeats each rollout number once per micro-batch, and can go on from where it was."""
+    """Repeat each rollout number once per micro-batch, and can go on from where it was."""
 
     def __init__(self, rollouts: int = 1000) -> None:
         self.size = rollouts * MICROBATCHES

@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_aborts_at_once(tmp_path):
 
 
 class Raise(GracefulInterrupt):
-    """Sends itself a signal at a given batch, or while a validation runs, or the one before the training."""
+    """Send itself a signal at a given batch, or while a validation runs, or the one before the training."""
 
     def __init__(self, at):
         super().__init__()

@@ -18,7 +18,7 @@ RECIPE = ["--config", str(ROOT / "configs" / "g2rpo.yaml")]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Runs a command line that must fail, and returns its one line."""
+    """Run a command line that must fail, and return its one line."""
     assert main(words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines

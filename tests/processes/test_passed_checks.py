@@ -62,7 +62,7 @@ def path(tmp_path: Path, cache: Path) -> Path:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Opens rows as the start of a run does, and returns how many of them were parsed."""
+    """Open rows as the start of a run does, and return how many of them were parsed."""
     count, parsed = 0, readers.parsed
 
     def counted(text: bytes, place: str) -> Any:

@@ -33,7 +33,7 @@ def _coin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Notes(Callback):
-    """Keeps what each rollout came to."""
+    """Keep what each rollout came to."""
 
     def __init__(self) -> None:
         self.rollouts: list[dict[str, Any]] = []

@@ -45,14 +45,14 @@ HOSTILE = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported() -> None:
-    """Loads what is loaded when it is first needed, so that no case pays for it."""
+    """Load what is loaded when it is first needed, so that no case pays for it."""
     for kind in SCORED:
         score(gold_completion(sample(kind)), sample(kind), LENIENT)
     assert accuracy("math", "(x+1)^2", "x^2+2x+1") == 1.0
 
 
 def slowest(cases: Iterable[tuple[str, dict[str, Any], RewardConfig]]) -> float:
-    """Scores hostile cases, none of which may earn anything, and returns the seconds of the slowest."""
+    """Score hostile cases, none of which may earn anything, and return the seconds of the slowest."""
     longest = 0.0
     for case in cases:
         start = time.perf_counter()

@@ -24,7 +24,7 @@ SMALL_STEP = partial(torch.optim.SGD, lr=1e-4)
 
 
 class Probe(pl.Callback):
-    """Measures one micro-batch after an optimizer step, and keeps what must not change."""
+    """Measure one micro-batch after an optimizer step, and keep what must not change."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         policy = pl_module.policy
@@ -107,7 +107,7 @@ def test_two_ranks_measure_what_one_measures(random_folder: str, tmp_path: Path)
 
 
 class Write(pl.Callback):
-    """Writes what each rank found."""
+    """Write what each rank found."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         found = task_gradients(pl_module, pl_module.experience.microbatches[0])

@@ -37,7 +37,7 @@ def untied_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Runs:
-    """Runs each strategy once, when a test first asks for it."""
+    """Run each strategy once, when a test first asks for it."""
 
     def __init__(self, policy: str, folder: Path) -> None:
         self.policy, self.folder = policy, folder

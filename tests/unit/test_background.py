@@ -111,7 +111,7 @@ def test_an_error_in_the_engine_leaves_no_thread() -> None:
 
 
 class Notes(Callback):
-    """Keeps what each rollout came to."""
+    """Keep what each rollout came to."""
 
     def __init__(self) -> None:
         self.rollouts: list[Any] = []
@@ -123,7 +123,7 @@ class Notes(Callback):
 
 
 class Patient(NativeEngine):
-    """Samples on only when the group that it handed over has been scored."""
+    """Sample on only when the group that it handed over has been scored."""
 
     def __init__(self) -> None:
         super().__init__(max_rows=8)

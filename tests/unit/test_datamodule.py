@@ -56,7 +56,7 @@ class ToyData(PromptData):
 
 
 class Toy(LightningModule):
-    """Remembers what it was given."""
+    """Remember what it was given."""
 
     def __init__(self, asks_for_steps: bool = False) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ def test_tiles_shrink_with_the_vocabulary_down_to_a_floor():
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returned."""
+    """Remember the largest tensor that any operation returned."""
 
     numel = 0
 

@@ -21,7 +21,7 @@ ROW = {"problem": "Describe {it} and {answer}.", "problem_type": "open-ended", "
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with what ``reply`` makes of a request's text; keeps the requests."""
+    """Answer with what ``reply`` makes of a request's text; keep the requests."""
 
     daemon_threads = True
 

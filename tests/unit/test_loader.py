@@ -222,7 +222,7 @@ def test_a_broken_row_may_stop_the_run() -> None:
 
 
 def prepare(prompt: Prompt) -> None:
-    """Encodes a prompt as so many tokens as its row's number."""
+    """Encode a prompt as so many tokens as its row's number."""
     prompt.encoded = SimpleNamespace(input_ids=range(int(prompt.id)), thread=threading.current_thread().name)
 
 

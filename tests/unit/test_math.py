@@ -27,7 +27,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def no_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails a test that would start a process."""
+    """Fail a test that would start a process."""
 
     def refuse() -> Pool:
         raise AssertionError("algebra was asked for")

@@ -28,7 +28,7 @@ model:
 
 
 class Built(TrainerCLI):
-    """Builds the model from the configuration, and runs nothing."""
+    """Build the model from the configuration, and run nothing."""
 
     def _run_subcommand(self, subcommand: str) -> None: ...
 

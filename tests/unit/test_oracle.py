@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_g2rpo.py"
 
 
 class Capture(pl.Callback):
-    """Keeps loss and gradient of the first optimizer step."""
+    """Keep loss and gradient of the first optimizer step."""
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self.gradients = {n: p.grad.clone() for n, p in pl_module.policy.named_parameters()}

@@ -17,7 +17,7 @@ from lit_g2rpo.policy.config import LoraConfig
 
 
 class SaveAt(pl.Callback):
-    """Saves a checkpoint when so many micro-batches are done."""
+    """Save a checkpoint when so many micro-batches are done."""
 
     def __init__(self, path: Path, after: int) -> None:
         self.path, self.after, self.done = path, after, 0
@@ -29,7 +29,7 @@ class SaveAt(pl.Callback):
 
 
 class Trace(pl.Callback):
-    """Keeps every logged training metric by optimizer step."""
+    """Keep every logged training metric by optimizer step."""
 
     def __init__(self) -> None:
         self.steps: dict[int, dict[str, float]] = {}

@@ -127,7 +127,7 @@ def test_pads_and_tiles_change_no_number(random_folder: str, mixed_prompts: list
 
 
 class Steps(pl.Callback):
-    """Keeps the metrics of every optimizer step."""
+    """Keep the metrics of every optimizer step."""
 
     def __init__(self) -> None:
         self.metrics: list[dict[str, float]] = []

@@ -14,7 +14,7 @@ from lit_g2rpo.objectives import G2RPO, GRPO, Objective, Supervised
 
 
 class Gradient(pl.Callback):
-    """Keeps the gradient of the first optimizer step."""
+    """Keep the gradient of the first optimizer step."""
 
     def __init__(self) -> None:
         self.gradients: dict[str, torch.Tensor] = {}
@@ -61,7 +61,7 @@ def test_groups_that_teach_nothing_leave_the_policy_alone(random_folder: str, tm
 
 
 class Poison(pl.Callback):
-    """Makes the loss of a rollout's last micro-batch NaN."""
+    """Make the loss of a rollout's last micro-batch NaN."""
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         pl_module.experience.microbatches[-1].fields.weight.fill_(torch.nan)

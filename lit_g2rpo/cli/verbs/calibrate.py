@@ -26,7 +26,7 @@ OWN_KEYS = ("--prompts_per_task", "--output", "--styles")
 
 
 class CalibrateCLI(TrainerCLI):
-    """Builds the module and the data, without a trainer."""
+    """Build the module and the data, without a trainer."""
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(None, arguments)
@@ -206,7 +206,6 @@ def write(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     Args:
-        path: the file.
         text: its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

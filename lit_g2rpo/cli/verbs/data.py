@@ -194,7 +194,6 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
 
     Args:
         option: the option they were given for.
-        words: the words.
 
     Returns:
         What is behind by what is before.

@@ -22,7 +22,7 @@ ALSO_COPIED = ("video_preprocessor_config.json",)
 
 
 class ExportCLI(TrainerCLI):
-    """Builds the module alone, without a trainer."""
+    """Build the module alone, without a trainer."""
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(None, arguments)

@@ -26,7 +26,7 @@ USABLE = 0.92
 
 
 class PlanCLI(TrainerCLI):
-    """Builds the module and the data, without policy or trainer."""
+    """Build the module and the data, without policy or trainer."""
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(None, arguments)

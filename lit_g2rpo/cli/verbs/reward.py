@@ -103,7 +103,6 @@ def read_cases(path: str, config: Any) -> tuple[list[dict[str, Any]], list[str],
     """Read what is to be scored.
 
     Args:
-        path: the file.
         config: names of the tags.
 
     Returns:

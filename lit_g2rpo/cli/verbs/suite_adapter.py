@@ -22,7 +22,6 @@ def with_instruction(messages: list[dict[str, Any]], instruction: str) -> list[d
 
     Args:
         messages: chat messages, content a text or a list of items.
-        instruction: the request.
 
     Returns:
         New messages.
@@ -49,7 +48,6 @@ def answer_alone(text: str, envelope: Any, thinking_tag: str, answer_tag: str) -
     """Take reasoning and tags off a completion.
 
     Args:
-        text: the completion.
         envelope: the function of that name in ``envelope.py``.
         thinking_tag: name of the tag around the reasoning.
         answer_tag: name of the tag around the answer.

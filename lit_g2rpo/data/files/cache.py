@@ -9,15 +9,14 @@ from typing import IO
 
 
 def cache_folder() -> Path:
-    """Returns the cache folder: ``lit_g2rpo`` in ``XDG_CACHE_HOME``, by default ``~/.cache``."""
+    """Return the cache folder: ``lit_g2rpo`` in ``XDG_CACHE_HOME``, by default ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_g2rpo"
 
 
 def identity(path: Path, state: os.stat_result) -> str:
-    """Names the present content of a data file.
+    """Name the present content of a data file.
 
     Args:
-        path: the file.
         state: its size and times.
 
     Returns:
@@ -28,10 +27,7 @@ def identity(path: Path, state: os.stat_result) -> str:
 
 @contextmanager
 def written(path: Path) -> Iterator[IO[str]]:
-    """Writes a file of the cache; of several processes each writes its own, and the last one stays.
-
-    Args:
-        path: the file.
+    """Write a file of the cache; of several processes each writes its own, and the last one stays.
 
     Returns:
         What to write to; the file is there once that is closed without an error.

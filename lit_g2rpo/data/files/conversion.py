@@ -21,7 +21,7 @@ Encode = Callable[[Any], tuple[bytes, str]]
 
 
 def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int, int, int]:
-    """Writes the rows of some files into one, and images and videos inside them as files beside it.
+    """Write the rows of some files into one, and images and videos inside them as files beside it.
 
     Args:
         files: what ``read_rows`` reads.
@@ -68,7 +68,7 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
 
 
 class _Saver:
-    """Saves images or videos that have no file, each content once.
+    """Save images or videos that have no file, each content once.
 
     Args:
         scratch: folder that they are written to; it is made.
@@ -82,7 +82,7 @@ class _Saver:
         scratch.mkdir()
 
     def named(self, source: Any, place: str) -> Any:
-        """Saves one and names it; one that has a file keeps its name."""
+        """Save one and name it; one that has a file keeps its name."""
         if isinstance(source, str):
             return source
         if isinstance(source, dict):

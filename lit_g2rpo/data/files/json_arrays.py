@@ -16,7 +16,7 @@ SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def as_lines(path: Path) -> Path:
-    """Converts a JSON array to JSON lines, unless that was done since the file was last changed.
+    """Convert a JSON array to JSON lines, unless that was done since the file was last changed.
 
     Args:
         path: a file with one array of objects; bare NaN is accepted.

@@ -75,7 +75,7 @@ class JsonRows:
         return self._tasks
 
     def __getitem__(self, index: int) -> Prompt:
-        """Opens a row.
+        """Open a row.
 
         Args:
             index: its number over all files.
@@ -91,7 +91,7 @@ class JsonRows:
         return to_prompt(row, id, images, self.reward, question)
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
-        """Reads a row and how large its images are, without decoding them.
+        """Read a row and how large its images are, without decoding them.
 
         Args:
             index: its number over all files.

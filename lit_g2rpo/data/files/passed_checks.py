@@ -36,7 +36,7 @@ class PassedCheck:
         self._key = self._now()
 
     def recalled(self) -> list[tuple[str, ...]] | None:
-        """Returns the tasks of each line of the files if this check has passed before."""
+        """Return the tasks of each line of the files if this check has passed before."""
         if self._key is None:
             return None
         try:
@@ -51,7 +51,7 @@ class PassedCheck:
         return [lines[number] for number in numbers]
 
     def kept(self, tasks: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Keeps a check that has passed, unless a file changed meanwhile or the cache folder cannot be written.
+        """Keep a check that has passed, unless a file changed meanwhile or the cache folder cannot be written.
 
         Args:
             tasks: the tasks of each line: one, or one for each phrase of its box.

@@ -32,11 +32,11 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a row; the caller may keep and change it."""
+        """Read a row; the caller may keep and change it."""
         ...
 
     def place(self, index: int) -> str:
-        """Names a row for a message."""
+        """Name a row for a message."""
         ...
 
 
@@ -74,7 +74,7 @@ class JsonLines(Sequence[dict[str, Any]]):
         return len(self._lines)
 
     def __getitem__(self, index: Any) -> Any:
-        """Reads a row."""
+        """Read a row."""
         index = range(len(self))[index]
         start, end = self._offsets[index], self._offsets[index + 1]
         row = parsed(os.pread(self._file, end - start, start), self.place(index))
@@ -83,18 +83,18 @@ class JsonLines(Sequence[dict[str, Any]]):
         return row
 
     def place(self, index: int) -> str:
-        """Names a row for a message: file and line or row, from 1."""
+        """Name a row for a message: file and line or row, from 1."""
         word = "line" if self.original is None else "row"
         return f"{self.source}, {word} {self._lines[index]}"
 
     def __del__(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if hasattr(self, "_file"):
             os.close(self._file)
 
 
 def read_rows(source: str | os.PathLike[str]) -> Rows:
-    """Opens a file of rows by its ending, or a table of the Hugging Face hub.
+    """Open a file of rows by its ending, or a table of the Hugging Face hub.
 
     Args:
         source: ``.jsonl`` with an object per line, ``.json`` with one array of objects, ``.parquet``, or
@@ -124,7 +124,7 @@ def read_rows(source: str | os.PathLike[str]) -> Rows:
 
 
 def opened(path: Path) -> Any:
-    """Opens a file to read its bytes.
+    """Open a file to read its bytes.
 
     Raises:
         UserError: if that fails.
@@ -136,7 +136,7 @@ def opened(path: Path) -> Any:
 
 
 def parsed(text: bytes, place: str) -> Any:
-    """Reads JSON in UTF-8, bare NaN included.
+    """Read JSON in UTF-8, bare NaN included.
 
     Raises:
         UserError: if it is none, or a text in it could not be written again.
@@ -155,6 +155,6 @@ def parsed(text: bytes, place: str) -> Any:
 
 
 def kind(value: Any) -> str:
-    """Names the JSON type of a value."""
+    """Name the JSON type of a value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")

@@ -50,7 +50,7 @@ class Report:
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the report as plain data."""
+        """Return the report as plain data."""
         return {
             "rows": self.rows,
             "kinds": [
@@ -73,7 +73,7 @@ class Report:
 
 @dataclass(slots=True)
 class Doctor:
-    """Examines files of rows.
+    """Examine files of rows.
 
     Args:
         reader: brings the rows to one shape.
@@ -92,7 +92,7 @@ class Doctor:
     max_prompt_tokens: int = 16384
 
     def examine(self, files: Sequence[str]) -> Report:
-        """Examines every row of some files.
+        """Examine every row of some files.
 
         Args:
             files: what ``read_rows`` reads.
@@ -168,7 +168,7 @@ class Doctor:
 
 
 def fingerprint(row: dict[str, Any]) -> bytes:
-    """Says whether two rows ask the same: same question, options and images.
+    """Say whether two rows ask the same: same question, options and images.
 
     Args:
         row: the row, in its canonical shape.

@@ -28,7 +28,7 @@ MARKS = ("<|image_pad|>", "<|video_pad|>")
 
 
 class RowReader:
-    """Reads rows of any accepted format into one shape.
+    """Read rows of any accepted format into one shape.
 
     Args:
         image_root: folder that image paths are relative to.
@@ -50,10 +50,9 @@ class RowReader:
         self.exif_rotation, self.video = exif_rotation, video or VideoLimits()
 
     def read(self, rows: Rows, index: int) -> list[tuple[dict[str, Any], str]]:
-        """Reads a row, one with several phrases for a box as a row for each.
+        """Read a row, one with several phrases for a box as a row for each.
 
         Args:
-            rows: the file.
             index: number of the row in it.
 
         Returns:
@@ -104,7 +103,7 @@ def check_row(
     reward: RewardConfig,
     answered: bool = True,
 ) -> None:
-    """Checks everything about a row that can be seen without decoding its images.
+    """Check everything about a row that can be seen without decoding its images.
 
     Args:
         row: the row, in its canonical shape.
@@ -128,7 +127,7 @@ def check_row(
 
 
 def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = True) -> str | None:
-    """Says what is wrong with the columns of a row, its images and the value of its answer aside.
+    """Say what is wrong with the columns of a row, its images and the value of its answer aside.
 
     Args:
         row: the row, in its canonical shape.
@@ -174,10 +173,9 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
 def to_prompt(
     row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig, question: str | None = None
 ) -> Prompt:
-    """Makes a prompt of a checked row.
+    """Make a prompt of a checked row.
 
     Args:
-        row: the row.
         id: name of the prompt.
         images: its opened images; none where only the text is needed.
         reward: names the tags that the prompt asks for.

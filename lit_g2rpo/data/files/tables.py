@@ -33,12 +33,12 @@ class Table:
         return len(self._table)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a row, its images as bytes or paths."""
+        """Read a row, its images as bytes or paths."""
         row: dict[str, Any] = self._table[range(len(self))[index]].to_pylist()[0]
         return row
 
     def place(self, index: int) -> str:
-        """Names a row for a message: table and row, from 1."""
+        """Name a row for a message: table and row, from 1."""
         return f"{self._source}, row {index + 1}"
 
 

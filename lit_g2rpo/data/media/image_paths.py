@@ -11,7 +11,7 @@ from lit_g2rpo.errors import UserError
 
 
 def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Source]:
-    """Finds the images of a row.
+    """Find the images of a row.
 
     Args:
         row: the row, in its canonical shape.
@@ -28,11 +28,10 @@ def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Sou
 
 
 def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path:
-    """Finds a file that must lie inside the image root.
+    """Find a file that must lie inside the image root.
 
     Args:
         name: its path, relative to the root.
-        image_root: the folder.
         place: how messages name the row.
         kind: ``image`` or ``video``, for messages.
 

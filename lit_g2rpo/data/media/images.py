@@ -22,7 +22,7 @@ class ImageError(UserError):
 
 @contextmanager
 def placed(place: str) -> Iterator[None]:
-    """Names the row in the message of an image that cannot be used.
+    """Name the row in the message of an image that cannot be used.
 
     Args:
         place: how messages name the row.
@@ -37,12 +37,11 @@ def placed(place: str) -> Iterator[None]:
 
 
 def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
-    """Decodes an image in full, the first frame of an animation.
+    """Decode an image in full, the first frame of an animation.
 
     Transparency is laid on white; 16-bit grey is scaled to 8 bit.
 
     Args:
-        source: the image.
         exif_rotation: turn it as its EXIF data ask; off where boxes are annotated on the stored pixels, as
             OneThinker's are.
 
@@ -59,10 +58,9 @@ def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
 
 
 def image_size(source: Source, exif_rotation: bool = False) -> tuple[int, int]:
-    """Reads how large an image is from its header, without decoding it.
+    """Read how large an image is from its header, without decoding it.
 
     Args:
-        source: the image.
         exif_rotation: as in ``load_image``.
 
     Returns:

@@ -16,7 +16,7 @@ Shown = TypeVar("Shown")
 
 
 def clips(row: dict[str, Any], image_root: Any, place: str) -> list[Clip]:
-    """Finds the videos of a row.
+    """Find the videos of a row.
 
     Args:
         row: the row, in its canonical shape.
@@ -43,7 +43,7 @@ def clips(row: dict[str, Any], image_root: Any, place: str) -> list[Clip]:
 
 
 def opened(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[Image.Image]]:
-    """Decodes what a row shows.
+    """Decode what a row shows.
 
     Args:
         row: the row, in its canonical shape.
@@ -63,7 +63,7 @@ def opened(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[Imag
 
 
 def outlined(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[tuple[int, int]]]:
-    """Reads how large is what a row shows, without decoding it.
+    """Read how large is what a row shows, without decoding it.
 
     Args:
         row: the row, in its canonical shape.
@@ -86,11 +86,10 @@ def outlined(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[tu
 def spread(
     question: str, images: Sequence[Shown], videos: Sequence[tuple[list[float], list[Shown]]]
 ) -> tuple[str, list[Shown]]:
-    """Puts the frames of videos, each behind its time, where the question has the videos.
+    """Put the frames of videos, each behind its time, where the question has the videos.
 
     Args:
         question: a text with an ``<image>`` for each image and a ``<video>`` for each video.
-        images: the images.
         videos: times in seconds, and frames, of each video.
 
     Returns:

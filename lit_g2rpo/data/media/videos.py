@@ -59,20 +59,17 @@ class Clip:
     end: float | None = None
 
     def __str__(self) -> str:
-        """Names the video for a message."""
+        """Name the video for a message."""
         return f"video of {len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
 
 
 def videos_can_be_read() -> bool:
-    """Tells whether the extra ``video`` is installed."""
+    """Tell whether the extra ``video`` is installed."""
     return find_spec("av") is not None
 
 
 def container_name(clip: Clip) -> str:
-    """Finds how the file of a video is usually called.
-
-    Args:
-        clip: the video.
+    """Find how the file of a video is usually called.
 
     Returns:
         The ending, without its dot.
@@ -86,10 +83,9 @@ def container_name(clip: Clip) -> str:
 
 
 def frame_plan(clip: Clip, limits: VideoLimits) -> tuple[list[float], tuple[int, int]]:
-    """Finds from the header of a video when its frames are taken, and how large they become.
+    """Find from the header of a video when its frames are taken, and how large they become.
 
     Args:
-        clip: the video.
         limits: how many frames, and how large.
 
     Returns:
@@ -103,10 +99,9 @@ def frame_plan(clip: Clip, limits: VideoLimits) -> tuple[list[float], tuple[int,
 
 
 def load_frames(clip: Clip, limits: VideoLimits) -> tuple[list[float], list[Image.Image]]:
-    """Decodes the frames of a video, as they are stored: marks of rotation are not applied.
+    """Decode the frames of a video, as they are stored: marks of rotation are not applied.
 
     Args:
-        clip: the video.
         limits: how many frames, and how large.
 
     Returns:

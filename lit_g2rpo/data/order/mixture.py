@@ -39,7 +39,7 @@ class Mixture:
                 raise UserError(f"data.mixture.{key} is {value}; it must be 0 or more")
 
     def expected(self, sizes: Mapping[str, int], prompts: int) -> dict[str, int]:
-        """Computes how many groups of each task a rollout has on average.
+        """Compute how many groups of each task a rollout has on average.
 
         Args:
             sizes: rows of each task.
@@ -77,7 +77,7 @@ class Mixture:
 
 
 def largest_remainder(amounts: Sequence[Fraction], total: int) -> list[int]:
-    """Rounds amounts to whole numbers of a given sum: down first, then up where most was cut off.
+    """Round amounts to whole numbers of a given sum: down first, then up where most was cut off.
 
     Args:
         amounts: numbers from 0.
@@ -94,7 +94,7 @@ def largest_remainder(amounts: Sequence[Fraction], total: int) -> list[int]:
 
 
 class MixedStream(PromptStream):
-    """Deals the tasks out by their shares, at least two groups of each task that a rollout has.
+    """Deal the tasks out by their shares, at least two groups of each task that a rollout has.
 
     What a task is owed beyond whole groups is carried to the next rollout, so that shares are exact in the long run; a
     task that is owed less than two groups waits until it is owed them. A rollout lists its tasks one after the other,
@@ -119,7 +119,7 @@ class MixedStream(PromptStream):
         self._before: list[list[int]] = [[0] * len(self.tasks)]
 
     def draws(self, start: int, count: int) -> list[tuple[str, int]]:
-        """Says which task each of ``count`` positions deals, and for the how manieth time."""
+        """Say which task each of ``count`` positions deals, and and how many times it has been dealt."""
         found: list[tuple[str, int]] = []
         while len(found) < count:
             number, place = divmod(start + len(found), self.prompts)
@@ -129,7 +129,7 @@ class MixedStream(PromptStream):
         return found
 
     def dealt(self, task: str, position: int) -> int:
-        """Counts the draws of a task before a position."""
+        """Count the draws of a task before a position."""
         number, place = divmod(position, self.prompts)
         within = self.draws(number * self.prompts, place)
         return self._until(number)[self.tasks.index(task)] + sum(name == task for name, _ in within)
@@ -144,7 +144,7 @@ class MixedStream(PromptStream):
 
 
 def whole_groups(owed: Sequence[int], prompts: int, paired: bool) -> list[int]:
-    """Turns what the tasks are owed into groups of one rollout, the largest remainder first.
+    """Turn what the tasks are owed into groups of one rollout, the largest remainder first.
 
     Args:
         owed: groups that each task is owed, in multiples of ``1 / UNIT``, less than 0 for one that had too many.

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def shard(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """Takes a rank's share of a rollout: every ``world_size``-th row, so that each run of rows is shared by all ranks.
+    """Take a rank's share of a rollout: every ``world_size``-th row, so that each run of rows is shared by all ranks.
 
     Args:
         rows: row numbers of the global rollout.
@@ -26,7 +26,7 @@ def shard(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
 
 
 def copies(rows: Sequence[int]) -> list[int]:
-    """Counts how often each row has come before, which tells groups of one prompt apart.
+    """Count how often each row has come before, which tells groups of one prompt apart.
 
     Args:
         rows: row numbers of the global rollout.
@@ -43,7 +43,7 @@ def copies(rows: Sequence[int]) -> list[int]:
 
 
 class TaskMixtureSampler:
-    """Draws the rows of one rollout after the other, and further rows of a task where groups are to be replaced.
+    """Draw the rows of one rollout after the other, and further rows of a task where groups are to be replaced.
 
     Rows of a task come in one order: refills take those behind what the present and the next rollout have, and later
     rollouts go on behind them. So no row is drawn twice in a pass, and since the next rollout is fixed when the present
@@ -86,30 +86,30 @@ class TaskMixtureSampler:
         self._warn()
 
     def rows(self) -> list[int]:
-        """Returns this rank's rows of the present rollout."""
+        """Return this rank's rows of the present rollout."""
         return self._share(self._rows())
 
     def copies(self) -> list[int]:
-        """Returns how often each of them has come before, on any rank."""
+        """Return how often each of them has come before, on any rank."""
         return self._share(copies(self._rows()))
 
     def rows_ahead(self) -> list[int]:
-        """Returns this rank's rows of the next rollout."""
+        """Return this rank's rows of the next rollout."""
         return self._share(self._rows_ahead())
 
     def copies_ahead(self) -> list[int]:
-        """Returns how often each of them has come before, on any rank."""
+        """Return how often each of them has come before, on any rank."""
         return self._share(copies(self._rows_ahead()))
 
     def advance(self) -> None:
-        """Goes on to the next rollout."""
+        """Go on to the next rollout."""
         self.position += self.prompts
         self._shift = self._next_shift
         self._next_shift = _sum(self._next_shift, self._refilled)
         self._refilled = {}
 
     def refill(self, tasks: Sequence[str]) -> list[int]:
-        """Draws further rows for the present rollout.
+        """Draw further rows for the present rollout.
 
         Args:
             tasks: task of each row wanted, over all ranks and the same on every rank.
@@ -125,11 +125,11 @@ class TaskMixtureSampler:
         return rows
 
     def forget_refills(self) -> None:
-        """Takes the refills of the present rollout back, to draw them again."""
+        """Take the refills of the present rollout back, to draw them again."""
         self._refilled = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the place in the stream."""
+        """Return the place in the stream."""
         return {
             "position": self.position,
             "shift": dict(self._shift),
@@ -138,7 +138,7 @@ class TaskMixtureSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to a saved place.
+        """Go to a saved place.
 
         Args:
             state: what ``state_dict`` returned.

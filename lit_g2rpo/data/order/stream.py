@@ -9,7 +9,7 @@ from lit_g2rpo.errors import UserError
 
 
 class PromptStream:
-    """Deals the rows of a dataset out for ever, the tasks in turn.
+    """Deal the rows of a dataset out for ever, the tasks in turn.
 
     Each round of as many positions as there are tasks holds every task once, and each round begins one task later than
     the last, so that ranks that take every ``w``-th position all meet all tasks. Within a task every row comes once per
@@ -35,7 +35,7 @@ class PromptStream:
         self._orders: dict[str, tuple[int, array[int]]] = {}
 
     def rows(self, start: int, count: int, shift: Mapping[str, int] | None = None) -> list[int]:
-        """Finds the dataset rows at ``count`` positions from ``start`` on.
+        """Find the dataset rows at ``count`` positions from ``start`` on.
 
         Args:
             start: first position, from 0.
@@ -49,7 +49,7 @@ class PromptStream:
         return [self.row(task, number + shift.get(task, 0)) for task, number in self.draws(start, count)]
 
     def draws(self, start: int, count: int) -> list[tuple[str, int]]:
-        """Says which task each of ``count`` positions deals, and for the how manieth time.
+        """Say which task each of ``count`` positions deals, and and how many times it has been dealt.
 
         Args:
             start: first position, from 0.
@@ -65,10 +65,9 @@ class PromptStream:
         return found
 
     def dealt(self, task: str, position: int) -> int:
-        """Counts the draws of a task before a position.
+        """Count the draws of a task before a position.
 
         Args:
-            task: the task.
             position: the position.
 
         Returns:
@@ -78,10 +77,9 @@ class PromptStream:
         return turn + ((self.tasks.index(task) - turn) % len(self.tasks) < place)
 
     def row(self, task: str, number: int) -> int:
-        """Finds the dataset row of a draw.
+        """Find the dataset row of a draw.
 
         Args:
-            task: the task.
             number: number of the draw among those of the task, from 0.
 
         Returns:
@@ -92,7 +90,7 @@ class PromptStream:
         return rows[self._order(task, turn)[place]]
 
     def following(self, row: int, task: str) -> Iterator[int]:
-        """Walks through the other rows of a task in dataset order, around the end, once.
+        """Walk through the other rows of a task in dataset order, around the end, once.
 
         Args:
             row: row number to start behind.

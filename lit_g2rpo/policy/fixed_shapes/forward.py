@@ -59,7 +59,6 @@ def static_loss(policy: "Policy", microbatch: Microbatch, token_loss: TokenLoss)
     """Loss of one micro-batch and its diagnostics, in three graphs a size: forward, a tile of the head, backward.
 
     Args:
-        policy: the policy.
         microbatch: rows and loss fields, these on the CPU.
         token_loss: elementwise loss of each token.
 
@@ -100,7 +99,6 @@ def static_token_stats(policy: "Policy", rows: list[EncodedPrompt], completions:
     """Log-probability and exact entropy of every completion token, without gradient.
 
     Args:
-        policy: the policy.
         rows: the prompt of each row, ``N`` of them.
         completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
 
@@ -122,7 +120,6 @@ def image_rows(policy: "Policy", packed: Packed, size: int) -> ImageRows:
     """Lay the features of images out where their tokens are.
 
     Args:
-        policy: the policy.
         packed: the sequence, on the CPU.
         size: its padded length ``N``.
 

@@ -27,7 +27,6 @@ def encode_padded(policy: "Policy", rows: list[EncodedPrompt]) -> list[Tensor]:
     The model's own forward takes what depends on the sizes of images, computed here on the host, as keywords.
 
     Args:
-        policy: the policy.
         rows: prompts with images; none for a pass over pads alone.
 
     Returns:
@@ -80,7 +79,6 @@ def host_features(policy: "Policy", rows: list[EncodedPrompt]) -> list[Features]
     """Encode the images of prompts without gradient, once for good where the tower does not learn.
 
     Args:
-        policy: the policy.
         rows: prompts with images.
 
     Returns:

@@ -47,7 +47,6 @@ def make_layout(spans: list[Span], device: torch.device, kind: Kind) -> Layout:
     Args:
         spans: prompt and completions of each group, in the order in which they lie.
         device: where the sequence will be.
-        kind: the attention.
 
     Returns:
         The layout.

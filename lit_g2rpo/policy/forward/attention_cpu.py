@@ -51,7 +51,6 @@ class MergedAttention(torch.autograd.Function):
             query: ``[1, heads, N, D]``.
             key: ``[1, key heads, N, D]``.
             value: ``[1, key heads, N, D]``.
-            spans: the groups.
             scaling: factor on the scores.
 
         Returns:

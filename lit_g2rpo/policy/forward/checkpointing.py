@@ -36,7 +36,7 @@ def checkpoint_activations(model: Any, mode: Literal["off", "selective", "full"]
 
 
 class _Reuse(TorchDispatchMode):
-    """Takes what was kept, and lets other operations pass: hooks that gather split weights need not repeat their own.
+    """Take what was kept, and let other operations pass: hooks that gather split weights need not repeat their own.
 
     Args:
         cached: torch's mode, which counts on the same operations the second time.

@@ -76,7 +76,6 @@ def packed_states(policy: "Policy", rows: list[EncodedPrompt], completions: list
     """Hidden states that predict every completion token, by one packed forward.
 
     Args:
-        policy: the policy.
         rows: the prompt of each row, ``N`` of them.
         completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
 

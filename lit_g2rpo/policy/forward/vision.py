@@ -42,7 +42,7 @@ def project_patches(model: Any) -> None:
 
 
 class FeatureStore:
-    """Keeps features of a tower that does not learn: on the device up to a limit, beyond it in host memory.
+    """Keep features of a tower that does not learn: on the device up to a limit, beyond it in host memory.
 
     Args:
         limit: most bytes on the device; infinity for all.
@@ -56,7 +56,6 @@ class FeatureStore:
         """Keep the features with their prompt.
 
         Args:
-            row: the prompt.
             features: its features, on the device.
         """
         used = sum(found.bytes for found in self._resident)

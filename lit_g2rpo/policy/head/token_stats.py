@@ -144,7 +144,6 @@ def attach(loss: Tensor, hidden: Tensor, weight: Tensor, grads: list[Tensor | No
     Args:
         loss: a scalar.
         hidden: hidden states.
-        weight: the head.
         grads: d loss / d hidden and d loss / d weight, scaled in place by the backward; None where there is none.
 
     Returns:

@@ -10,7 +10,7 @@ _TOKEN = re.compile(r" ?([\d.,]{1,64}|[-+*/()]) ?", re.ASCII)
 
 
 def arithmetic(text: str) -> Fraction | None:
-    """Computes a term of numbers, ``+ - * /`` and brackets.
+    """Compute a term of numbers, ``+ - * /`` and brackets.
 
     Without powers, so its size is bounded by its length.
 

@@ -8,13 +8,12 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def choice(text: str, options: Sequence[str]) -> str | None:
-    """Reads the letter an answer names.
+    """Read the letter an answer names.
 
     Accepts ``b``, ``(B)``, ``B.``, ``B)``, ``B:``, ``B. text of option B``, and the exact text of one option. A
     letter next to another option's text names two options and so none.
 
     Args:
-        text: the answer.
         options: the options, each ``"A. text"``, in the order of their letters; empty if they are in the question.
 
     Returns:

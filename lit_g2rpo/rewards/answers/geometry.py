@@ -11,7 +11,7 @@ GRID = 1000
 
 
 def box(text: str) -> Box | None:
-    """Reads one box from JSON, ``{"boxes": [x1, y1, x2, y2]}`` or Qwen's ``[{"bbox_2d": [x1, y1, x2, y2]}]``.
+    """Read one box from JSON, ``{"boxes": [x1, y1, x2, y2]}`` or Qwen's ``[{"bbox_2d": [x1, y1, x2, y2]}]``.
 
     A fence of three backticks around it is allowed. Duplicate keys, other keys, strings or booleans for numbers,
     values that are not finite or outside 0..1000, and boxes without area are not.
@@ -34,7 +34,7 @@ def box(text: str) -> Box | None:
 
 
 def labelled_box(value: Any) -> tuple[Box, str] | None:
-    """Reads Qwen's ``{"bbox_2d": [x1, y1, x2, y2], "label": "..."}``.
+    """Read Qwen's ``{"bbox_2d": [x1, y1, x2, y2], "label": "..."}``.
 
     Args:
         value: a JSON value.
@@ -50,7 +50,7 @@ def labelled_box(value: Any) -> tuple[Box, str] | None:
 
 
 def corners(value: Any) -> Box | None:
-    """Reads a box from a list of four numbers.
+    """Read a box from a list of four numbers.
 
     Args:
         value: a JSON value.
@@ -66,7 +66,7 @@ def corners(value: Any) -> Box | None:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Returns the overlap of two boxes, intersection over union.
+    """Return the overlap of two boxes, intersection over union.
 
     Args:
         a: left, top, right, bottom.

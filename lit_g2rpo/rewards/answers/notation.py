@@ -36,7 +36,7 @@ _WORD = re.compile(r"[^\W\d_]{3}")
 
 
 def normal_form(text: str) -> str:
-    """Unifies how a result is written: wrappers, spacing commands, signs and symbols, a final full stop.
+    """Unify how a result is written: wrappers, spacing commands, signs and symbols, a final full stop.
 
     Args:
         text: a result, plain or LaTeX.
@@ -64,7 +64,7 @@ def normal_form(text: str) -> str:
 
 
 def is_words(text: str) -> bool:
-    """Says whether a result is a name, a word or words, in which letters are no symbols to multiply.
+    """Say whether a result is a name, a word or words, in which letters are no symbols to multiply.
 
     Args:
         text: a result in normal form.
@@ -78,7 +78,7 @@ def is_words(text: str) -> bool:
 
 
 def is_balanced(text: str) -> bool:
-    """Says whether braces close in order and brackets are as many as they should be; ``[0, 1)`` is.
+    """Say whether braces close in order and brackets are as many as they should be; ``[0, 1)`` is.
 
     Args:
         text: a result in normal form.
@@ -96,7 +96,7 @@ def is_balanced(text: str) -> bool:
 
 
 def is_explosive(text: str) -> bool:
-    """Says whether computing a result would take numbers too long to be a final result, ``9^9^9`` or ``99999999!``.
+    """Say whether computing a result would take numbers too long to be a final result, ``9^9^9`` or ``99999999!``.
 
     Args:
         text: a result in normal form.

@@ -20,7 +20,7 @@ _MINUS = str.maketrans("\u2212\u2013\ufe63", "---")
 
 
 def number(text: str) -> Fraction | None:
-    """Reads a plain decimal number.
+    """Read a plain decimal number.
 
     Accepts a sign, thousands commas in their right places and an exponent; nothing else around it.
 
@@ -46,7 +46,7 @@ def number(text: str) -> Fraction | None:
 
 
 def without_percent(text: str) -> str:
-    """Drops one percent sign behind a number: 12% and 12 are the same answer to "what percentage".
+    """Drop one percent sign behind a number: 12% and 12 are the same answer to "what percentage".
 
     Args:
         text: what should be a number.
@@ -58,12 +58,11 @@ def without_percent(text: str) -> str:
 
 
 def numbers_agree(answer: Fraction, gold: Fraction) -> bool:
-    """Compares an answer with a gold number.
+    """Compare an answer with a gold number.
 
     An integer must be met exactly; a decimal number to half a hundredth, and to one per cent if it is small.
 
     Args:
-        answer: the answer.
         gold: the gold number.
 
     Returns:
@@ -75,7 +74,7 @@ def numbers_agree(answer: Fraction, gold: Fraction) -> bool:
 
 
 def count(text: str) -> int | None:
-    """Reads how many: a whole number of digits, or an English word from zero to twenty.
+    """Read how many: a whole number of digits, or an English word from zero to twenty.
 
     Args:
         text: what should be a count.
@@ -91,10 +90,9 @@ def count(text: str) -> int | None:
 
 
 def count_reward(answer: int, gold: int, dense: bool = False) -> float:
-    """Scores a count.
+    """Score a count.
 
     Args:
-        answer: the answer.
         gold: the gold count.
         dense: a wrong count is worth ``max(0, 1 - error / max(gold, 1))`` instead of 0.
 

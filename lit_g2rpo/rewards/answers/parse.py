@@ -28,12 +28,11 @@ class Envelope:
 
 
 def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answer") -> Envelope:
-    """Splits a completion into reasoning and answer, in time linear in its length.
+    """Split a completion into reasoning and answer, in time linear in its length.
 
     An answer inside the reasoning, an unclosed reasoning block included, does not count.
 
     Args:
-        text: the completion.
         reasoning_tag: name of the tag around the reasoning.
         answer_tag: name of the tag around the answer.
 
@@ -63,7 +62,7 @@ def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answ
 
 
 def unwrap(answer: str, answer_tag: str = "answer") -> str:
-    """Takes the answer tags off a gold answer that has them.
+    """Take the answer tags off a gold answer that has them.
 
     Args:
         answer: the gold answer, wrapped or plain.
@@ -80,7 +79,7 @@ def unwrap(answer: str, answer_tag: str = "answer") -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Reads the last ``\boxed{...}`` of a text, braces inside it balanced.
+    r"""Read the last ``\boxed{...}`` of a text, braces inside it balanced.
 
     Args:
         text: any text.
@@ -93,10 +92,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def unbox(answer: str) -> str:
-    r"""Takes off a ``\boxed{}`` that holds the whole answer; two boxes, or text beside one, stay as they are.
-
-    Args:
-        answer: the answer.
+    r"""Take off a ``\boxed{}`` that holds the whole answer; two boxes, or text beside one, stay as they are.
 
     Returns:
         The text inside.

@@ -18,7 +18,7 @@ SIGMA = 50.0
 
 
 def points(text: str) -> list[Point] | None:
-    """Reads points from JSON, ``[{"point_2d": [x, y], "label": "..."}, ..]``, ``{"points": [[x, y], ..]}`` or lists.
+    """Read points from JSON, ``[{"point_2d": [x, y], "label": "..."}, ..]``, ``{"points": [[x, y], ..]}`` or lists.
 
     Args:
         text: what should be points.
@@ -38,7 +38,7 @@ def points(text: str) -> list[Point] | None:
 
 
 def region(text: str) -> Region | None:
-    """Reads the region that points must hit: a box in any of its shapes, or ``{"polygon": [[x, y], ..]}``.
+    """Read the region that points must hit: a box in any of its shapes, or ``{"polygon": [[x, y], ..]}``.
 
     Args:
         text: what should be a region.
@@ -58,10 +58,9 @@ def region(text: str) -> Region | None:
 
 
 def inside(point: Point, corners: Region) -> bool:
-    """Tells whether a point lies in a polygon or on its edge.
+    """Tell whether a point lies in a polygon or on its edge.
 
     Args:
-        point: the point.
         corners: the polygon; where it crosses itself, twice inside is outside.
 
     Returns:
@@ -79,11 +78,10 @@ def inside(point: Point, corners: Region) -> bool:
 
 
 def share_inside(found: Sequence[Point], corners: Region) -> float:
-    """Returns the share of points that lie in a region: scattering points over an image gains nothing.
+    """Return the share of points that lie in a region: scattering points over an image gains nothing.
 
     Args:
         found: points, at least one.
-        corners: the region.
 
     Returns:
         From 0 to 1.
@@ -94,12 +92,12 @@ def share_inside(found: Sequence[Point], corners: Region) -> float:
 
 
 def distance(point: Point, corners: Region) -> float:
-    """Returns the distance of a point from a region, 0 inside, in units of the 0..1000 grid."""
+    """Return the distance of a point from a region, 0 inside, in units of the 0..1000 grid."""
     return 0.0 if inside(point, corners) else min(_to_edge(point, *edge) for edge in _edges(corners))
 
 
 def nearness(found: Sequence[Point], gold: Sequence[Point]) -> float:
-    """Returns ``exp(-d^2 / (2 sigma^2))``, d being the mean distance under the best one-to-one matching.
+    """Return ``exp(-d^2 / (2 sigma^2))``, d being the mean distance under the best one-to-one matching.
 
     Args:
         found: points, as many as gold points.
@@ -119,10 +117,7 @@ def nearness(found: Sequence[Point], gold: Sequence[Point]) -> float:
 
 
 def point_within(corners: Region) -> Point:
-    """Finds a point inside a polygon: the middle of the widest stretch inside, half-way between two of its corners.
-
-    Args:
-        corners: the polygon.
+    """Find a point inside a polygon: the middle of the widest stretch inside, half-way between two of its corners.
 
     Returns:
         The point.

@@ -51,7 +51,7 @@ class Quantity:
 
 
 def quantity(text: str) -> Quantity:
-    """Takes a result apart into name, body and unit.
+    """Take a result apart into name, body and unit.
 
     Args:
         text: a result in normal form.
@@ -81,7 +81,7 @@ def quantity(text: str) -> Quantity:
 
 
 def units_agree(answer: str, gold: str) -> bool:
-    """Compares units; one that stands on one side only is passed over, unless it changes the value.
+    """Compare units; one that stands on one side only is passed over, unless it changes the value.
 
     Args:
         answer: unit of the answer.
@@ -94,7 +94,7 @@ def units_agree(answer: str, gold: str) -> bool:
 
 
 def value(text: str) -> tuple[Fraction, bool] | None:
-    """Reads a number, fraction, mixed number or plain arithmetic.
+    """Read a number, fraction, mixed number or plain arithmetic.
 
     Args:
         text: a result in normal form, without name and unit.
@@ -118,7 +118,7 @@ def value(text: str) -> tuple[Fraction, bool] | None:
 
 
 def values_agree(answer: tuple[Fraction, bool], gold: tuple[Fraction, bool]) -> bool:
-    """Compares two values, exactly if both are written alike.
+    """Compare two values, exactly if both are written alike.
 
     Args:
         answer: from ``value``.

@@ -10,7 +10,7 @@ MAX_SECONDS = 1e6
 
 
 def span(text: str) -> Span | None:
-    """Reads a span from JSON, ``{"time": [start, end]}``.
+    """Read a span from JSON, ``{"time": [start, end]}``.
 
     Args:
         text: what should be a span.
@@ -23,7 +23,7 @@ def span(text: str) -> Span | None:
 
 
 def start_and_end(value: Any) -> Span | None:
-    """Reads a span from a list of two numbers.
+    """Read a span from a list of two numbers.
 
     Args:
         value: a JSON value.
@@ -36,7 +36,7 @@ def start_and_end(value: Any) -> Span | None:
 
 
 def span_iou(a: Span, b: Span) -> float:
-    """Returns the overlap of two spans, intersection over union.
+    """Return the overlap of two spans, intersection over union.
 
     Args:
         a: start and end, seconds.

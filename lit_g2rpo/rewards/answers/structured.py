@@ -8,7 +8,7 @@ MAX_DEPTH = 6
 
 
 def json_value(text: str) -> Any:
-    """Reads one JSON value, a fence of three backticks around it allowed.
+    """Read one JSON value, a fence of three backticks around it allowed.
 
     Duplicate keys, NaN and Infinity, more than ``MAX_DEPTH`` levels and anything beside the value are refused. The
     caller bounds the length.
@@ -33,7 +33,7 @@ def json_value(text: str) -> Any:
 
 
 def fields(value: Any, *names: str) -> list[Any] | None:
-    """Takes the fields of an object that must have these and no others.
+    """Take the fields of an object that must have these and no others.
 
     Args:
         value: a JSON value.
@@ -48,7 +48,7 @@ def fields(value: Any, *names: str) -> list[Any] | None:
 
 
 def reals(value: Any, count: int, low: float, high: float) -> tuple[float, ...] | None:
-    """Reads a list of numbers; texts and booleans are none.
+    """Read a list of numbers; texts and booleans are none.
 
     Args:
         value: a JSON value.

@@ -10,7 +10,7 @@ _FOLD |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))
 
 
 def fold(text: str) -> str:
-    """Unifies how a text is written without changing what it says.
+    """Unify how a text is written without changing what it says.
 
     Composes accents (NFC), turns full-width ASCII into ASCII and every run of blanks into one space, drops
     zero-width characters. Not NFKC, which would turn a superscript two into a two.
@@ -27,10 +27,9 @@ def fold(text: str) -> str:
 
 
 def character_accuracy(answer: str, gold: str) -> float:
-    """Scores a transcription by ``max(0, 1 - CER)``, CER being edit distance per gold character.
+    """Score a transcription by ``max(0, 1 - CER)``, CER being edit distance per gold character.
 
     Args:
-        answer: the transcription.
         gold: the true text.
 
     Returns:

@@ -40,7 +40,7 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Brings a row of any accepted format to one shape.
+    """Bring a row of any accepted format to one shape.
 
     Args:
         row: a row of OneThinker or OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift or VLM-R1, or a row of this shape.

@@ -10,7 +10,7 @@ QUESTION = "<image> Please provide the bounding box coordinate of the region thi
 
 
 def has_phrases(row: Mapping[str, Any]) -> bool:
-    """Tells a row with a list of phrases for one box, whether or not the box is right."""
+    """Tell a row with a list of phrases for one box, whether or not the box is right."""
     phrases = listed(row.get("answer"))
     kind = row.get("problem_type")
     return (
@@ -22,7 +22,7 @@ def has_phrases(row: Mapping[str, Any]) -> bool:
 
 
 def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Makes a row of each phrase.
+    """Make a row of each phrase.
 
     Args:
         row: a row with ``bbox`` as ``[x, y, width, height]`` in pixels, and ``width`` and ``height`` of its image.

@@ -18,7 +18,7 @@ class SizeNeeded(ValueError):
 
 
 def missing(value: Any) -> bool:
-    """Tells null, and the NaN that tables without a null write."""
+    """Tell null, and the NaN that tables without a null write."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -30,7 +30,7 @@ def listed(value: Any) -> Any:
 
 
 def mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Returns the object in a column, an empty one if there is none.
+    """Return the object in a column, an empty one if there is none.
 
     Raises:
         ValueError: if the column holds something else.
@@ -42,7 +42,7 @@ def mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def target(row: Mapping[str, Any], reply: str | None) -> Any:
-    """Finds the gold answer of a row, boxes brought to 0..1000.
+    """Find the gold answer of a row, boxes brought to 0..1000.
 
     Args:
         row: the row, without its nulls.
@@ -101,7 +101,7 @@ def _objects(objects: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
 
 
 def on_grid(box: list[float], rest: Mapping[str, Any]) -> list[float]:
-    """Brings a box to 0..1000.
+    """Bring a box to 0..1000.
 
     Args:
         box: x1, y1, x2, y2, pixels.
@@ -125,7 +125,7 @@ def on_grid(box: list[float], rest: Mapping[str, Any]) -> list[float]:
 
 
 def is_box(value: Any) -> bool:
-    """Tells a list of four numbers."""
+    """Tell a list of four numbers."""
     return (
         isinstance(value, list)
         and len(value) == 4
@@ -134,7 +134,7 @@ def is_box(value: Any) -> bool:
 
 
 def answer_text(answer: Any, kind: Any) -> str:
-    """Writes a gold answer as a text.
+    """Write a gold answer as a text.
 
     Args:
         answer: a text, number, list or dict.
@@ -159,7 +159,7 @@ def answer_text(answer: Any, kind: Any) -> str:
 
 
 def lettered(options: Any) -> list[str]:
-    """Puts a letter before each option that has none.
+    """Put a letter before each option that has none.
 
     Args:
         options: a list of texts, or texts by letter, or None.
@@ -188,16 +188,15 @@ def lettered(options: Any) -> list[str]:
 
 
 def letter_of(option: str) -> str:
-    """Reads the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
+    """Read the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
     start = option.lstrip("( ")[:2]
     return start[0] if len(start) == 2 and start[0] in LETTERS and start[1] in ".):" else ""
 
 
 def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer: Any) -> str | None:
-    """Says which problem type a row that names none most likely has.
+    """Say which problem type a row that names none most likely has.
 
     Args:
-        row: the row.
         problem: its question.
         options: its options.
         answer: its answer, as ``target`` gives it.
@@ -220,6 +219,6 @@ def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer
 
 
 def shown(value: Any) -> str:
-    """Writes a value for a message, cut to 80 characters."""
+    """Write a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -11,12 +11,11 @@ YEARS = range(1800, 2101)
 
 
 def chart_answers_agree(answer: str, gold: str) -> bool:
-    """Compares an answer with gold: numbers to five per cent, all else as text without case and a final full stop.
+    """Compare an answer with gold: numbers to five per cent, all else as text without case and a final full stop.
 
     Stricter than the relaxed accuracy that benchmarks report: years must be met exactly, and 12% is 12 but not 0.12.
 
     Args:
-        answer: the answer.
         gold: the gold answer.
 
     Returns:

@@ -15,7 +15,7 @@ LabelledBox = tuple[Box, str]
 
 
 def labelled_boxes(text: str) -> list[LabelledBox] | None:
-    """Reads boxes from JSON, ``[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ..]`` or ``{"boxes": [[..], ..]}``.
+    """Read boxes from JSON, ``[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ..]`` or ``{"boxes": [[..], ..]}``.
 
     Args:
         text: what should be boxes.
@@ -42,7 +42,7 @@ def labelled_boxes(text: str) -> list[LabelledBox] | None:
 
 
 def detection_f1(answer: Sequence[LabelledBox], gold: Sequence[LabelledBox]) -> float:
-    """Returns the F1 of the largest one-to-one matching in which boxes overlap by half and labels are the same.
+    """Return the F1 of the largest one-to-one matching in which boxes overlap by half and labels are the same.
 
     A box too many costs as much as a box missed, wherever it stands, so that a list of guesses gains nothing. A gold
     box without a label takes any.

@@ -12,7 +12,7 @@ THRESHOLD = 0.5
 
 
 def references(gold: str) -> list[str]:
-    """Reads gold answers: a JSON list of texts, any of which is right, or one text.
+    """Read gold answers: a JSON list of texts, any of which is right, or one text.
 
     Args:
         gold: the gold answer.
@@ -27,12 +27,11 @@ def references(gold: str) -> list[str]:
 
 
 def anls(answer: str, golds: Iterable[str]) -> float:
-    """Returns the normalised Levenshtein similarity with the gold answer most alike, 0 below one half.
+    """Return the normalised Levenshtein similarity with the gold answer most alike, 0 below one half.
 
     Case and blanks do not count.
 
     Args:
-        answer: the answer.
         golds: gold answers, any of which is right.
 
     Returns:

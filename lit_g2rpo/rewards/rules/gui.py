@@ -10,10 +10,7 @@ TAU = 50.0
 
 
 def click(text: str) -> Point | None:
-    """Reads where an answer clicks: one point, or a tool call with a ``coordinate``, its tags allowed.
-
-    Args:
-        text: the answer.
+    """Read where an answer clicks: one point, or a tool call with a ``coordinate``, its tags allowed.
 
     Returns:
         The point on the 0..1000 grid; None if there is not exactly one.
@@ -29,11 +26,10 @@ def click(text: str) -> Point | None:
 
 
 def click_reward(point: Point, element: Region, dense: bool = False) -> float:
-    """Scores a click on an element.
+    """Score a click on an element.
 
     Args:
         point: where the click lands.
-        element: the element.
         dense: a miss is worth ``exp(-distance / TAU)`` instead of 0.
 
     Returns:

@@ -14,14 +14,13 @@ _BLANK = re.compile(r"(?<!\d) | (?!\d)")
 
 
 def results_agree(answer: str, gold: str) -> bool:
-    """Compares two final results: as text, as numbers with their units, and last by algebra.
+    """Compare two final results: as text, as numbers with their units, and last by algebra.
 
     Words are compared as words, whatever their case. Two units must be the same; one that stands on one side only is
     passed over, unless it changes the value as a per cent sign does. An answer that lists candidates, or a chain of
     sides that are not equal, does not agree.
 
     Args:
-        answer: the answer.
         gold: the gold result.
 
     Returns:

@@ -12,14 +12,13 @@ STRUCTURE = 0.5
 
 
 def structure_reward(problem_type: str, answer: str, gold: str, readable: bool) -> float:
-    """Returns the bonus for an answer of valid structure, whatever it says.
+    """Return the bonus for an answer of valid structure, whatever it says.
 
     It is 0.5 for every readable structured answer and for every answer of the other types. Tracks earn half of it for
     the share of gold seconds that they name.
 
     Args:
         problem_type: answer format.
-        answer: the answer.
         gold: the gold answer.
         readable: the answer has the form of its problem type, or the type asks for none.
 
@@ -43,10 +42,9 @@ def structure_reward(problem_type: str, answer: str, gold: str, readable: bool) 
 
 
 def word_accuracy(answer: str, gold: str) -> float:
-    """Scores a transcription by ``max(0, 1 - WER)``, WER being edit distance in words per gold word.
+    """Score a transcription by ``max(0, 1 - WER)``, WER being edit distance in words per gold word.
 
     Args:
-        answer: the transcription.
         gold: the true text.
 
     Returns:
@@ -57,10 +55,9 @@ def word_accuracy(answer: str, gold: str) -> float:
 
 
 def rounded_numbers_agree(answer: Fraction, gold: Fraction) -> bool:
-    """Compares two numbers rounded to two decimals: 0.001 agrees with 0.004, 123456.78 not with 123456.79.
+    """Compare two numbers rounded to two decimals: 0.001 agrees with 0.004, 123456.78 not with 123456.79.
 
     Args:
-        answer: the answer.
         gold: the gold number.
 
     Returns:
@@ -70,10 +67,9 @@ def rounded_numbers_agree(answer: Fraction, gold: Fraction) -> bool:
 
 
 def single_precision_accuracy(answer: Fraction, gold: Fraction) -> float:
-    """Returns mean relative accuracy as single precision has it: an error of 0.1 passes nine thresholds, not eight.
+    """Return mean relative accuracy as single precision has it: an error of 0.1 passes nine thresholds, not eight.
 
     Args:
-        answer: the answer.
         gold: the gold value; 0 is met by 0 alone.
 
     Returns:

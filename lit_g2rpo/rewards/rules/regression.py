@@ -7,12 +7,11 @@ ZERO_SCALE = 1
 
 
 def mean_relative_accuracy(answer: Fraction, gold: Fraction) -> float:
-    """Returns the share of ten thresholds ``t = 0.50, 0.55, .., 0.95`` with relative error below ``1 - t``.
+    """Return the share of ten thresholds ``t = 0.50, 0.55, .., 0.95`` with relative error below ``1 - t``.
 
     Exact arithmetic: in floating point an error of exactly 0.10 passes or fails a threshold by its rounding.
 
     Args:
-        answer: the answer.
         gold: the gold value; for 0 the error is absolute, in units of ``ZERO_SCALE``.
 
     Returns:

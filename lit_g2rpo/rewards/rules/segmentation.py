@@ -32,7 +32,7 @@ class SegmenterPrompt:
 
 
 def segmenter_prompt(text: str) -> SegmenterPrompt | None:
-    """Reads ``{"boxes": [..], "positive_points": [3 points], "negative_points": [3 points]}``, a ``time`` for video.
+    """Read ``{"boxes": [..], "positive_points": [3 points], "negative_points": [3 points]}``, a ``time`` for video.
 
     Args:
         text: what should be a prompt of a segmenter.
@@ -53,7 +53,7 @@ def segmenter_prompt(text: str) -> SegmenterPrompt | None:
 
 
 def segmentation_reward(answer: SegmenterPrompt, gold: SegmenterPrompt) -> float:
-    """Scores a prompt of a segmenter by overlap of boxes, nearness of points and, in a video, of frames.
+    """Score a prompt of a segmenter by overlap of boxes, nearness of points and, in a video, of frames.
 
     Args:
         answer: the prompt of the answer.

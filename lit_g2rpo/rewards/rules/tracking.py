@@ -16,7 +16,7 @@ MAX_FRAMES = 1000
 
 
 def track(text: str) -> Track | None:
-    """Reads a track from JSON, ``{"boxes": {"1": [x1, y1, x2, y2], ..}}``.
+    """Read a track from JSON, ``{"boxes": {"1": [x1, y1, x2, y2], ..}}``.
 
     Args:
         text: what should be a track.
@@ -29,7 +29,7 @@ def track(text: str) -> Track | None:
 
 
 def timed_track(text: str) -> tuple[Span, Track] | None:
-    """Reads a span and a track from JSON, ``{"time": [start, end], "boxes": {"9": [x1, y1, x2, y2], ..}}``.
+    """Read a span and a track from JSON, ``{"time": [start, end], "boxes": {"9": [x1, y1, x2, y2], ..}}``.
 
     Args:
         text: what should be both.
@@ -45,7 +45,7 @@ def timed_track(text: str) -> tuple[Span, Track] | None:
 
 
 def mean_iou(answer: Track, gold: Track) -> float:
-    """Returns the mean overlap over the gold seconds; one without a box in the answer counts 0.
+    """Return the mean overlap over the gold seconds; one without a box in the answer counts 0.
 
     The mean over seconds that both have, as the released reward takes it for spatio-temporal grounding, pays one easy
     box as much as the whole track.
@@ -61,7 +61,7 @@ def mean_iou(answer: Track, gold: Track) -> float:
 
 
 def timed_reward(answer: tuple[Span, Track], gold: tuple[Span, Track]) -> float:
-    """Returns half the overlap in time plus half the mean overlap of boxes.
+    """Return half the overlap in time plus half the mean overlap of boxes.
 
     Args:
         answer: span and boxes of the answer.

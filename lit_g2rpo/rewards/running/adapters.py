@@ -41,7 +41,7 @@ class Batch:
     images: Sequence[Any] | None = None
 
     def only(self, indices: Sequence[int]) -> "Batch":
-        """Returns the batch of some of the completions."""
+        """Return the batch of some of the completions."""
 
         def of(values: Sequence[Any] | None) -> Any:
             return None if values is None else [values[i] for i in indices]
@@ -65,7 +65,7 @@ class Adapter:
 
 
 def adapt(function: Any, where: str) -> Adapter:
-    """Finds out by the names of its parameters how a reward function wants to be called.
+    """Find out by the names of its parameters how a reward function wants to be called.
 
     Args:
         function: a function, an object that can be called, or a class of such objects.
@@ -118,7 +118,7 @@ def adapt(function: Any, where: str) -> Adapter:
 
 
 def gold(sample: Mapping[str, Any]) -> str | None:
-    """Returns the gold answer of a row without its tags; None if the row has none."""
+    """Return the gold answer of a row without its tags; None if the row has none."""
     answer = canonical(sample).get("answer")
     return None if answer is None else unwrap(answer)
 

@@ -80,7 +80,7 @@ class JudgeConfig:
 
 
 class Judge:
-    """Grades the answers of completions; a pair that was graded is not sent again.
+    """Grade the answers of completions; a pair that was graded is not sent again.
 
     Args:
         config: which model, and how.
@@ -103,7 +103,7 @@ class Judge:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def __call__(self, batch: Batch) -> list[Any]:
-        """Grades completions.
+        """Grade completions.
 
         Args:
             batch: ``N`` completions; a row without a gold answer is not graded.
@@ -210,7 +210,7 @@ class Judge:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: it would carry the key to another host."""
+    """Follow no redirect: it would carry the key to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -28,7 +28,7 @@ class Failure:
 
 
 def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardResult | Failure:
-    """Reads what a reward function returned for a completion.
+    """Read what a reward function returned for a completion.
 
     Args:
         value: a number from 0 to 1; a mapping with it under ``total``, ``score`` or ``overall``, perhaps with
@@ -70,7 +70,7 @@ def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardRes
 
 
 def failed(code: str) -> RewardResult:
-    """Returns the score of a completion that has none: zeros, and the error code."""
+    """Return the score of a completion that has none: zeros, and the error code."""
     return RewardResult(0.0, 0.0, 0.0, 0.0, {"accuracy": 0.0, "format": 0.0, "structure": 0.0}, code, 0.0)
 
 

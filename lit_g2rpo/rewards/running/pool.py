@@ -28,7 +28,7 @@ class TimedOut(Exception):
 
 
 class Pool:
-    """Compares results by algebra, from any thread; processes start when first needed.
+    """Compare results by algebra, from any thread; processes start when first needed.
 
     Args:
         workers: most processes at a time.
@@ -48,7 +48,7 @@ class Pool:
         _POOLS.add(self)
 
     def verify(self, gold: str, answer: str) -> bool:
-        """Compares an answer with a gold result; a pair that was compared since ``forget`` is not compared again.
+        """Compare an answer with a gold result; a pair that was compared since ``forget`` is not compared again.
 
         Args:
             gold: LaTeX without delimiters.
@@ -80,12 +80,12 @@ class Pool:
         return future.result()
 
     def forget(self) -> None:
-        """Drops what was compared, time-outs included."""
+        """Drop what was compared, time-outs included."""
         with self._lock:
             self._remembered.clear()
 
     def close(self) -> None:
-        """Ends all processes; a later comparison starts new ones."""
+        """End all processes; a later comparison starts new ones."""
         with self._lock:
             running = list(self._running)
         for worker in running:
@@ -187,7 +187,7 @@ _DEFAULT_LOCK = threading.Lock()
 
 
 def current_pool() -> Pool:
-    """Returns the pool that this thread compares with: the one it was told to use, or the process's own."""
+    """Return the pool that this thread compares with: the one it was told to use, or the process's own."""
     pool = _CURRENT.get()
     if pool is None:
         with _DEFAULT_LOCK:
@@ -198,11 +198,7 @@ def current_pool() -> Pool:
 
 
 def use_pool(pool: Pool) -> None:
-    """Makes this thread compare with a pool.
-
-    Args:
-        pool: the pool.
-    """
+    """Make this thread compare with a pool."""
     _CURRENT.set(pool)
 
 

@@ -35,7 +35,6 @@ class Scored:
     """A score that is not counted yet.
 
     Args:
-        result: the score.
         path: the user's reward that gave it; None for the built-in one.
         failure: what goes into the file of failures; None if the reward did not fail.
     """
@@ -46,7 +45,7 @@ class Scored:
 
 
 class Scorer:
-    """Scores completions for training and evaluation.
+    """Score completions for training and evaluation.
 
     Args:
         config: choices of the built-in reward.
@@ -112,7 +111,7 @@ class Scorer:
         token_ids: Sequence[Any] | None = None,
         images: Sequence[Any] | None = None,
     ) -> list[RewardResult]:
-        """Scores completions; a reward that fails gives zeros and an error code.
+        """Score completions; a reward that fails gives zeros and an error code.
 
         Args:
             completions: what the policy wrote, ``N``.
@@ -137,7 +136,7 @@ class Scorer:
         return not self.limits.user_seconds and any(path != JUDGE for path in self._paths.values())
 
     def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
-        """Scores completions and leaves the counting to ``count``, so that it may happen in another order.
+        """Score completions and leave the counting to ``count``, so that it may happen in another order.
 
         Args:
             batch: ``N`` completions.
@@ -162,7 +161,7 @@ class Scorer:
         return [scored[i] for i in range(len(batch.completions))]
 
     def count(self, scored: Sequence[Scored]) -> list[RewardResult]:
-        """Counts what was scored, and writes down what failed.
+        """Count what was scored, and write down what failed.
 
         Args:
             scored: from ``attempt``, in an order that does not depend on how long each took.
@@ -182,7 +181,7 @@ class Scorer:
         return [one.result for one in scored]
 
     def check_budget(self, failures: int, completions: int) -> None:
-        """Stops a run whose rewards fail too often.
+        """Stop a run whose rewards fail too often.
 
         Args:
             failures: the first of ``recent``, of all ranks, so that all ranks decide alike.
@@ -201,7 +200,7 @@ class Scorer:
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Scores on trial: what is counted and written down inside is forgotten."""
+        """Score on trial: whatever is counted and written down inside is forgotten."""
         names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_nones", "_file", "_written")
         kept = {name: getattr(self, name) for name in names}
         self._window, self._nones, self._file = self._window.copy(), self._nones.copy(), None
@@ -212,7 +211,7 @@ class Scorer:
                 setattr(self, name, value)
 
     def close(self) -> None:
-        """Ends the processes for algebra."""
+        """End the processes for algebra."""
         self._pool.close()
 
     def _warn_of_none(self, one: Scored) -> None:

@@ -24,7 +24,7 @@ PATIENCE = 5
 
 
 def load(path: str, where: str) -> Any:
-    """Finds a function by its import path.
+    """Find a function by its import path.
 
     Args:
         path: ``package.module.function``, or ``path/to/file.py:function``.
@@ -91,7 +91,7 @@ class UserReward:
         self.adapter: Adapter = adapt(load(path, where), f"{where}: {path}")
 
     def __call__(self, batch: Batch) -> list[Any]:
-        """Calls the function.
+        """Call the function.
 
         Args:
             batch: ``N`` completions.

@@ -18,7 +18,7 @@ MAX_READ = 2048
 
 
 def main() -> None:
-    """Answers pairs from a pipe until it closes; arguments: search path, descriptor, limits of time and memory."""
+    """Answer pairs from a pipe until it closes; arguments: search path, descriptor, limits of time and memory."""
     connection = Connection(int(sys.argv[2]))
     seconds, memory = float(sys.argv[3]), int(sys.argv[4])
     try:

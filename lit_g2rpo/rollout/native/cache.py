@@ -28,7 +28,6 @@ class PromptCache:
         """Store a prompt.
 
         Args:
-            layer: the layer.
             prompt: index of the prompt.
             key: ``[L, K, D]``.
             value: ``[L, K, D]``.
@@ -64,7 +63,6 @@ class SlotCache:
         """Store one token of each of ``N`` completions.
 
         Args:
-            layer: the layer.
             place: see `write_token`.
             key: ``[N, K, D]``.
             value: ``[N, K, D]``.

@@ -21,9 +21,7 @@ def shared_attention(
     on everything but arithmetic (29 against 10 us for 8 rows).
 
     Args:
-        layer: the layer.
         query: one token of each of ``N`` completions, ``[N, K, R, D]``.
-        prompts: the prompts.
         own: the completions' own tokens.
         grid: for each prompt, key head and completion of it, which of the ``N * K`` heads that is, ``[P, K, g]`` long;
             any head stands in for one that is missing.

@@ -16,7 +16,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Decoder:
-    """Runs the layers of a Qwen3-VL text model on flat rows of tokens, without the model's own code around them.
+    """Run the layers of a Qwen3-VL text model on flat rows of tokens, without the model's own code around them.
 
     Args:
         base: ``Qwen3VLForConditionalGeneration``.

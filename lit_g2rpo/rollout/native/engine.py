@@ -25,7 +25,7 @@ PROMPT_MULTIPLE = 128
 
 
 class NativeEngine:
-    """Samples with the policy's live weights, which it reads anew for each rollout.
+    """Sample with the policy's live weights, which it reads anew for each rollout.
 
     Whole groups are held at a time, at most ``max_rows`` rows of them; a larger group keeps its prompt while its rows
     take turns, so that every prompt is read once.
@@ -42,11 +42,7 @@ class NativeEngine:
         self.policy: Policy
 
     def attach(self, policy: Policy) -> None:
-        """Bind the policy whose live weights are sampled from.
-
-        Args:
-            policy: the policy.
-        """
+        """Bind the policy whose live weights are sampled from."""
         self.policy = policy
 
     def generate(

@@ -34,9 +34,7 @@ class StaticRollout:
     """One rollout of ``P`` prompts, ``N = P * G`` rows that take turns in ``S`` slots.
 
     Args:
-        policy: the policy.
         decoder: its text model.
-        prompts: the prompts.
         group_size: completions per prompt.
         sampling: how to draw.
         slots: rows decoded at a time.

@@ -16,7 +16,6 @@ class CompletionTable:
 
     Args:
         policy: the policy, for its device and tokens.
-        prompts: the prompts.
         encoded: the same as tensors.
         group_size: completions per prompt.
         sampling: how to draw.
