@@ -13,6 +13,10 @@ from hypothesis import settings
 
 from lit_g2rpo.experience import Prompt
 
+TESTS = Path(__file__).resolve().parent
+# processes that tests start find the checkout and the helpers
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+
 # How long a case takes says more about the machine than about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

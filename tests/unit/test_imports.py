@@ -10,7 +10,8 @@ from helpers.imports import FILES, ROOT, graph, imports, part_of
 # parts of one level may import each other unless SEPARATE says not; no circle may come of it
 LEVELS = [
     {"errors"},
-    {"files", "hardware", "objectives", "rewards"},
+    {"files", "registry", "hardware"},
+    {"objectives", "rewards"},
     {"experience", "tasks"},
     {"policy"},
     {"rollout"},
@@ -23,7 +24,7 @@ LEVELS = [
 ]
 LEVEL = {part: number for number, level in enumerate(LEVELS) for part in level}
 SEPARATE = [{"callbacks", "strategies"}, {"objectives", "rewards"}]
-TOP = {"__init__", "__main__", "errors", "experience", "files", "module", "tasks"}
+TOP = {"__init__", "__main__", "errors", "experience", "files", "module", "registry", "tasks"}
 # package: the one folder that may import it, inside functions only
 OPTIONAL = {
     "deepspeed": "strategies",

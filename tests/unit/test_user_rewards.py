@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.registry import load
 from lit_g2rpo.rewards import RewardConfig, RewardResult
 from lit_g2rpo.rewards.running.adapters import Batch, adapt
 from lit_g2rpo.rewards.running.outcome import Failure, read_outcome
-from lit_g2rpo.rewards.running.user import UserReward, load
+from lit_g2rpo.rewards.running.user import UserReward
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "custom_reward.py"
 ROW = {"problem": "2+3?", "problem_type": "math", "answer": "<answer>5</answer>", "data_source": "sums", "level": 3}
@@ -66,11 +67,11 @@ def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("reward", "give package.module.function or path/to/file.py:function"),
+        ("reward", "give package.module.name or path/to/file.py:name"),
         ("no_such_module.f", "No module named 'no_such_module'"),
         ("none.py:f", "no file none.py"),
         ("json.nothing", "has no 'nothing'; it has .*dumps"),
-        ("a.txt:f", "give package.module.function"),
+        ("a.txt:f", "give package.module.name"),
     ],
 )
 def test_a_path_that_leads_nowhere(path: str, said: str) -> None:

@@ -1,10 +1,6 @@
 """Rewards of the user's: found by import path, called with limits; what goes wrong is data."""
 
 import asyncio
-import importlib
-import importlib.util
-import re
-import sys
 import threading
 import traceback
 import warnings
@@ -14,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.registry import load
 from lit_g2rpo.rewards.running.adapters import Adapter, Batch, adapt
 from lit_g2rpo.rewards.running.outcome import Failure
 
@@ -21,55 +18,6 @@ CONCURRENT = 64
 """Calls of an asynchronous function for single completions that run at a time."""
 PATIENCE = 5
 """Calls in a row without a value in time, after which further ones are not tried: each would cost its whole time."""
-
-
-def load(path: str, where: str) -> Any:
-    """Find a function by its import path.
-
-    Args:
-        path: ``package.module.function``, or ``path/to/file.py:function``.
-        where: the key that names it, for messages.
-
-    Returns:
-        The function.
-
-    Raises:
-        UserError: if there is no such module, file or function, or its module fails.
-    """
-    file, colon, name = path.rpartition(":")
-    module_name, dot, attribute = path.rpartition(".")
-    if not (colon and file.endswith(".py")) and (colon or not dot):
-        raise UserError(f"{where} is {path!r}; give package.module.function or path/to/file.py:function")
-    try:
-        module = _from_file(Path(file)) if colon else _from_path(module_name)
-    except Exception as error:
-        raise UserError(
-            f"{where} is {path!r}, whose module cannot be imported ({type(error).__name__}: {error})"
-        ) from error
-    name = name if colon else attribute
-    if not hasattr(module, name):
-        functions = sorted(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
-        raise UserError(f"{where} is {path!r}, but its module has no {name!r}; it has {', '.join(functions) or 'none'}")
-    return getattr(module, name)
-
-
-def _from_file(path: Path) -> Any:
-    # the whole path, since two files may have one name
-    name = "reward" + re.sub(r"\W", "_", str(path.resolve().with_suffix("")))
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _from_path(name: str) -> Any:
-    if (here := str(Path.cwd())) not in sys.path:
-        # an installed command does not look into the working directory; the module of a user's is usually there
-        sys.path.append(here)
-    return importlib.import_module(name)
 
 
 class UserReward:

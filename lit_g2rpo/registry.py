@@ -1,0 +1,86 @@
+"""Objects by short name or import path: losses, engines, problem types, benchmarks, model families, custom rewards."""
+
+import difflib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lit_g2rpo.errors import UserError
+
+
+def lookup(name: str, known: Mapping[str, Any], where: str) -> Any:
+    """Find an object by its short name, or import it from anywhere by its path.
+
+    Args:
+        name: a key of ``known``, or an import path as `load` takes it.
+        known: objects by short name; a text is the import path of one that is not imported until it is asked for.
+        where: the config key or column that holds the name, for messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: if the name is not known, or nothing can be imported from it.
+    """
+    if name in known:
+        found = known[name]
+        return load(found, where) if isinstance(found, str) else found
+    if "." not in name:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? Known" if near else "known"
+        raise UserError(f"{where} is {name!r}; {hint}: {', '.join(known)}; or give package.module.Name")
+    return load(name, where)
+
+
+def load(path: str, where: str) -> Any:
+    """Import an object by its path.
+
+    Args:
+        path: ``package.module.name``, or ``path/to/file.py:name``.
+        where: the config key or column that holds the path, for messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: if there is no such module, file or name, or its module fails.
+    """
+    file, colon, name = path.rpartition(":")
+    module_name, dot, attribute = path.rpartition(".")
+    if not (colon and file.endswith(".py")) and (colon or not dot):
+        raise UserError(f"{where} is {path!r}; give package.module.name or path/to/file.py:name")
+    try:
+        module = _from_file(Path(file)) if colon else _from_path(module_name)
+    except Exception as error:
+        raise UserError(
+            f"{where} is {path!r}, whose module cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+    name = name if colon else attribute
+    if not hasattr(module, name):
+        names = sorted(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
+        raise UserError(f"{where} is {path!r}, but its module has no {name!r}; it has {', '.join(names) or 'none'}")
+    return getattr(module, name)
+
+
+def _from_file(path: Path) -> ModuleType:
+    # the whole path, since two files may have one name
+    name = "user" + re.sub(r"\W", "_", str(path.resolve().with_suffix("")))
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_path(name: str) -> ModuleType:
+    if (here := str(Path.cwd())) not in sys.path:
+        # an installed command does not look into the working directory; a user's own module is usually there
+        sys.path.append(here)
+    return importlib.import_module(name)
