@@ -1,5 +1,6 @@
 """Plain data that a rollout is made of, with a shape on every field."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.running.adapters import Batch
 
 
 @dataclass(slots=True)
@@ -57,6 +59,28 @@ class Completion:
     entropy: Tensor
     text: str
     truncated: bool
+
+
+def to_score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Batch:
+    """Lay completions beside what a reward may read of their prompts.
+
+    Args:
+        prompts: the prompts, ``P`` of them.
+        completions: equally many completions of each, prompt by prompt.
+
+    Returns:
+        The batch, in the order of the completions.
+    """
+    repeats = len(completions) // max(len(prompts), 1)
+    of_row = [prompts[i // repeats] for i in range(len(completions))]
+    return Batch(
+        [completion.text for completion in completions],
+        [prompt.sample for prompt in of_row],
+        [prompt.task for prompt in of_row],
+        [prompt.text for prompt in of_row],
+        [completion.token_ids.tolist() for completion in completions],
+        [prompt.images for prompt in of_row],
+    )
 
 
 @dataclass(slots=True)

@@ -3,15 +3,17 @@
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.module import EvaluationModule
-from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.experience import Experience, Microbatch, Prompt
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts, load_policy
@@ -23,20 +25,16 @@ from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConf
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.strategies.fsdp_sharding import shard
-from lit_g2rpo.training.checks import (
-    check_checkpoint,
-    check_gradient,
-    check_learning,
-    check_rounding,
-    check_shapes,
-    gradient_norm,
-)
+from lit_g2rpo.training.checks import check_gradient, check_rounding, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
-from lit_g2rpo.training.microbatches import Plan, build_microbatches
-from lit_g2rpo.training.resume import experience_state, restore_experience
+from lit_g2rpo.training.microbatches import Cut, build_microbatches
+from lit_g2rpo.training.resume import check_checkpoint, check_learning, experience_state, restore_experience
 from lit_g2rpo.training.rollout import collect
+from lit_g2rpo.training.run import PromptLoader, Run
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
 from lit_g2rpo.training.step_metrics import StepMetrics
+
+T = TypeVar("T")
 
 
 class G2RPOModule(EvaluationModule):
@@ -71,7 +69,7 @@ class G2RPOModule(EvaluationModule):
         judge: JudgeConfig | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(evaluation, build_sampler(rollout), reward, reward_limits, judge)
+        super().__init__(evaluation, build_sampler(rollout), rollout.seed, reward, reward_limits, judge)
         # The reference and frozen weights may be absent from a checkpoint; check_checkpoint holds the rest to it.
         self.strict_loading = False
         if objective.needs_groups and rollout.group_size < 2:
@@ -114,6 +112,16 @@ class G2RPOModule(EvaluationModule):
         return self.policy_config.path
 
     @property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer, whose type depends on the model."""
+        return self.policy.processor.tokenizer
+
+    @property
+    def loader(self) -> PromptLoader:
+        """The training loader."""
+        return cast(PromptLoader, self.trainer.train_dataloader)
+
+    @property
     def microbatches_per_rollout(self) -> int:
         """Forward and backward passes per rollout and rank."""
         return self.update.epochs * self.update.microbatches
@@ -129,40 +137,32 @@ class G2RPOModule(EvaluationModule):
         return self.update.epochs * self.updates_per_epoch
 
     @property
-    def plan(self) -> Plan:
-        """How a rollout is cut into micro-batches."""
+    def cut(self) -> Cut:
+        """How a rollout is cut into optimizer steps and micro-batches."""
         accumulate = self.trainer.accumulate_grad_batches
-        return Plan(self.update.epochs, self.updates_per_epoch, accumulate, self.max_tokens, self.objective)
-
-    def describe(self) -> dict[str, str]:
-        """What will run, as the rows of a table."""
-        return describe(self)
+        return Cut(self.update.epochs, self.updates_per_epoch, accumulate, self.max_tokens, self.objective)
 
     @property
     def reference_needed(self) -> bool:
         """True if the loss has a KL term."""
         return self.objective.kl_coefficient > 0
 
+    def describe(self) -> dict[str, str]:
+        """Say what will run, as the rows of a table."""
+        return describe(self)
+
     # ---- set-up
 
+    @override
     def setup(self, stage: str) -> None:
-        """Make the reward, and check the sizes.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-
-        Raises:
-            UserError: if sizes do not divide.
-        """
         super().setup(stage)
-        if stage != "fit":
-            return
-        accumulate, update = self.trainer.accumulate_grad_batches, self.update
-        optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)
-        check_sizes(self.rollout.prompts, self.trainer.world_size, update.microbatches, accumulate)
+        if stage == "fit":
+            accumulate, update = self.trainer.accumulate_grad_batches, self.update
+            optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)
+            check_sizes(self.rollout.prompts, self.trainer.world_size, update.microbatches, accumulate)
 
+    @override
     def configure_model(self) -> None:
-        """Load policy and reference once, where the strategy wants them."""
         if hasattr(self, "policy"):
             return
         self.policy = load_policy(self.policy_config).train()
@@ -176,13 +176,13 @@ class G2RPOModule(EvaluationModule):
             for policy in filter(None, (self.policy, self.reference)):
                 shard(policy, self.device_mesh["data_parallel"])
 
+    @override
     def configure_optimizers(self) -> Any:
-        """Make the optimizer over what learns, and the schedule."""
         groups = learning_parts(self.policy)
         optimizer = self.optimizer([{"params": parameters} for parameters in groups.values()])
         for part, group in zip(groups, optimizer.param_groups, strict=True):
             group["lr"] *= self.policy_config.lr_scale.get(part, 1.0)
-        check_rounding(self, optimizer)
+        check_rounding(optimizer, self.trainer.strategy, self.ranks)
         if self.lr_scheduler is None:
             return optimizer
         return {
@@ -190,15 +190,20 @@ class G2RPOModule(EvaluationModule):
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
+    @override
+    def on_fit_start(self) -> None:
+        check_shapes(self)
+        self._step = StepMetrics(list(self.tasks), self.ranks, self.trainer.accumulate_grad_batches)
+
+    def prepare_prompt(self, prompt: Prompt) -> None:
+        """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes."""
+        self.policy.encode(prompt)
+
     # ---- training
 
-    def on_fit_start(self) -> None:
-        """Check what depends on the device, and prepare the running sums of an optimizer step."""
-        check_shapes(self)
-        self._step = StepMetrics(list(self.tasks))
-
+    @override
     def training_step(self, batch: tuple[list[Prompt], int], batch_idx: int) -> Tensor:
-        """Loss of one micro-batch; the first one of a rollout samples it.
+        """Compute the loss of one micro-batch; the first one of a rollout samples it.
 
         Args:
             batch: this rank's prompts and the index of the micro-batch in the rollout.
@@ -209,20 +214,30 @@ class G2RPOModule(EvaluationModule):
         """
         prompts, index = batch
         if index == 0:
-            self.experience = self.collect(prompts)
+            self.experience = self._collect(prompts)
         elif self.experience is None:
             self.experience = self._restore(prompts)
+        microbatch = self.experience.microbatches[index]
         # Dropout follows from counters, as sampling does: a resumed run leaves out the same.
         torch.manual_seed(microbatch_seed(self.rollout.seed, self.rollout_index, index, self.global_rank))
-        loss, metrics = self.policy.loss(self.experience.microbatches[index], self.objective.token_loss)
+        loss, metrics = self.policy.loss(microbatch, self.objective.token_loss)
         on_policy = self.objective.needs_groups and index < self.trainer.accumulate_grad_batches
-        self._step.add(metrics, self.experience.microbatches[index].fields, on_policy)
+        self._step.add(metrics, microbatch.fields, on_policy)
         self._next_microbatch = index + 1
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.log_dict(self._rollout_metrics | self._step.reduce(self))
+            self.log_dict(self._rollout_metrics | self._step.reduce())
             self._rollout_metrics = {}
         return loss
 
+    def _collect(self, prompts: list[Prompt]) -> Experience:
+        experience, self._collected = collect(self, prompts)
+        self._rollout_metrics = self._collected
+        experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)
+        self.rollout_index += 1
+        self._collected_at = time.perf_counter()
+        return experience
+
+    @override
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log a number on the host: Lightning would add it up on the device, in a graph that differs with the metrics.
 
@@ -234,46 +249,15 @@ class G2RPOModule(EvaluationModule):
         """
         super().log(name, value if isinstance(value, Tensor) else torch.tensor(float(value)), *args, **kwargs)
 
-    def collect(self, prompts: list[Prompt]) -> Experience:
-        """Sample, score, filter and form advantages for one rollout.
-
-        Args:
-            prompts: this rank's prompts.
-
-        Returns:
-            The experience, cut into micro-batches.
-        """
-        experience, self._collected = collect(self, prompts)
-        self._rollout_metrics = self._collected
-        experience.microbatches = build_microbatches(experience, self.plan, self.policy.empty)
-        self.rollout_index += 1
-        self._collected_at = time.perf_counter()
-        return experience
-
-    def perform(self, function: Callable[[], Any]) -> Any:
-        """Call a function; a strategy that wraps the module can route this call through its wrapper as it does a step.
-
-        Args:
-            function: what to call.
-
-        Returns:
-            What it returns.
-        """
+    def perform(self, function: Callable[[], T]) -> T:
+        """Call a function; a strategy that wraps the module can route the call through its wrapper."""
         return function()
 
-    def prepare_prompt(self, prompt: Prompt) -> None:
-        """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes."""
-        self.policy.encode(prompt)
-
+    @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Look at the gradient, and log the learning rate.
-
-        Args:
-            optimizer: the optimizer about to step.
-        """
         # A strategy that accumulates by itself keeps gradients to itself too, and reports their norm after its step.
         if not self.trainer.strategy.handles_gradient_accumulation:
-            self.report_gradient(gradient_norm(self))
+            self.report_gradient(gradient_norm(self.policy))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def report_gradient(self, norm: Tensor | None) -> None:
@@ -287,27 +271,25 @@ class G2RPOModule(EvaluationModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         # 16 bits overflow now and then by design: the scaler skips that step and lowers its scale, until it has none.
         if scaler is None or scaler.get_scale() <= 1:
-            check_gradient(self, norm)
+            check_gradient(self, norm, self._learned())
         self.log("train/grad_norm", norm)
 
-    def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
-        """Log how long the updates of a rollout took, once they are done.
+    def _learned(self) -> list[Microbatch]:
+        """Return the micro-batches of the optimizer step at hand."""
+        assert self.experience is not None, "a step follows a rollout"
+        end = self._next_microbatch
+        return self.experience.microbatches[end - self.trainer.accumulate_grad_batches : end]
 
-        Args:
-            batch: prompts and index of the micro-batch.
-            batch_idx: index of the micro-batch in the epoch.
-        """
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
         if batch[1] + 1 == self.microbatches_per_rollout:
             self.log("perf/update_seconds", time.perf_counter() - self._collected_at)
 
     # ---- checkpoints
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what sampling and a half-learned rollout need, and leave out what does not learn.
-
-        Args:
-            checkpoint: the checkpoint being written.
-        """
+        """Add what sampling and a half-learned rollout need, and leave out what does not learn."""
         frozen = {name for name, w in self.named_parameters(remove_duplicate=False) if not w.requires_grad}
         checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name not in frozen}
         state: dict[str, Any] = {
@@ -316,21 +298,20 @@ class G2RPOModule(EvaluationModule):
             "objective": self.objective.state_dict(),
         }
         if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
-            state["experience"] = experience_state(self, self.experience, self.max_tokens)
+            state["experience"] = experience_state(self.experience, self.max_tokens, self.ranks)
             state["metrics"] = self._collected
         checkpoint["g2rpo"] = copy.deepcopy(state)
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back what sampling and a half-learned rollout need.
-
-        Args:
-            checkpoint: the checkpoint being read.
+        """Restore the sampling state and the partially trained rollout.
 
         Raises:
             UserError: if it is a checkpoint of another model, or of a run in which more learned.
         """
-        check_checkpoint(self, checkpoint)
-        check_learning(self, checkpoint.get("state_dict", ()))
+        check_checkpoint(self, self.policy_path, checkpoint)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_learning(self, checkpoint.get("state_dict", ()))
         state = checkpoint["g2rpo"]
         self.rollout_index = state["rollout_index"]
         self.validation_history = state["validation_history"]
@@ -346,6 +327,12 @@ class G2RPOModule(EvaluationModule):
                 "the checkpoint was written inside a rollout but holds no experience; start from another one"
             )
         experience = restore_experience(self, self._restored, prompts)
-        experience.microbatches = build_microbatches(experience, self.plan, self.policy.empty)
+        experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)
         self._restored = None
         return experience
+
+
+if TYPE_CHECKING:
+
+    def _is_a_run(module: G2RPOModule) -> Run:
+        return module

@@ -1,35 +1,42 @@
 """What validation, test and prediction do with a policy: sample, score, count."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import lightning.pytorch as pl
+import lightning.pytorch as L
 import torch
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation.rows import Tally, row
-from lit_g2rpo.experience import Completion, Prompt
-from lit_g2rpo.hardware.collectives import sum_over_ranks
+from lit_g2rpo.evaluation.rows import row
+from lit_g2rpo.evaluation.task_means import NAMES, TaskMeans
+from lit_g2rpo.experience import Prompt, to_score
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.context import generation_context
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.judge import JudgeConfig
 from lit_g2rpo.rewards.running.limits import Limits
-from lit_g2rpo.rewards.running.scorer import Scored, Scorer
-from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig
+from lit_g2rpo.rewards.running.scorer import Scorer
+from lit_g2rpo.rollout.config import EvaluationConfig
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.tasks import Task
 from lit_g2rpo.training.checks import check_prompt_lengths
+from lit_g2rpo.training.run import PromptSettings
+
+Rows = list[dict[str, Any]]
+Numbered = tuple[list[Prompt], list[int | None]]
+"""Prompts and their numbers in the dataset; one without a number only keeps ranks in step."""
 
 
-class EvaluationModule(pl.LightningModule):
+class EvaluationModule(L.LightningModule):
     """Sample from a policy and score what it wrote; training builds on it.
 
     Args:
         evaluation: how completions are sampled for validation, test and prediction.
         engine: samples them, also where training reads demonstrations.
+        seed: every completion follows from (seed, prompt, completion).
         reward: choices of the built-in reward, for training and evaluation alike.
         reward_limits: what scoring may take.
         judge: the model that grades tasks whose ``reward`` is ``judge``.
@@ -38,14 +45,18 @@ class EvaluationModule(pl.LightningModule):
         UserError: if settings contradict each other.
     """
 
+    if TYPE_CHECKING:
+        # torch's own answers every name with Any, so that no checker would see a renamed member
+        __getattr__: None  # type: ignore[misc, assignment]
+
     policy: Policy
-    rollout: RolloutConfig
     scorer: Scorer
 
     def __init__(
         self,
         evaluation: EvaluationConfig,
         engine: RolloutEngine,
+        seed: int,
         reward: RewardConfig,
         reward_limits: Limits,
         judge: JudgeConfig | None,
@@ -56,7 +67,7 @@ class EvaluationModule(pl.LightningModule):
                 f"model.evaluation.repeats is {evaluation.repeats} at temperature {evaluation.temperature}; give at "
                 "least 1, and a temperature above 0 for completions that differ"
             )
-        self.evaluation, self.evaluation_engine = evaluation, engine
+        self.evaluation, self.evaluation_engine, self._seed = evaluation, engine, seed
         self.reward, self.reward_limits, self.judge = reward, reward_limits, judge
         self.tasks: dict[str, Task] = {}
         self.rollout_index = 0
@@ -64,85 +75,46 @@ class EvaluationModule(pl.LightningModule):
         self.validation_sizes: dict[str, int] = {}
 
     @property
+    def data(self) -> PromptSettings:
+        """The datamodule."""
+        return cast(PromptSettings, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that work together."""
+        return Ranks(self.trainer)
+
+    @property
     def max_tokens(self) -> int:
         """Longest completion, tokens."""
-        return int(self.trainer.datamodule.max_completion_tokens)  # type: ignore[attr-defined]
+        return self.data.max_completion_tokens
 
+    @override
     def setup(self, stage: str) -> None:
-        """Take the tasks from the data, and make their reward.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-        """
-        self.tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
-        folder, rank = self.trainer.log_dir, self.trainer.global_rank
+        self.tasks = self.data.tasks
+        folder = self.trainer.log_dir
         self.scorer = Scorer(
             self.reward,
             {name: task.reward for name, task in self.tasks.items() if task.reward is not None},
             limits=self.reward_limits,
             judge=self.judge,
-            failures_file=Path(folder) / f"reward_failures_rank{rank}.jsonl" if folder else None,
+            failures_file=Path(folder) / f"reward_failures_rank{self.global_rank}.jsonl" if folder else None,
+            total=lambda counts: self.ranks.sum(torch.tensor(counts)).tolist(),
         )
 
+    @override
     def teardown(self, stage: str) -> None:
-        """End the processes of the reward.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-        """
         self.scorer.close()
 
-    def attempt_scores(
-        self, prompts: list[Prompt], completions: list[Completion], by_group: bool = True
-    ) -> list[Scored]:
-        """Score completions without counting them, in any thread.
-
-        Args:
-            prompts: the prompts, ``P`` of them.
-            completions: equally many completions of each, prompt by prompt.
-            by_group: call functions for batches with the completions of one prompt at a time, else with all.
-
-        Returns:
-            A score per completion, for ``count_scores``.
-        """
-        repeats = len(completions) // max(len(prompts), 1)
-        of_row = [prompts[i // repeats] for i in range(len(completions))]
-        batch = Batch(
-            [c.text for c in completions],
-            [p.sample for p in of_row],
-            [p.task for p in of_row],
-            [p.text for p in of_row],
-            [c.token_ids.tolist() for c in completions],
-            [p.images for p in of_row],
-        )
-        return self.scorer.attempt(batch, repeats if by_group else None)
-
-    def count_scores(self, scored: list[Scored]) -> list[RewardResult]:
-        """Count scores and see whether rewards fail too often; all ranks must call it.
-
-        Args:
-            scored: scores of this rank, in the order of the prompts.
-
-        Returns:
-            A score per completion.
-
-        Raises:
-            UserError: on every rank, if rewards of the user's failed for more completions than the run allows.
-        """
-        results = self.scorer.count(scored)
-        if any(task.reward for task in self.tasks.values()):
-            self.scorer.check_budget(*sum_over_ranks(self, torch.tensor(self.scorer.recent)).tolist())
-        return results
-
     @torch.no_grad()
-    def _evaluate(self, batch: tuple[list[Prompt], list[int | None]]) -> list[dict[str, Any]]:
+    def _evaluate(self, batch: Numbered) -> Rows:
         prompts, numbers = batch
         config = self.evaluation
-        sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self.rollout.seed)
-        check_prompt_lengths(self, prompts)
+        sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self._seed)
+        check_prompt_lengths(self.policy, prompts, self.data.max_prompt_tokens)
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
-        rewards = self.count_scores(self.attempt_scores(prompts, completions, by_group=False))
+        rewards = self.scorer.score(to_score(prompts, completions))
         rows = []
         for i, (completion, reward) in enumerate(zip(completions, rewards, strict=True)):
             at, repeat = divmod(i, config.repeats)
@@ -151,52 +123,49 @@ class EvaluationModule(pl.LightningModule):
                 rows.append(row(number, repeat, prompts[at], completion, reward, self.reward))
         return rows
 
+    @override
     def on_validation_epoch_start(self) -> None:
-        """Start counting afresh."""
-        self._tally = Tally(list(self.tasks))
+        ranks = self.ranks
+        means = TaskMeans(list(self.tasks), distributed_available_fn=lambda: ranks.count > 1)
+        # on one rank nothing is sent, and the host counts without waiting for a device
+        self._means = means if ranks.count == 1 else means.to(self.device)
 
-    def validation_step(self, batch: tuple[list[Prompt], list[int | None]], batch_idx: int) -> Any:
-        """Sample one completion per prompt and score it.
-
-        Args:
-            batch: prompts and their numbers in the dataset; one without a number only keeps ranks in step.
-            batch_idx: index of the batch.
-
-        Returns:
-            One row per prompt that counts.
-        """
+    @override
+    def validation_step(self, batch: Numbered, batch_idx: int) -> Rows:  # type: ignore[override]  # rows reach callbacks
         rows = self._evaluate(batch)
-        self._tally.add(rows)
+        self._means.update(rows)
         return rows
 
+    @override
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all ranks, per task and over tasks."""
-        self._log_tally("val")
+        metrics = self._log_means("val")
+        self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
 
     on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
+    test_step = validation_step  # type: ignore[assignment]
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Log the means over all ranks, per task and over tasks."""
-        self._log_tally("test")
+        self._log_means("test")
 
-    def predict_step(self, batch: tuple[list[Prompt], list[int | None]], batch_idx: int) -> list[dict[str, Any]]:
-        """Sample one completion per prompt.
-
-        Args:
-            batch: prompts and their numbers in the dataset.
-            batch_idx: index of the batch.
-
-        Returns:
-            One row per prompt that counts.
-        """
+    @override
+    def predict_step(self, batch: Numbered, batch_idx: int) -> Rows:
         return self._evaluate(batch)
 
-    def _log_tally(self, prefix: str) -> None:
-        metrics, self.validation_sizes = self._tally.reduce(self, prefix)
+    def _log_means(self, prefix: str) -> dict[str, float]:
+        """Log the means over all ranks, per task as ``<prefix>/<name>/<task>``, and over the tasks present."""
+        means = self._means.compute()
+        self.validation_sizes = {task: int(of_task["n"]) for task, of_task in means.items()}
+        metrics: dict[str, float] = {}
+        for name in NAMES:
+            metrics |= {f"{prefix}/{name}/{task}": of_task[name] for task, of_task in means.items()}
+            metrics[f"{prefix}/{name}"] = _mean([of_task[name] for of_task in means.values()])
         self.log_dict(metrics)
-        if prefix == "val":
-            self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
         if self.trainer.sanity_checking and self.logger is not None:
             # Lightning logs nothing during its check before training, but this is the first point of every curve.
             self.logger.log_metrics(metrics, step=0)
+        return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)

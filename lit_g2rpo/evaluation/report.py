@@ -12,7 +12,7 @@ import numpy as np
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
 from lit_g2rpo.evaluation.bootstrap import interval, resampled_means
-from lit_g2rpo.evaluation.metric import metric_of
+from lit_g2rpo.evaluation.figures import benchmark_figures
 from lit_g2rpo.evaluation.predictions import NAME, read_predictions
 
 MEANS = ("accuracy", "format", "length", "truncated")
@@ -114,9 +114,8 @@ def _figures(name: str, rows: list[Row], questions: Mapping[str, list[float]]) -
     figures["timeouts"] = sum(row["error"] == "timeout" for row in rows)
     figures |= {mean: _mean(row[mean] for row in rows) for mean in MEANS}
     if benchmark:
-        metric = metric_of(benchmark)
-        metric.update([row["value"] for row in rows], [row["sample"] for row in rows])
-        details = {key: float(value) for key, value in metric.compute().items() if key != benchmark.metric}
+        details = benchmark_figures(benchmark, [row["value"] for row in rows], [row["sample"] for row in rows])
+        del details[benchmark.metric]
         figures |= {"details": details} if details else {}
     return figures
 

@@ -8,17 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lit_g2rpo.evaluation.benchmarks import benchmark_named
 from lit_g2rpo.experience import Completion, Prompt
-from lit_g2rpo.hardware.collectives import sum_over_ranks
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.answers.parse import envelope, last_boxed
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.rules.math import TimedOut
+from lit_g2rpo.training.run import Run
 
-NAMES = ("accuracy", "format", "length", "truncated")
 NOT_KEPT = ("problem", "images", "videos", "demonstration")
 """Columns of a data row that its prediction does without."""
 
@@ -119,7 +116,7 @@ def extracted(text: str, config: RewardConfig = DEFAULT) -> str | None:
     return parts.answer
 
 
-def settings(module: Any, verb: str) -> dict[str, Any]:
+def settings(run: Run, verb: str) -> dict[str, Any]:
     """Say what predictions are made with, so that a run that was killed is continued only with the same.
 
     Args:
@@ -128,18 +125,18 @@ def settings(module: Any, verb: str) -> dict[str, Any]:
     Returns:
         Plain values.
     """
-    checkpoint = module.trainer.ckpt_path
+    checkpoint = run.trainer.ckpt_path
     stat = Path(checkpoint).stat() if checkpoint else None
     return {
         "verb": verb,
-        "policy": module.policy_path,
+        "policy": run.policy_path,
         "checkpoint": stat and [str(checkpoint), stat.st_size, stat.st_mtime_ns],
         # what a run is compared with does not change its predictions
-        "evaluation": {key: value for key, value in asdict(module.evaluation).items() if key != "baseline"},
-        "seed": module.rollout.seed,
-        "max_completion_tokens": module.max_tokens,
-        "reward": asdict(module.reward),
-        "reward_functions": {name: task.reward for name, task in module.tasks.items() if task.reward},
+        "evaluation": {key: value for key, value in asdict(run.evaluation).items() if key != "baseline"},
+        "seed": run.rollout.seed,
+        "max_completion_tokens": run.max_tokens,
+        "reward": asdict(run.reward),
+        "reward_functions": {name: task.reward for name, task in run.tasks.items() if task.reward},
     }
 
 
@@ -149,45 +146,3 @@ def _is_plain(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return not (isinstance(value, float) and not math.isfinite(value))
-
-
-class Tally:
-    """Sums and counts per task.
-
-    Args:
-        tasks: names of all tasks of the run.
-    """
-
-    def __init__(self, tasks: list[str]) -> None:
-        self.tasks = tasks
-        self.sums = torch.zeros(len(tasks), len(NAMES) + 1, dtype=torch.float64)
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Count rows.
-
-        Args:
-            rows: from ``row``.
-        """
-        for entry in rows:
-            values = [float(entry[name]) for name in NAMES]
-            self.sums[self.tasks.index(entry["task"])] += torch.tensor([*values, 1.0], dtype=torch.float64)
-
-    def reduce(self, module: Any, prefix: str) -> tuple[dict[str, float], dict[str, int]]:
-        """Add up over ranks.
-
-        Args:
-            module: the LightningModule, whose strategy knows the ranks.
-            prefix: ``val`` or ``test``.
-
-        Returns:
-            ``<prefix>/<name>/<task>`` for the tasks present and ``<prefix>/<name>`` as the mean over them, and the
-            number of rows per task.
-        """
-        sums = sum_over_ranks(module, self.sums)
-        present = [(task, sums[k]) for k, task in enumerate(self.tasks) if sums[k, -1]]
-        metrics: dict[str, float] = {}
-        for i, name in enumerate(NAMES):
-            means = {task: float(values[i] / values[-1]) for task, values in present}
-            metrics |= {f"{prefix}/{name}/{task}": mean for task, mean in means.items()}
-            metrics[f"{prefix}/{name}"] = sum(means.values()) / max(len(means), 1)
-        return metrics, {task: int(values[-1]) for task, values in present}

@@ -1,7 +1,6 @@
-"""Rows over ranks: rank r of w holds prompts r, r + w, r + 2w, ... of a rollout."""
+"""What the ranks of a run share: rank r of w holds prompts r, r + w, r + 2w, ... of a rollout."""
 
-from typing import Any
-
+import lightning.pytorch as L
 import torch
 from torch import Tensor
 
@@ -9,53 +8,68 @@ LONGEST = 1000
 """Bytes of a message that ranks share."""
 
 
-def gather_prompts(module: Any, rows: Tensor) -> Tensor:
-    """Collect one entry per prompt from all ranks, in the order of the prompts.
+class Ranks:
+    """The ranks of a run, as its strategy connects them; all of them must make the same calls.
 
     Args:
-        module: the LightningModule, whose strategy knows the ranks.
-        rows: this rank's entries, ``[p, ...]``, the same shape on every rank.
-
-    Returns:
-        All entries, ``[P, ...]`` with ``P = p * world_size``, on the CPU, the same on every rank.
+        trainer: the trainer that runs.
     """
-    if module.trainer.world_size == 1:
-        return rows.cpu()
-    gathered: Tensor = module.all_gather(rows.to(module.device))
-    return gathered.transpose(0, 1).reshape(-1, *rows.shape[1:]).cpu()
 
+    def __init__(self, trainer: L.Trainer) -> None:
+        self._strategy = trainer.strategy
+        self.rank, self.count = trainer.global_rank, trainer.world_size
 
-def sum_over_ranks(module: Any, values: Tensor) -> Tensor:
-    """Add a tensor up over all ranks.
+    def gather_prompts(self, rows: Tensor) -> Tensor:
+        """Collect one entry per prompt from all ranks, in the order of the prompts.
 
-    Args:
-        module: the LightningModule, whose strategy knows the ranks.
-        values: any tensor, the same shape on every rank.
+        Args:
+            rows: this rank's entries, ``[p, ...]``, the same shape on every rank.
 
-    Returns:
-        The sum, on the CPU, the same on every rank.
-    """
-    if module.trainer.world_size == 1:
-        return values.cpu()
-    reduced: Tensor = module.trainer.strategy.reduce(values.to(module.device), reduce_op="sum")
-    return reduced.cpu()
+        Returns:
+            All entries, ``[P, ...]`` with ``P = p * count``, on the CPU, the same on every rank.
+        """
+        if self.count == 1:
+            return rows.cpu()
+        return self._gathered(rows).transpose(0, 1).reshape(-1, *rows.shape[1:])
 
+    def sum(self, values: Tensor) -> Tensor:
+        """Add a tensor up over all ranks.
 
-def first_message(module: Any, message: str) -> str:
-    """Agree on a message, such as the reason to stop: that of the first rank that has one.
+        Args:
+            values: any tensor, the same shape on every rank.
 
-    Args:
-        module: the LightningModule, whose strategy knows the ranks.
-        message: this rank's message; empty for none.
+        Returns:
+            The sum, on the CPU, the same on every rank.
+        """
+        return self._reduced(values, "sum")
 
-    Returns:
-        The message, the same on every rank, cut at ``LONGEST`` bytes; empty if no rank has one.
-    """
-    if module.trainer.world_size == 1:
-        return message
-    own = torch.zeros(LONGEST, dtype=torch.uint8)
-    text = message.encode()[:LONGEST]
-    own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else own[:0]
-    gathered: Tensor = module.all_gather(own.to(module.device))
-    texts = (bytes(row.tolist()).rstrip(b"\0").decode(errors="ignore") for row in gathered.cpu())
-    return next(filter(None, texts), "")
+    def largest(self, values: Tensor) -> Tensor:
+        """Find the largest value of any rank, elementwise; arguments as in `sum`."""
+        return self._reduced(values, "max")
+
+    def first_message(self, message: str) -> str:
+        """Agree on a message, such as the reason to stop: that of the first rank that has one.
+
+        Args:
+            message: this rank's message; empty for none.
+
+        Returns:
+            The message, the same on every rank, cut at ``LONGEST`` bytes; empty if no rank has one.
+        """
+        if self.count == 1:
+            return message
+        own = torch.zeros(LONGEST, dtype=torch.uint8)
+        text = message.encode()[:LONGEST]
+        own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else own[:0]
+        texts = (bytes(row.tolist()).rstrip(b"\0").decode(errors="ignore") for row in self._gathered(own))
+        return next(filter(None, texts), "")
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        return self._strategy.all_gather(own.to(self._strategy.root_device)).cpu()
+
+    def _reduced(self, values: Tensor, operation: str) -> Tensor:
+        if self.count == 1:
+            return values.cpu()
+        reduced = self._strategy.reduce(values.to(self._strategy.root_device), reduce_op=operation)
+        assert isinstance(reduced, Tensor)
+        return reduced.cpu()

@@ -14,8 +14,10 @@ from torch import nn
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.context import generation_context
 from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards, read_weights
-from lit_g2rpo.training.checks import check_weights, keeps_masters
+from lit_g2rpo.training.checks import keeps_masters
 from lit_g2rpo.training.memory_trial import forget_gradients
+from lit_g2rpo.training.resume import check_weights
+from lit_g2rpo.training.run import run_of
 
 
 class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
@@ -66,7 +68,8 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
         if steps:
             # infinite if the gradient was not finite: then the engine has left the weights as they were
             norm = self.deepspeed_engine.get_global_grad_norm()
-            self.lightning_module.report_gradient(torch.as_tensor(norm))  # type: ignore[operator, union-attr]
+            assert self.lightning_module is not None
+            run_of(self.lightning_module).report_gradient(torch.as_tensor(norm))
         return output
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -90,7 +93,7 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
             self._put_weights(checkpoint["state_dict"])
             return checkpoint
         saved = read_shards(path)
-        check_weights(module, saved.shapes)
+        check_weights(module, run_of(module).policy_path, saved.shapes)
         if not training:
             self._put_weights(read_weights(path))
             return saved.state

@@ -4,39 +4,40 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import singledispatch
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lit_g2rpo.experience import Completion, Experience, Microbatch, Prompt, RolloutTable
-from lit_g2rpo.training.microbatches import Plan, build_microbatches
+from lit_g2rpo.training.microbatches import Cut, build_microbatches
+from lit_g2rpo.training.run import Run
 
 PROBE = 2**16
 """Elements of the parameter that the optimizer's state is measured on: more than eight-bit optimizers leave whole."""
 
 
-def largest_microbatch(module: Any, prompt: Prompt, length: int) -> Microbatch:
+def largest_microbatch(run: Run, prompt: Prompt, length: int) -> Microbatch:
     """Build the largest micro-batch that this prompt could give: every group has it, every completion one length.
 
     Args:
-        module: the LightningModule, attached to its trainer.
         prompt: a prompt.
         length: tokens of each completion.
 
     Returns:
         The micro-batch, cut as training cuts its own; on every rank of the same size.
     """
-    world_size, plan, size = module.trainer.world_size, module.plan, module.rollout.group_size
-    prompts = module.rollout.prompts // plan.updates
-    encoded = module.policy.encode(prompt)
+    world_size, cut, size = run.ranks.count, run.cut, run.rollout.group_size
+    prompts = run.rollout.prompts // cut.updates
+    encoded = run.policy.encode(prompt)
     # copies, since rows of one prompt object are one group
     own = [
         dataclasses.replace(prompt, encoded=dataclasses.replace(encoded, features=None))
         for _ in range(-(-prompts // world_size))
     ]
-    tokens = torch.full((length,), module.policy.eos_token_ids[0])
+    tokens = torch.full((length,), run.policy.eos_token_ids[0])
     zeros = torch.zeros(length)
     completions = [Completion(tokens, zeros, zeros, "", True)] * (len(own) * size)
     values = [zeros] * len(completions)
@@ -47,50 +48,49 @@ def largest_microbatch(module: Any, prompt: Prompt, length: int) -> Microbatch:
         valid=torch.ones(shape, dtype=torch.bool),
         entropy_counts=torch.ones(shape, dtype=torch.bool),
         advantages=torch.ones(shape),
-        task_ids=torch.full(shape[:1], list(module.tasks).index(prompt.task)),
+        task_ids=torch.full(shape[:1], list(run.tasks).index(prompt.task)),
         problem_type_ids=torch.zeros(shape[0], dtype=torch.long),
-        entropy_direction=torch.ones(len(module.tasks), dtype=torch.float64),
+        entropy_direction=torch.ones(len(run.tasks), dtype=torch.float64),
     )
     experience = Experience(
         prompts=own,
         completions=completions,
         rewards=[],
-        old_logprobs=values if module.rollout.old_logprobs == "recompute" else None,
-        ref_logprobs=values if module.reference_needed else None,
+        old_logprobs=values if run.rollout.old_logprobs == "recompute" else None,
+        ref_logprobs=values if run.reference_needed else None,
         table=table,
         rank=0,
         world_size=world_size,
     )
-    one_update = Plan(1, 1, plan.accumulate, plan.max_tokens, plan.objective)
-    microbatches = build_microbatches(experience, one_update, module.policy.empty)
+    one_update = Cut(1, 1, cut.accumulate, cut.max_tokens, cut.objective)
+    microbatches = build_microbatches(experience, one_update, run.policy.empty)
     return max(microbatches, key=lambda microbatch: sum(map(len, microbatch.token_ids)))
 
 
-def trial_pass(module: Any, microbatch: Microbatch) -> float:
+def trial_pass(run: Run, microbatch: Microbatch) -> float:
     """Run forward and backward of a micro-batch under the run's strategy, beside an optimizer state of full size.
 
     Weights, optimizer, random numbers and counters stay as they are. All ranks must call this together.
 
     Args:
-        module: the LightningModule, outside a training step.
         microbatch: the micro-batch.
 
     Returns:
         Its loss.
     """
-    strategy = module.trainer.strategy
-    held = torch.empty(missing_optimizer_bytes(module), dtype=torch.uint8, device=module.device)
+    strategy = run.trainer.strategy
+    held = torch.empty(missing_optimizer_bytes(run), dtype=torch.uint8, device=run.device)
     try:
         with isolate_rng(), getattr(strategy, "block_backward_sync", nullcontext)():
-            loss = in_step(module, lambda: module.policy.loss(microbatch, module.objective.token_loss)[0])
-            strategy.backward(loss, module.trainer.optimizers[0])
+            loss = in_step(run, lambda: run.policy.loss(microbatch, run.objective.token_loss)[0])
+            strategy.backward(loss, run.trainer.optimizers[0])
             return float(loss.detach())
     finally:
-        forget_gradients(strategy, module)
+        forget_gradients(strategy, run.trainer.lightning_module)
         del held
 
 
-def in_step(module: Any, function: Callable[[], Tensor]) -> Tensor:
+def in_step(run: Run, function: Callable[[], Tensor]) -> Tensor:
     """Call a function as training steps are called: in the run's precision, inside what the strategy wraps around.
 
     Args:
@@ -99,12 +99,11 @@ def in_step(module: Any, function: Callable[[], Tensor]) -> Tensor:
     Returns:
         What it returns.
     """
-    strategy = module.trainer.strategy
-    with module.trainer.precision_plugin.train_step_context():
-        if strategy.model is module:
+    strategy, module = run.trainer.strategy, run.trainer.lightning_module
+    with run.trainer.precision_plugin.train_step_context():
+        if strategy.model is module or strategy.model is None:
             return function()
-        found: Tensor = strategy._forward_redirection(strategy.model, module, "perform", function)
-        return found
+        return cast(Tensor, strategy._forward_redirection(strategy.model, module, "perform", function))
 
 
 @singledispatch
@@ -119,37 +118,36 @@ def forget_gradients(strategy: Any, module: nn.Module) -> None:
         parameter.grad = None
 
 
-def missing_optimizer_bytes(module: Any) -> int:
+def missing_optimizer_bytes(run: Run) -> int:
     """Count the memory that the optimizer's state will take on this rank from its first step on.
-
-    Args:
-        module: the LightningModule with its optimizer made.
 
     Returns:
         Bytes; 0 where the state is there already.
     """
-    [optimizer] = module.trainer.optimizers
+    [optimizer] = run.trainer.optimizers
     if optimizer.state:
         return 0
     counts: dict[torch.dtype, int] = {}
-    for parameter in module.policy.parameters():
+    for parameter in run.policy.parameters():
         if parameter.requires_grad:
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             counts[parameter.dtype] = counts.get(parameter.dtype, 0) + local.numel()
-    return sum(int(state_bytes(module, dtype) * count) for dtype, count in counts.items())
+    return sum(int(state_bytes(run.optimizer, dtype, run.device) * count) for dtype, count in counts.items())
 
 
-def state_bytes(module: Any, dtype: torch.dtype) -> float:
+def state_bytes(make: Callable[[Any], Optimizer], dtype: torch.dtype, device: torch.device) -> float:
     """Measure the optimizer's state of one weight.
 
     Args:
+        make: makes the optimizer from groups of parameters.
         dtype: type of the weight.
+        device: where it lies.
 
     Returns:
         Bytes.
     """
-    probe = nn.Parameter(torch.zeros(PROBE, dtype=dtype, device=module.device))
+    probe = nn.Parameter(torch.zeros(PROBE, dtype=dtype, device=device))
     probe.grad = torch.zeros_like(probe)
-    optimizer = module.optimizer([{"params": [probe]}])
+    optimizer = make([{"params": [probe]}])
     optimizer.step()
     return sum(value.nbytes for value in optimizer.state[probe].values() if isinstance(value, Tensor)) / PROBE

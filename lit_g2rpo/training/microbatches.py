@@ -12,7 +12,7 @@ from lit_g2rpo.objectives.objective import Objective
 
 
 @dataclass(slots=True, frozen=True)
-class Plan:
+class Cut:
     """How a rollout is cut into optimizer steps and micro-batches.
 
     Args:
@@ -49,7 +49,7 @@ def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
     return table.valid & pulled[:, None] | table.entropy_counts & outside[:, None]
 
 
-def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list[Microbatch]:
+def build_microbatches(experience: Experience, cut: Cut, like: Tensor) -> list[Microbatch]:
     """Cut a rollout into micro-batches whose losses add up to the token mean of each optimizer step.
 
     Which prompts an optimizer step learns from depends only on their order, and its normaliser counts the tokens of all
@@ -57,7 +57,7 @@ def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list
 
     Args:
         experience: the rollout of this rank.
-        plan: how it is cut.
+        cut: how it is cut.
         like: an empty tensor of the device and type that the loss fields get.
 
     Returns:
@@ -65,36 +65,36 @@ def build_microbatches(experience: Experience, plan: Plan, like: Tensor) -> list
     """
     table = experience.table
     prompts = len(table.lengths)
-    trained = trained_rows(table, plan.objective)
+    trained = trained_rows(table, cut.objective)
     microbatches = []
-    for update in range(plan.updates):
+    for update in range(cut.updates):
         step = torch.zeros(prompts, 1, dtype=torch.bool)
-        step[update * prompts // plan.updates : (update + 1) * prompts // plan.updates] = True
+        step[update * prompts // cut.updates : (update + 1) * prompts // cut.updates] = True
         # The trainer divides by the micro-batches of a step and the strategy averages over ranks.
-        scale = plan.accumulate * experience.world_size
-        weight = scale * _token_weights(table, table.valid & step, plan)
-        entropy_weight = scale * _entropy_weights(table, table.entropy_counts & step, plan)
-        for rows in balanced_bins(experience, trained & step, plan.accumulate):
-            microbatches.append(_microbatch(experience, rows, weight, entropy_weight, plan, like))
-    return microbatches * plan.epochs
+        scale = cut.accumulate * experience.world_size
+        weight = scale * _token_weights(table, table.valid & step, cut)
+        entropy_weight = scale * _entropy_weights(table, table.entropy_counts & step, cut)
+        for rows in balanced_bins(experience, trained & step, cut.accumulate):
+            microbatches.append(_microbatch(experience, rows, weight, entropy_weight, cut, like))
+    return microbatches * cut.epochs
 
 
-def _token_weights(table: RolloutTable, counted: Tensor, plan: Plan) -> Tensor:
+def _token_weights(table: RolloutTable, counted: Tensor, cut: Cut) -> Tensor:
     """Share of each completion's tokens in the loss of one optimizer step, 0 where it does not count, ``[P, G]``."""
     lengths, counted = table.lengths.double(), counted.double()
-    if plan.objective.mean == "token":
+    if cut.objective.mean == "token":
         return counted / max(float((lengths * counted).sum()), 1)
     completions = max(int(counted.sum()), 1)
-    if plan.objective.mean == "completion":
+    if cut.objective.mean == "completion":
         return counted / (completions * lengths)
-    return counted / (completions * plan.max_tokens)
+    return counted / (completions * cut.max_tokens)
 
 
-def _entropy_weights(table: RolloutTable, counted: Tensor, plan: Plan) -> Tensor:
+def _entropy_weights(table: RolloutTable, counted: Tensor, cut: Cut) -> Tensor:
     """Coefficient of a token's entropy by task in one optimizer step, ``[K]``: a mean over the task's tokens."""
     tokens = (table.lengths * counted).sum(1).double()
     per_task = torch.zeros_like(table.entropy_direction).index_add_(0, table.task_ids, tokens)
-    return plan.objective.entropy_coefficient * table.entropy_direction / per_task.clamp(min=1)
+    return cut.objective.entropy_coefficient * table.entropy_direction / per_task.clamp(min=1)
 
 
 def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[list[int]]:
@@ -140,7 +140,7 @@ def _split(rows: list[int], lengths: list[int], pieces: int) -> list[list[int]]:
 
 
 def _microbatch(
-    experience: Experience, rows: list[int], weight: Tensor, entropy_weight: Tensor, plan: Plan, like: Tensor
+    experience: Experience, rows: list[int], weight: Tensor, entropy_weight: Tensor, cut: Cut, like: Tensor
 ) -> Microbatch:
     own = slice(experience.rank, None, experience.world_size)
     group_size = weight.shape[1]
@@ -154,7 +154,7 @@ def _microbatch(
         return torch.cat([none, *(values[i] for i in rows)]).to(like)
 
     sampled = [c.logprobs for c in experience.completions]
-    old, ref, cap = experience.old_logprobs, experience.ref_logprobs, plan.objective.importance_cap
+    old, ref, cap = experience.old_logprobs, experience.ref_logprobs, cut.objective.importance_cap
     old_logprobs = flat(sampled if old is None else old)
     fields = TokenFields(
         advantages=experience.advantages[index].repeat_interleave(lengths).to(like),
@@ -164,7 +164,7 @@ def _microbatch(
         entropy_weight=entropy_weight[task_ids].to(like),
         task_ids=task_ids.to(like.device),
         completion_ids=None
-        if plan.objective.elementwise
+        if cut.objective.elementwise
         else torch.arange(len(rows)).repeat_interleave(lengths).to(like.device),
         importance=None if old is None or cap is None else truncated_importance(old_logprobs, flat(sampled), cap),
     )

@@ -1,27 +1,30 @@
-"""A half-learned rollout in a checkpoint: plain tensors of all ranks, in the order of the prompts."""
+"""What a resumed run asks of a checkpoint: this policy's weights, and its half-learned rollout as plain tensors."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
-from lit_g2rpo.hardware.collectives import gather_prompts
+from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable, to_score
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.context import generation_context
 from lit_g2rpo.rollout.sampling import prompt_key
-from lit_g2rpo.training.rollout import ref_logprobs
+from lit_g2rpo.training.logprobs import ref_logprobs
+from lit_g2rpo.training.run import Run
 
 TABLE = tuple(field.name for field in fields(RolloutTable))
 
 
-def experience_state(module: Any, experience: Experience, max_tokens: int) -> dict[str, Any]:
+def experience_state(experience: Experience, max_tokens: int, ranks: Ranks) -> dict[str, Any]:
     """Write a rollout as tensors; all ranks must call it.
 
     Args:
         experience: this rank's part of the rollout.
         max_tokens: longest completion.
+        ranks: the ranks that hold the other parts.
 
     Returns:
         Tensors ``[P, G, ...]`` by name.
@@ -45,11 +48,11 @@ def experience_state(module: Any, experience: Experience, max_tokens: int) -> di
     for name in ("old_logprobs", "ref_logprobs"):
         if getattr(experience, name) is not None:
             own[name] = padded(getattr(experience, name))
-    state: dict[str, Any] = {name: gather_prompts(module, tensor) for name, tensor in own.items()}
+    state: dict[str, Any] = {name: ranks.gather_prompts(tensor) for name, tensor in own.items()}
     return state | {name: getattr(table, name) for name in TABLE} | {"refills": experience.refills}
 
 
-def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]) -> Experience:
+def restore_experience(run: Run, state: dict[str, Any], prompts: list[Prompt]) -> Experience:
     """Read this rank's part of a rollout back.
 
     Args:
@@ -62,10 +65,10 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
     Raises:
         UserError: if the data no longer gives the prompts that were sampled for.
     """
-    rank, world = module.trainer.global_rank, module.trainer.world_size
+    rank, world = run.ranks.rank, run.ranks.count
     table = RolloutTable(**{name: state[name] for name in TABLE})
     own = {name: tensor[rank::world] for name, tensor in state.items() if name not in (*TABLE, "refills")}
-    prompts = _refilled(module, state["refills"], table, prompts)
+    prompts = _refilled(run, state["refills"], table, prompts)
     if own["prompt_keys"].tolist() != [prompt_key(p.id) for p in prompts]:
         raise UserError(
             "the data has changed since the checkpoint: it gives other prompts for the rollout being resumed"
@@ -76,13 +79,13 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
         return [row[:length].clone() for row, length in zip(own[name].flatten(0, 1), lengths.flatten(), strict=True)]
 
     parts = zip(rows("token_ids"), rows("logprobs"), rows("entropy"), own["truncated"].flatten().tolist(), strict=True)
-    completions = [Completion(t, lp, h, module.policy.decode(t), cut) for t, lp, h, cut in parts]
-    with generation_context(module.trainer.strategy, module.policy):
-        module.policy.prepare_features(prompts)
+    completions = [Completion(t, lp, h, run.policy.decode(t), cut) for t, lp, h, cut in parts]
+    with generation_context(run.trainer.strategy, run.policy):
+        run.policy.prepare_features(prompts)
     experience = Experience(
         prompts=prompts,
         completions=completions,
-        rewards=module.count_scores(module.attempt_scores(prompts, completions)),
+        rewards=run.scorer.count(run.scorer.attempt(to_score(prompts, completions), run.rollout.group_size)),
         old_logprobs=rows("old_logprobs") if "old_logprobs" in own else None,
         ref_logprobs=rows("ref_logprobs") if "ref_logprobs" in own else None,
         table=table,
@@ -91,14 +94,14 @@ def restore_experience(module: Any, state: dict[str, Any], prompts: list[Prompt]
         refills=state["refills"],
     )
     # Where KL was off until now; the reference is what it was when the rollout was sampled.
-    if module.reference_needed and experience.ref_logprobs is None:
-        experience.ref_logprobs = ref_logprobs(module, experience)
+    if run.reference_needed and experience.ref_logprobs is None:
+        experience.ref_logprobs = ref_logprobs(run, experience)
     return experience
 
 
-def _refilled(module: Any, refills: list[list[int]], table: RolloutTable, prompts: list[Prompt]) -> list[Prompt]:
+def _refilled(run: Run, refills: list[list[int]], table: RolloutTable, prompts: list[Prompt]) -> list[Prompt]:
     """Draw again the prompts that took the place of others; the stream is a function of its place."""
-    names, rank, world = list(module.tasks), module.trainer.global_rank, module.trainer.world_size
+    names, rank, world = list(run.tasks), run.ranks.rank, run.ranks.count
     prompts = list(prompts)
     if not refills:
         return prompts
@@ -106,8 +109,73 @@ def _refilled(module: Any, refills: list[list[int]], table: RolloutTable, prompt
     waves = [
         ([names[int(table.task_ids[slot])] for slot in slots], own) for slots, own in zip(refills, owned, strict=True)
     ]
-    drawn = module.trainer.train_dataloader.refill_again(waves)
+    drawn = run.loader.refill_again(waves)
     for slots, own, fresh in zip(refills, owned, drawn, strict=True):
         for i, prompt in zip(own, fresh, strict=True):
             prompts[slots[i] // world] = prompt
     return prompts
+
+
+def check_checkpoint(module: nn.Module, policy_path: str, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose weights are not this policy's.
+
+    Args:
+        module: the module with its policy built.
+        policy_path: name or folder that the policy came from, for the message.
+        checkpoint: the checkpoint being read; without weights where the strategy has read and checked them.
+
+    Raises:
+        UserError: if names or shapes differ.
+    """
+    if "g2rpo" not in checkpoint:
+        raise UserError("--ckpt_path is not a checkpoint of this trainer (it holds no rollout state)")
+    if "state_dict" in checkpoint:
+        check_weights(
+            module, policy_path, {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
+        )
+
+
+def check_weights(module: nn.Module, policy_path: str, saved: dict[str, tuple[int, ...]]) -> None:
+    """Refuse weights that are not this policy's.
+
+    Args:
+        module: the module with its policy built.
+        policy_path: name or folder that the policy came from, for the message.
+        saved: shape of each weight by name; frozen weights and second names of shared ones may be missing.
+
+    Raises:
+        UserError: if names or shapes differ.
+    """
+    # DeepSpeed keeps the shape of a weight that it has split under a name of its own
+    own = {
+        name: tuple(getattr(weight, "ds_shape", weight.shape))
+        for name, weight in module.named_parameters(remove_duplicate=False)
+    }
+    learned = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    differ = sorted(name for name in learned | saved.keys() if own.get(name) != saved.get(name))
+    if differ:
+        name = differ[0]
+        raise UserError(
+            f"--ckpt_path is a checkpoint of another model than model.policy.path '{policy_path}': "
+            f"{len(differ)} weights differ, the first is {name} ({saved.get(name)} saved, {own.get(name)} here)"
+        )
+
+
+def check_learning(module: nn.Module, saved: Iterable[str]) -> None:
+    """Refuse to train on from a checkpoint in which more learned, for its optimizer does not fit.
+
+    Args:
+        module: the module with its policy built.
+        saved: names of the checkpoint's weights, which are those that learned.
+
+    Raises:
+        UserError: if some of them do not learn here.
+    """
+    learning = {name for name, weight in module.named_parameters(remove_duplicate=False) if weight.requires_grad}
+    fixed = sorted(set(saved) - learning)
+    if fixed:
+        raise UserError(
+            f"--ckpt_path was written by a run in which {len(fixed)} weights learned that model.policy.freeze keeps "
+            f"from learning here, the first is {fixed[0]}; resume with the same freeze, or export the checkpoint and "
+            "start from that"
+        )

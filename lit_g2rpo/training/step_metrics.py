@@ -1,11 +1,9 @@
 """Diagnostics of one optimizer step: token means over micro-batches and ranks, overall and per task."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lit_g2rpo.hardware.collectives import sum_over_ranks
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.fields import TokenFields
 
 
@@ -14,10 +12,12 @@ class StepMetrics:
 
     Args:
         tasks: names of all tasks of the run.
+        ranks: the ranks to add up over.
+        accumulate: micro-batches of the optimizer step.
     """
 
-    def __init__(self, tasks: list[str]) -> None:
-        self.tasks = tasks
+    def __init__(self, tasks: list[str], ranks: Ranks, accumulate: int) -> None:
+        self.tasks, self.ranks, self.accumulate = tasks, ranks, accumulate
         self._added: list[tuple[dict[str, Tensor], TokenFields, bool]] = []
 
     def add(self, metrics: dict[str, Tensor], fields: TokenFields, on_policy: bool = False) -> None:
@@ -31,21 +31,18 @@ class StepMetrics:
         """
         self._added.append((metrics, fields, on_policy))
 
-    def reduce(self, module: Any) -> dict[str, float]:
+    def reduce(self) -> dict[str, float]:
         """Add up over ranks and start afresh.
-
-        Args:
-            module: the LightningModule, whose strategy knows the ranks.
 
         Returns:
             ``train/<name>`` and ``train/<name>/<task>``, tasks without a token left out.
         """
         own, gaps = self._sums()
         self._added = []
-        sums = dict(zip(own, sum_over_ranks(module, torch.stack(list(own.values()))), strict=True))
+        sums = dict(zip(own, self.ranks.sum(torch.stack(list(own.values()))), strict=True))
         tokens = sums.pop("tokens")
         # Micro-batch losses hold what the trainer divides by again: the number of micro-batches and of ranks.
-        loss = sums.pop("loss").sum() / (module.trainer.accumulate_grad_batches * module.trainer.world_size)
+        loss = sums.pop("loss").sum() / (self.accumulate * self.ranks.count)
         metrics = {"train/loss": float(loss), "train/tokens": float(tokens.sum())}
         for name, values in sums.items():
             metrics[f"train/{name}"] = float(values.sum() / tokens.sum().clamp(min=1))
@@ -53,13 +50,11 @@ class StepMetrics:
                 f"train/{name}/{task}": float(values[k] / tokens[k]) for k, task in enumerate(self.tasks) if tokens[k]
             }
         if gaps:
-            largest = torch.stack(gaps).max()
-            reduced = module.trainer.strategy.reduce(largest, reduce_op="max")
-            metrics["train/logprob_gap_max"] = float(reduced)
+            metrics["train/logprob_gap_max"] = float(self.ranks.largest(torch.stack(gaps).max()))
         return metrics
 
     def _sums(self) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Sums per task, ``[K]`` each, and the largest gap of each micro-batch under the policy that sampled."""
+        """Add up per task, ``[K]`` each, and find the largest gap of each micro-batch under the policy that sampled."""
         sums: dict[str, Tensor] = {}
         gaps = []
         for metrics, fields, on_policy in self._added:

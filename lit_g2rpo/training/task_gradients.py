@@ -2,15 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_g2rpo.experience import Microbatch
-from lit_g2rpo.hardware.collectives import sum_over_ranks
 from lit_g2rpo.policy.counters import Counters
+from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.training.microbatches import trained_rows
+from lit_g2rpo.training.run import Run
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,30 +26,30 @@ class TaskGradient:
     tokens: int
 
 
-def task_gradients(module: Any, microbatch: Microbatch) -> dict[str, TaskGradient]:
+def task_gradients(run: Run, microbatch: Microbatch) -> dict[str, TaskGradient]:
     """Measure the gradient of each task's rows apart, at the cost of about one forward of the micro-batch.
 
     Nothing is accumulated: weights, their ``.grad``, random numbers and counters of the policy stay as they are. All
     ranks must call this together; a rank without rows of a task takes part with an empty micro-batch.
 
     Args:
-        module: the LightningModule, outside a training step.
         microbatch: this rank's rows.
 
     Returns:
         Pull by task, the same on every rank; tasks without a token in the micro-batch of any rank are left out, and
         all are where `measured_parameters` finds none.
     """
-    parameters = measured_parameters(module.policy)
-    table = module.experience.table
-    tasks, present = list(module.tasks), trained_rows(table, module.objective).any(1)
+    parameters = measured_parameters(run.policy)
+    assert run.experience is not None, "a rollout has been collected"
+    table = run.experience.table
+    tasks, present = list(run.tasks), trained_rows(table, run.objective).any(1)
     # of all ranks, so that every rank makes the same forwards
     names = [tasks[k] for k in sorted(set(table.task_ids[present].tolist()))]
     if not names or not parameters:
         return {}
     parts = [rows_of_task(microbatch, name) for name in names]
-    norms = [_gradient_norm(module, part, parameters) for part in parts]
-    tokens = sum_over_ranks(module, torch.tensor([sum(map(len, part.token_ids)) for part in parts]))
+    norms = [_gradient_norm(run, part, parameters) for part in parts]
+    tokens = run.ranks.sum(torch.tensor([sum(map(len, part.token_ids)) for part in parts]))
     return {
         name: TaskGradient(float(norm), int(count))
         for name, norm, count in zip(names, norms, tokens, strict=True)
@@ -57,7 +57,7 @@ def task_gradients(module: Any, microbatch: Microbatch) -> dict[str, TaskGradien
     }
 
 
-def measured_parameters(policy: Any) -> list[nn.Parameter]:
+def measured_parameters(policy: Policy) -> list[nn.Parameter]:
     """List what the gradient is measured on: what learns in the last decoder layer and lies whole on this rank.
 
     Returns:
@@ -93,14 +93,14 @@ def rows_of_task(microbatch: Microbatch, task: str) -> Microbatch:
     return Microbatch([microbatch.prompts[i] for i in rows], [microbatch.token_ids[i] for i in rows], fields)
 
 
-def _gradient_norm(module: Any, microbatch: Microbatch, parameters: list[nn.Parameter]) -> Tensor:
+def _gradient_norm(run: Run, microbatch: Microbatch, parameters: list[nn.Parameter]) -> Tensor:
     """Norm of the gradient of a micro-batch's loss, averaged over ranks, a scalar."""
-    policy, trainer = module.policy, module.trainer
+    policy, trainer = run.policy, run.trainer
     own, policy.counters = policy.counters, Counters()
     devices = [policy.device] if policy.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), torch.enable_grad(), trainer.precision_plugin.train_step_context():
-            loss, _ = policy.loss(microbatch, module.objective.token_loss)
+            loss, _ = policy.loss(microbatch, run.objective.token_loss)
         # not backward: no gradient is accumulated, so no hook of an optimizer or strategy sees it
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     finally:

@@ -15,6 +15,7 @@ from lit_g2rpo.cli.verbs.calibrate_report import Proposal, figure, show
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import to_score
 from lit_g2rpo.files import check_writable
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives.calibration import Measured, Style, propose_entropy, propose_length, style_of
@@ -133,14 +134,7 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
                 data.max_completion_tokens, config.temperature, config.top_p, config.top_k, config.seed, rollout
             )
             completions = engine.generate(prompts, 1, sampling)
-            rewards = scorer.score(
-                [c.text for c in completions],
-                [p.sample for p in prompts],
-                tasks=[p.task for p in prompts],
-                prompts=[p.text for p in prompts],
-                token_ids=[c.token_ids.tolist() for c in completions],
-                images=[p.images for p in prompts],
-            )
+            rewards = scorer.score(to_score(prompts, completions))
             for prompt, completion, reward in zip(prompts, completions, rewards, strict=True):
                 entropy = completion.entropy if module.objective.entropy == "exact" else -completion.logprobs
                 of_task = measured[prompt.task]

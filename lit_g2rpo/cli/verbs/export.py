@@ -15,7 +15,7 @@ from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.strategies.deepspeed_checkpoint import read_weights
-from lit_g2rpo.training.checks import check_checkpoint, check_weights
+from lit_g2rpo.training.resume import check_checkpoint, check_weights
 
 # loaders of the policy's origin that the image-only processor does not save
 ALSO_COPIED = ("video_preprocessor_config.json",)
@@ -87,9 +87,9 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
         weights = read_weights(path)
     else:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        check_checkpoint(module, checkpoint)
+        check_checkpoint(module, module.policy_path, checkpoint)
         weights = checkpoint["state_dict"]
-    check_weights(module, {name: tuple(weight.shape) for name, weight in weights.items()})
+    check_weights(module, module.policy_path, {name: tuple(weight.shape) for name, weight in weights.items()})
     module.load_state_dict(weights, strict=False)
 
 

@@ -99,7 +99,7 @@ def run(verb: str, arguments: list[str]) -> None:
         sharding,
         a_pass,
         rollout,
-        state_bytes={kind: state_bytes(module, kind) for kind in (torch.float32, dtype)},
+        state_bytes={kind: state_bytes(module.optimizer, kind, module.device) for kind in (torch.float32, dtype)},
         temporaries=device == "cuda" and optimizer.startswith("torch.optim."),
         reference=module.reference_needed and policy.lora is None,
         features_mib=policy.features_on_device_mib,

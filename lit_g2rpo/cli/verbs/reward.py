@@ -55,7 +55,7 @@ def test(options: argparse.Namespace) -> None:
     """
     from lit_g2rpo.rewards.answers.parse import envelope
     from lit_g2rpo.rewards.config import RewardConfig
-    from lit_g2rpo.rewards.running.adapters import gold
+    from lit_g2rpo.rewards.running.adapters import Batch, gold
     from lit_g2rpo.rewards.running.scorer import Scorer
     from lit_g2rpo.rewards.running.user import UserReward
 
@@ -67,7 +67,7 @@ def test(options: argparse.Namespace) -> None:
     scorer = Scorer(config, dict.fromkeys(tasks, options.reward) if options.reward else {})
     completions, samples = [case["completion"] for case in cases], [case["sample"] for case in cases]
     prompts = [sample["problem"] for sample in samples]
-    results = scorer.score(completions, samples, tasks=tasks, prompts=prompts)
+    results = scorer.score(Batch(completions, samples, tasks, prompts))
     scorer.close()
     rows = [
         {

@@ -83,6 +83,7 @@ def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str
     from lit_g2rpo.evaluation.benchmarks import row_error
     from lit_g2rpo.evaluation.rows import verdict
     from lit_g2rpo.rewards.config import RewardConfig
+    from lit_g2rpo.rewards.running.adapters import Batch
     from lit_g2rpo.rewards.running.scorer import Scorer
 
     for number, row in enumerate(rows, 1):
@@ -94,11 +95,13 @@ def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str
     scorer = Scorer(config, settings.get("reward_functions", {}))
     try:
         rewards = scorer.score(
-            [row["completion"] for row in rows],
-            # a prediction does without its question, which no built-in reward reads
-            [{"problem": row["prompt"], "images": []} | row["sample"] for row in rows],
-            tasks=[row["task"] for row in rows],
-            prompts=[row["prompt"] for row in rows],
+            Batch(
+                [row["completion"] for row in rows],
+                # a prediction does without its question, which no built-in reward reads
+                [{"problem": row["prompt"], "images": []} | row["sample"] for row in rows],
+                [row["task"] for row in rows],
+                [row["prompt"] for row in rows],
+            )
         )
     finally:
         scorer.close()

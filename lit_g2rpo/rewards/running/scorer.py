@@ -1,10 +1,10 @@
-"""Scores whole rollouts: built-in rewards in threads, rewards of the user's in batches, failures counted."""
+"""Score whole rollouts: built-in rewards in threads, custom rewards in batches, failures counted."""
 
 import json
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ SMALLEST_WINDOW = 200
 
 
 class TooManyFailuresError(UserError, RuntimeError):
-    """A reward of the user's failed for a larger share of completions than the run allows."""
+    """A custom reward failed for a larger share of completions than the run allows."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -35,7 +35,7 @@ class Scored:
     """A score that is not counted yet.
 
     Args:
-        path: the user's reward that gave it; None for the built-in one.
+        path: the custom reward that gave it; None for the built-in one.
         failure: what goes into the file of failures; None if the reward did not fail.
     """
 
@@ -53,6 +53,7 @@ class Scorer:
         limits: what scoring may take.
         judge: the judge, if there is one.
         failures_file: JSON-lines file for samples whose reward failed; None writes none.
+        total: adds numbers up over the ranks that share the budget of failures; None for no budget.
 
     ``failures`` counts completions whose reward failed, ``timeouts`` those that a limit cut off (in both kinds of
     reward), ``restarts`` processes that were ended, ``seconds`` time spent.
@@ -69,6 +70,7 @@ class Scorer:
         limits: Limits | None = None,
         judge: JudgeConfig | None = None,
         failures_file: str | Path | None = None,
+        total: Callable[[list[int]], list[int]] | None = None,
     ) -> None:
         self.config, self.limits = config, limits or Limits()
         self.failures = self.timeouts = 0
@@ -77,6 +79,7 @@ class Scorer:
         self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
         self._window: deque[bool] = deque(maxlen=self.limits.failure_window)
         self._nones: dict[str, int] = {}
+        self._total = total
         self._file, self._written = failures_file and Path(failures_file), 0
         self._rewards: dict[str, UserReward | Judge] = {}
         self._paths = dict(functions or {})
@@ -96,43 +99,25 @@ class Scorer:
         """Processes for algebra that a limit ended, or that died."""
         return self._pool.restarts
 
-    @property
-    def recent(self) -> tuple[int, int]:
-        """Failures and completions among the newest that rewards of the user's scored; add them up over ranks."""
-        return sum(self._window), len(self._window)
-
-    def score(
-        self,
-        completions: Sequence[str],
-        samples: Sequence[Mapping[str, Any]],
-        *,
-        tasks: Sequence[str],
-        prompts: Sequence[str] | None = None,
-        token_ids: Sequence[Any] | None = None,
-        images: Sequence[Any] | None = None,
-    ) -> list[RewardResult]:
-        """Score completions; a reward that fails gives zeros and an error code.
+    def score(self, batch: Batch) -> list[RewardResult]:
+        """Score completions and count them; a reward that fails gives zeros and an error code.
 
         Args:
-            completions: what the policy wrote, ``N``.
-            samples: the data row of each.
-            tasks: the task of each.
-            prompts: the text of each prompt, for rewards that read it.
-            token_ids: the tokens of each completion.
-            images: the images of each prompt.
+            batch: ``N`` completions.
 
         Returns:
-            ``N`` scores. Errors of rewards of the user's: the exception's name, ``timeout``, ``not_finite``,
+            ``N`` scores. Errors of custom rewards: the exception's name, ``timeout``, ``not_finite``,
             ``out_of_range``, ``bad_value``, and ``not_applicable``, which is no failure.
 
         Raises:
-            UserError: if the processes for algebra cannot start, or a reward asks for a column that no row has.
+            UserError: if the processes for algebra cannot start, a reward asks for a column that no row has, or
+                rewards fail too often.
         """
-        return self.count(self.attempt(Batch(completions, samples, tasks, prompts, token_ids, images)))
+        return self.count(self.attempt(batch))
 
     @property
     def needs_caller(self) -> bool:
-        """Whether a reward of the user's asks to be called in the caller's own thread."""
+        """Whether a custom reward asks to be called in the caller's own thread."""
         return not self.limits.user_seconds and any(path != JUDGE for path in self._paths.values())
 
     def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
@@ -161,13 +146,16 @@ class Scorer:
         return [scored[i] for i in range(len(batch.completions))]
 
     def count(self, scored: Sequence[Scored]) -> list[RewardResult]:
-        """Count what was scored, and write down what failed.
+        """Count what was scored, and write down what failed; all ranks that share a budget must call it.
 
         Args:
             scored: from ``attempt``, in an order that does not depend on how long each took.
 
         Returns:
             The scores.
+
+        Raises:
+            TooManyFailuresError: on every rank, if custom rewards failed for more completions than the budget allows.
         """
         for one in scored:
             self.timeouts += one.result.error == "timeout"
@@ -178,18 +166,12 @@ class Scorer:
                 self.failures += 1
                 self.last_failure = f"{one.path}: {one.failure['error']}: {one.failure['message']}"
                 self._write(one.failure)
+        if self._paths and self._total is not None:
+            self._check_budget(*self._total([sum(self._window), len(self._window)]))
         return [one.result for one in scored]
 
-    def check_budget(self, failures: int, completions: int) -> None:
-        """Stop a run whose rewards fail too often.
-
-        Args:
-            failures: the first of ``recent``, of all ranks, so that all ranks decide alike.
-            completions: the second.
-
-        Raises:
-            TooManyFailuresError: if the share of failures is beyond the budget.
-        """
+    def _check_budget(self, failures: int, completions: int) -> None:
+        """Stop a run whose rewards fail too often, by the newest completions of all ranks."""
         if failures > self.limits.failure_budget * max(completions, SMALLEST_WINDOW):
             last = f"; the last here: {self.last_failure}" if self.last_failure else ""
             where = f"; samples are in {self._file}" if self._file else ""
@@ -200,10 +182,11 @@ class Scorer:
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Score on trial: whatever is counted and written down inside is forgotten."""
-        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_nones", "_file", "_written")
+        """Score on trial: whatever is counted and written down inside is forgotten, and no budget is checked."""
+        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_nones", "_file", "_written", "_total")
         kept = {name: getattr(self, name) for name in names}
         self._window, self._nones, self._file = self._window.copy(), self._nones.copy(), None
+        self._total = None
         try:
             yield
         finally:

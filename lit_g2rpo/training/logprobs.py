@@ -1,0 +1,47 @@
+"""Log-probabilities of a rollout under the policy as it trains, and under the reference."""
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.experience import Experience
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.training.microbatches import balanced_bins, trained_rows
+from lit_g2rpo.training.run import Run
+
+
+@torch.no_grad()
+def ref_logprobs(run: Run, experience: Experience) -> list[Tensor]:
+    """Compute log-probabilities of what is learned from under the reference; all ranks must call it.
+
+    Args:
+        experience: this rank's part of the rollout.
+
+    Returns:
+        ``n`` tensors ``[T_i]`` on the CPU; the rollout's own elsewhere.
+    """
+    if run.reference is not None:
+        return logprobs_of(run, run.reference, experience)
+    with run.policy.reference():
+        return logprobs_of(run, run.policy, experience)
+
+
+def logprobs_of(run: Run, policy: Policy, experience: Experience) -> list[Tensor]:
+    """Compute log-probabilities of what is learned from under a policy.
+
+    Every rank makes the same number of forwards, empty ones included.
+
+    Args:
+        policy: the trained policy, or a frozen one.
+        experience: this rank's part of the rollout.
+
+    Returns:
+        ``n`` tensors ``[T_i]`` on the CPU; the rollout's own elsewhere.
+    """
+    out = [completion.logprobs for completion in experience.completions]
+    group_size = experience.table.lengths.shape[1]
+    for rows in balanced_bins(experience, trained_rows(experience.table, run.objective), run.update.microbatches):
+        tokens = [experience.completions[i].token_ids for i in rows]
+        logprobs, _ = policy.token_stats([experience.prompts[i // group_size] for i in rows], tokens)
+        for i, part in zip(rows, torch.split(logprobs.cpu(), [len(t) for t in tokens]), strict=True):
+            out[i] = part
+    return out

@@ -1,0 +1,150 @@
+"""The seam of a run: what training asks of its module, and the part of it that callbacks may touch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, cast
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.hardware.collectives import Ranks
+from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.running.scorer import Scorer
+from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
+from lit_g2rpo.rollout.engine import RolloutEngine
+from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.microbatches import Cut
+
+T = TypeVar("T")
+
+
+class PromptSettings(Protocol):
+    """What training asks of the datamodule."""
+
+    tasks: dict[str, Task]
+    max_prompt_tokens: int
+    max_completion_tokens: int
+
+
+class PromptLoader(Protocol):
+    """What training asks of its loader besides batches."""
+
+    failures: int
+
+    def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
+        """Draw further prompts for the present rollout.
+
+        Args:
+            tasks: the task of each prompt that all ranks draw.
+            own: which of them are this rank's.
+
+        Returns:
+            This rank's prompts.
+        """
+
+    def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
+        """Draw the refills of the present rollout once more, wave by wave; arguments as in `refill`."""
+
+
+class RunHandles(Protocol):
+    """The members of the trained module that every callback may use."""
+
+    tasks: dict[str, Task]
+    objective: Objective
+    experience: Experience | None
+    rollout_index: int
+    reward: RewardConfig
+    evaluation: EvaluationConfig
+    validation_history: list[dict[str, float]]
+    validation_sizes: dict[str, int]
+
+    @property
+    def policy_path(self) -> str:
+        """Name or folder the policy came from."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer, whose type depends on the model."""
+
+    @property
+    def microbatches_per_rollout(self) -> int:
+        """Training batches that one rollout is worth."""
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps that one rollout is worth."""
+
+    def describe(self) -> dict[str, str]:
+        """Say what will run, as the rows of a table."""
+
+
+class Run(RunHandles, Protocol):
+    """The trained module, attached to its trainer."""
+
+    policy: Policy
+    reference: Policy | None
+    engine: RolloutEngine
+    scorer: Scorer
+    rollout: RolloutConfig
+    update: UpdateConfig
+    optimizer: Callable[[Any], Optimizer]
+
+    @property
+    def trainer(self) -> L.Trainer:
+        """The trainer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy lies."""
+
+    @property
+    def data(self) -> PromptSettings:
+        """The datamodule."""
+
+    @property
+    def loader(self) -> PromptLoader:
+        """The training loader."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that train together."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest completion, tokens."""
+
+    @property
+    def cut(self) -> Cut:
+        """How a rollout is cut into optimizer steps and micro-batches."""
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer steps per pass over a rollout."""
+
+    @property
+    def reference_needed(self) -> bool:
+        """True if the loss has a KL term."""
+
+    def report_gradient(self, norm: Tensor | None) -> None:
+        """Refuse a gradient that is not finite, and log its norm.
+
+        Args:
+            norm: a scalar, the same on every rank; None without a gradient.
+        """
+
+    def perform(self, function: Callable[[], T]) -> T:
+        """Call a function; a strategy that wraps the module can route the call through its wrapper."""
+
+
+def handles(pl_module: L.LightningModule) -> RunHandles:
+    """View the module that Lightning hands to a callback through the members that callbacks may use."""
+    return cast(RunHandles, pl_module)
+
+
+def run_of(pl_module: L.LightningModule) -> Run:
+    """View the module that Lightning hands to a callback as the run that it is."""
+    return cast(Run, pl_module)
