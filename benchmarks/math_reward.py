@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rewards.running.scorer import Scorer
 
@@ -103,9 +104,9 @@ def main() -> None:
         # one comparison for each process, at the same time, so that all of them start
         warm = [f"<thinking></thinking><answer>\\sqrt{{{i}}}x</answer>" for i in range(4 * arguments.workers)]
         row = {"problem": "", "problem_type": "math", "answer": "x+y"}
-        scorer.score(warm, [row] * len(warm), tasks=["math_reasoning"] * len(warm))
+        scorer.score(Batch(warm, [row] * len(warm), ["math_reasoning"] * len(warm)))
         start = time.perf_counter()
-        results = scorer.score(completions, samples, tasks=["math_reasoning"] * COMPLETIONS)
+        results = scorer.score(Batch(completions, samples, ["math_reasoning"] * COMPLETIONS))
         seconds = time.perf_counter() - start
         scorer.close()
         cpu = sum(os.times()[:4]) - before

@@ -16,14 +16,16 @@ from common import TASK
 from torch import Tensor
 from turns import Phases
 
+import lit_g2rpo.evaluation.module
 import lit_g2rpo.training.rollout
 from lit_g2rpo.data.datamodule import PromptData
-from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.experience import Prompt
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.rewards import RewardResult
-from lit_g2rpo.rewards.running.scorer import Scored
+from lit_g2rpo.rewards.running.adapters import Batch
+from lit_g2rpo.rewards.running.scorer import Scored, Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.tasks import Task
 
@@ -65,9 +67,13 @@ def reward(ids: list[int]) -> float:
     return hashlib.sha256(repr(ids).encode()).digest()[0] / 255
 
 
-def _score(prompts: list[Prompt], completions: list[Completion]) -> list[Scored]:
-    rewards = [reward(completion.token_ids.tolist()) for completion in completions]
-    return [Scored(RewardResult(value, value, 1.0, 0.0, {}, None, 0.0)) for value in rewards]
+class _Scorer(Scorer):
+    """Rewards that follow from the tokens: the real one would call every completion of a random policy wrong."""
+
+    def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
+        assert batch.token_ids is not None
+        rewards = [reward(list(tokens)) for tokens in batch.token_ids]
+        return [Scored(RewardResult(value, value, 1.0, 0.0, {}, None, 0.0)) for value in rewards]
 
 
 class _Rows:
@@ -226,9 +232,9 @@ class Ours:
             callbacks=[_Watch(self, pause)],
             **self._options,
         )
-        before = lit_g2rpo.training.rollout._logprobs
-        # The real reward would call every completion of a random policy wrong.
-        self.module.attempt_scores = _score
+        rollout, evaluation = lit_g2rpo.training.rollout, lit_g2rpo.evaluation.module
+        before = rollout.logprobs_of, rollout.ref_logprobs, evaluation.Scorer
+        evaluation.Scorer = _Scorer
         try:
             with forced_lengths(self._forced):
                 self.module.configure_model()
@@ -236,7 +242,7 @@ class Ours:
                 self._start = learned(self.module.policy.model)
                 trainer.fit(self.module, datamodule=self._data)
         finally:
-            lit_g2rpo.training.rollout._logprobs = before
+            rollout.logprobs_of, rollout.ref_logprobs, evaluation.Scorer = before
 
     def _time(self, trainer: pl.Trainer) -> None:
         phases, module = self.phases, self.module
@@ -244,7 +250,8 @@ class Ours:
         phases.wrap(module, "training_step", "other")
         phases.wrap(module.policy, "encode", "preprocess")
         phases.wrap(module.engine, "generate", "rollout")
-        phases.wrap(lit_g2rpo.training.rollout, "_logprobs", "logprobs")
+        phases.wrap(lit_g2rpo.training.rollout, "logprobs_of", "logprobs")
+        phases.wrap(lit_g2rpo.training.rollout, "ref_logprobs", "logprobs")
         phases.wrap(module.policy, "loss", "forward")
         phases.wrap(trainer.strategy, "backward", "backward")
         configure = module.configure_optimizers

@@ -12,7 +12,7 @@ from lit_g2rpo.callbacks.handles import RolloutWatch, metric
 from lit_g2rpo.callbacks.plots.advantage_stats import tie_stats
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion
-from lit_g2rpo.hardware.collectives import sum_over_ranks
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.rewards import RewardResult
 
 POLICY_ERRORS = ("no_answer", "unparsed", "answer_too_long", "completion_too_long", "not_applicable")
@@ -149,9 +149,9 @@ def measure(run: Any) -> dict[str, float]:
         float(sum(failed(reward) for reward in experience.rewards)),
         *gap_sums(completions, experience.old_logprobs),
     ]
-    total, truncated, wrong, failures, gap, tokens = sum_over_ranks(
-        run, torch.tensor(sums, dtype=torch.float64)
-    ).tolist()
+    total, truncated, wrong, failures, gap, tokens = (
+        Ranks(run.trainer).sum(torch.tensor(sums, dtype=torch.float64)).tolist()
+    )
     return {
         "tied_groups": tie_stats(experience.table.rewards)["tied_groups"],
         "truncated": truncated / total,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import lightning.pytorch as L
 import torch
@@ -41,7 +41,7 @@ class PredictionWriter(L.Callback):
         """Find out what an earlier run in this folder has done, and read the baseline."""
         if stage not in VERBS:
             return
-        self._settings, self._done = settings(pl_module, stage), []
+        self._settings, self._done = settings(cast(Any, pl_module), stage), []
         baseline = handles(pl_module).evaluation.baseline
         # the ranks agree on the folder, so it cannot be asked for by one of them
         self._folder, problem = run_folder(trainer), ""

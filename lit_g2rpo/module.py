@@ -214,7 +214,7 @@ class G2RPOModule(EvaluationModule):
         """
         prompts, index = batch
         if index == 0:
-            self.experience = self._collect(prompts)
+            self.experience = self.collect(prompts)
         elif self.experience is None:
             self.experience = self._restore(prompts)
         microbatch = self.experience.microbatches[index]
@@ -229,7 +229,15 @@ class G2RPOModule(EvaluationModule):
             self._rollout_metrics = {}
         return loss
 
-    def _collect(self, prompts: list[Prompt]) -> Experience:
+    def collect(self, prompts: list[Prompt]) -> Experience:
+        """Sample, score, filter and form advantages for one rollout.
+
+        Args:
+            prompts: this rank's prompts.
+
+        Returns:
+            The experience, cut into micro-batches.
+        """
         experience, self._collected = collect(self, prompts)
         self._rollout_metrics = self._collected
         experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)

@@ -11,7 +11,7 @@ from lit_g2rpo.callbacks.preflight.checkpoint import check_checkpoint, check_roo
 from lit_g2rpo.callbacks.preflight.checks import check_memory, check_parity, check_rewards
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
-from lit_g2rpo.hardware.collectives import first_message
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.planning.largest_prompts import extreme_prompts
 from lit_g2rpo.policy.counters import Counters
 
@@ -109,7 +109,7 @@ class Preflight(L.Callback):
             if trainer.world_size > 1 and not isinstance(trainer.strategy.model, DistributedDataParallel):
                 # the others may wait for this rank inside the check, and end when it does
                 raise UserError(f"pre-flight check, {name}: {reason}") from error
-        if reason := first_message(run, reason):
+        if reason := Ranks(run.trainer).first_message(reason):
             raise UserError(f"pre-flight check, {name}: {reason}")
         if said and trainer.is_global_zero:
             print(f"pre-flight check, {name}: {said} ({time.perf_counter() - start:.1f} s)", flush=True)

@@ -62,7 +62,7 @@ def test_counts_and_files_are_those_of_scoring_in_order(tmp_path: Path, order: l
     sequential, beside = (
         Scorer(functions={"own": HERE}, limits=limits, failures_file=tmp_path / f"{name}.jsonl") for name in "sb"
     )
-    expected = sequential.score(flat, [sample] * len(flat), tasks=["own"] * len(flat))
+    expected = sequential.score(Batch(flat, [sample] * len(flat), ["own"] * len(flat)))
     assert sequential.failures > limits.failed_samples
     CALLS.clear()
 

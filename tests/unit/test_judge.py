@@ -219,7 +219,7 @@ def test_the_scorer_asks_the_judge_and_counts_its_failures(serve: Callable[..., 
     server, _ = serve(lambda text: "no" if "dog" in text.split("-----")[2] else "10")
     scorer = Scorer(RewardConfig(), {"open": "judge"}, judge=JudgeConfig(server.url, "m", retries=0))
     two = batch("a red cat", "a dog")
-    found = scorer.score(two.completions, two.samples, tasks=two.tasks)
+    found = scorer.score(Batch(two.completions, two.samples, two.tasks))
     assert [(result.total, result.error) for result in found] == [(1.0, None), (0.0, "judge_unparsed")]
     assert scorer.failures == 1
 

@@ -5,7 +5,7 @@ import torch
 
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
 from lit_g2rpo.objectives import GRPO
-from lit_g2rpo.training.microbatches import Plan, balanced_bins, build_microbatches, trained_rows
+from lit_g2rpo.training.microbatches import Cut, balanced_bins, build_microbatches, trained_rows
 
 
 def experience(lengths: list[list[int]], advantages: list[list[float]], prompt_tokens: list[int]) -> Experience:
@@ -33,8 +33,8 @@ def experience(lengths: list[list[int]], advantages: list[list[float]], prompt_t
 BAND = GRPO(entropy_coefficient=0.02)
 
 
-def plan(objective: GRPO = BAND) -> Plan:
-    return Plan(epochs=1, updates=1, accumulate=2, max_tokens=10, objective=objective)
+def cut(objective: GRPO = BAND) -> Cut:
+    return Cut(epochs=1, updates=1, accumulate=2, max_tokens=10, objective=objective)
 
 
 def three_groups() -> Experience:
@@ -45,7 +45,7 @@ def three_groups() -> Experience:
 def test_a_tied_group_is_not_trained_but_counts_in_the_normaliser() -> None:
     rollout = three_groups()
     assert trained_rows(rollout.table, BAND).any(1).tolist() == [True, False, True]
-    microbatches = build_microbatches(rollout, plan(), torch.empty(0))
+    microbatches = build_microbatches(rollout, cut(), torch.empty(0))
     assert sorted(len(m.fields.weight) for m in microbatches) == [4, 8]
     # 2 micro-batches per step; 16 answer tokens in all three groups
     for m in microbatches:
@@ -82,7 +82,7 @@ def test_the_entropy_band_alone_acts_on_a_dropped_group(mean: str) -> None:
     rollout.table.entropy_direction[1] = -1
     objective = GRPO(mean=mean, entropy_coefficient=0.02)
     assert trained_rows(rollout.table, objective).all()
-    fields = [m.fields for m in build_microbatches(rollout, plan(objective), torch.empty(0))]
+    fields = [m.fields for m in build_microbatches(rollout, cut(objective), torch.empty(0))]
     weight, entropy_weight, task = (
         torch.cat([getattr(part, name) for part in fields]) for name in ("weight", "entropy_weight", "task_ids")
     )
@@ -97,7 +97,7 @@ def test_the_entropy_of_a_masked_completion_is_not_shaped() -> None:
     rollout.table.entropy_direction[1] = 1
     rollout.table.valid[1, 0] = rollout.table.entropy_counts[1, 0] = False
     assert trained_rows(rollout.table, BAND).tolist() == [[True, True], [False, True], [True, True]]
-    fields = [m.fields for m in build_microbatches(rollout, plan(), torch.empty(0))]
+    fields = [m.fields for m in build_microbatches(rollout, cut(), torch.empty(0))]
     shaped = torch.cat([part.entropy_weight[part.task_ids == 1] for part in fields])
     torch.testing.assert_close(shaped, torch.full((2,), 2 * 0.02 / 2))
 
@@ -144,7 +144,7 @@ def test_an_empty_bin_is_there_too() -> None:
 def test_what_the_loss_is_a_mean_over(mean: str, expected: list[float]) -> None:
     rollout = three_groups()
     rollout.table.advantages[1] = torch.tensor([1.0, -1.0])
-    microbatches = build_microbatches(rollout, plan(GRPO(mean=mean)), torch.empty(0))
+    microbatches = build_microbatches(rollout, cut(GRPO(mean=mean)), torch.empty(0))
     weights = {int(ids[0]): m.fields.weight[at] for m in microbatches for at, ids in first_tokens(m)}
     torch.testing.assert_close([float(weights[i]) for i in range(6)], expected)
 
@@ -160,7 +160,7 @@ def first_tokens(microbatch):
 def test_a_completion_that_does_not_count_is_left_out_alone() -> None:
     rollout = three_groups()
     rollout.table.valid[0, 0] = False  # masked: 3 tokens
-    microbatches = build_microbatches(rollout, plan(), torch.empty(0))
+    microbatches = build_microbatches(rollout, cut(), torch.empty(0))
     assert sorted(int(ids[0]) for m in microbatches for ids in m.token_ids) == [1, 4, 5]
     weights = torch.cat([m.fields.weight for m in microbatches])
     torch.testing.assert_close(weights, torch.full_like(weights, 2 / 13))
@@ -171,13 +171,13 @@ def test_the_engine_is_corrected_for_up_to_a_cap() -> None:
     rollout.old_logprobs = [
         c.logprobs + shift for c, shift in zip(rollout.completions, [0, -1, 0, 0, 0.1, 5], strict=True)
     ]
-    microbatches = build_microbatches(rollout, plan(GRPO(importance_cap=2.0)), torch.empty(0))
+    microbatches = build_microbatches(rollout, cut(GRPO(importance_cap=2.0)), torch.empty(0))
     found = {int(ids[0]): float(m.fields.importance[at]) for m in microbatches for at, ids in first_tokens(m)}
     assert found == pytest.approx({0: 1.0, 1: 0.36787944, 4: 1.1051709, 5: 2.0}, rel=1e-5)
-    assert build_microbatches(rollout, plan(), torch.empty(0))[0].fields.importance is None
+    assert build_microbatches(rollout, cut(), torch.empty(0))[0].fields.importance is None
 
 
 def test_completions_are_numbered_for_losses_that_look_at_whole_ones() -> None:
-    microbatches = build_microbatches(three_groups(), plan(GRPO(loss="gspo")), torch.empty(0))
+    microbatches = build_microbatches(three_groups(), cut(GRPO(loss="gspo")), torch.empty(0))
     for m in microbatches:
         assert m.fields.completion_ids.tolist() == [i for i, ids in enumerate(m.token_ids) for _ in ids]

@@ -2,16 +2,18 @@
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from helpers.build import data, module, trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from test_configs import compose
 
 from lit_g2rpo.cli.trainer import TrainerCLI
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.policy.loading import part_of
 from lit_g2rpo.training.checks import check_rounding
 
@@ -128,14 +130,18 @@ def test_the_fragment_keeps_the_recipes_numbers() -> None:
 
 
 def test_steps_that_rounding_drops_are_refused() -> None:
-    run: Any = SimpleNamespace(trainer=SimpleNamespace(strategy=None, world_size=1))
+    ranks = Ranks(L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
+
+    def check(optimizer: torch.optim.Optimizer) -> None:
+        check_rounding(optimizer, SingleDeviceStrategy(), ranks)
+
     weight = torch.nn.Parameter((0.02 * torch.randn(1000)).bfloat16())
     with pytest.raises(UserError, match=r"steps of 2e-06 are rounded away in 9[0-9]% of the half-precision weights"):
-        check_rounding(run, torch.optim.AdamW([weight], lr=RATE))
-    check_rounding(run, torch.optim.AdamW([weight], lr=1e-3))
-    check_rounding(run, torch.optim.AdamW([torch.nn.Parameter(weight.detach().float())], lr=RATE))
+        check(torch.optim.AdamW([weight], lr=RATE))
+    check(torch.optim.AdamW([weight], lr=1e-3))
+    check(torch.optim.AdamW([torch.nn.Parameter(weight.detach().float())], lr=RATE))
     optimi = pytest.importorskip("optimi")
-    check_rounding(run, optimi.AdamW([weight], lr=RATE))
+    check(optimi.AdamW([weight], lr=RATE))
 
 
 def test_a_run_that_could_not_learn_does_not_start(random_folder: str, tmp_path: Path) -> None:

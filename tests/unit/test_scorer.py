@@ -12,6 +12,7 @@ import pytest
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards import RewardConfig, score
 from lit_g2rpo.rewards.running import pool as pool_module
+from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.judge import JudgeConfig
 from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rewards.running.scorer import Scorer, TooManyFailuresError
@@ -47,20 +48,20 @@ def test_the_same_scores_as_one_by_one_in_the_same_order(scorer: Callable[..., S
     completions = [wrapped(text) for pair in zip(answers, numbers, strict=True) for text in pair]
     samples = [LETTER, {**MATH, "answer": "7"}] * 50
     one = scorer()
-    found = one.score(completions, samples, tasks=["any"] * 100)
+    found = one.score(Batch(completions, samples, ["any"] * 100))
     for result, completion, sample in zip(found, completions, samples, strict=True):
         alone = score(completion, sample)
         assert (result.total, result.components, result.error) == (alone.total, alone.components, alone.error)
     assert not one._pool._running, "nothing here needs algebra"
     assert (one.failures, one.timeouts, one.restarts) == (0, 0, 0)
     assert one.seconds > 0
-    assert one.score([], [], tasks=[]) == []
+    assert one.score(Batch([], [], [])) == []
 
 
 def test_algebra_runs_in_processes_and_a_limit_is_counted_apart(scorer: Callable[..., Scorer]) -> None:
     one = scorer(limits=Limits(workers=1, seconds=20.0))
     answers = ["1+x", "x+2", "9**9**9", "1+x"] * 8
-    found = one.score([wrapped(a) for a in answers], [MATH] * 32, tasks=["math"] * 32)
+    found = one.score(Batch([wrapped(a) for a in answers], [MATH] * 32, ["math"] * 32))
     assert [result.accuracy for result in found] == [1.0, 0.0, 0.0, 1.0] * 8
     assert [result.error for result in found] == [None, None, "timeout", None] * 8
     assert (one.timeouts, one.failures, one.restarts) == (8, 0, 0)
@@ -73,12 +74,12 @@ def test_processes_that_cannot_start_stop_the_run(
 ) -> None:
     monkeypatch.setattr(pool_module, "_START", pool_module._START.replace("main()", "missing()"))
     with pytest.raises(UserError, match="a process for mathematics does not start"):
-        scorer().score([wrapped("1+x")], [MATH], tasks=["math"])
+        scorer().score(Batch([wrapped("1+x")], [MATH], ["math"]))
 
 
 def test_user_rewards_serve_their_tasks_only(scorer: Callable[..., Scorer]) -> None:
     one = scorer("return {'total': 0.25, 'accuracy': 0.5, 'extra': 3}")
-    found = one.score([wrapped("B")] * 4, [LETTER] * 4, tasks=["own", "other", "own", "other"])
+    found = one.score(Batch([wrapped("B")] * 4, [LETTER] * 4, ["own", "other", "own", "other"]))
     assert [result.total for result in found] == [0.25, 1.0, 0.25, 1.0]
     assert found[0].components == {"extra": 3.0, "accuracy": 0.5, "format": 1.0, "structure": 0.0}
     assert one.recent == (0, 2)
@@ -94,7 +95,7 @@ def test_failures_are_scored_zero_counted_and_kept(tmp_path: Path) -> None:
     )
     one = Scorer(RewardConfig(), {"own": f"{source}:f"}, failures_file=file, limits=Limits(failed_samples=3))
     row = {**LETTER, "images": [b"bytes"], "pixels": object()}
-    found = one.score(list("012345"), [row] * 6, tasks=["own"] * 6)
+    found = one.score(Batch(list("012345"), [row] * 6, ["own"] * 6))
     assert [result.total for result in found] == [0.5, 0, 0, 0, 0, 0]
     codes = [None, "not_applicable", "not_finite", "out_of_range", "bad_value", "ZeroDivisionError"]
     assert [result.error for result in found] == codes
@@ -109,23 +110,34 @@ def test_failures_are_scored_zero_counted_and_kept(tmp_path: Path) -> None:
 
 
 def test_the_budget(scorer: Callable[..., Scorer], tmp_path: Path) -> None:
-    one = scorer("return 1 / 0", limits=Limits(failure_budget=0.05, failure_window=400), failures_file=tmp_path / "f")
-    one.score(["c"] * 10, [LETTER] * 10, tasks=["own"] * 10)
-    one.check_budget(*one.recent)  # ten among so few that they are taken for 200
-    one.score(["c"], [LETTER], tasks=["own"])
+    limits = Limits(failure_budget=0.05, failure_window=400)
+    one = scorer("return 1 / 0", limits=limits, failures_file=tmp_path / "f", total=list)
+    one.score(Batch(["c"] * 10, [LETTER] * 10, ["own"] * 10))  # ten among so few that they are taken for 200
     with pytest.raises(
         TooManyFailuresError, match=r"failed for 11 of 11 completions, .*failure_budget 0.05 allows; the l"
     ):
-        one.check_budget(*one.recent)
+        one.score(Batch(["c"], [LETTER], ["own"]))
+    with one.uncounted():
+        one.score(Batch(["c"], [LETTER], ["own"]))
+    assert one.recent == (11, 11)
+
+
+def test_the_budget_is_that_of_all_ranks(scorer: Callable[..., Scorer]) -> None:
+    limits, counts = Limits(failure_budget=0.05, failure_window=400), [20, 400]
+    one = scorer("return 1", limits=limits, total=lambda own: counts)
+    one.score(Batch(["c"], [LETTER], ["own"]))
+    counts[0] = 21
     with pytest.raises(RuntimeError, match=r"failed for 21 of 400"):
-        one.check_budget(21, 400)
-    one.check_budget(20, 400)
+        one.score(Batch(["c"], [LETTER], ["own"]))
+    unlimited = scorer("return 1 / 0", limits=limits)
+    unlimited.score(Batch(["c"] * 400, [LETTER] * 400, ["own"] * 400))
+    assert unlimited.recent == (400, 400)
     assert issubclass(TooManyFailuresError, UserError)
 
 
 def test_the_window_forgets(scorer: Callable[..., Scorer]) -> None:
     one = scorer("return 1 / (completion != 'bad')", limits=Limits(failure_window=5))
-    one.score(["bad"] * 3 + ["good"] * 3, [LETTER] * 6, tasks=["own"] * 6)
+    one.score(Batch(["bad"] * 3 + ["good"] * 3, [LETTER] * 6, ["own"] * 6))
     assert one.recent == (2, 5)
     assert one.failures == 3
 
@@ -134,11 +146,11 @@ def test_a_function_that_forgets_to_return_is_named(scorer: Callable[..., Scorer
     one = scorer("return 1.0 if completion == 'good' else None")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        one.score(["bad"] * 199 + ["good"] + ["bad"] * 199, [LETTER] * 399, tasks=["own"] * 399)
+        one.score(Batch(["bad"] * 199 + ["good"] + ["bad"] * 199, [LETTER] * 399, ["own"] * 399))
         with one.uncounted():
-            one.score(["good"], [LETTER], tasks=["own"])
+            one.score(Batch(["good"], [LETTER], ["own"]))
     with pytest.warns(UserWarning, match=r"mine\.py:f returned None for the last 200 completions"):
-        one.score(["bad"], [LETTER], tasks=["own"])
+        one.score(Batch(["bad"], [LETTER], ["own"]))
     assert one.failures == 0
 
 

@@ -99,6 +99,11 @@ class Scorer:
         """Processes for algebra that a limit ended, or that died."""
         return self._pool.restarts
 
+    @property
+    def recent(self) -> tuple[int, int]:
+        """Failures and completions among the newest that custom rewards scored on this rank."""
+        return sum(self._window), len(self._window)
+
     def score(self, batch: Batch) -> list[RewardResult]:
         """Score completions and count them; a reward that fails gives zeros and an error code.
 
@@ -167,7 +172,7 @@ class Scorer:
                 self.last_failure = f"{one.path}: {one.failure['error']}: {one.failure['message']}"
                 self._write(one.failure)
         if self._paths and self._total is not None:
-            self._check_budget(*self._total([sum(self._window), len(self._window)]))
+            self._check_budget(*self._total(list(self.recent)))
         return [one.result for one in scored]
 
     def _check_budget(self, failures: int, completions: int) -> None:
