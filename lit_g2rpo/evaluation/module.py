@@ -51,6 +51,9 @@ class EvaluationModule(L.LightningModule):
 
     policy: Policy
     scorer: Scorer
+    ranks: Ranks
+    max_prompt_tokens: int
+    max_tokens: int
 
     def __init__(
         self,
@@ -74,24 +77,15 @@ class EvaluationModule(L.LightningModule):
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes: dict[str, int] = {}
 
-    @property
-    def data(self) -> PromptSettings:
-        """The datamodule."""
-        return cast(PromptSettings, self.trainer.datamodule)  # type: ignore[attr-defined]
-
-    @property
-    def ranks(self) -> Ranks:
-        """The ranks that work together."""
-        return Ranks(self.trainer)
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest completion, tokens."""
-        return self.data.max_completion_tokens
-
     @override
     def setup(self, stage: str) -> None:
-        self.tasks = self.data.tasks
+        data = cast(PromptSettings, self.trainer.datamodule)  # type: ignore[attr-defined]
+        self.tasks, self.max_prompt_tokens, self.max_tokens = (
+            data.tasks,
+            data.max_prompt_tokens,
+            data.max_completion_tokens,
+        )
+        self.ranks = Ranks(self.trainer)
         folder = self.trainer.log_dir
         self.scorer = Scorer(
             self.reward,
@@ -111,7 +105,7 @@ class EvaluationModule(L.LightningModule):
         prompts, numbers = batch
         config = self.evaluation
         sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self._seed)
-        check_prompt_lengths(self.policy, prompts, self.data.max_prompt_tokens)
+        check_prompt_lengths(self.policy, prompts, self.max_prompt_tokens)
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
         rewards = self.scorer.score(to_score(prompts, completions))

@@ -111,7 +111,7 @@ class _Drawn:
         sampling = Sampling(
             run.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, run.rollout_index, wave
         )
-        check_prompt_lengths(run.policy, prompts, run.data.max_prompt_tokens)
+        check_prompt_lengths(run.policy, prompts, run.max_prompt_tokens)
 
         def attempt(indices: list[int], own: list[Completion]) -> list[Scored]:
             return run.scorer.attempt(to_score([prompts[i] for i in indices], own), config.group_size)

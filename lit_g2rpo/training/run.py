@@ -89,6 +89,9 @@ class Run(RunHandles, Protocol):
     reference: Policy | None
     engine: RolloutEngine
     scorer: Scorer
+    ranks: Ranks
+    max_prompt_tokens: int
+    max_tokens: int
     rollout: RolloutConfig
     update: UpdateConfig
     optimizer: Callable[[Any], Optimizer]
@@ -102,20 +105,8 @@ class Run(RunHandles, Protocol):
         """Where the policy lies."""
 
     @property
-    def data(self) -> PromptSettings:
-        """The datamodule."""
-
-    @property
     def loader(self) -> PromptLoader:
         """The training loader."""
-
-    @property
-    def ranks(self) -> Ranks:
-        """The ranks that train together."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest completion, tokens."""
 
     @property
     def cut(self) -> Cut:

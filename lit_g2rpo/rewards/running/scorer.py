@@ -77,6 +77,8 @@ class Scorer:
         self.seconds = 0.0
         self.last_failure = ""
         self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
+        # More threads than processes, since those that wait for the same comparison stand idle.
+        self._threads = ThreadPoolExecutor(4 * self.limits.workers, "reward", use_pool, (self._pool,))
         self._window: deque[bool] = deque(maxlen=self.limits.failure_window)
         self._nones: dict[str, int] = {}
         self._total = total
@@ -199,7 +201,8 @@ class Scorer:
                 setattr(self, name, value)
 
     def close(self) -> None:
-        """End the processes for algebra."""
+        """End threads and processes."""
+        self._threads.shutdown(cancel_futures=True)
         self._pool.close()
 
     def _warn_of_none(self, one: Scored) -> None:
@@ -214,9 +217,7 @@ class Scorer:
             )
 
     def _built_in(self, batch: Batch) -> list[Scored]:
-        # More threads than processes, since those that wait for the same comparison stand idle.
-        with ThreadPoolExecutor(4 * self.limits.workers, initializer=use_pool, initargs=(self._pool,)) as threads:
-            results = list(threads.map(lambda c, s: score(c, s, self.config), batch.completions, batch.samples))
+        results = list(self._threads.map(lambda c, s: score(c, s, self.config), batch.completions, batch.samples))
         self._pool.forget()
         if self._pool.broken is not None:
             raise self._pool.broken

@@ -1,0 +1,127 @@
+"""What a training step enters: files, functions and lines of the package, traced in the default run.
+
+python benchmarks/step_trace.py prints the figures of the first micro-batch of a rollout, which samples, of a later
+one, and of the files that lead from the loader's prompts to the loss; --files lists what was entered.
+"""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import io
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lit_g2rpo"
+PATH = (
+    "module.py",
+    "training/rollout.py",
+    "training/table.py",
+    "policy/policy.py",
+    "objectives/objective.py",
+)
+"""Files that lead from the loader's prompts to the loss, engine and reward taken as interfaces."""
+TITLES = ("micro-batch 0", "micro-batch 1")
+
+
+@contextlib.contextmanager
+def entered(codes: set[CodeType]) -> Iterator[None]:
+    """Note the code that is entered inside, in this thread and in those that it starts.
+
+    Args:
+        codes: where to note it.
+    """
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call":
+            codes.add(frame.f_code)
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+
+
+def trace() -> list[set[CodeType]]:
+    """Run the default recipe for one rollout.
+
+    Returns:
+        The code entered by each micro-batch's training step.
+    """
+    from lit_g2rpo.module import G2RPOModule
+
+    steps: list[set[CodeType]] = []
+    original = G2RPOModule.training_step
+
+    def training_step(self: G2RPOModule, *args: Any) -> Any:
+        steps.append(set())
+        with entered(steps[-1]):
+            return original(self, *args)
+
+    G2RPOModule.training_step = training_step  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module("lit_g2rpo.__main__").dispatch(
+            "fit", ["--config", str(ROOT / "configs" / "g2rpo.yaml"), "--schedule.rollouts", "1"]
+        )
+    return steps
+
+
+def functions(codes: set[CodeType]) -> dict[Path, list[ast.FunctionDef]]:
+    """Find the functions that code belongs to; the body of a comprehension or a lambda is part of its function.
+
+    Args:
+        codes: what was entered.
+
+    Returns:
+        Functions by file of the package.
+    """
+    lines: dict[Path, set[int]] = defaultdict(set)
+    for code in codes:
+        path = Path(code.co_filename).resolve()
+        if (PACKAGE in path.parents or ROOT / "callbacks" in path.parents) and not code.co_name.startswith("<"):
+            lines[path].add(code.co_firstlineno)
+    found = {}
+    for path, firsts in sorted(lines.items()):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        found[path] = [n for n in nodes if firsts & {n.lineno, *(d.lineno for d in n.decorator_list)}]
+    return found
+
+
+def docstring(node: ast.FunctionDef) -> int:
+    """Count the lines of a function's docstring."""
+    first = node.body[0]
+    return (first.end_lineno or first.lineno) - first.lineno + 1 if ast.get_docstring(node) else 0
+
+
+def main() -> None:
+    """Trace a step and print what it enters."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", action="store_true", help="list the functions entered, file by file")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    for title, codes in zip(TITLES, trace(), strict=True):
+        found = functions(codes)
+        nodes = [node for of_file in found.values() for node in of_file]
+        lines = sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in nodes)
+        print(
+            f"{title}: {len(found)} files, {len(nodes)} functions, {lines} lines of functions, of which "
+            f"{sum(map(docstring, nodes))} docstring"
+        )
+        for path, of_file in found.items() if arguments.files else ():
+            print(f"  {path.relative_to(ROOT)}: {', '.join(node.name for node in of_file)}")
+    sizes = {name: len((PACKAGE / name).read_text().splitlines()) for name in PATH}
+    print(f"from prompts to loss: {len(sizes)} files, {sum(sizes.values())} lines: {sizes}")
+
+
+if __name__ == "__main__":
+    main()
