@@ -57,10 +57,19 @@ class RunHandles(Protocol):
     objective: Objective
     experience: Experience | None
     rollout_index: int
+    rollout: RolloutConfig
     reward: RewardConfig
     evaluation: EvaluationConfig
     validation_history: list[dict[str, float]]
     validation_sizes: dict[str, int]
+
+    @property
+    def trainer(self) -> L.Trainer:
+        """The trainer."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that work together."""
 
     @property
     def policy_path(self) -> str:
@@ -69,6 +78,10 @@ class RunHandles(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The policy's tokenizer, whose type depends on the model."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest completion, tokens."""
 
     @property
     def microbatches_per_rollout(self) -> int:
@@ -89,13 +102,8 @@ class Run(RunHandles, Protocol):
     reference: Policy | None
     engine: RolloutEngine
     scorer: Scorer
-    rollout: RolloutConfig
     update: UpdateConfig
     optimizer: Callable[[Any], Optimizer]
-
-    @property
-    def trainer(self) -> L.Trainer:
-        """The trainer."""
 
     @property
     def device(self) -> torch.device:
@@ -108,14 +116,6 @@ class Run(RunHandles, Protocol):
     @property
     def loader(self) -> PromptLoader:
         """The training loader."""
-
-    @property
-    def ranks(self) -> Ranks:
-        """The ranks that train together."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest completion, tokens."""
 
     @property
     def cut(self) -> Cut:
