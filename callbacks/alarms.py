@@ -7,13 +7,15 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import RolloutWatch, metric
+from lit_g2rpo.callbacks.logged import metric
 from lit_g2rpo.callbacks.plots.advantage_stats import tie_stats
+from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import Completion
-from lit_g2rpo.hardware.collectives import Ranks
+from lit_g2rpo.experience import Completion, Experience
 from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.training.run import Run, run_of
 
 POLICY_ERRORS = ("no_answer", "unparsed", "answer_too_long", "completion_too_long", "not_applicable")
 """Error codes that say something of the completion; all others say that its reward failed."""
@@ -41,7 +43,7 @@ class Alarms(L.Callback):
 
     Each rollout logs ``alarm/value/<name>``, and ``alarm/<name>``: 1 while the value has been above its threshold for
     at least ``patience`` rollouts in a row, else 0. There is one warning each time an alarm goes on. All values are
-    over all ranks, so that every rank decides alike. Exits from the entropy band are `EntropyBounds`' matter.
+    over all ranks, so that every rank decides alike. `EntropyBounds` handles exits from the entropy band.
 
     Args:
         tied_groups: largest share of groups whose rewards are all equal. Completions tied with some other, as most are
@@ -87,17 +89,19 @@ class Alarms(L.Callback):
         self._watch = RolloutWatch()
         self._consecutive: dict[str, int] = {}
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the present."""
-        self._watch.start(trainer, pl_module)
+        self._watch.start(run_of(pl_module))
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Judge a rollout, once, right after its first optimizer step."""
-        if not self._watch.fires(trainer, pl_module):
+        run = run_of(pl_module)
+        rollout = self._watch.new_rollout(run)
+        if rollout is None:
             return
-        values = measure(pl_module)
+        values = measure(run, rollout)
         if math.isnan(values["logprob_gap"]):
             gap = metric(trainer, "train/logprob_gap")
             values["logprob_gap"] = math.nan if gap is None else gap
@@ -122,38 +126,34 @@ class Alarms(L.Callback):
             trainer.should_stop = True
             rank_zero_info(f"Alarms stops the training because of {name}.")
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return how many rollouts in a row each value has been too large."""
+        # by alarm, how many rollouts in a row its value has been too large
         return {"consecutive": dict(self._consecutive)}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the counts of a checkpoint."""
         self._consecutive = dict(state_dict["consecutive"])
 
 
-def measure(run: Any) -> dict[str, float]:
-    """Measure a rollout over all ranks.
-
-    Args:
-        run: the trained module, after it collected.
+def measure(run: Run, rollout: Experience) -> dict[str, float]:
+    """Measure a rollout over all ranks, given this rank's part of it.
 
     Returns:
         Value of each alarm; NaN for ``logprob_gap`` where the trainer computed no log-probabilities of its own.
     """
-    experience, policy = run.experience, run.policy
-    completions = experience.completions
+    completions, policy = rollout.completions, run.policy
     sums = [
         float(len(completions)),
         float(sum(completion.truncated for completion in completions)),
         float(misplaced(completions, policy.forbidden_token_ids, policy.pad_token_id)),
-        float(sum(failed(reward) for reward in experience.rewards)),
-        *gap_sums(completions, experience.old_logprobs),
+        float(sum(failed(reward) for reward in rollout.rewards)),
+        *gap_sums(completions, rollout.old_logprobs),
     ]
-    total, truncated, wrong, failures, gap, tokens = (
-        Ranks(run.trainer).sum(torch.tensor(sums, dtype=torch.float64)).tolist()
-    )
+    own = torch.tensor(sums, dtype=torch.float64)
+    total, truncated, wrong, failures, gap, tokens = run.ranks.sum(own).tolist()
     return {
-        "tied_groups": tie_stats(experience.table.rewards)["tied_groups"],
+        "tied_groups": tie_stats(rollout.table.rewards)["tied_groups"],
         "truncated": truncated / total,
         "logprob_gap": gap / tokens if tokens else math.nan,
         "misplaced_tokens": wrong / total,
@@ -177,7 +177,7 @@ def gap_sums(completions: list[Completion], old_logprobs: list[Tensor] | None) -
     """Add up how far the trainer's log-probabilities are from the engine's.
 
     Args:
-        completions: completions of this rank, with the engine's.
+        completions: with the engine's.
         old_logprobs: the trainer's, ``[T_i]`` each; the engine's own tensor stands in where none were computed.
 
     Returns:

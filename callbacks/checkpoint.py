@@ -7,9 +7,11 @@ from typing import Any, Literal
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import handles, resume_command, run_folder
+from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.training.run import handles
 
 
 class RolloutCheckpoint(ModelCheckpoint):
@@ -60,28 +62,29 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._pending = False
         self._kept: list[str] = []
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Translate rollouts to optimizer steps."""
         super().on_train_start(trainer, pl_module)
         self._interval = self.every_rollouts * handles(pl_module).steps_per_rollout
         self._saved_step = trainer.global_step
         self._pending = False
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if the optimizer just made a step that is to be kept, or leave it to the validation that follows."""
         step = trainer.global_step
         if step == self._saved_step or getattr(trainer, "fast_dev_run", False):
             return
         if step % self._interval == 0 or trainer.should_stop or training_ends(trainer):
+            # a validation that follows saves by itself, with what it found
             if validation_follows(trainer, batch_idx):
                 self._pending = True
             else:
                 self._save_newest(trainer, pl_module)
 
+    @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the best so far, and what was left to this validation."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
             return
         if self.monitor is not None and self.monitor not in trainer.callback_metrics:
@@ -92,11 +95,13 @@ class RolloutCheckpoint(ModelCheckpoint):
         if self._pending or (trainer.should_stop and trainer.global_step != self._saved_step):
             self._save_newest(trainer, pl_module)
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save nothing more: the last optimizer step is saved when it is made."""
+        # nothing more to save: the last optimizer step was saved when it was made
+        pass
 
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say with the error how to go on from the newest checkpoint."""
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
             command = resume_command(run_folder(trainer), self.last_model_path)
             exception.add_note(f"once mended, {command} continues from the checkpoint of step {self._saved_step}")
@@ -116,12 +121,13 @@ class RolloutCheckpoint(ModelCheckpoint):
             if self._should_remove_checkpoint(trainer, oldest, path):
                 self._remove_checkpoint(trainer, oldest)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the best checkpoint and the list of the newest ones."""
         return {**super().state_dict(), "kept": list(self._kept)}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the lists of a checkpoint, unless this run writes to another folder, which starts its own."""
+        # a run that writes to another folder starts lists of its own
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
             self._kept = list(state_dict["kept"])
@@ -136,12 +142,7 @@ def training_ends(trainer: L.Trainer) -> bool:
 
 
 def validation_follows(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Tell whether a validation comes right after this training batch.
-
-    Args:
-        trainer: the trainer, inside ``on_train_batch_end``.
-        batch_idx: index of the training batch in its epoch.
-    """
+    """Tell inside ``on_train_batch_end`` whether a validation comes right after this training batch."""
     every = trainer.check_val_every_n_epoch
     if not trainer.enable_validation or (every is not None and (trainer.current_epoch + 1) % every):
         return False

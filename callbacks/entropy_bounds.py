@@ -1,16 +1,18 @@
 """Watch each task's sampling entropy against its band, and act when it stays outside."""
 
 import math
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import RolloutWatch, handles, metric
 from lit_g2rpo.callbacks.learning_rate import scale_learning_rate
-from lit_g2rpo.callbacks.present import present_tasks
+from lit_g2rpo.callbacks.logged import metric
+from lit_g2rpo.callbacks.watch import RolloutWatch, present_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.shaping import EntropyBand
+from lit_g2rpo.training.run import RunHandles, handles
 
 Action = Literal["warn", "adapt", "lower_lr", "stop"]
 
@@ -54,32 +56,31 @@ class EntropyBounds(L.Callback):
         self._scale: dict[str, float] = {}
         self._lowered = 1.0
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from the rollouts that a resumed run already has, with the coefficients it had.
-
-        Raises:
-            UserError: if there is no coefficient to adapt.
-        """
-        self._watch.start(trainer, pl_module)
+        run = handles(pl_module)
+        self._watch.start(run)
         if self.action != "adapt":
             return
-        if not self._objective(pl_module).entropy_coefficient:
+        if not run.objective.entropy_coefficient:
             raise UserError(
                 "EntropyBounds.action is adapt, but model.objective.entropy_coefficient is 0: there is nothing to "
                 "scale; give a coefficient, such as 0.02"
             )
-        self._set_scales(pl_module, self._scale)
+        self._set_scales(run, self._scale)
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Judge the entropy of a rollout, once, right after it was sampled."""
-        if not self._watch.fires(trainer, pl_module):
+        run = handles(pl_module)
+        rollout = self._watch.new_rollout(run)
+        if rollout is None:
             return
-        source = "rollout/nll" if self._objective(pl_module).entropy == "sampled" else "rollout/entropy"
-        present = present_tasks(pl_module)
+        source = "rollout/nll" if run.objective.entropy == "sampled" else "rollout/entropy"
+        present = present_tasks(run, rollout)
         gauges: dict[str, float] = {}
-        for name, task in handles(pl_module).tasks.items():
+        for name, task in run.tasks.items():
             entropy = metric(trainer, f"{source}/{name}") if name in present else None
             if task.entropy is None or entropy is None or not math.isfinite(entropy):
                 if name in self._observed:
@@ -136,23 +137,19 @@ class EntropyBounds(L.Callback):
         if self._scale[name] != before:
             rank_zero_info(f"EntropyBounds scales the entropy coefficient of task {name!r} by {self._scale[name]:g}.")
 
+    @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Put the coefficients back, so that a later fit in the same process starts from them."""
+        # a later fit in the same process starts from the configured coefficients
         if stage == "fit":
-            self._set_scales(pl_module, dict.fromkeys(self._scale, 1.0))
+            self._set_scales(handles(pl_module), dict.fromkeys(self._scale, 1.0))
 
     @staticmethod
-    def _set_scales(pl_module: L.LightningModule, scales: dict[str, float]) -> None:
-        tasks = handles(pl_module).tasks
-        for name in scales.keys() & tasks.keys():
-            tasks[name].entropy_scale = scales[name]
+    def _set_scales(run: RunHandles, scales: dict[str, float]) -> None:
+        for name in scales.keys() & run.tasks.keys():
+            run.tasks[name].entropy_scale = scales[name]
 
-    @staticmethod
-    def _objective(pl_module: L.LightningModule) -> Any:
-        return cast(Any, pl_module).objective
-
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts, the last side and the scale of every task, and what the learning rate was divided by."""
         return {
             "consecutive": dict(self._consecutive),
             "outside": dict(self._outside),
@@ -162,8 +159,8 @@ class EntropyBounds(L.Callback):
             "lowered": self._lowered,
         }
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what a checkpoint holds."""
         self._consecutive = dict(state_dict["consecutive"])
         self._outside = dict(state_dict["outside"])
         self._observed = dict(state_dict["observed"])

@@ -10,9 +10,11 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
-from lit_g2rpo.callbacks.handles import handles, resume_command, run_folder
+from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
+from lit_g2rpo.training.run import handles
 
 
 class GracefulInterrupt(L.Callback):
@@ -32,33 +34,26 @@ class GracefulInterrupt(L.Callback):
         self._limit_val_batches: int | float | None = None
         self._message = ""
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the signals; this is after the trainer has registered its own handlers."""
+        # here and not earlier: by now the trainer has registered its own handlers
         self.interrupted = self._requested = False
         self._seen_step = trainer.global_step
         self._take(signal.SIGINT, self._on_signal)
         self._take(signal.SIGTERM, self._on_signal)
 
+    @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let SIGTERM act as Ctrl-C does.
-
-        The trainer's own handler begins a collective, which hangs if ranks are at different places, and then goes on
-        with the validation.
-        """
+        # SIGTERM acts as Ctrl-C does: the trainer's own handler begins a collective, which hangs if ranks are at
+        # different places, and then goes on with the validation
         self._take(signal.SIGTERM, signal.default_int_handler)
 
+    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same where a validation is all that runs."""
         if trainer.state.fn != TrainerFn.FITTING:
             self._take(signal.SIGTERM, signal.default_int_handler)
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same."""
-        self._take(signal.SIGTERM, signal.default_int_handler)
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same."""
-        self._take(signal.SIGTERM, signal.default_int_handler)
+    on_test_start = on_predict_start = on_sanity_check_start
 
     def _take(self, number: signal.Signals, handler: Callable[[int, FrameType | None], Any]) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -74,16 +69,17 @@ class GracefulInterrupt(L.Callback):
             # print() may be what the signal interrupted, and it cannot be entered twice
             os.write(2, f"\n{name}: saving at the next optimizer step, then leaving (Ctrl-C aborts now)\n".encode())
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Agree with the other ranks after each optimizer step whether to stop."""
         if trainer.global_step != self._seen_step:
             self._seen_step = trainer.global_step
             self._stop_if_any_rank_asked(trainer, pl_module)
 
+    @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Agree after a validation too, instead of sampling another rollout first."""
+        # here too, instead of sampling another rollout first
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._stop_if_any_rank_asked(trainer, pl_module)
 
@@ -107,16 +103,16 @@ class GracefulInterrupt(L.Callback):
             f"Continue with:\n  {resume_command(folder, path)}"
         )
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
         self._restore_handlers()
 
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
         self._restore_handlers()
 
+    @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Undo what stopping changed, and say how to go on."""
         self._restore_handlers()
         if self._limit_val_batches is not None:
             trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None

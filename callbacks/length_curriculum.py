@@ -5,11 +5,13 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import lightning.pytorch as L
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import RolloutWatch, handles, metric
-from lit_g2rpo.callbacks.present import present_tasks
+from lit_g2rpo.callbacks.logged import metric
+from lit_g2rpo.callbacks.watch import RolloutWatch, present_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.shaping import LengthBand
+from lit_g2rpo.training.run import RunHandles, handles
 
 # About five rollouts: long enough that one rollout's noise moves no band far.
 MEMORY = 0.8
@@ -44,29 +46,31 @@ class LengthCurriculum(L.Callback):
         self._configured: dict[str, LengthBand | None] = {}
         self._measured: dict[str, dict[str, float]] = {}
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the configured bands and, in a resumed run, move them to where they were."""
         run = handles(pl_module)
-        self._watch.start(trainer, pl_module)
+        self._watch.start(run)
         self._configured = {
             name: task.length
             for name, task in run.tasks.items()
             if task.length is not None or (task.relative_length is not None and task.relative_length.unit == "start")
         }
-        self._move(pl_module)
+        # in a resumed run, to where they were
+        self._move(run)
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure the tasks of a rollout and move all bands, once per rollout."""
-        if not self._watch.fires(trainer, pl_module):
-            return
         run = handles(pl_module)
-        for name in present_tasks(pl_module) & self._configured.keys():
+        rollout = self._watch.new_rollout(run)
+        if rollout is None:
+            return
+        for name in present_tasks(run, rollout) & self._configured.keys():
             length = metric(trainer, f"rollout/length/{name}")
             if length is not None and math.isfinite(length):
                 self._measure(name, length, run.rollout_index)
-        self._move(pl_module)
+        self._move(run)
         bands = {name: run.tasks[name].length for name in self._configured if name in self._measured}
         pl_module.log_dict(
             {
@@ -86,8 +90,7 @@ class LengthCurriculum(L.Callback):
         measured = self._measured[name]
         measured["running"] = MEMORY * measured["running"] + (1 - MEMORY) * length
 
-    def _move(self, pl_module: L.LightningModule) -> None:
-        run = handles(pl_module)
+    def _move(self, run: RunHandles) -> None:
         for name, configured in self._configured.items():
             if name not in self._measured:
                 continue
@@ -102,29 +105,26 @@ class LengthCurriculum(L.Callback):
                 measured["progress"] = progress
             run.tasks[name].length = interpolate(around(final, start), final, progress)
 
+    @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Put the configured bands back, so that a later fit in the same process starts from them."""
+        # a later fit in the same process starts from the configured bands
         tasks = handles(pl_module).tasks if self._configured else {}
         for name, configured in self._configured.items():
             tasks[name].length = configured
         self._configured = {}
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return what was measured of each task: lengths in tokens, when first, and the way that is done."""
+        # lengths in tokens, when first, and the way that is done; where the bands end is the configuration's matter
         return {"measured": {name: dict(value) for name, value in self._measured.items()}}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the measurements of a checkpoint; where the bands end is the configuration's matter."""
         self._measured = {name: dict(value) for name, value in state_dict["measured"].items()}
 
 
 def around(band: LengthBand, length: float) -> LengthBand:
-    """Widen a band so that its plateau holds a length; the ramps keep their width where the length allows it.
-
-    Args:
-        band: the band, tokens.
-        length: the length to hold, tokens.
-    """
+    """Widen a band so that its plateau holds a length, tokens; the ramps keep their width where that allows it."""
     low = min(band.low, length)
     high = max(band.high, length)
     return LengthBand(
@@ -136,7 +136,6 @@ def covered(band: LengthBand, start: float, length: float) -> float:
     """Tell how much of the way from a length to a band's plateau another length has covered.
 
     Args:
-        band: the band, tokens.
         start: length at the beginning of the way, tokens.
         length: length now, tokens.
 

@@ -2,21 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import handles, per_task, run_folder
+from lit_g2rpo.callbacks.logged import per_task
+from lit_g2rpo.callbacks.run_folder import run_folder
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.predictions import NAME, Row, append, begin, finish, replace, unfinished
 from lit_g2rpo.evaluation.report import Baseline, read_baseline, summarize
 from lit_g2rpo.evaluation.rows import settings
 from lit_g2rpo.evaluation.table import show
+from lit_g2rpo.training.run import RunHandles, handles
 
 VERBS = ("test", "predict")
 VALIDATED = ("accuracy", "format", "length", "truncated")
@@ -37,18 +40,19 @@ class PredictionWriter(L.Callback):
         self._done: list[Row] = []
         self._baseline: Baseline | None = None
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find out what an earlier run in this folder has done, and read the baseline."""
         if stage not in VERBS:
             return
-        self._settings, self._done = settings(cast(Any, pl_module), stage), []
-        baseline = handles(pl_module).evaluation.baseline
+        run = handles(pl_module)
+        self._settings, self._done = settings(run, stage), []
+        baseline = run.evaluation.baseline
         # the ranks agree on the folder, so it cannot be asked for by one of them
         self._folder, problem = run_folder(trainer), ""
         if trainer.is_global_zero:
             try:
                 self._baseline = read_baseline(baseline) if baseline and stage == "test" else None
-                self._done = self._complete(unfinished(self._folder, self._settings), trainer, pl_module, stage)
+                self._done = self._complete(unfinished(self._folder, self._settings), run, stage)
             except UserError as error:
                 problem = str(error)
         # the other ranks may not see the file, and all of them must leave out the same rows
@@ -59,9 +63,9 @@ class PredictionWriter(L.Callback):
         if (data := prompt_data(trainer)) is not None:
             data.done = frozenset(places)
 
-    def _complete(self, rows: list[Row], trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> list[Row]:
-        """Those rows of an unfinished run that need not be made again."""
-        data = prompt_data(trainer)
+    def _complete(self, rows: list[Row], run: RunHandles, stage: str) -> list[Row]:
+        """Pick those rows of an unfinished run that need not be made again."""
+        data = prompt_data(run.trainer)
         if not rows or data is None:
             return []
         dataset = data.test_dataset() if stage == "test" else data.predict_dataset()
@@ -71,7 +75,7 @@ class PredictionWriter(L.Callback):
         made: dict[int, set[int]] = {}
         for row in rows:
             made.setdefault(row["index"], set()).add(row["repeat"])
-        done = {index for index, repeats in made.items() if len(repeats) == handles(pl_module).evaluation.repeats}
+        done = {index for index, repeats in made.items() if len(repeats) == run.evaluation.repeats}
         if len(done) == len(tasks):
             # Lightning calls no hook for an empty loader, so one row is made again
             done.remove(max(done))
@@ -94,44 +98,44 @@ class PredictionWriter(L.Callback):
         self._file = None
         return finish(self._folder)
 
+    @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the file."""
         self._begin(trainer)
 
+    @override
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
-        """Write the rows of a batch."""
         self._write(trainer, outputs)
 
+    @override
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the rows in order, write the figures and print them."""
         metrics = summarize(self._finish(), self._baseline)
         replace(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
         show(metrics)
         show_path("metrics", self._folder / "metrics.json")
         show_path("predictions", self._folder / NAME)
 
+    @override
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the file."""
         self._begin(trainer)
 
+    @override
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
-        """Write the rows of a batch."""
         self._write(trainer, outputs)
 
+    @override
     @rank_zero_only
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the rows in order and say where they are."""
         self._finish()
         show_path("predictions", self._folder / NAME)
 
+    @override
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the figures per task of the validate command."""
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
         sizes = handles(pl_module).validation_sizes
@@ -143,29 +147,22 @@ class PredictionWriter(L.Callback):
         }
         show({"n": sum(sizes.values()), "score": means["accuracy"], **means, "tasks": tasks})
 
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Close the file, which stays for the next run to continue."""
+        # the file stays for the next run to continue
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def prompt_data(trainer: L.Trainer) -> PromptData | None:
-    """Find the run's data; None if the loaders are the user's own, which leave out no row."""
+    """Find the run's data; None if the loaders come from elsewhere and so leave out no row."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, PromptData) else None
 
 
 def gather_rows(trainer: L.Trainer, rows: list[Row]) -> list[list[Row]]:
-    """Collect the rows of a batch from all ranks, each of which must call this once per batch.
-
-    Args:
-        trainer: its strategy knows the ranks.
-        rows: this rank's rows.
-
-    Returns:
-        The rows of each rank, in the order of the ranks.
-    """
+    """Collect the rows of a batch rank by rank; every rank must call this once per batch."""
     if trainer.world_size == 1:
         return [rows]
     # tensors and not objects, since that is what every strategy gathers

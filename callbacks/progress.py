@@ -9,9 +9,11 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import handles, metric
+from lit_g2rpo.callbacks.logged import metric
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.training.run import RunHandles, handles
 
 FIGURES = {"reward": ".3f", "accuracy": ".3f", "length": ".0f"}
 
@@ -41,16 +43,16 @@ class RolloutProgress(ProgressBar):
         self._total: int | None = None
         self._started = 0.0
 
+    @override
     def disable(self) -> None:
-        """Show nothing, as on every rank but the first."""
         self._enabled = False
 
+    @override
     def enable(self) -> None:
-        """Show progress."""
         self._enabled = True
 
+    @override
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print without breaking the bar."""
         text = kwargs.get("sep", " ").join(str(value) for value in args)
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
@@ -76,17 +78,19 @@ class RolloutProgress(ProgressBar):
             self._bar.close()
             self._bar = None
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting, from where a resumed run was."""
+        run = handles(pl_module)
         self._started = time.monotonic()
-        self._total = total_rollouts(trainer, pl_module)
-        self._done = self._first = trainer.global_step // handles(pl_module).steps_per_rollout
+        self._total = total_rollouts(run)
+        # a resumed run does not begin at zero
+        self._done = self._first = trainer.global_step // run.steps_per_rollout
         self._open("rollout", "rollout", self._total, self._done)
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on when the last optimizer step of a rollout is made."""
         done = trainer.global_step // handles(pl_module).steps_per_rollout
         if done == self._done or not self._enabled:
             return
@@ -106,16 +110,16 @@ class RolloutProgress(ProgressBar):
                 parts.append(f"left {clock(pace * (self._total - done))}")
             self.print("  ".join(parts))
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
         self._close()
 
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the message starts on its own line."""
         self._close()
 
+    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say that a validation runs."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._open("validate", "batch", sum(trainer.num_val_batches))
         elif trainer.sanity_checking:
@@ -123,14 +127,14 @@ class RolloutProgress(ProgressBar):
         elif self._bar is not None:
             self._bar.set_description_str("validating")
 
+    @override
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Count batches, where there is a bar for them."""
         self._advance(trainer.state.fn == TrainerFn.VALIDATING or trainer.sanity_checking)
 
+    @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say how the validation went."""
         if trainer.state.fn == TrainerFn.VALIDATING or trainer.sanity_checking:
             self._close()
         elif self._bar is not None:
@@ -140,28 +144,28 @@ class RolloutProgress(ProgressBar):
             latest = history[-1]
             self.print(f"validation after {latest['rollout']:.0f} rollouts: accuracy {latest['val/accuracy']:.3f}")
 
+    @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting batches."""
         self._open("test", "batch", sum(trainer.num_test_batches))
 
+    @override
     def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Count a batch."""
         self._advance()
 
+    @override
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
         self._close()
 
+    @override
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting batches."""
         self._open("predict", "batch", sum(trainer.num_predict_batches))
 
+    @override
     def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Count a batch."""
         self._advance()
 
+    @override
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
         self._close()
 
     def _advance(self, wanted: bool = True) -> None:
@@ -169,10 +173,9 @@ class RolloutProgress(ProgressBar):
             self._bar.update(1)
 
 
-def total_rollouts(trainer: L.Trainer, pl_module: L.LightningModule) -> int | None:
+def total_rollouts(run: RunHandles) -> int | None:
     """Find how many rollouts the whole training has; None if it has no end."""
-    run = handles(pl_module)
-    limits = []
+    trainer, limits = run.trainer, []
     if trainer.max_steps is not None and trainer.max_steps >= 0:
         limits.append(math.ceil(trainer.max_steps / run.steps_per_rollout))
     if trainer.max_epochs is not None and trainer.max_epochs >= 0 and not math.isinf(trainer.num_training_batches):

@@ -12,8 +12,9 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import run_folder
+from lit_g2rpo.callbacks.run_folder import run_folder
 
 PACKAGES = (
     "lit-g2rpo",
@@ -37,8 +38,8 @@ PACKAGES = (
 class RunRecord(L.Callback):
     """Write ``versions.json`` into the folder of the run, and config and versions as text to TensorBoard."""
 
+    @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the record."""
         # the folder is agreed between ranks, so it cannot be asked for by one of them
         self._write(trainer, run_folder(trainer))
 
@@ -59,9 +60,6 @@ class RunRecord(L.Callback):
 
 def versions(trainer: L.Trainer) -> dict[str, Any]:
     """Collect what may explain a difference between two runs.
-
-    Args:
-        trainer: the trainer, which knows the device and the number of ranks.
 
     Returns:
         Versions of Python and of the installed packages, platform, device, ranks, git commit of this package.

@@ -7,9 +7,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
-from lit_g2rpo.callbacks.handles import handles, per_task, resume_command, run_folder
+from lit_g2rpo.callbacks.logged import per_task
+from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
+from lit_g2rpo.training.run import RunHandles, handles
 
 
 class RunSummary(L.Callback):
@@ -23,30 +26,30 @@ class RunSummary(L.Callback):
         self.metric = metric
         self._folder = Path()
 
+    @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print what will run."""
         # the folder is agreed between ranks, so it cannot be asked for by one of them
         self._folder = run_folder(trainer)
-        self._print_start(pl_module)
+        self._print_start(handles(pl_module))
 
     @rank_zero_only
-    def _print_start(self, pl_module: L.LightningModule) -> None:
+    def _print_start(self, run: RunHandles) -> None:
         table = Table(title="this run", box=box.SIMPLE, show_header=False, title_justify="left")
         table.add_column(style="bold")
         table.add_column(overflow="fold")
-        for name, value in handles(pl_module).describe().items():
+        for name, value in run.describe().items():
             table.add_row(name, value)
         table.add_row("folder", str(self._folder))
         Console().print(table)
 
+    @override
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the validation before and after, and where everything lies."""
         console = Console()
         run = handles(pl_module)
         history = [values for values in run.validation_history if self.metric in values]
         if history:
-            console.print(validation_table(history[0], history[-1], getattr(run, "validation_sizes", {}), self.metric))
+            console.print(validation_table(history[0], history[-1], run.validation_sizes, self.metric))
         lines = [f"run folder:  {self._folder}", f"TensorBoard: tensorboard --logdir {self._folder}"]
         for keeper in trainer.checkpoint_callbacks:
             if isinstance(keeper, RolloutCheckpoint):
@@ -70,8 +73,8 @@ def validation_table(
     """Lay out a validation metric of two moments side by side, per task and in the mean.
 
     Args:
-        before: metrics of the first validation.
-        after: metrics of the last validation.
+        before: metrics by name of the first validation.
+        after: those of the last one.
         sizes: validation rows of each task.
         metric: name of the mean; ``<metric>/<task>`` are the tasks' own.
 

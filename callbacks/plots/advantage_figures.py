@@ -72,7 +72,6 @@ def bars(axes: Any, tasks: list[str], values: dict[str, float], mark: float, uni
     """Draw horizontal bars with their values, and a dashed line to compare them with.
 
     Args:
-        axes: where to draw.
         tasks: all tasks, from the bottom.
         values: value by task; a task without one has no bar.
         mark: place of the line.

@@ -35,7 +35,7 @@ def flipped_signs(table: RolloutTable) -> Tensor:
     """Find completions that their group's own map puts on the other side of 0 than their advantage.
 
     Args:
-        table: the rollout, whose advantages come from a Gaussian map.
+        table: a rollout, whose advantages come from a Gaussian map.
 
     Returns:
         ``[P, G]`` bool.

@@ -2,22 +2,25 @@
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import RolloutWatch
+from lit_g2rpo.callbacks.logged import tensorboard_writer
 from lit_g2rpo.callbacks.plots.advantage_figures import pull_figure, quantile_figure
 from lit_g2rpo.callbacks.plots.advantage_stats import advantage_stats, flipped_signs
 from lit_g2rpo.callbacks.plots.figures import pixels
-from lit_g2rpo.callbacks.rollouts.rollout_log import tensorboard_writer
+from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import RolloutTable
+from lit_g2rpo.experience import Microbatch, RolloutTable
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.rewards import PROBLEM_TYPES
+from lit_g2rpo.training.run import Run, run_of
 from lit_g2rpo.training.task_gradients import measured_parameters, task_gradients
 
 MEMORY = 20
@@ -52,27 +55,30 @@ class AdvantageTopology(L.Callback):
         self._watch = RolloutWatch()
         self._pulls: deque[dict[str, list[float]]] = deque(maxlen=MEMORY)
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the present, and say if no gradient can be measured."""
-        run: Any = pl_module
-        self._watch.start(trainer, pl_module)
+        run = run_of(pl_module)
+        self._watch.start(run)
         if self.gradients_every and not measured_parameters(run.policy):
             rank_zero_warn(
                 "AdvantageTopology measures no gradient: the last decoder layer is frozen or its weights are split "
                 "over ranks; gradients_every: 0 says so in the config"
             )
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at a rollout once, right after its first optimizer step; the first one always in full."""
-        if not self._watch.fires(trainer, pl_module):
+        run = run_of(pl_module)
+        rollout = self._watch.new_rollout(run)
+        if rollout is None:
             return
-        run: Any = pl_module
-        table, past = run.experience.table, run.rollout_index - 1
+        # the first rollout always in full
+        table, past = rollout.table, run.rollout_index - 1
         values: dict[str, float] = {}
         if self.gradients_every and past % self.gradients_every == 0:
-            values |= self._measure(run, past // self.gradients_every)
+            turn = past // self.gradients_every % len(rollout.microbatches)
+            values |= self._measure(run, rollout.microbatches[turn])
         if not trainer.is_global_zero:
             return
         flipped = flipped_signs(table) if isinstance(run.objective, G2RPO) else None
@@ -87,10 +93,9 @@ class AdvantageTopology(L.Callback):
         if writer is not None and past % self.every_rollouts == 0:
             self._show(writer, table, sets, values, trainer.global_step)
 
-    def _measure(self, run: Any, turn: int) -> dict[str, float]:
+    def _measure(self, run: Run, microbatch: Microbatch) -> dict[str, float]:
         start = time.perf_counter()
-        microbatches = run.experience.microbatches
-        found = task_gradients(run, microbatches[turn % len(microbatches)])
+        found = task_gradients(run, microbatch)
         self._pulls.append({name: [pull.norm, float(pull.tokens)] for name, pull in found.items()})
         gradients, tokens = pull_shares([self._pulls[-1]])
         values = {f"topology/gradient_share/{name}": share for name, share in gradients.items()}
@@ -115,21 +120,18 @@ class AdvantageTopology(L.Callback):
             for name, figure in figures.items():
                 writer.add_image(f"topology/{name}", pixels(figure), step, dataformats="HWC")
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the newest measurements of the gradient: norm and tokens by task."""
+        # the newest measurements of the gradient: norm and tokens by task
         return {"pulls": [dict(pull) for pull in self._pulls]}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the measurements of a checkpoint."""
         self._pulls = deque(state_dict["pulls"], maxlen=MEMORY)
 
 
 def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
-    """Name the tasks and problem types of a rollout and their prompts.
-
-    Args:
-        table: the rollout.
-        tasks: names of all tasks of the run.
+    """Name the tasks and problem types of a rollout and their prompts, given the names of all tasks of the run.
 
     Returns:
         ``<task>`` and ``type/<problem type>``, each with its prompts, ``[P]`` bool, at least one of them.
@@ -139,7 +141,7 @@ def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
     return sets | {f"type/{PROBLEM_TYPES[k].replace(' ', '_')}": type_ids == k for k in sorted(set(type_ids.tolist()))}
 
 
-def pull_shares(pulls: Any) -> tuple[dict[str, float], dict[str, float]]:
+def pull_shares(pulls: Iterable[dict[str, list[float]]]) -> tuple[dict[str, float], dict[str, float]]:
     """Divide gradient and tokens among tasks.
 
     Args:

@@ -4,13 +4,14 @@ import math
 from typing import Any
 
 import lightning.pytorch as L
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import RolloutWatch, handles, metric
+from lit_g2rpo.callbacks.logged import metric, tensorboard_writer
 from lit_g2rpo.callbacks.plots.figures import panels, pixels
-from lit_g2rpo.callbacks.present import present_tasks
-from lit_g2rpo.callbacks.rollouts.rollout_log import tensorboard_writer
+from lit_g2rpo.callbacks.watch import RolloutWatch, present_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.run import handles
 
 POINTS = 2000
 """Points of a curve above which every second one is given up."""
@@ -43,26 +44,28 @@ class BandPlots(L.Callback):
         self._history: dict[str, list[list[float]]] = {}
         self._drawn = 0
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the present."""
-        self._watch.start(trainer, pl_module)
+        self._watch.start(handles(pl_module))
 
+    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the bands that the rollout will be scored with, before other callbacks move them."""
+        # the bands that the rollout will be scored with, before other callbacks move them
         if batch[1] == 0:
             self._bands = {name: thresholds(task) for name, task in handles(pl_module).tasks.items()}
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add a rollout to the curves, and draw them every few rollouts."""
-        if not self._watch.fires(trainer, pl_module):
+        run = handles(pl_module)
+        rollout = self._watch.new_rollout(run)
+        if rollout is None:
             return
-        run: Any = pl_module
         source = "rollout/nll" if run.objective.entropy == "sampled" else "rollout/entropy"
-        present = present_tasks(pl_module)
+        present = present_tasks(run, rollout)
         for name in present & self._bands.keys():
             bands = self._bands[name]
             length, entropy = (value_of(trainer, f"{what}/{name}") for what in ("rollout/length", source))
@@ -73,8 +76,8 @@ class BandPlots(L.Callback):
         if run.rollout_index % self.every_rollouts == 0:
             self._draw(trainer, run.rollout_index)
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the whole curves."""
         self._draw(trainer, handles(pl_module).rollout_index)
 
     def _draw(self, trainer: L.Trainer, rollout: int) -> None:
@@ -86,12 +89,12 @@ class BandPlots(L.Callback):
         for name, figure in {"length": length_figure(curves), "entropy": entropy_figure(curves)}.items():
             writer.add_image(f"bands/{name}", pixels(figure), trainer.global_step, dataformats="HWC")
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the curves."""
         return {"history": {name: [list(point) for point in curve] for name, curve in self._history.items()}}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the curves of a checkpoint."""
         self._history = {name: [list(point) for point in curve] for name, curve in state_dict["history"].items()}
 
 
@@ -109,13 +112,10 @@ def value_of(trainer: L.Trainer, name: str) -> float:
 
 
 def length_figure(curves: dict[str, list[list[float]]]) -> Any:
-    """Plot mean completion length by task.
+    """Plot mean completion length by task; the plateau of the length reward is dark, its ramps are light.
 
     Args:
         curves: points by task, see `LENGTH`.
-
-    Returns:
-        The figure; the plateau of the length reward is dark, its ramps are light.
     """
     note = "mean of each rollout; dark: full length reward, light: part of it; red: mean outside the dark band"
     figure, axes_of = panels(list(curves), "Completion length and its band, by task", note)
@@ -128,13 +128,10 @@ def length_figure(curves: dict[str, list[list[float]]]) -> Any:
 
 
 def entropy_figure(curves: dict[str, list[list[float]]]) -> Any:
-    """Plot mean token entropy by task.
+    """Plot mean token entropy by task, the band shaded.
 
     Args:
         curves: points by task, see `ENTROPY`.
-
-    Returns:
-        The figure; the band is shaded.
     """
     note = "mean of each rollout over its tokens; green: the band; red: outside the band"
     figure, axes_of = panels(list(curves), "Token entropy and its band, by task", note)
@@ -157,11 +154,10 @@ def draw_curve(
     """Draw a curve, with red points where it is outside its band; a far bound of the band does not flatten it.
 
     Args:
-        axes: where to draw.
         rollouts: rollout of each point.
         values: the curve, in units of its band.
-        low: lower bound of the band; NaN for none.
-        high: upper bound of the band; NaN for none.
+        low: lower bound of the band at each point; NaN for none.
+        high: upper bound.
         unit: what the values are.
     """
     axes.plot(rollouts, values, color="tab:blue", linewidth=1.2, marker="." if len(rollouts) < 60 else "")

@@ -14,9 +14,6 @@ QUANTITIES = {
 def dashboard(tasks: list[str]) -> dict[str, dict[str, list[Any]]]:
     """Lay out the custom scalars tab.
 
-    Args:
-        tasks: names of the tasks.
-
     Returns:
         Charts by category: a category per quantity with a line per task, and a category per task.
     """

@@ -51,13 +51,6 @@ def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tup
 
 
 def pixels(figure: Any) -> np.ndarray:
-    """Draw a figure.
-
-    Args:
-        figure: a figure from `panels`.
-
-    Returns:
-        RGB pixels, ``[height, width, 3]`` uint8.
-    """
+    """Draw a figure of `panels` as RGB pixels, ``[height, width, 3]`` uint8."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -2,28 +2,30 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import lightning.pytorch as L
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from lit_g2rpo.callbacks.preflight.checkpoint import check_checkpoint, check_room, remove, trial_path
 from lit_g2rpo.callbacks.preflight.checks import check_memory, check_parity, check_rewards
+from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
-from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.planning.largest_prompts import extreme_prompts
 from lit_g2rpo.policy.counters import Counters
+from lit_g2rpo.training.run import Run, run_of
 
 
 class Preflight(L.Callback):
     """Try the parts of a run before it begins, and stop it with one line that says what would have gone wrong.
 
     * largest micro-batch: forward and backward with the longest prompt, and with the one of most pixels, every
-      completion of full length (on a processor of 512 tokens at most), under the run's strategy and beside an
+      completion of full length (on the CPU of 512 tokens at most), under the run's strategy and beside an
       optimizer state of full size;
     * log-probabilities: a small rollout, whose log-probabilities the engine and the trainer must agree on;
-    * rewards: the gold answer of a row of each task scores 1 and nonsense less; rewards of the user's do not fail;
+    * rewards: the gold answer of a row of each task scores 1 and nonsense less; custom rewards do not fail;
     * checkpoint: written, read back and removed; the folder has room for those that the run keeps.
 
     The run's results are bit for bit those of a run without it. All ranks take part and decide alike.
@@ -50,31 +52,27 @@ class Preflight(L.Callback):
         self.mean_gap, self.max_gap = mean_gap, max_gap
         self._done = False
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin afresh."""
         self._done = False
 
+    @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Try everything before the first validation."""
-        self._run(trainer, pl_module)
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Try everything where no validation came first, as in a resumed run."""
-        self._run(trainer, pl_module)
-
-    def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._done:
             return
         self._done = True
-        run: Any = pl_module
+        run = run_of(pl_module)
         own, run.policy.counters = run.policy.counters, Counters()
         try:
             self._try_all(trainer, run)
         finally:
             run.policy.counters = own
 
-    def _try_all(self, trainer: L.Trainer, run: Any) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    # where no validation comes first, as in a resumed run
+    on_train_start = on_sanity_check_start
+
+    def _try_all(self, trainer: L.Trainer, run: Run) -> None:
+        data = cast(PromptData, trainer.datamodule)  # type: ignore[attr-defined]
         rows = data.train_dataset()
         prompts: list[Prompt] = []
 
@@ -92,14 +90,14 @@ class Preflight(L.Callback):
         if self.checkpoint and trainer.checkpoint_callbacks:
             path = trial_path(trainer)
             try:
-                self._try(run, "checkpoint", lambda: check_room(path, run))
-                self._try(run, "checkpoint", lambda: check_checkpoint(trainer, path, run))
+                self._try(run, "checkpoint", lambda: check_room(run, path))
+                self._try(run, "checkpoint", lambda: check_checkpoint(run, path))
             finally:
                 # by one rank of each machine, whose disk may be its own
                 if trainer.local_rank == 0:
                     remove(path)
 
-    def _try(self, run: Any, name: str, check: Callable[[], str]) -> None:
+    def _try(self, run: Run, name: str, check: Callable[[], str]) -> None:
         trainer, start = run.trainer, time.perf_counter()
         said = reason = ""
         try:
@@ -109,7 +107,7 @@ class Preflight(L.Callback):
             if trainer.world_size > 1 and not isinstance(trainer.strategy.model, DistributedDataParallel):
                 # the others may wait for this rank inside the check, and end when it does
                 raise UserError(f"pre-flight check, {name}: {reason}") from error
-        if reason := Ranks(run.trainer).first_message(reason):
+        if reason := run.ranks.first_message(reason):
             raise UserError(f"pre-flight check, {name}: {reason}")
         if said and trainer.is_global_zero:
             print(f"pre-flight check, {name}: {said} ({time.perf_counter() - start:.1f} s)", flush=True)

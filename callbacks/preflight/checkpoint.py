@@ -6,34 +6,25 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.training.memory_trial import missing_optimizer_bytes
+from lit_g2rpo.training.run import Run
 
 NAME = "preflight.ckpt"
 
 
 def trial_path(trainer: L.Trainer) -> Path:
     """Name the checkpoint that is written on trial, beside those of the run; the ranks agree on the folder."""
+    # Lightning's own type of these callbacks knows no folder
     keeper: Any = trainer.checkpoint_callbacks[0]
     return Path(str(keeper.dirpath)) / NAME
 
 
-def check_room(path: Path, run: Any) -> str:
-    """Refuse to write where the weights alone would not fit.
-
-    Args:
-        path: where the checkpoint will be written.
-        run: the trained module.
-
-    Returns:
-        Nothing to say.
-
-    Raises:
-        UserError: if there is no room.
-    """
+def check_room(run: Run, path: Path) -> str:
+    """Refuse with a ``UserError`` to write where the weights alone would not fit."""
     # DeepSpeed leaves a sharded weight empty and notes its size
     weights = sum(
         getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.policy.parameters() if p.requires_grad
@@ -42,12 +33,8 @@ def check_room(path: Path, run: Any) -> str:
     return ""
 
 
-def check_checkpoint(trainer: L.Trainer, path: Path, run: Any) -> str:
+def check_checkpoint(run: Run, path: Path) -> str:
     """Write a checkpoint and read it back; all ranks write, the first one reads.
-
-    Args:
-        path: where to write it.
-        run: the trained module.
 
     Returns:
         Sizes, on the first rank.
@@ -55,6 +42,7 @@ def check_checkpoint(trainer: L.Trainer, path: Path, run: Any) -> str:
     Raises:
         UserError: if it cannot be written, differs from what was written, or the run's checkpoints would not fit.
     """
+    trainer = run.trainer
     try:
         if trainer.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,15 +61,15 @@ def check_checkpoint(trainer: L.Trainer, path: Path, run: Any) -> str:
     return f"written and read; {said} fit into {path.parent}"
 
 
-def kept(callback: Any) -> int:
+def kept(callback: Checkpoint) -> int:
     """Count the checkpoints that a callback keeps at a time, the one being written included."""
     best = callback.save_top_k if isinstance(callback, ModelCheckpoint) else 1
     newest = callback.keep_last if isinstance(callback, RolloutCheckpoint) else 0
-    return max(int(best), 0) + int(newest) + 1
+    return max(best, 0) + newest + 1
 
 
 def bytes_of(path: Path) -> int:
-    """Size of a file, or of all files in a folder."""
+    """Add up the size of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -95,7 +83,7 @@ def remove(path: Path) -> None:
         path.parent.rmdir()
 
 
-def _read(path: Path, run: Any) -> bool:
+def _read(path: Path, run: Run) -> bool:
     """Compare weights with what was written, and say whether the state of an optimizer is among it."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):

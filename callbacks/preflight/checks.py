@@ -1,37 +1,34 @@
 """Parts of the pre-flight check that compute: memory, log-probabilities, rewards."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from lit_g2rpo.data.loader import PromptDataset
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.hardware.context import generation_context
 from lit_g2rpo.planning.largest_prompts import spread
 from lit_g2rpo.rewards.gold import gold_completion, gold_error
+from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.training.memory_trial import in_step, largest_microbatch, trial_pass
+from lit_g2rpo.training.run import Run
 
 NONSENSE = "I would rather not say."
 TOKENS = 32
 """Longest completion that log-probabilities are compared on."""
 ROWS = 8
 """Rows of a task whose gold answer is tried before the task is said to be unscorable."""
-PROCESSOR_TOKENS = 512
-"""Longest completion that the largest micro-batch is tried with on a processor, where memory that does not suffice is
+CPU_TOKENS = 512
+"""Longest completion that the largest micro-batch is tried with on the CPU, where memory that does not suffice is
 swapped or ends the process, so that full length would find no more and take minutes."""
 GAPS = {True: (0.02, 2.0), False: (1e-4, 0.01)}
 """Largest mean and largest single difference of log-probabilities, nats, with and without 16-bit arithmetic."""
 
 
-def check_memory(run: Any, prompts: list[Prompt]) -> str:
-    """Run forward and backward of the largest micro-batch of each prompt.
-
-    Args:
-        run: the trained module.
-        prompts: the prompts that ask most of memory.
+def check_memory(run: Run, prompts: list[Prompt]) -> str:
+    """Run forward and backward of the largest micro-batch of each of the prompts that ask most of memory.
 
     Returns:
         What was run.
@@ -40,7 +37,7 @@ def check_memory(run: Any, prompts: list[Prompt]) -> str:
         UserError: if memory does not suffice, or the loss is not finite.
     """
     cuda = run.device.type == "cuda"
-    tokens = min(run.max_tokens, PROCESSOR_TOKENS) if run.device.type == "cpu" else run.max_tokens
+    tokens = min(run.max_tokens, CPU_TOKENS) if run.device.type == "cpu" else run.max_tokens
     said = []
     for prompt in prompts:
         microbatch = largest_microbatch(run, prompt, tokens)
@@ -75,12 +72,10 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def check_parity(run: Any, prompts: list[Prompt], mean_gap: float | None, max_gap: float | None) -> str:
-    """Sample a few completions and compare their log-probabilities with the trainer's.
+def check_parity(run: Run, prompts: list[Prompt], mean_gap: float | None, max_gap: float | None) -> str:
+    """Sample a few completions of prompts and compare their log-probabilities with the trainer's.
 
     Args:
-        run: the trained module.
-        prompts: prompts to sample for.
         mean_gap: largest mean difference, nats; None for that of the precision.
         max_gap: largest difference of a token, nats; None for that of the precision.
 
@@ -106,12 +101,10 @@ def check_parity(run: Any, prompts: list[Prompt], mean_gap: float | None, max_ga
     return said
 
 
-def logprob_gaps(run: Any, prompts: list[Prompt], tokens: int) -> Tensor:
+def logprob_gaps(run: Run, prompts: list[Prompt], tokens: int) -> Tensor:
     """Sample completions and compare their log-probabilities with the trainer's; all ranks must call this together.
 
     Args:
-        run: the trained module.
-        prompts: prompts to sample for.
         tokens: longest completion.
 
     Returns:
@@ -126,20 +119,15 @@ def logprob_gaps(run: Any, prompts: list[Prompt], tokens: int) -> Tensor:
         rows = [prompt for prompt in prompts for _ in range(size)]
         own, _ = run.policy.token_stats(rows, [completion.token_ids for completion in completions])
         engine = torch.cat([completion.logprobs for completion in completions])
-        found: Tensor = (own.double().cpu() - engine.double().cpu()).abs()
-        return found
+        return (own.double().cpu() - engine.double().cpu()).abs()
 
     # outside the step: a wrapper that expects a backward would wait for it
     with torch.no_grad():
         return in_step(run, gaps)
 
 
-def check_rewards(run: Any, dataset: Any) -> str:
-    """Score the gold answer of a row of each task, and nonsense, as the run will score completions.
-
-    Args:
-        run: the trained module.
-        dataset: the training rows.
+def check_rewards(run: Run, dataset: PromptDataset) -> str:
+    """Score the gold answer of a training row of each task, and nonsense, as the run will score completions.
 
     Returns:
         The scores.
@@ -157,7 +145,7 @@ def check_rewards(run: Any, dataset: Any) -> str:
     return "gold answers and nonsense score " + ", ".join(said)
 
 
-def _scores(run: Any, task: str, indices: list[int], dataset: Any) -> tuple[float, float]:
+def _scores(run: Run, task: str, indices: list[int], dataset: PromptDataset) -> tuple[float, float]:
     own = run.tasks[task].reward
     reasons = []
     for index in indices:
@@ -170,15 +158,10 @@ def _scores(run: Any, task: str, indices: list[int], dataset: Any) -> tuple[floa
             reasons.append(f"row {prompt.id}: {wrong}")
             continue
         texts = [gold_completion(prompt.sample, run.reward), NONSENSE]
+        token_ids = [run.tokenizer(text)["input_ids"] for text in texts]
+        batch = Batch(texts, [prompt.sample] * 2, [task] * 2, [prompt.text] * 2, token_ids, [prompt.images] * 2)
         with run.scorer.uncounted():
-            gold, nonsense = run.scorer.score(
-                texts,
-                [prompt.sample] * 2,
-                tasks=[task] * 2,
-                prompts=[prompt.text] * 2,
-                token_ids=[run.policy.processor.tokenizer(text)["input_ids"] for text in texts],
-                images=[prompt.images] * 2,
-            )
+            gold, nonsense = run.scorer.score(batch)
             failure = run.scorer.last_failure
         if own is not None:
             for result in (gold, nonsense):

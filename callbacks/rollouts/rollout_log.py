@@ -6,16 +6,19 @@ from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
+from typing_extensions import override
 
-from lit_g2rpo.callbacks.handles import RolloutWatch, run_folder
+from lit_g2rpo.callbacks.logged import tensorboard_writer
 from lit_g2rpo.callbacks.plots.dashboard import dashboard
 from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
 from lit_g2rpo.callbacks.rollouts.record import Record, group_record, small_image
 from lit_g2rpo.callbacks.rollouts.text import group_text
 from lit_g2rpo.callbacks.rollouts.token_text import TokenText
+from lit_g2rpo.callbacks.run_folder import run_folder
+from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.training.run import RunHandles, handles
 
 
 class RolloutLog(L.Callback):
@@ -62,10 +65,10 @@ class RolloutLog(L.Callback):
         self._watch = RolloutWatch()
         self._files: RolloutFiles | None = None
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the layout of the dashboard, and lay down the page."""
-        run: Any = pl_module
-        self._watch.start(trainer, pl_module)
+        run = handles(pl_module)
+        self._watch.start(run)
         # the folder is agreed between ranks, so it cannot be asked for by one of them
         folder = run_folder(trainer)
         self._files = None
@@ -74,57 +77,50 @@ class RolloutLog(L.Callback):
         writer = tensorboard_writer(trainer)
         if writer is not None:
             writer.add_custom_scalars(dashboard(sorted(run.tasks)))
-        self._spell = TokenText(run.policy.processor.tokenizer)
+        self._spell = TokenText(run.tokenizer)
         if self.write_every:
             title = f"{folder.parent.name}/{folder.name}"
             self._files = RolloutFiles(folder / "rollouts", title, self.keep, self.keep_mib)
             self._files.open(run.rollout_index)
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write and show a rollout right after it was scored; the first one always."""
-        if not self._watch.fires(trainer, pl_module) or not trainer.is_global_zero:
+        run = handles(pl_module)
+        rollout = self._watch.new_rollout(run)
+        if rollout is None or not trainer.is_global_zero:
             return
-        run: Any = pl_module
-        rollout, past = run.experience, run.rollout_index - 1
+        # the first rollout always
+        past = run.rollout_index - 1
         if self._files is not None and past % self.write_every == 0:
             number = len(rollout.prompts) if self.write_groups is None else self.write_groups
             chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
-            groups = [(self._record(trainer, run, index), rollout.prompts[index].images) for index in chosen]
+            groups = [(self._record(run, rollout, index), rollout.prompts[index].images) for index in chosen]
             self._files.write(run.rollout_index, groups)
         writer = tensorboard_writer(trainer)
         if writer is not None and past % self.every_rollouts == 0:
-            self._show(writer, trainer, run, rollout)
+            self._show(writer, run, rollout)
 
-    def _record(self, trainer: L.Trainer, run: Any, index: int) -> Record:
-        return {"step": trainer.global_step, **group_record(run.experience, index, run.reward, self._spell)}
+    def _record(self, run: RunHandles, rollout: Experience, index: int) -> Record:
+        return {"step": run.trainer.global_step, **group_record(rollout, index, run.reward, self._spell)}
 
-    def _show(self, writer: Any, trainer: L.Trainer, run: Any, rollout: Experience) -> None:
-        copies: dict[str, int] = defaultdict(int)
+    def _show(self, writer: Any, run: RunHandles, rollout: Experience) -> None:
+        step, copies = run.trainer.global_step, defaultdict[str, int](int)
         for index in choose(rollout.prompts, self.groups, (run.rollout_index - 1) // self.every_rollouts):
             prompt = rollout.prompts[index]
             copies[prompt.task] += 1
             tag = f"groups/{prompt.task}" + (f"/{copies[prompt.task]}" if copies[prompt.task] > 1 else "")
-            writer.add_text(tag, group_text(self._record(trainer, run, index)), trainer.global_step)
+            writer.add_text(tag, group_text(self._record(run, rollout, index)), step)
             for number, image in enumerate(prompt.images):
                 name = f"{tag}/image_{number}" if len(prompt.images) > 1 else f"{tag}/image"
-                writer.add_image(name, np.asarray(small_image(image)), trainer.global_step, dataformats="HWC")
-
-
-def tensorboard_writer(trainer: L.Trainer) -> Any:
-    """Find the TensorBoard writer of a run; None if it has none."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            return logger.experiment
-    return None
+                writer.add_image(name, np.asarray(small_image(image)), step, dataformats="HWC")
 
 
 def choose(prompts: Sequence[Prompt], groups: int, turn: int) -> list[int]:
-    """Choose prompts, one task after the other.
+    """Choose prompts of a rollout, one task after the other.
 
     Args:
-        prompts: prompts of a rollout.
         groups: how many to choose at most.
         turn: how often was chosen before; every turn begins with a later task, so that all have theirs.
 

@@ -14,7 +14,7 @@ from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.answers.parse import envelope, last_boxed
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.rules.math import TimedOut
-from lit_g2rpo.training.run import Run
+from lit_g2rpo.training.run import RunHandles
 
 NOT_KEPT = ("problem", "images", "videos", "demonstration")
 """Columns of a data row that its prediction does without."""
@@ -116,7 +116,7 @@ def extracted(text: str, config: RewardConfig = DEFAULT) -> str | None:
     return parts.answer
 
 
-def settings(run: Run, verb: str) -> dict[str, Any]:
+def settings(run: RunHandles, verb: str) -> dict[str, Any]:
     """Say what predictions are made with, so that a run that was killed is continued only with the same.
 
     Args:

@@ -57,10 +57,19 @@ class RunHandles(Protocol):
     objective: Objective
     experience: Experience | None
     rollout_index: int
+    rollout: RolloutConfig
     reward: RewardConfig
     evaluation: EvaluationConfig
     validation_history: list[dict[str, float]]
     validation_sizes: dict[str, int]
+
+    @property
+    def trainer(self) -> L.Trainer:
+        """The trainer."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that work together."""
 
     @property
     def policy_path(self) -> str:
@@ -69,6 +78,10 @@ class RunHandles(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The policy's tokenizer, whose type depends on the model."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest completion, tokens."""
 
     @property
     def microbatches_per_rollout(self) -> int:
@@ -89,16 +102,9 @@ class Run(RunHandles, Protocol):
     reference: Policy | None
     engine: RolloutEngine
     scorer: Scorer
-    ranks: Ranks
     max_prompt_tokens: int
-    max_tokens: int
-    rollout: RolloutConfig
     update: UpdateConfig
     optimizer: Callable[[Any], Optimizer]
-
-    @property
-    def trainer(self) -> L.Trainer:
-        """The trainer."""
 
     @property
     def device(self) -> torch.device:

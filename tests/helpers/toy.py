@@ -6,10 +6,8 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as L
 import torch
@@ -18,29 +16,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from lit_g2rpo.experience import Completion, Prompt, RolloutTable
+from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.config import DEFAULT
+from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.run import RunHandles
 
 MICROBATCHES = 4
 GROUP = 2
-
-
-@dataclass
-class ToyExperience:
-    """A scored rollout."""
-
-    prompts: list[Prompt]
-    completions: list[Completion]
-    rewards: list[RewardResult]
-    total_rewards: Tensor
-    advantages: Tensor
-    valid: Tensor
-    table: RolloutTable
-    old_logprobs: list[Tensor] | None = None
 
 
 class ToyTokenizer:
@@ -95,6 +82,10 @@ class ToyModule(L.LightningModule):
         validation: ``val/accuracy`` after a rollout.
     """
 
+    if TYPE_CHECKING:
+        # torch's own answers every name with Any, so that no checker would see a renamed member
+        __getattr__: None  # type: ignore[misc, assignment]
+
     def __init__(
         self,
         entropy: Callable[[int], float] = lambda rollout: 0.4,
@@ -106,8 +97,9 @@ class ToyModule(L.LightningModule):
         super().__init__()
         self.policy = torch.nn.Linear(3, 1, bias=False)
         torch.nn.init.constant_(self.policy.weight, 0.5)
-        self.policy.processor = SimpleNamespace(tokenizer=ToyTokenizer())
-        self.reward = DEFAULT
+        self.tokenizer = ToyTokenizer()
+        self.rollout, self.reward, self.evaluation = RolloutConfig(), DEFAULT, EvaluationConfig()
+        self.max_tokens = 8
         self.entropy, self.length, self.validation, self.seconds, self.images = (
             entropy,
             length,
@@ -121,11 +113,15 @@ class ToyModule(L.LightningModule):
         }
         self.objective = Objective(entropy_coefficient=0.02)
         self.rollout_index = 0
-        self.experience: ToyExperience | None = None
+        self.experience: Experience | None = None
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes = {"a": 3, "b": 4}
         self.policy_path = "toy"
         self.bands: list[tuple[LengthBand | None, ...]] = []
+
+    @property
+    def ranks(self) -> Ranks:
+        return Ranks(self.trainer)
 
     @property
     def microbatches_per_rollout(self) -> int:
@@ -138,22 +134,21 @@ class ToyModule(L.LightningModule):
     def describe(self) -> dict[str, str]:
         return {"policy": "toy (4 parameters)", "tasks": "a, b", "updates": f"{self.steps_per_rollout} per rollout"}
 
-    def collect(self) -> ToyExperience:
+    def collect(self) -> Experience:
         prompts = [prompt(f"{self.rollout_index}-a", "a", self.images), prompt(f"{self.rollout_index}-b", "b", 0)]
         size = len(prompts) * GROUP
         texts = [f"<thinking>``` {row}</thinking><answer>{row}</answer>" for row in range(size)]
         tokens = torch.arange(5)
         self.bands.append(tuple(task.length for task in self.tasks.values()))
         self.rollout_index += 1
-        return ToyExperience(
+        return Experience(
             prompts=prompts,
             completions=[
                 Completion(tokens, tokens * -0.1, tokens * 0.1, text, row == 1) for row, text in enumerate(texts)
             ],
             rewards=[RewardResult(0.5, 0.25 * row, 1.0, 0.0, {}, None, 0.0) for row in range(size)],
-            total_rewards=torch.arange(size) / size,
-            advantages=torch.linspace(-1, 1, size),
-            valid=torch.tensor([True] * (size - 1) + [False]),
+            old_logprobs=None,
+            ref_logprobs=None,
             table=RolloutTable(
                 rewards=(torch.arange(size) / size).view(-1, GROUP),
                 lengths=torch.full((len(prompts), GROUP), len(tokens)),
@@ -180,11 +175,12 @@ class ToyModule(L.LightningModule):
             if index + 1 == self.trainer.accumulate_grad_batches:
                 self.log_dict(metrics)
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(rollout * MICROBATCHES + index))
-        loss = self.policy(x).square().mean()
+        loss: Tensor = self.policy(x).square().mean()
         self.log("train/loss", loss)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+    # rows reach callbacks, which Lightning's types do not know
+    def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
         time.sleep(self.seconds)
         return []
 
@@ -194,11 +190,11 @@ class ToyModule(L.LightningModule):
         self.log_dict(metrics)
         self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
 
-    def test_step(self, batch: list[dict[str, Any]], batch_idx: int) -> list[dict[str, Any]]:
-        return batch
+    def test_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
+        rows: list[dict[str, Any]] = batch
+        return rows
 
-    def predict_step(self, batch: list[dict[str, Any]], batch_idx: int) -> list[dict[str, Any]]:
-        return batch
+    predict_step = test_step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.01)
@@ -209,6 +205,12 @@ class ToyModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rollout_index = checkpoint["toy"]["rollout_index"]
         self.validation_history = checkpoint["toy"]["validation_history"]
+
+
+if TYPE_CHECKING:
+
+    def _is_a_double(module: ToyModule) -> RunHandles:
+        return module
 
 
 def fit(

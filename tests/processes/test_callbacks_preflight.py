@@ -18,6 +18,7 @@ from lit_g2rpo.callbacks import Preflight, RolloutCheckpoint
 from lit_g2rpo.callbacks.preflight.checkpoint import bytes_of
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.planning.largest_prompts import extreme_prompts, spread
 from lit_g2rpo.policy.policy import Policy
@@ -159,7 +160,7 @@ def test_a_reward_that_raises_is_found(tmp_path: Path) -> None:
         fit(tmp_path, Preflight(memory=False, parity=False, checkpoint=False), source=source)
 
 
-def test_a_reward_is_called_once_a_text_and_leaves_no_count(tmp_path: Path) -> None:
+def test_a_reward_is_called_once_a_text_and_leaves_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
         "from pathlib import Path\n"
         "def score(completion, sample):\n"
@@ -167,17 +168,21 @@ def test_a_reward_is_called_once_a_text_and_leaves_no_count(tmp_path: Path) -> N
         "        file.write(completion + chr(10))\n"
         "    return None if '<answer>' in completion else 0.5\n"
     )
-    scorers = []
+    scorers, sums = [], []
+    add_up = Ranks.sum
+    monkeypatch.setattr(Ranks, "sum", lambda ranks, values: (sums.append(values.tolist()), add_up(ranks, values))[1])
 
     class Watched(Preflight):
         def _try_all(self, trainer: Any, run: Any) -> None:
             super()._try_all(trainer, run)
-            scorers.append((run.scorer.recent, run.scorer.seconds, (tmp_path / "calls").read_text().splitlines()))
+            # asks the ranks for failures and completions among the newest
+            run.scorer.count([])
+            scorers.append((sums[-1], run.scorer.seconds, (tmp_path / "calls").read_text().splitlines()))
 
     source = data(tasks={"ocr": {"reward": f"{tmp_path / 'mine.py'}:score"}})
     fit(tmp_path, Watched(memory=False, parity=False, checkpoint=False), source=source)
     [(recent, seconds, calls)] = scorers
-    assert (recent, seconds) == ((0, 0), 0)
+    assert (recent, seconds) == ([0, 0], 0)
     assert calls[0].startswith("<thinking></thinking><answer>")
     assert len(calls) == 2
 
