@@ -10,7 +10,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.rows import Tally, row
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.hardware.collectives import sum_over_ranks
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.config import RewardConfig

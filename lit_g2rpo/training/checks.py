@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.hardware.collectives import sum_over_ranks
+from lit_g2rpo.hardware.hooks import keeps_masters
 
 
 def check_prompt_lengths(module: Any, prompts: list[Prompt]) -> None:
@@ -113,19 +113,6 @@ def _stop(module: Any, what: str, ids: list[str]) -> None:
         f"{what} is not finite in rollout {module.rollout_index} (optimizer step {module.trainer.global_step}); "
         f"the run stops before it learns from it; ids of the prompts are in {path}"
     )
-
-
-@singledispatch
-def keeps_masters(strategy: Any) -> bool:
-    """Say whether a strategy keeps float32 weights of its own beside half-precision ones; strategies register theirs.
-
-    Args:
-        strategy: the trainer's strategy.
-
-    Returns:
-        False, unless the strategy has registered another answer.
-    """
-    return False
 
 
 def check_rounding(module: Any, optimizer: torch.optim.Optimizer) -> None:

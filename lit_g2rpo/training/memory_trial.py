@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import singledispatch
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lit_g2rpo.experience import Completion, Experience, Microbatch, Prompt, RolloutTable
+from lit_g2rpo.hardware.hooks import forget_gradients
 from lit_g2rpo.training.microbatches import Plan, build_microbatches
 
 PROBE = 2**16
@@ -105,18 +105,6 @@ def in_step(module: Any, function: Callable[[], Tensor]) -> Tensor:
             return function()
         found: Tensor = strategy._forward_redirection(strategy.model, module, "perform", function)
         return found
-
-
-@singledispatch
-def forget_gradients(strategy: Any, module: nn.Module) -> None:
-    """Drop the gradients of a backward that no optimizer step follows; strategies register their own way.
-
-    Args:
-        strategy: the trainer's strategy.
-        module: the module that has gradients.
-    """
-    for parameter in module.parameters():
-        parameter.grad = None
 
 
 def missing_optimizer_bytes(module: Any) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
 from lit_g2rpo.hardware.collectives import gather_prompts
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.rollout.sampling import prompt_key
 from lit_g2rpo.training.rollout import ref_logprobs
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_g2rpo.experience import Completion, Experience, Prompt
 from lit_g2rpo.hardware.collectives import gather_prompts, sum_over_ranks
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.running.scorer import Scored
