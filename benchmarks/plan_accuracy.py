@@ -27,10 +27,10 @@ from peak import count_peak_anew, in_own_process, memory
 from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.experience import Microbatch
+from lit_g2rpo.hardware.hooks import Sharding
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.planning.memory import RolloutSize, memory_table, totals
-from lit_g2rpo.planning.sharding import Sharding
 from lit_g2rpo.planning.simulation import MicrobatchSize, Phantom
 from lit_g2rpo.planning.sizes import model_config
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig

@@ -14,6 +14,7 @@ from typing_extensions import override
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.module import EvaluationModule
 from lit_g2rpo.experience import Experience, Microbatch, Prompt
+from lit_g2rpo.hardware.hooks import shard
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts, load_policy
@@ -24,7 +25,6 @@ from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
-from lit_g2rpo.strategies.fsdp_sharding import shard
 from lit_g2rpo.training.checks import check_gradient, check_rounding, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
 from lit_g2rpo.training.microbatches import Cut, build_microbatches
@@ -172,9 +172,10 @@ class G2RPOModule(EvaluationModule):
         if self.reference_needed and not self.policy_config.lora:
             self.reference = load_policy(self.policy_config).requires_grad_(False).eval()
             self.reference.temperature = self.policy.temperature
-        if self.device_mesh is not None:
+        # `export` and `calibrate` have no trainer
+        if self._trainer is not None:
             for policy in filter(None, (self.policy, self.reference)):
-                shard(policy, self.device_mesh["data_parallel"])
+                shard(self.trainer.strategy, policy)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -7,7 +7,7 @@ from lit_g2rpo.data.loader import PromptDataset
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.planning.largest_prompts import spread
 from lit_g2rpo.rewards.gold import gold_completion, gold_error
 from lit_g2rpo.rewards.running.adapters import Batch

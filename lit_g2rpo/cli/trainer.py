@@ -9,7 +9,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.cli import quiet
@@ -18,6 +17,7 @@ from lit_g2rpo.cli.parser import Parser
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
+from lit_g2rpo.hardware.hooks import reads_folders
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
 from lit_g2rpo.training import schedule
@@ -142,11 +142,7 @@ class TrainerCLI(LightningCLI):
         config = self.config[self.verb] if self.verb else self.config
         ckpt_path, strategy = config.get("ckpt_path"), self.trainer.strategy
         check_deepspeed(strategy, ckpt_path)
-        if (
-            ckpt_path
-            and Path(ckpt_path).is_dir()
-            and not isinstance(strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy)
-        ):
+        if ckpt_path and Path(ckpt_path).is_dir() and not reads_folders(strategy):
             raise UserError(
                 f"--ckpt_path {ckpt_path} is a folder; give a checkpoint in it, or the strategy that wrote it as folder"
             )

@@ -13,7 +13,7 @@ from lit_g2rpo.evaluation.rows import row
 from lit_g2rpo.evaluation.task_means import NAMES, TaskMeans
 from lit_g2rpo.experience import Prompt, to_score
 from lit_g2rpo.hardware.collectives import Ranks
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.running.judge import JudgeConfig

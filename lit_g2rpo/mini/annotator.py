@@ -24,15 +24,7 @@ def box_answer(edges: Iterable[int]) -> str:
 
 
 def answer(task: str, facts: tuple[int, ...]) -> str:
-    """States the answer that follows from facts.
-
-    Args:
-        task: Name of the task.
-        facts: Facts in the order of the scene.
-
-    Returns:
-        The text inside the answer tag.
-    """
+    """State the answer that follows from facts, in the order of the scene; without tags."""
     if task == "spatial_grounding":
         return box_answer(facts[1:])
     if task == "spatial_reasoning":
@@ -47,15 +39,7 @@ def answer(task: str, facts: tuple[int, ...]) -> str:
 
 
 def reasoning(task: str, facts: tuple[int, ...]) -> str:
-    """States the reasoning that leads from facts to the answer.
-
-    Args:
-        task: Name of the task.
-        facts: Facts in the order of the scene.
-
-    Returns:
-        The text inside the thinking tag.
-    """
+    """State the reasoning that leads from facts to the answer; without tags."""
     if task == "spatial_grounding":
         return f"a {facts[0]}"
     if task == "spatial_reasoning":
@@ -74,11 +58,7 @@ def write(task: str, facts: tuple[int, ...]) -> str:
     """Write the full completion that follows from facts.
 
     Args:
-        task: Name of the task.
-        facts: Facts in the order of the scene; for the math task the sum is appended when it is missing.
-
-    Returns:
-        Completion with both tags.
+        facts: facts in the order of the scene; for the math task the sum is appended when it is missing.
     """
     if task == "math_reasoning" and len(facts) == 2:
         facts = (*facts, sum(facts))
@@ -89,12 +69,8 @@ def misread(task: str, facts: tuple[int, ...], rng: np.random.Generator) -> tupl
     """Change facts the way the annotator gets them wrong.
 
     Args:
-        task: Name of the task.
-        facts: True facts in the order of the scene.
-        rng: Source of the slips.
-
-    Returns:
-        The facts as the annotator has them.
+        facts: true facts in the order of the scene.
+        rng: source of the slips.
     """
     if task == "spatial_grounding":
         loose = rng.integers(1, LOOSEST + 1, 4)

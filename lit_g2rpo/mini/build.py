@@ -63,9 +63,6 @@ def build(output: Path, work: Path) -> dict[str, float]:
 def control(work: Path) -> dict[str, float]:
     """Repeat the last stage with flawless demonstrations: what supervision could reach if people made no errors.
 
-    Args:
-        work: folder of the stages.
-
     Returns:
         Validation metrics of its best checkpoint.
     """
@@ -73,14 +70,11 @@ def control(work: Path) -> dict[str, float]:
 
 
 def demonstrated(work: Path, careful: bool) -> Path:
-    """Run the stages up to the demonstrations.
+    """Run the stages up to the demonstrations, and return the folder of the last one.
 
     Args:
         work: folder of the stages.
         careful: demonstrations without an error.
-
-    Returns:
-        Folder of the last stage.
     """
     work.mkdir(parents=True, exist_ok=True)
     seen = stage(work / "1-vision", lambda folder: vision(folder, work / "vision.pt"))
@@ -92,27 +86,17 @@ def demonstrated(work: Path, careful: bool) -> Path:
 
 
 def best_metrics(folder: Path) -> dict[str, float]:
-    """Read the validation metrics of a stage's best checkpoint.
-
-    Args:
-        folder: folder of the stage.
-
-    Returns:
-        The metrics by name.
-    """
+    """Read the validation metrics of a stage's best checkpoint."""
     metrics: dict[str, float] = json.loads((folder / "metrics.json").read_text())
     return metrics
 
 
 def stage(folder: Path, run: Callable[[Path], None]) -> Path:
-    """Run a stage unless its folder is there.
+    """Run a stage unless its folder is there, and return the folder.
 
     Args:
         folder: what the stage leaves.
         run: writes a folder.
-
-    Returns:
-        The folder.
     """
     if not folder.exists():
         print(f"stage {folder.name}", flush=True)
@@ -143,7 +127,6 @@ def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, valid
     Args:
         start: the policy to start from.
         folder: where the policy is written.
-        data: prompts with demonstrations.
         steps: optimizer steps.
         validate: steps between validations; 0 for none, which keeps the last checkpoint.
         peak: learning rate after warm-up; it falls to zero along a cosine.
@@ -190,22 +173,11 @@ def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, valid
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """A short linear-like warm-up, then a cosine to zero, for every part at its own learning rate.
-
-    Args:
-        steps: optimizer steps of the whole stage.
-
-    Returns:
-        The schedule.
-    """
+    """Warm up over 3 % of the steps, then fall to zero along a cosine, each part at its own learning rate."""
     peaks = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.03, cycle_momentum=False)
 
 
 def fingerprint(folder: Path) -> str:
-    """Digest of the weights of a policy folder.
-
-    Returns:
-        SHA-256 of ``model.safetensors``, hexadecimal.
-    """
+    """Digest the weights of a policy folder: SHA-256, hexadecimal."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.mini.tasks import TASKS, make_sample, to_prompt
@@ -27,24 +29,17 @@ class MiniDataset:
         self.split, self.per_task, self.seed, self.careful = split, per_task, seed, careful
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Count the rows."""
         return self.per_task * len(TASKS)
 
     def __getitem__(self, index: int) -> Prompt:
-        """Draw a row.
-
-        Args:
-            index: number of the row.
-
-        Returns:
-            The prompt.
-        """
+        """Draw a row."""
         task, number = TASKS[index % len(TASKS)], index // len(TASKS)
         sample = make_sample(task, number, self.split, self.seed)
         return to_prompt(sample, sample.solution if self.careful else sample.demonstration)
 
     def task_names(self) -> Sequence[str]:
-        """Task of each row."""
+        """Name the task of each row."""
         return TASKS * self.per_task
 
 
@@ -82,21 +77,21 @@ class MiniPrompts(PromptData):
         self.seed, self.train_per_task = seed, train_per_task
         self.val_per_task, self.test_per_task = val_per_task, test_per_task
 
+    @override
     def default_tasks(self) -> dict[str, Task]:
-        """The six tasks with bands for completions of the mini policy."""
         reasoning, short = LengthBand(6, 12, 30, 40), LengthBand(4, 8, 20, 32)
         bands = {task: reasoning if task == "math_reasoning" else short for task in TASKS}
         bands["spatial_grounding"] = LengthBand(8, 14, 30, 40)
         return {task: Task(task, length=bands[task], entropy=EntropyBand(0.02, 0.6)) for task in TASKS}
 
+    @override
     def train_dataset(self) -> MiniDataset:
-        """Training rows."""
         return MiniDataset("train", self.train_per_task, self.seed)
 
+    @override
     def val_dataset(self) -> MiniDataset:
-        """Validation rows, the same for every seed."""
         return MiniDataset("validation", self.val_per_task, EVALUATION_SEED)
 
+    @override
     def test_dataset(self) -> MiniDataset:
-        """Test rows, the same for every seed."""
         return MiniDataset("validation", self.test_per_task, EVALUATION_SEED + 1)

@@ -21,10 +21,10 @@ Box = tuple[int, int, int, int]
 class Item:
     """Something drawn on a canvas.
 
-    Attributes:
+    Args:
         kind: `digit`, `cross`, `ring` or `bar`.
-        value: Label of a digit, height of a bar in chart units, 0 otherwise.
-        box: Left, top, right and bottom edge in pixels.
+        value: label of a digit, height of a bar in chart units, 0 otherwise.
+        box: left, top, right and bottom edge, pixels.
     """
 
     kind: str
@@ -33,20 +33,18 @@ class Item:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Centre of the box in pixels: x, y."""
+        """Find the centre of the box, pixels: x, y."""
         left, top, right, bottom = self.box
         return (left + right) / 2, (top + bottom) / 2
 
 
 @dataclass(slots=True)
 class Canvas:
-    """An image under construction.
+    """An image under construction: colours, `[SIDE, SIDE, 3]`, from 0 to 255, and the items drawn so far.
 
-    Attributes:
-        rng: Source of every random choice of the drawing.
-        split: Split from which digits and photographs are taken.
-        pixels: Colours, `[SIDE, SIDE, 3]`, from 0 to 255.
-        items: What has been drawn so far.
+    Args:
+        rng: source of every random choice of the drawing.
+        split: split from which digits and photographs are taken.
     """
 
     rng: np.random.Generator
@@ -62,11 +60,11 @@ class Canvas:
         self.pixels = np.repeat(grey * 70 + self.rng.uniform(0, 20), 3, axis=2).astype(np.float32)
 
     def image(self) -> Image.Image:
-        """The finished image, RGB, `SIDE` x `SIDE` pixels."""
+        """Return the finished image, RGB, `SIDE` x `SIDE` pixels."""
         return Image.fromarray(np.clip(self.pixels, 0, 255).astype(np.uint8))
 
     def colour(self) -> NDArray[np.float32]:
-        """A random colour, `[3]`."""
+        """Draw a random colour, `[3]`."""
         chosen: NDArray[np.float32] = COLOURS[int(self.rng.integers(len(COLOURS)))]
         return chosen
 
@@ -74,9 +72,9 @@ class Canvas:
         """Take a handwritten digit of the split, slightly turned and cut to its ink.
 
         Args:
-            label: Which digit, 0-9.
-            height: Height in pixels.
-            width_limit: Largest width in pixels.
+            label: which digit.
+            height: height, pixels.
+            width_limit: largest width, pixels.
 
         Returns:
             Ink, `[height, width]`, from 0 to 1.
@@ -89,17 +87,12 @@ class Canvas:
         return np.asarray(cut.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / np.float32(255)
 
     def stamp(self, kind: str, value: int, ink: NDArray[np.float32], left: int, top: int) -> Item:
-        """Blend a mask of ink in a random colour and record the item.
+        """Blend ink in a random colour, and record the item.
 
         Args:
-            kind: Kind of the item.
-            value: Value of the item.
-            ink: Opacity, `[height, width]`, from 0 to 1.
-            left: Left edge in pixels.
-            top: Top edge in pixels.
-
-        Returns:
-            The item drawn.
+            ink: opacity, `[height, width]`, from 0 to 1.
+            left: left edge, pixels.
+            top: top edge, pixels.
         """
         height, width = ink.shape
         area = self.pixels[top : top + height, left : left + width]
@@ -112,12 +105,12 @@ class Canvas:
         """Look for a place that no item covers.
 
         Args:
-            width: Width wanted in pixels.
-            height: Height wanted in pixels.
-            gap: Distance to keep from other items in pixels.
+            width: width, pixels.
+            height: height, pixels.
+            gap: distance to keep from other items, pixels.
 
         Returns:
-            Left and top edge, or None when twenty tries found no place.
+            Left and top edge; None when twenty tries found no place.
         """
         for _ in range(20):
             left, top = int(self.rng.integers(SIDE - width + 1)), int(self.rng.integers(SIDE - height + 1))
@@ -130,15 +123,7 @@ class Canvas:
 
 
 def shape_ink(kind: str, side: int) -> NDArray[np.float32]:
-    """Draw a shape that is no digit.
-
-    Args:
-        kind: `cross` or `ring` (a square outline).
-        side: Width and height in pixels.
-
-    Returns:
-        Ink, `[side, side]`, 0 or 1.
-    """
+    """Draw a `cross` or a `ring` (a square outline): ink, `[side, side]`, 0 or 1."""
     ink = np.zeros((side, side), dtype=np.float32)
     if kind == "cross":
         middle = slice(side // 2 - 1, side // 2 + 1)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.mini.data import EVALUATION_SEED, MiniDataset
@@ -34,18 +36,11 @@ class TaughtRows:
         self.lessons, self.seed = lessons, seed
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Count the rows."""
         return len(self.shown) + self.lessons
 
     def __getitem__(self, index: int) -> Prompt:
-        """Draw a row.
-
-        Args:
-            index: number of the row.
-
-        Returns:
-            The prompt with what to imitate.
-        """
+        """Draw a row with what to imitate."""
         if index < len(self.shown):
             return self.shown[index]
         number = index - len(self.shown)
@@ -54,7 +49,7 @@ class TaughtRows:
         return to_prompt(lesson, f"{name}-{number}", STREAMS[number % len(STREAMS)])
 
     def task_names(self) -> Sequence[str]:
-        """Task of each row."""
+        """Name the task of each row."""
         streams = [STREAMS[number % len(STREAMS)] for number in range(self.lessons)]
         return [*self.shown.task_names(), *streams]
 
@@ -73,14 +68,14 @@ class MiniLessons(PromptData):
         super().__init__(max_completion_tokens=64, rollouts_per_epoch=100, val_batch_size=120)
         self.demonstrations, self.lessons, self.seed, self.careful = demonstrations, lessons, seed, careful
 
+    @override
     def default_tasks(self) -> dict[str, Task]:
-        """The tasks and the streams of lessons, without bands."""
         return {name: Task(name) for name in (*TASKS, *STREAMS)}
 
+    @override
     def train_dataset(self) -> TaughtRows:
-        """Demonstrations and lessons."""
         return TaughtRows(self.demonstrations, self.lessons, self.seed, self.careful)
 
+    @override
     def val_dataset(self) -> MiniDataset | None:
-        """The validation rows of the tasks."""
         return MiniDataset("validation", 120, EVALUATION_SEED) if self.demonstrations else None

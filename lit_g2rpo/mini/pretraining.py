@@ -112,19 +112,16 @@ LESSONS: dict[str, Callable[[Canvas], Lesson]] = {
 
 
 def make_lesson(name: str, index: int, split: str, seed: int) -> Lesson:
-    """Generate a lesson; the same arguments always give the same lesson.
+    """Generate a lesson; the same arguments always give the same one.
 
     Args:
-        name: `boxes`, `inventory`, `row`, `bars`, `cells` or `sums`.
-        index: Position in the endless stream of the lesson.
+        name: a key of `LESSONS`, or `sums`.
+        index: position in the endless stream of the lesson.
         split: `train` or `validation`.
-        seed: Seed of the stream.
-
-    Returns:
-        The lesson.
+        seed: seed of the stream.
 
     Raises:
-        KeyError: If the lesson is unknown.
+        KeyError: if the lesson is unknown.
     """
     names = (*LESSONS, "sums")
     if name not in names:
@@ -137,12 +134,8 @@ def to_prompt(lesson: Lesson, identity: str, task: str) -> Prompt:
     """Turn a lesson into a prompt with its completion as demonstration.
 
     Args:
-        lesson: The lesson.
-        identity: Name of the data row.
-        task: Name of the task it counts for.
-
-    Returns:
-        The prompt.
+        identity: name of the data row.
+        task: task it counts for.
     """
     images = [lesson.image] if lesson.image else []
     content = [{"type": "image"} for _ in images] + [{"type": "text", "text": lesson.request}]

@@ -21,11 +21,9 @@ UNIT = 3
 class Scene:
     """A drawn image with its question and the facts that answer it.
 
-    Attributes:
-        canvas: The drawing.
-        question: Question text.
-        options: Option texts of a multiple choice question, empty otherwise.
-        facts: Whole numbers that a careful reader takes from the image, in the order `annotator.write` expects.
+    Args:
+        options: option texts of a multiple choice question, empty otherwise.
+        facts: whole numbers that a careful reader takes from the image, in the order `annotator.write` expects.
     """
 
     canvas: Canvas
@@ -35,47 +33,20 @@ class Scene:
 
 
 def place_digit(canvas: Canvas, label: int, height: int, gap: int = 2) -> Item | None:
-    """Draw a digit at a free place.
-
-    Args:
-        canvas: Where to draw.
-        label: Which digit.
-        height: Height in pixels.
-        gap: Distance to other items in pixels.
-
-    Returns:
-        The item, or None when there was no room.
-    """
+    """Draw a digit, `height` pixels high, at a free place; return None when there was no room."""
     ink = canvas.digit_stamp(label, height, height)
     spot = canvas.free_spot(ink.shape[1], height, gap)
     return canvas.stamp("digit", label, ink, *spot) if spot else None
 
 
 def place_shape(canvas: Canvas, kind: str, side: int) -> Item | None:
-    """Draw a cross or a ring at a free place.
-
-    Args:
-        canvas: Where to draw.
-        kind: `cross` or `ring`.
-        side: Width and height in pixels.
-
-    Returns:
-        The item, or None when there was no room.
-    """
+    """Draw a `cross` or a `ring`, `side` pixels wide, at a free place; return None when there was no room."""
     spot = canvas.free_spot(side, side)
     return canvas.stamp(kind, 0, shape_ink(kind, side), *spot) if spot else None
 
 
 def row_of_digits(canvas: Canvas, count: int) -> tuple[int, ...]:
-    """Draw digits side by side, as in a house number.
-
-    Args:
-        canvas: Where to draw.
-        count: How many.
-
-    Returns:
-        The labels from left to right.
-    """
+    """Draw so many digits side by side, as in a house number, and return them from left to right."""
     rng, slot = canvas.rng, SIDE // max(count, 3)
     start = int(rng.integers(SIDE - slot * count + 1))
     base = int(rng.integers(4, SIDE - 24))

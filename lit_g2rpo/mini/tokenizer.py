@@ -36,7 +36,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer that can spell any text.
 
     Args:
-        texts: Prompts and completions to learn the words from.
+        texts: prompts and completions to learn the words from.
 
     Returns:
         Tokenizer with the chat template, padding on the left.

@@ -25,10 +25,7 @@ LESSON_SHARE = {"cells": 0.3, "boxes": 0.25, "row": 0.2, "inventory": 0.15, "bar
 
 
 def detection_targets(canvas: Canvas) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """States for each cell of the image what has its centre there.
-
-    Args:
-        canvas: A drawn image.
+    """Say for each cell of a drawn image what has its centre there.
 
     Returns:
         Class of each cell, `[GRID * GRID]`: 0 nothing, 1-10 a digit, then `KINDS`; and the edges of its box from the
@@ -46,13 +43,7 @@ def detection_targets(canvas: Canvas) -> tuple[NDArray[np.int64], NDArray[np.flo
 
 
 def draw_batch(step: int, batch: int, split: str, seed: int) -> tuple[NDArray[np.uint8], Tensor, Tensor]:
-    """Draw the images of one step with their detection targets.
-
-    Args:
-        step: Number of the step; decides the images.
-        batch: How many images.
-        split: `train` or `validation`.
-        seed: Seed of the stage.
+    """Draw the images of one step, which its number decides, with their detection targets.
 
     Returns:
         Images `[batch, SIDE, SIDE, 3]`, classes `[batch, cells]` and edges `[batch, cells, 4]`.
@@ -74,11 +65,11 @@ def patches(images: NDArray[np.uint8], patch: int = 8, merge: int = 2) -> Tensor
 
     Args:
         images: RGB images of one size, `[N, height, width, 3]`.
-        patch: Side of a patch in pixels.
-        merge: Patches per side of a merged token.
+        patch: side of a patch, pixels.
+        merge: patches per side of a merged token.
 
     Returns:
-        Normalised patches, `[N * patches, 3 * 2 * patch * patch]`.
+        Normalized patches, `[N * patches, 3 * 2 * patch * patch]`.
     """
     count, height, width, _ = images.shape
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -98,9 +89,9 @@ class DetectionHeads(nn.Module):
         """Compute the detection loss.
 
         Args:
-            streams: Merged tokens, each `[N * cells, width]`.
-            classes: Class of each cell, `[N, cells]`.
-            edges: Box of each cell, `[N, cells, 4]`.
+            streams: merged tokens, each `[N * cells, width]`.
+            classes: class of each cell, `[N, cells]`.
+            edges: box of each cell, `[N, cells, 4]`.
 
         Returns:
             Mean loss over streams, a scalar.
@@ -121,11 +112,10 @@ def merged_tokens(policy: Qwen3VLForConditionalGeneration, images: NDArray[np.ui
     """Run the vision tower.
 
     Args:
-        policy: The policy.
-        images: Images, `[N, SIDE, SIDE, 3]`.
+        images: images, `[N, SIDE, SIDE, 3]`.
 
     Returns:
-        The final stream and the deepstack streams, each `[N * cells, width]`.
+        The final stream and the DeepStack streams, each `[N * cells, width]`.
     """
     visual = policy.model.visual
     side = SIDE // 8
@@ -146,13 +136,9 @@ def train_vision(
     """Train the vision tower in place; continue from the checkpoint if there is one.
 
     Args:
-        policy: The policy.
-        checkpoint: File that holds tower, heads, optimizer and step.
-        steps: Number of optimizer steps.
-        batch: Images per step.
-        peak: Learning rate after warm-up; it falls to zero along a cosine.
-        seed: Seed of heads and images.
-        save_every: Steps between checkpoints.
+        checkpoint: file that holds tower, heads, optimizer and step.
+        peak: learning rate after warm-up; it falls to zero along a cosine.
+        save_every: steps between checkpoints.
     """
     visual = policy.model.visual
     with torch.random.fork_rng(devices=[]):

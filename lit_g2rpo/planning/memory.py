@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
-from lit_g2rpo.planning.sharding import BUCKET, Sharding
+from lit_g2rpo.hardware.hooks import Sharding
 from lit_g2rpo.planning.simulation import PassMemory, Phantom
 from lit_g2rpo.rollout.native.engine import FIXED_SLOTS, PROMPT_MULTIPLE
 from lit_g2rpo.rollout.native.prefill import token_bytes
 
 PHASES = ("rollout", "micro-batch", "optimizer step")
+
+BUCKET = 200_000_000
+"""Elements of DeepSpeed's buckets under Lightning."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,5 +1,6 @@
-"""Hardware that Lightning does not cover: importing this registers strategies and accelerators under their names."""
+"""Strategies and accelerators: importing this registers their names, and what they answer to the hooks."""
 
+import lit_g2rpo.strategies.stock  # noqa: F401 (registers the answers of Lightning's own)
 from lit_g2rpo.strategies.deepspeed import G2RPODeepSpeedStrategy, check_deepspeed
 from lit_g2rpo.strategies.fsdp import FSDP2Strategy
 from lit_g2rpo.strategies.neuron import NeuronAccelerator, NeuronDDPStrategy

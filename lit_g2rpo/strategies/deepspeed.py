@@ -1,6 +1,6 @@
 """DeepSpeed: optimizer state (ZeRO-1), gradients (ZeRO-2) and weights (ZeRO-3) split over ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,18 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.imports import RequirementCache
 from torch import nn
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import (
+    Sharding,
+    forget_gradients,
+    generation_context,
+    keeps_masters,
+    reads_folders,
+    sharding,
+)
 from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards, read_weights
-from lit_g2rpo.training.checks import keeps_masters
-from lit_g2rpo.training.memory_trial import forget_gradients
 from lit_g2rpo.training.resume import check_weights
 from lit_g2rpo.training.run import run_of
 
@@ -42,8 +48,9 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
         self.config.setdefault("zero_force_ds_cpu_optimizer", False)
 
     @contextmanager
+    @override
     def model_sharded_context(self) -> Iterator[None]:
-        """Tell transformers of the configuration, so that it loads each weight straight into its shards."""
+        # transformers reads the configuration, and loads each weight straight into its shards
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         self._init_config_if_needed()
@@ -57,34 +64,25 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
         """Leave it to the engine, which counts micro-batches itself and refuses to be told at stages 2 and 3."""
         yield
 
+    @override
     def backward(self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Leave the division by the micro-batches of a step to the trainer; the engine would divide a second time."""
+        # the trainer has divided by the micro-batches of a step; the engine would divide a second time
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
+    @override
     def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **kwargs: Any) -> Any:
-        """Report the norm of the gradient, which is known once the engine has made the step."""
         steps = self.deepspeed_engine.is_gradient_accumulation_boundary()
         output = super().optimizer_step(optimizer, closure, model, **kwargs)
         if steps:
-            # infinite if the gradient was not finite: then the engine has left the weights as they were
+            # known only now; infinite if the gradient was not finite: then the engine has left the weights as they were
             norm = self.deepspeed_engine.get_global_grad_norm()
             assert self.lightning_module is not None
             run_of(self.lightning_module).report_gradient(torch.as_tensor(norm))
         return output
 
+    @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint: to go on training from as many processes as wrote it, for the rest from any number.
-
-        Args:
-            checkpoint_path: the checkpoint; for the rest than training, also a file that another strategy wrote.
-            weights_only: as Lightning's, for files.
-
-        Returns:
-            What is in it besides weights and optimizer.
-
-        Raises:
-            UserError: if it is of another model, or cannot be gone on from here.
-        """
+        # training goes on with as many processes as wrote it; all else may be on any number, or read another's file
         path, module = Path(self.broadcast(checkpoint_path)), self.lightning_module
         assert module is not None
         training = module.trainer.state.fn == TrainerFn.FITTING
@@ -115,10 +113,6 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
 def check_deepspeed(strategy: Any, ckpt_path: str | None) -> None:
     """Refuse Lightning's own DeepSpeed, and another strategy for what DeepSpeed wrote.
 
-    Args:
-        strategy: the trainer's strategy.
-        ckpt_path: the checkpoint to read, if any.
-
     Raises:
         UserError: in both cases.
     """
@@ -135,12 +129,35 @@ def check_deepspeed(strategy: Any, ckpt_path: str | None) -> None:
         )
 
 
+@sharding.register(DeepSpeedStrategy)
+def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
+    if arguments.get("config"):
+        # the stage stands in there
+        return None
+    stage = int(arguments.get("stage", 2))
+    return Sharding(
+        f"DeepSpeed ZeRO-{stage}",
+        ranks,
+        weights=stage >= 3,
+        gradients=stage >= 2,
+        optimizer=stage >= 1,
+        deepspeed=True,
+        offload_optimizer=bool(arguments.get("offload_optimizer")),
+        offload_weights=bool(arguments.get("offload_parameters")),
+    )
+
+
 @generation_context.register
 def _(strategy: DeepSpeedStrategy, model: nn.Module) -> AbstractContextManager[None]:
     return _gathered(strategy.deepspeed_engine, model) if strategy.zero_stage_3 else nullcontext()
 
 
 @keeps_masters.register
+def _(strategy: DeepSpeedStrategy) -> bool:
+    return True
+
+
+@reads_folders.register
 def _(strategy: DeepSpeedStrategy) -> bool:
     return True
 

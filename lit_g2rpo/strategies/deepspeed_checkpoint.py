@@ -23,7 +23,7 @@ class Shards:
         stage: ZeRO stage that wrote it.
         ranks: processes that wrote it.
         shapes: shape of each weight that was learning, by name.
-        state: everything in it that is not a weight or of an optimizer.
+        state: everything in it that is neither weights nor an optimizer's.
     """
 
     stage: int
@@ -39,12 +39,6 @@ def is_deepspeed(path: Path) -> bool:
 
 def read_shards(path: Path) -> Shards:
     """Read what a checkpoint says of itself.
-
-    Args:
-        path: its folder.
-
-    Returns:
-        Its description.
 
     Raises:
         UserError: if it is not a whole checkpoint of DeepSpeed.
@@ -63,9 +57,6 @@ def read_shards(path: Path) -> Shards:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Join the parts of all ranks, on however many processes this runs.
-
-    Args:
-        path: the folder of a checkpoint.
 
     Returns:
         The weights that were learning, float32, by name.

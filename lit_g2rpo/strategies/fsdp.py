@@ -1,14 +1,17 @@
 """FSDP2: weights, gradients and optimizer state split over ranks by torch itself."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import Sharding, generation_context, reads_folders, shard, sharding
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.strategies.fsdp_sharding import gathered
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -21,16 +24,15 @@ class FSDP2Strategy(ModelParallelStrategy):
     def __init__(self, save_distributed_checkpoint: bool = False, **kwargs: Any) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint, **kwargs)
 
+    @override
     def setup_environment(self) -> None:
-        """Count the ranks."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Collect the state, and leave an optimizer that has made no step without one.
-
-        To have something to save torch lets it make a step of zero gradients, which Adam would count as its first.
-        """
+        # To have something to save torch lets a fresh optimizer make a step of zero gradients, which Adam would count
+        # as its first.
         plain = getattr(optimizer, "_optimizer", optimizer)
         fresh = not plain.state
         found = super().optimizer_state(plain)
@@ -39,6 +41,49 @@ class FSDP2Strategy(ModelParallelStrategy):
         return found
 
 
+@sharding.register(ModelParallelStrategy)
+def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
+    # with more, tensors are cut as well, which the module never asks for
+    all_in_one_group = issubclass(strategy, FSDP2Strategy) or arguments.get("tensor_parallel_size") == 1
+    return Sharding("FSDP2", ranks, weights=True, gradients=True, optimizer=True) if all_in_one_group else None
+
+
+@shard.register
+def _(strategy: ModelParallelStrategy, policy: Policy) -> None:
+    mesh = strategy.device_mesh["data_parallel"]
+    for block in _blocks(policy):
+        fully_shard(block, mesh=mesh)
+    fully_shard(policy, mesh=mesh)
+    # Embedding and head are used outside their modules: these gather them once per pass.
+    for method in ("loss", "token_stats"):
+        register_fsdp_forward_method(policy, method)
+
+
+def _blocks(policy: Policy) -> Iterator[nn.Module]:
+    """List what is split, gathered and released as a unit: each decoder layer and vision block."""
+    model = policy.base.model
+    yield from (*model.language_model.layers, *model.visual.blocks)
+
+
 @generation_context.register
-def _(strategy: ModelParallelStrategy, model: Policy) -> AbstractContextManager[None]:
-    return gathered(model)
+@contextmanager
+def _(strategy: ModelParallelStrategy, model: nn.Module) -> Iterator[None]:
+    root: Any = model
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    # otherwise the first module that is called takes itself for the root
+    root._get_fsdp_state()._lazy_init()
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        # Modules that were called inside are on record, on each rank others, and a backward prefetches by the record.
+        root.reset_iter_state()
+        for part in parts:
+            part.set_reshard_after_forward(part is not root, recurse=False)
+
+
+@reads_folders.register
+def _(strategy: ModelParallelStrategy) -> bool:
+    return True

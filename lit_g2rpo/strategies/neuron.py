@@ -1,5 +1,6 @@
 """Trainium by its own torch device: the accelerator ``neuron`` under Lightning's stock strategies."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -10,6 +11,8 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.hooks import Sharding, sharding
+from lit_g2rpo.strategies.stock import replicated
 
 INSTALL = (
     "pip install torch==2.13.0 'torch-neuronx==2.13.3.0.*' 'neuronx-cc==2.*' nki "
@@ -39,7 +42,7 @@ class NeuronAccelerator(Accelerator):
     @override
     def setup_device(self, device: torch.device) -> None:
         if device.type != self.device_type:
-            # Lightning puts an accelerator it does not know on the processor without a word
+            # Lightning puts an accelerator it does not know on the CPU without a word
             raise UserError(
                 f"trainer.accelerator {self.name()} got the device {device}; name the strategy as well: "
                 "configs/strategy/neuron.yaml"
@@ -93,7 +96,13 @@ class NeuronDDPStrategy(DDPStrategy):
 
     @override
     def determine_ddp_device_ids(self) -> None:
-        """Name no device to torch: Lightning would open a CUDA stream for it."""
+        # Lightning would open a CUDA stream for a device that is named
+        ...
+
+
+@sharding.register(NeuronDDPStrategy)
+def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding:
+    return replicated(ranks, arguments)
 
 
 AcceleratorRegistry.register("neuron", NeuronAccelerator, description="Trainium by its own torch device", override=True)

@@ -16,8 +16,7 @@ def end_ranks(trainer: Any, error: Exception) -> None:
     """End the processes that this one has started, which may wait for it in a collective.
 
     Args:
-        trainer: the trainer that has failed, on this rank.
-        error: why; it gets a note that names the rank.
+        error: why the trainer failed on this rank; it gets a note that names the rank.
 
     Raises:
         RankError: if this rank has failed only because another one is gone.
@@ -47,7 +46,7 @@ def lost_connection(error: Exception) -> bool:
 
 
 def _code(process: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """Exit code of a process; None if it is still there at the deadline."""
+    """Wait for the exit code of a process; None if it is still there at the deadline."""
     try:
         return process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired:

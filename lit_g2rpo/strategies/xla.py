@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.hardware.lazy import end_graph, register_graph_end
+from lit_g2rpo.hardware.hooks import end_graph, register_graph_end
 
 
 class XLADeviceAccelerator(XLAAccelerator):
@@ -79,7 +79,7 @@ class XLAStrategy(SingleDeviceXLAStrategy):
 
     @override
     def post_backward(self, closure_loss: Tensor) -> None:
-        """End the graph: the first look at a gradient would otherwise run the whole backward for itself."""
+        # otherwise the first look at a gradient would run the whole backward for itself
         end_graph(self.root_device)
 
 

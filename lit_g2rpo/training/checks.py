@@ -1,9 +1,8 @@
 """Checks that stop a run before it learns from a number that is not one, or in shapes that do not fit."""
 
 import json
-from functools import singledispatch
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.experience import Microbatch, Prompt
 from lit_g2rpo.hardware.collectives import Ranks
+from lit_g2rpo.hardware.hooks import keeps_masters
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.training.run import Run
 
@@ -107,19 +107,6 @@ def _stop(run: Run, what: str, ids: list[str]) -> NoReturn:
         f"{what} is not finite in rollout {run.rollout_index} (optimizer step {run.trainer.global_step}); "
         f"the run stops before it learns from it; ids of the prompts are in {path}"
     )
-
-
-@singledispatch
-def keeps_masters(strategy: Any) -> bool:
-    """Say whether a strategy keeps float32 weights of its own beside half-precision ones; strategies register theirs.
-
-    Args:
-        strategy: the trainer's strategy.
-
-    Returns:
-        False, unless the strategy has registered another answer.
-    """
-    return False
 
 
 def check_rounding(optimizer: torch.optim.Optimizer, strategy: Strategy, ranks: Ranks) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import singledispatch
 from typing import Any, cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_g2rpo.experience import Completion, Experience, Microbatch, Prompt, RolloutTable
+from lit_g2rpo.hardware.hooks import forget_gradients
 from lit_g2rpo.training.microbatches import Cut, build_microbatches
 from lit_g2rpo.training.run import Run
 
@@ -104,18 +104,6 @@ def in_step(run: Run, function: Callable[[], Tensor]) -> Tensor:
         if strategy.model is module or strategy.model is None:
             return function()
         return cast(Tensor, strategy._forward_redirection(strategy.model, module, "perform", function))
-
-
-@singledispatch
-def forget_gradients(strategy: Any, module: nn.Module) -> None:
-    """Drop the gradients of a backward that no optimizer step follows; strategies register their own way.
-
-    Args:
-        strategy: the trainer's strategy.
-        module: the module that has gradients.
-    """
-    for parameter in module.parameters():
-        parameter.grad = None
 
 
 def missing_optimizer_bytes(run: Run) -> int:

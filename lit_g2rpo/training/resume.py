@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable, to_score
 from lit_g2rpo.hardware.collectives import Ranks
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.rollout.sampling import prompt_key
 from lit_g2rpo.training.logprobs import ref_logprobs
 from lit_g2rpo.training.run import Run

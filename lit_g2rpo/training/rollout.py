@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_g2rpo.experience import Completion, Experience, Prompt, to_score
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.running.scorer import Scored

@@ -28,7 +28,7 @@ import lit_g2rpo.training.rollout
 from helpers.build import data, module, trainer, varied_score
 from lit_g2rpo.callbacks import Preflight, RolloutCheckpoint
 from lit_g2rpo.errors import NonFiniteError, UserError
-from lit_g2rpo.hardware.context import generation_context
+from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.policy.config import LoraConfig
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine

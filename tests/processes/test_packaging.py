@@ -1,11 +1,14 @@
-"""The callbacks folder lies at the root and is imported from inside the package."""
+"""The callbacks folder lies at the root and is imported from inside the package, and a wheel holds every file."""
 
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import lightning.pytorch as L
+import pytest
 
 from lit_g2rpo import callbacks
 
@@ -30,3 +33,25 @@ def test_the_folder_cannot_be_imported_by_its_own_name():
 def test_the_package_exports_every_callback():
     assert all(issubclass(getattr(callbacks, name), L.Callback) for name in callbacks.__all__)
     assert callbacks.__file__ == str(ROOT / "lit_g2rpo" / "callbacks" / "__init__.py")
+
+
+def test_a_wheel_holds_every_file_of_the_package_and_the_licences_of_its_data(tmp_path):
+    pytest.importorskip("build")
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "runs")
+    for name in ("lit_g2rpo", "callbacks"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, source)
+    # isolated, it would install its build tools anew
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    [wheel] = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    files = [path for top in ("lit_g2rpo", "callbacks") for path in (ROOT / top).rglob("*") if path.is_file()]
+    wanted = {path.relative_to(ROOT).as_posix() for path in files if not {"__pycache__", "runs"} & set(path.parts)}
+    wanted = {name if name.startswith("lit_g2rpo") else f"lit_g2rpo/{name}" for name in wanted}
+    assert wanted <= held
+    assert {name.rsplit("/", 1)[1] for name in held if ".dist-info/licenses/" in name} == {"LICENSE", "NOTICE"}
+    assert wheel.stat().st_size < 6e6

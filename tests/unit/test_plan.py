@@ -6,16 +6,20 @@ from typing import Any
 import pytest
 import torch
 from helpers.prompts import make_prompt
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_g2rpo.__main__ import main
 from lit_g2rpo.cli.verbs.plan import types_of
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.hooks import Sharding, sharding
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.planning.memory import adapters
-from lit_g2rpo.planning.sharding import Sharding, sharding_of
+from lit_g2rpo.planning.sharding import sharding_of
 from lit_g2rpo.planning.simulation import MicrobatchSize, Phantom
 from lit_g2rpo.planning.sizes import PUBLISHED, model_config
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
+from lit_g2rpo.strategies import G2RPODeepSpeedStrategy
 
 RECIPE = ["plan", "--config", str(Path(__file__).resolve().parents[2] / "configs" / "g2rpo.yaml")]
 LENGTHS = (40, 25, 31)
@@ -91,6 +95,10 @@ def test_recomputing_keeps_less_and_longer_completions_more(random_folder: str) 
     assert thrice - twice == pytest.approx(twice - once, rel=0.01)
 
 
+def stock(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"lightning.pytorch.strategies.{name}", "init_args": arguments}
+
+
 def deepspeed(**arguments: Any) -> dict[str, Any]:
     return {"class_path": "lit_g2rpo.strategies.G2RPODeepSpeedStrategy", "init_args": arguments}
 
@@ -107,11 +115,59 @@ def deepspeed(**arguments: Any) -> dict[str, Any]:
             8,
             Sharding("DeepSpeed ZeRO-3", 8, True, True, True, True, False, True, True),
         ),
+        ("deepspeed_stage_3_offload", 8, Sharding("DeepSpeed ZeRO-3", 8, True, True, True, True, False, True, True)),
         ({"class_path": "lit_g2rpo.strategies.FSDP2Strategy"}, 2, Sharding("FSDP2", 2, True, True, True)),
+        (stock("ModelParallelStrategy", tensor_parallel_size=1), 2, Sharding("FSDP2", 2, True, True, True)),
+        ("fsdp", 2, Sharding("FSDP", 2, True, True, True)),
+        ("fsdp_cpu_offload", 2, Sharding("FSDP", 2, True, True, True, False, False, True, True)),
+        ("auto", 4, Sharding("DDP", 4, copies_gradients=True)),
+        (stock("DDPStrategy", gradient_as_bucket_view=True), 4, Sharding("DDP", 4)),
+        ("g2rpo_neuron", 4, Sharding("DDP", 4, copies_gradients=True)),
+        ("g2rpo_xla", 1, Sharding("single device")),
+        ("single_device", 1, Sharding("single device")),
     ],
 )
 def test_what_a_strategy_splits(strategy: Any, ranks: int, expected: Sharding) -> None:
     assert sharding_of(strategy, ranks) == expected
+
+
+class Outside(G2RPODeepSpeedStrategy):
+    """A strategy from outside that builds on one that says what it splits."""
+
+
+class ZeroThreeStrategy(DDPStrategy):
+    """A strategy from outside whose class and name say nothing."""
+
+
+class Said(Strategy):
+    """A strategy from outside that says what it splits."""
+
+
+@sharding.register(Said)
+def _(strategy: type, ranks: int, arguments: Any) -> Sharding:
+    return Sharding(strategy.__name__, ranks, optimizer=arguments["split"])
+
+
+def test_strategies_from_outside_inherit_or_say_what_they_split() -> None:
+    outside = {"class_path": f"{__name__}.Outside", "init_args": {"stage": 3}}
+    assert sharding_of(outside, 8) == sharding_of(deepspeed(stage=3), 8)
+    said = {"class_path": f"{__name__}.Said", "init_args": {"split": True}}
+    assert sharding_of(said, 8) == Sharding("Said", 8, optimizer=True)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ({"class_path": f"{__name__}.ZeroThreeStrategy"}, r"ZeroThreeStrategy does not say what it splits over ranks"),
+        (stock("ModelParallelStrategy", tensor_parallel_size=2), "ModelParallelStrategy does not say what it splits"),
+        (stock("FSDPStrategy", sharding_strategy="NO_SHARD"), "FSDPStrategy does not say what it splits"),
+        (deepspeed(config={"zero_optimization": {"stage": 3}}), "DeepSpeedStrategy does not say what it splits"),
+        ("dpp", "trainer.strategy is 'dpp'; known: auto, ddp, "),
+    ],
+)
+def test_no_table_is_made_up_for_a_strategy_that_says_nothing(strategy: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sharding_of(strategy, 8)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +211,10 @@ def test_the_default_run_fits(random_folder: str, capsys: pytest.CaptureFixture[
     [
         (["--memory_gib", "0"], "--memory_gib is 0.0; give the memory of a device, such as 80"),
         (["--images", "-1"], "--images is -1; give the images of a prompt, 0 or more"),
+        (
+            ["--trainer.strategy", f'{{"class_path": "{__name__}.ZeroThreeStrategy"}}'],
+            "hooks.sharding for it in its file",
+        ),
         (["--model.policy.packing", "false"], "plan knows packed groups alone"),
         (["--trainer.accelerator", "gpu", "--trainer.devices", "auto"], "say how many: --trainer.devices 8"),
         (["--trainer.accelerator", "gpu"], "say how much memory it has: --memory_gib 80"),

@@ -3,12 +3,21 @@
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+import torch
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 
 import lit_g2rpo.strategies.deepspeed
 from lit_g2rpo.cli.verbs.export import read_weights
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.strategies import G2RPODeepSpeedStrategy, check_deepspeed
+from lit_g2rpo.hardware.hooks import forget_gradients, generation_context, keeps_masters, reads_folders, shard
+from lit_g2rpo.strategies import FSDP2Strategy, G2RPODeepSpeedStrategy, check_deepspeed
 
 
 def test_lightnings_own_deepspeed_is_refused() -> None:
@@ -40,3 +49,32 @@ def test_gradients_are_added_up_in_float32() -> None:
     strategy = G2RPODeepSpeedStrategy(stage=2, reduce_bucket_size=1000)
     assert strategy.config["data_types"] == {"grad_accum_dtype": "fp32"}
     assert strategy.config["zero_optimization"]["reduce_bucket_size"] == 1000
+
+
+@pytest.mark.parametrize("strategy", [SingleDeviceStrategy(), DDPStrategy()], ids=["single", "ddp"])
+def test_a_strategy_that_splits_nothing_needs_to_say_nothing(strategy: Strategy) -> None:
+    layer = torch.nn.Linear(2, 2)
+    layer(torch.ones(2)).sum().backward()
+    with generation_context(strategy, layer):
+        pass
+    forget_gradients(strategy, layer)
+    assert layer.weight.grad is None
+    before = dict(layer.named_parameters())
+    shard(strategy, layer)
+    assert all(layer.get_parameter(name) is weight for name, weight in before.items())
+    assert not keeps_masters(strategy)
+    assert not reads_folders(strategy)
+
+
+def test_strategies_say_what_they_keep_and_read() -> None:
+    folders = [G2RPODeepSpeedStrategy(stage=2), FSDPStrategy(), ModelParallelStrategy(), FSDP2Strategy()]
+    assert all(map(reads_folders, folders))
+    assert [keeps_masters(strategy) for strategy in folders] == [True, False, False, False]
+
+
+def test_a_policy_that_nobody_splits_is_not_trained_on_each_rank_alone() -> None:
+    class Mesh:
+        device_mesh = None
+
+    with pytest.raises(UserError, match=r"Mesh has a device mesh, but .* import lit_g2rpo\.strategies, or register"):
+        shard(Mesh(), torch.nn.Linear(2, 2))

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from lit_g2rpo.cli.trainer import TrainerCLI
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.hooks import Sharding
 from lit_g2rpo.planning.memory import PHASES, Item, RolloutSize, levers, memory_table, totals
-from lit_g2rpo.planning.sharding import Sharding, sharding_of
+from lit_g2rpo.planning.sharding import sharding_of
 from lit_g2rpo.planning.simulation import MicrobatchSize, PassMemory, Phantom
 from lit_g2rpo.planning.sizes import model_config
 from lit_g2rpo.policy.config import PolicyConfig
@@ -31,34 +33,33 @@ class PlanCLI(TrainerCLI):
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(None, arguments)
 
+    @override
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Add what the configuration does not say."""
         super().add_arguments_to_parser(parser)
         parser.prog = "python -m lit_g2rpo plan"
         parser.description = "Memory per device and derived sizes of a run, without its weights."
         parser.add_argument("--memory_gib", type=float | None, default=None, help="Memory of a device, GiB.")
         parser.add_argument("--images", type=int, default=1, help="Images of a prompt, each of the largest area.")
 
+    @override
     def instantiate_classes(self) -> None:
-        """Build the module and the data; a strategy may need packages or devices that are not here."""
+        # a strategy may need packages or devices that are not here
         config = self.config.clone()
         config.trainer.strategy, config.trainer.callbacks, config.trainer.logger = "auto", None, False
         built = self.parser.instantiate(config)
         self.model, self.datamodule = built.model, built.data
 
+    @override
     def after_instantiate_classes(self) -> None:
-        """Check nothing: the trainer does not exist."""
+        # what is checked here needs a trainer
+        ...
 
 
 def run(verb: str, arguments: list[str]) -> None:
     """Print what a run will hold.
 
-    Args:
-        verb: ``plan``.
-        arguments: the words after it.
-
     Raises:
-        UserError: if sizes contradict each other, or the devices are not known.
+        UserError: if sizes contradict each other, or the devices or what the strategy splits are not known.
     """
     cli = PlanCLI(arguments)
     config, module, data = cli.config, cli.model, cli.datamodule
@@ -118,21 +119,18 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def kind_of_device(accelerator: str) -> str:
-    """Say whose kernels and sizes are meant: ``cuda`` stands for every device that is not the processor."""
+    """Say whose kernels and sizes are meant: ``cuda`` stands for every device that is not the CPU."""
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return "cpu"
     return "cuda"
 
 
 def number_of_devices(devices: Any, device: str) -> int:
-    """Read ``trainer.devices``.
+    """Read ``trainer.devices``: devices of a machine.
 
     Args:
         devices: as configured.
         device: ``cpu`` or ``cuda``.
-
-    Returns:
-        Devices of a machine.
 
     Raises:
         UserError: if that depends on a machine that this is not.
@@ -149,12 +147,6 @@ def number_of_devices(devices: Any, device: str) -> int:
 
 def device_memory(device: str) -> float:
     """Read the memory of the device here, GiB.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-
-    Returns:
-        The memory.
 
     Raises:
         UserError: if there is none here.
@@ -181,7 +173,6 @@ def images_of(
     """Size the images of the worst prompt.
 
     Args:
-        policy: settings of the policy.
         vision: configuration of the tower.
         count: images of a prompt.
         prompt_tokens: longest prompt.
@@ -213,11 +204,7 @@ def images_of(
 
 
 def show(items: list[Item]) -> None:
-    """Print the items, GiB.
-
-    Args:
-        items: what takes memory on the device.
-    """
+    """Print the items that take memory on the device, GiB."""
     table = Table("GiB on each device", *PHASES, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -240,7 +227,6 @@ def verdict(
     """Say whether it fits, the largest micro-batch that does, and what to change.
 
     Args:
-        items: what takes memory on the device.
         a_pass: the worst micro-batch.
         size: what it holds.
         smaller: a smaller one; None if there is none.

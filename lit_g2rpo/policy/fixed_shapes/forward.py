@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_g2rpo.experience import Microbatch
-from lit_g2rpo.hardware.lazy import end_graph
+from lit_g2rpo.hardware.hooks import end_graph
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.fixed_shapes.buckets import bucket, padded

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from lit_g2rpo.hardware.lazy import end_graph
+from lit_g2rpo.hardware.hooks import end_graph
 from lit_g2rpo.policy.encoding import EncodedPrompt, Features, packs
 from lit_g2rpo.policy.fixed_shapes.buckets import bucket
 from lit_g2rpo.policy.forward.attention import NAME, Layout

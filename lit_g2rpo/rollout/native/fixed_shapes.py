@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from lit_g2rpo.experience import Prompt
-from lit_g2rpo.hardware.lazy import end_graph
+from lit_g2rpo.hardware.hooks import end_graph
 from lit_g2rpo.policy.encoding import EncodedPrompt, packs
 from lit_g2rpo.policy.fixed_shapes.buckets import bucket, padded
 from lit_g2rpo.policy.fixed_shapes.forward import group_mask, image_rows

@@ -1,0 +1,46 @@
+"""What Lightning's own strategies answer to the hooks, those aside that have a file of their own here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+
+from lit_g2rpo.hardware.hooks import Sharding, reads_folders, sharding
+
+
+def replicated(ranks: int, arguments: Mapping[str, Any]) -> Sharding:
+    """Describe DDP: a whole copy on every rank, and gradients in buckets.
+
+    Args:
+        ranks: ranks of the run.
+        arguments: arguments of ``DDPStrategy``.
+    """
+    if ranks == 1:
+        return Sharding("single device")
+    return Sharding("DDP", ranks, copies_gradients=not arguments.get("gradient_as_bucket_view"))
+
+
+@sharding.register(SingleDeviceStrategy)
+def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding:
+    return Sharding("single device")
+
+
+@sharding.register(DDPStrategy)
+def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
+    # a subclass may be there to split something
+    return replicated(ranks, arguments) if strategy is DDPStrategy else None
+
+
+@sharding.register(FSDPStrategy)
+def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
+    if arguments.get("sharding_strategy", "FULL_SHARD") != "FULL_SHARD":
+        return None
+    host = bool(arguments.get("cpu_offload"))
+    return Sharding(
+        "FSDP", ranks, weights=True, gradients=True, optimizer=True, offload_optimizer=host, offload_weights=host
+    )
+
+
+@reads_folders.register
+def _(strategy: FSDPStrategy) -> bool:
+    return True
