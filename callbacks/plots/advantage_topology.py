@@ -17,7 +17,7 @@ from lit_g2rpo.callbacks.rollouts.rollout_log import tensorboard_writer
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import RolloutTable
 from lit_g2rpo.objectives import G2RPO
-from lit_g2rpo.rewards import PROBLEM_TYPES
+from lit_g2rpo.rewards import problem_type_of_id
 from lit_g2rpo.training.task_gradients import measured_parameters, task_gradients
 
 MEMORY = 20
@@ -136,7 +136,8 @@ def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
     """
     task_ids, type_ids = table.task_ids, table.problem_type_ids
     sets = {tasks[k]: task_ids == k for k in sorted(set(task_ids.tolist()))}
-    return sets | {f"type/{PROBLEM_TYPES[k].replace(' ', '_')}": type_ids == k for k in sorted(set(type_ids.tolist()))}
+    types = {k: problem_type_of_id(k).replace(" ", "_") for k in sorted(set(type_ids.tolist()))}
+    return sets | {f"type/{name}": type_ids == k for k, name in types.items()}
 
 
 def pull_shares(pulls: Any) -> tuple[dict[str, float], dict[str, float]]:

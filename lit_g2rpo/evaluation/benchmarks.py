@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import rules
+from lit_g2rpo.registry import instance
 from lit_g2rpo.rewards.answers.parse import unbox
 
 MMSTAR = {
@@ -87,7 +88,7 @@ def _referring(title: str, source: str) -> Benchmark:
 
 def _anls(title: str, source: str) -> Benchmark:
     words = "edit similarity with the nearest reference, 0 below one half"
-    return Benchmark(title, "ANLS", rules.anls, words, source)
+    return Benchmark(title, "ANLS", rules.nearest_reference, words, source)
 
 
 def _judged(title: str, rule: Any, words: str, source: str, *columns: str) -> Benchmark:
@@ -154,24 +155,27 @@ BENCHMARKS = {
 }  # fmt: skip
 
 
-def benchmark_named(name: str) -> Benchmark:
+def benchmark_named(name: Any) -> Benchmark:
     """Find a benchmark.
 
     Args:
-        name: its name.
-
-    Returns:
-        The benchmark.
+        name: its short name, or the import path ``package.module.NAME`` of one from outside.
 
     Raises:
         UserError: if there is none of that name.
     """
-    if name not in BENCHMARKS:
-        raise UserError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+    return instance(name, BENCHMARKS, Benchmark, "benchmark")
 
 
-def row_error(row: Mapping[str, Any]) -> str | None:
+def known_benchmark(name: Any) -> Benchmark | None:
+    """Find a benchmark; None if there is none of that name."""
+    try:
+        return benchmark_named(name)
+    except UserError:
+        return None
+
+
+def benchmark_error(row: Mapping[str, Any]) -> str | None:
     """Say why a row cannot be scored by the benchmark it names.
 
     Args:

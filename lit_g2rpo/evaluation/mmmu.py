@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
+from lit_g2rpo.rewards.answers.choice import LETTERS
+
 MAX_CHARACTERS = 4096
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LEADS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 TRIVIAL = frozenset(":,.!?;'")
 

@@ -4,23 +4,19 @@ A rule returns None where the answer cannot be read, which counts as 0, and rais
 answer is not what the rule needs.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from rapidfuzz.distance import Levenshtein
 
 from lit_g2rpo.evaluation import mmmu, text
 from lit_g2rpo.evaluation.masks import check_mask, share_in_mask
-from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.choice import LETTERS, choice
 from lit_g2rpo.rewards.answers.geometry import box, iou
-from lit_g2rpo.rewards.answers.numbers import number, without_percent
+from lit_g2rpo.rewards.answers.numbers import number, percentage
 from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.answers.points import inside, points, region
 from lit_g2rpo.rewards.answers.text import fold
+from lit_g2rpo.rewards.problem_type import Row
 from lit_g2rpo.rewards.rules.document import references
 from lit_g2rpo.rewards.rules.math import results_agree
-
-Row = Mapping[str, Any]
 
 
 def letter(answer: str, row: Row) -> float | None:
@@ -39,7 +35,7 @@ def mmmu_answer(answer: str, row: Row) -> float | None:
     return None if named is None else float(named == gold)
 
 
-def anls(answer: str, row: Row) -> float | None:
+def nearest_reference(answer: str, row: Row) -> float | None:
     """Similarity with the nearest reference."""
     return text.anls(answer, _golds(row))
 
@@ -91,7 +87,7 @@ def mathvista(answer: str, row: Row) -> float | None:
     gold_text, kind = _golds(row)[0], row["answer_type"]
     if kind not in ("integer", "float"):
         return float(fold(answer).casefold() == fold(gold_text).casefold())
-    right, value = number(gold_text), number(without_percent(answer))
+    right, value = number(gold_text), percentage(answer)
     if right is None:
         raise ValueError(f"'answer' is {gold_text[:80]!r}; it must be a number")
     if value is None:
@@ -107,7 +103,7 @@ def choice_or_math(answer: str, row: Row) -> float | None:
 def number_or_text(answer: str, row: Row) -> float | None:
     """The same number, or the same text but for case."""
     gold = _golds(row)[0]
-    value, right = number(without_percent(answer)), number(without_percent(gold))
+    value, right = percentage(answer), percentage(gold)
     if value is not None and right is not None:
         return float(value == right)
     return float(fold(answer).casefold() == fold(gold).casefold())
@@ -129,4 +125,4 @@ def _gold_letter(row: Row) -> str:
 
 def _most_alike(answer: str, options: list[str]) -> str:
     distances = [Levenshtein.distance(answer, option.partition(". ")[2]) for option in options]
-    return mmmu.LETTERS[distances.index(min(distances))]
+    return LETTERS[distances.index(min(distances))]

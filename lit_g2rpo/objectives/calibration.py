@@ -27,11 +27,6 @@ PAPER_STYLES: dict[str, Style] = {
     "chart_figure_qa": "hybrid",
     "ocr": "vision",
 }
-VISION_TYPES = (
-    "OCR", "document", "spatial grounding", "point grounding", "GUI grounding", "detection", "segmentation",
-    "temporal grounding", "spatial-temporal grounding", "tracking",
-)  # fmt: skip
-HYBRID_TYPES = ("chart", "counting", "regression")
 
 CORRECT = 0.5
 """A completion of at least this accuracy counts as correct."""
@@ -71,6 +66,11 @@ class Measured:
         return [v for v, accuracy in zip(values, self.accuracies, strict=True) if (accuracy >= CORRECT) == correct]
 
     @property
+    def usual_problem_type(self) -> str:
+        """The most frequent problem type."""
+        return Counter(self.problem_types).most_common(1)[0][0]
+
+    @property
     def mean_length(self) -> float:
         """Mean length, tokens."""
         return statistics.fmean(self.lengths)
@@ -97,29 +97,26 @@ def quantile(values: Sequence[float], q: float) -> float:
     return low + part * (high - low)
 
 
-def style_of(task: str, problem_types: Sequence[str], given: dict[str, str]) -> Style:
+def style_of(task: str, inferred: Style, given: dict[str, str]) -> Style:
     """Tell how a task should be answered: at length, with a look and a thought, or shortly.
 
     Args:
         task: its name.
-        problem_types: answer format of each of its completions.
+        inferred: style of its most frequent problem type.
         given: style by task name, which goes before everything else.
 
     Returns:
-        The style: as given; as in the paper for its six tasks; else by the most frequent answer format.
+        The style: as given; as in the paper for its six tasks; else as inferred.
 
     Raises:
         UserError: if the given one is unknown.
     """
-    if task in given:
-        known = get_args(Style)
-        if given[task] not in known:
-            raise UserError(f"--styles.{task} is {given[task]!r}; it must be {', '.join(known[:-1])} or {known[-1]}")
-        return given[task]  # type: ignore[return-value]
-    if task in PAPER_STYLES:
-        return PAPER_STYLES[task]
-    usual = Counter(problem_types).most_common(1)[0][0]
-    return "vision" if usual in VISION_TYPES else "hybrid" if usual in HYBRID_TYPES else "reasoning"
+    if task not in given:
+        return PAPER_STYLES.get(task, inferred)
+    known: tuple[Style, ...] = get_args(Style)
+    if given[task] not in known:
+        raise UserError(f"--styles.{task} is {given[task]!r}; it must be {', '.join(known[:-1])} or {known[-1]}")
+    return next(style for style in known if style == given[task])
 
 
 def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand:

@@ -45,16 +45,9 @@ def number(text: str) -> Fraction | None:
     return Fraction(value * 10**power) if power >= 0 else Fraction(value, 10**-power)
 
 
-def without_percent(text: str) -> str:
-    """Drop one percent sign behind a number: 12% and 12 are the same answer to "what percentage".
-
-    Args:
-        text: what should be a number.
-
-    Returns:
-        The text without it.
-    """
-    return fold(text).removesuffix("%")
+def percentage(text: str) -> Fraction | None:
+    """Read a number with or without a percent sign: 12% and 12 are the same answer to "what percentage"."""
+    return number(fold(text).removesuffix("%"))
 
 
 def numbers_agree(answer: Fraction, gold: Fraction) -> bool:

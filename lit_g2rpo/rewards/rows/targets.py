@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.problem_types import known_problem_type
 
 # VLM-R1 names its accuracy rule by row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
-# their answers may hold tags and LaTeX of their own
-_VERBATIM = ("OCR", "document", "open-ended", "code")
 
 
 class SizeNeeded(ValueError):
@@ -63,7 +62,8 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
     if value is None and objects.get("bbox") and (reply is None or "<bbox>" in reply):
         return _objects(objects, row)
     value = reply if value is None else value
-    return _conclusion(value) if isinstance(value, str) and row.get("problem_type") not in _VERBATIM else value
+    kind = known_problem_type(row.get("problem_type"))
+    return _conclusion(value) if isinstance(value, str) and (kind is None or kind.solution) else value
 
 
 def _conclusion(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from lit_g2rpo.rewards.answers.numbers import number, without_percent
+from lit_g2rpo.rewards.answers.numbers import percentage
 from lit_g2rpo.rewards.answers.text import fold
 
 TOLERANCE = Fraction(5, 100)
@@ -23,7 +23,7 @@ def chart_answers_agree(answer: str, gold: str) -> bool:
 
     Source: relaxed accuracy of ChartQA (arXiv 2203.10244), made strict where it can be gamed.
     """
-    a, g = number(without_percent(answer)), number(without_percent(gold))
+    a, g = percentage(answer), percentage(gold)
     if a is not None and g is not None:
         exact = g.denominator == 1 and int(g) in YEARS
         return a == g if exact else abs(a - g) <= TOLERANCE * abs(g)

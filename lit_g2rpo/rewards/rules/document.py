@@ -26,7 +26,7 @@ def references(gold: str) -> list[str]:
     return [gold] if gold.strip() else []
 
 
-def anls(answer: str, golds: Iterable[str]) -> float:
+def document_similarity(answer: str, golds: Iterable[str]) -> float:
     """Return the normalised Levenshtein similarity with the gold answer most alike, 0 below one half.
 
     Case and blanks do not count.

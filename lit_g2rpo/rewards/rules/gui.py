@@ -1,4 +1,4 @@
-"""GUI grounding: where a click lands."""
+"""Clicks on elements of a screen: where they land."""
 
 import math
 

@@ -2,24 +2,24 @@
 
 import math
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 
 from rapidfuzz.distance import Levenshtein
 
-from lit_g2rpo.rewards.rules.tracking import timed_track, track
+from lit_g2rpo.rewards.rules.tracking import Track
 
 STRUCTURE = 0.5
 
 
-def structure_reward(problem_type: str, answer: str, gold: str, readable: bool) -> float:
+def structure_reward(read: Callable[[str], Track | None] | None, answer: str, gold: str, readable: bool) -> float:
     """Return the bonus for an answer of valid structure, whatever it says.
 
     It is 0.5 for every readable structured answer and for every answer of the other types. Tracks earn half of it for
     the share of gold seconds that they name.
 
     Args:
-        problem_type: answer format.
-        gold: the gold answer.
+        read: reads a track, where the problem type asks for one.
         readable: the answer has the form of its problem type, or the type asks for none.
 
     Returns:
@@ -29,13 +29,9 @@ def structure_reward(problem_type: str, answer: str, gold: str, readable: bool) 
     """
     if not readable:
         return 0.0
-    if problem_type == "tracking":
-        named, wanted = track(answer), track(gold)
-    elif problem_type == "spatial-temporal grounding":
-        timed, timed_gold = timed_track(answer), timed_track(gold)
-        named, wanted = timed and timed[1], timed_gold and timed_gold[1]
-    else:
+    if read is None:
         return STRUCTURE
+    named, wanted = read(answer), read(gold)
     if named is None or wanted is None:
         return 0.0
     return STRUCTURE / 2 * (1 + len(named.keys() & wanted.keys()) / len(wanted))

@@ -44,6 +44,12 @@ def timed_track(text: str) -> tuple[Span, Track] | None:
     return None if when is None or where is None else (when, where)
 
 
+def track_of_timed(text: str) -> Track | None:
+    """Read the track of a span and a track, as `timed_track` does."""
+    found = timed_track(text)
+    return None if found is None else found[1]
+
+
 def mean_iou(answer: Track, gold: Track) -> float:
     """Return the mean overlap over the gold seconds; one without a box in the answer counts 0.
 
