@@ -47,13 +47,7 @@ TASKS = {
 
 
 def task(name: str) -> Task:
-    """Find one of the paper's tasks.
-
-    Args:
-        name: its name.
-
-    Returns:
-        A copy, so that moving its bands leaves the registry alone.
+    """Find one of the paper's tasks: a copy, so that moving its bands leaves the registry alone.
 
     Raises:
         UserError: if there is no such task.
@@ -73,15 +67,12 @@ def paper_tasks() -> dict[str, Task]:
 def with_bands(
     tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Sequence[float | str] | str | None] | None]
 ) -> dict[str, Task]:
-    """Change bands and rewards of tasks and add tasks.
+    """Change bands and rewards of tasks and add tasks; ``tasks`` is left alone.
 
     Args:
         tasks: tasks by name.
         overrides: per task name ``length`` (four thresholds, see `length_band`) and ``entropy`` (two, nats), None to
             exempt the task, and ``reward`` (import path of a function); a name not in ``tasks`` becomes a new task.
-
-    Returns:
-        The tasks by name; ``tasks`` is left alone.
 
     Raises:
         UserError: for an unknown key, thresholds of the wrong number or order, or a reward that is no import path.
@@ -109,13 +100,7 @@ def with_bands(
 
 
 def entropy_band(values: Sequence[float | str]) -> EntropyBand:
-    """Read two bounds of a configuration.
-
-    Args:
-        values: low and high, nats.
-
-    Returns:
-        The band.
+    """Read the low and high bound of a configuration, nats.
 
     Raises:
         UserError: if there are not two numbers, ascending.

@@ -118,7 +118,6 @@ def shapes(problem_type: str, answer: str) -> dict[str, list[Any]]:
     """Read what of an answer can be drawn over its image.
 
     Args:
-        problem_type: form of the answer.
         answer: the answer, tags taken off.
 
     Returns:

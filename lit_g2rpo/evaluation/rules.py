@@ -20,14 +20,14 @@ from lit_g2rpo.rewards.rules.math import results_agree
 
 
 def letter(answer: str, row: Row) -> float | None:
-    """Right if the answer names the gold option, by its letter or its text."""
+    """Score an answer that names the gold option by its letter or its text."""
     gold = _gold_letter(row)
     named = choice(answer, row["options"])
     return None if named is None else float(named == gold)
 
 
 def mmmu_answer(answer: str, row: Row) -> float | None:
-    """MMMU's own rule: an option where the row has some, else an open answer."""
+    """Score by MMMU's own rule: an option where the row has some, else an open answer."""
     if not row.get("options"):
         return mmmu.open_answer(answer, _golds(row))
     gold = _gold_letter(row)
@@ -36,29 +36,29 @@ def mmmu_answer(answer: str, row: Row) -> float | None:
 
 
 def nearest_reference(answer: str, row: Row) -> float | None:
-    """Similarity with the nearest reference."""
+    """Score by similarity with the nearest reference."""
     return text.anls(answer, _golds(row))
 
 
 def relaxed(answer: str, row: Row) -> float | None:
-    """Relaxed accuracy, with blanks around the answer taken off."""
+    """Score by relaxed accuracy, with blanks around the answer taken off."""
     return text.relaxed_accuracy(answer.strip(), _golds(row)[0])
 
 
 def ocr(answer: str, row: Row) -> float | None:
-    """Right if a reference is contained in the answer."""
+    """Score an answer that contains a reference."""
     return text.ocr_hit(answer, _golds(row), row["dataset"])
 
 
 def in_mask(answer: str, row: Row) -> float | None:
-    """Share of the points that lie in the row's mask."""
+    """Score by the share of the points that lie in the row's mask."""
     check_mask(row["mask"])
     found = points(answer)
     return None if found is None else share_in_mask(found, row["mask"])
 
 
 def robospatial(answer: str, row: Row) -> float | None:
-    """Yes or no by how the answer begins; else right if the first point lies in the gold polygon."""
+    """Score yes or no by how the answer begins; else whether the first point lies in the gold polygon."""
     gold = unwrap(row["answer"])
     if gold.lower() in ("yes", "no"):
         return float(answer.strip().lower().startswith(gold.lower()))
@@ -70,7 +70,7 @@ def robospatial(answer: str, row: Row) -> float | None:
 
 
 def overlap(answer: str, row: Row) -> float | None:
-    """Intersection over union with the gold box."""
+    """Score by intersection over union with the gold box."""
     gold = box(unwrap(row["answer"]))
     if gold is None:
         raise ValueError(f"'answer' is {row['answer'][:80]!r}; it must be a box on the 0..1000 grid")
@@ -79,7 +79,7 @@ def overlap(answer: str, row: Row) -> float | None:
 
 
 def mathvista(answer: str, row: Row) -> float | None:
-    """The option named, or the one spelt most alike; a whole or rounded number; else the same text."""
+    """Score the option named, or the one spelt most alike; a whole or rounded number; else the same text."""
     if row.get("options"):
         gold = _gold_letter(row)
         named = choice(answer, row["options"])
@@ -96,12 +96,12 @@ def mathvista(answer: str, row: Row) -> float | None:
 
 
 def choice_or_math(answer: str, row: Row) -> float | None:
-    """The option named, or the same mathematical result."""
+    """Score the option named, or the same mathematical result."""
     return letter(answer, row) if row.get("options") else float(results_agree(answer, _golds(row)[0]))
 
 
 def number_or_text(answer: str, row: Row) -> float | None:
-    """The same number, or the same text but for case."""
+    """Score the same number, or the same text but for case."""
     gold = _golds(row)[0]
     value, right = percentage(answer), percentage(gold)
     if value is not None and right is not None:

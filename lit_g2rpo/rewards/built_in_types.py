@@ -11,14 +11,14 @@ from lit_g2rpo.rewards.answers.points import nearness, point_within, points, reg
 from lit_g2rpo.rewards.answers.spans import span, span_iou
 from lit_g2rpo.rewards.answers.text import character_accuracy
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.problem_type import LONG, SHORT, ProblemType, Row, Unreadable, compared
+from lit_g2rpo.rewards.problem_type import LONG, ProblemType, Row, Unreadable, compared
 from lit_g2rpo.rewards.rules.caption import rouge_l
 from lit_g2rpo.rewards.rules.chart import chart_answers_agree
 from lit_g2rpo.rewards.rules.detection import detection_f1, labelled_boxes
 from lit_g2rpo.rewards.rules.document import document_similarity, references
 from lit_g2rpo.rewards.rules.drawing import boxes_and_points
 from lit_g2rpo.rewards.rules.gui import click, click_reward
-from lit_g2rpo.rewards.rules.math import results_agree
+from lit_g2rpo.rewards.rules.math import MAX_RESULT_CHARACTERS, results_agree
 from lit_g2rpo.rewards.rules.parity import rounded_numbers_agree, single_precision_accuracy, word_accuracy
 from lit_g2rpo.rewards.rules.regression import mean_relative_accuracy
 from lit_g2rpo.rewards.rules.segmentation import segmentation_reward, segmenter_prompt
@@ -93,7 +93,7 @@ BUILT_IN = {
     "math": ProblemType(
         _math,
         "Give only the final result, as a number or in LaTeX, for example <answer>\\frac{1}{2}</answer>.",
-        f"a result of at most {SHORT} characters, as a number, in LaTeX or in words",
+        f"a result of at most {MAX_RESULT_CHARACTERS} characters, as a number, in LaTeX or in words",
         task="math_reasoning",
     ),
     "spatial grounding": ProblemType(

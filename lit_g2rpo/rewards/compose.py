@@ -48,7 +48,6 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
         completion: what the policy wrote, tags included.
         sample: a row of any accepted format, with its problem type and its gold answer (wrapped in answer tags or
             plain) and, for multiple choice, options.
-        config: choices of the reward.
 
     Returns:
         The score. What cannot be scored has accuracy 0 and an error code.

@@ -19,10 +19,7 @@ def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -
 
     Args:
         sample: a row of any accepted format; without a gold answer the block is empty.
-        config: choices of the reward; its tags are used.
-
-    Returns:
-        The completion. Where gold is a region or a list of right texts, the answer is a point in it, or the first.
+        config: its tags are used.
 
     Raises:
         ValueError: if the row cannot be understood.
@@ -37,14 +34,10 @@ def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -
 
 
 def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str | None:
-    """Say why a row's gold answer does not score 1 against itself.
+    """Say in one line why a row's gold answer does not score 1 against itself; None if it does.
 
     Args:
         sample: a row of any accepted format.
-        config: choices of the reward.
-
-    Returns:
-        One line; None if it does score 1.
     """
     try:
         row = canonical(sample)

@@ -122,7 +122,7 @@ def check_row(
         raise UserError(f"{place}: {problem}")
     image_sources(row, image_root, place)
     clips(row, image_root, place)
-    # Rows of a task with a reward of the user's own may hold any answer.
+    # Rows of a task with a custom reward may hold any answer.
     if "answer" in row and not tasks[row["task_type"]].reward and (error := gold_error(row, reward)):
         raise UserError(f"{place}: {error}")
 

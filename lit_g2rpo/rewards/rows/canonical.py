@@ -148,7 +148,7 @@ def _image(image: Any) -> Any:
 
 
 def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tuple[str, str | None, bool]:
-    """The question, the assistant's turn behind it, and whether the format always writes the places of images."""
+    """Find the question, the assistant's turn behind it, and whether the format always writes the places of images."""
     name = next((name for name in _QUESTIONS if name in rest), None)
     if name is not None:
         problem = rest.pop(name)

@@ -7,14 +7,7 @@ from lit_g2rpo.rewards.rules.segmentation import segmenter_prompt
 
 
 def boxes_and_points(answer: str) -> tuple[list[Box], list[Point]]:
-    """Read the boxes and points of an answer in any of their shapes.
-
-    Args:
-        answer: the answer, tags taken off.
-
-    Returns:
-        Boxes (left, top, right, bottom) and points (x, y) on the 0..1000 grid; none if there are none.
-    """
+    """Read the boxes and points of an answer in any of their shapes, on the 0..1000 grid; none if there are none."""
     segment = segmenter_prompt(answer)
     if segment is not None:
         return [segment.box], segment.positive
