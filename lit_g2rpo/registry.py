@@ -8,9 +8,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from lit_g2rpo.errors import UserError
+
+T = TypeVar("T")
 
 
 def lookup(name: str, known: Mapping[str, Any], where: str) -> Any:
@@ -84,3 +86,25 @@ def _from_path(name: str) -> ModuleType:
         # an installed command does not look into the working directory; a user's own module is usually there
         sys.path.append(here)
     return importlib.import_module(name)
+
+
+def instance(name: Any, known: Mapping[str, T], kind: type[T], what: str) -> T:
+    """Find an object that a data row names: by its short name, or by its import path.
+
+    Args:
+        name: a key of ``known``, or ``package.module.NAME``.
+        known: objects by short name.
+        kind: what an object from elsewhere must be an instance of.
+        what: the column that holds the name, for messages.
+
+    Raises:
+        UserError: if there is no such object.
+    """
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if not isinstance(name, str) or "." not in name or not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"unknown {what} {name!r}; known: {', '.join(known)}; or give package.module.NAME")
+    found = load(name, what)
+    if not isinstance(found, kind):
+        raise UserError(f"{what} is {name!r}, a {type(found).__name__}; it must be a {kind.__name__}")
+    return found

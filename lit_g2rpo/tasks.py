@@ -1,71 +1,11 @@
-"""Tasks: the unit of shaping, found by name, and the prompt that asks for reasoning and answer in tags."""
+"""Tasks: the unit of shaping, found by name, with their bands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.relative_bands import RelativeBand, length_band
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
-from lit_g2rpo.rewards import PROBLEM_TYPES
-
-IMAGE_PLACE = "<image>"
-
-FORMAT = (
-    "Reason about the question first and write your reasoning between <thinking> and </thinking>. Then write the "
-    'answer alone between <answer> and </answer>. Where a box is asked for, give it as JSON with the key "boxes".'
-)
-REMINDER = "Keep to this form: <thinking>your reasoning</thinking><answer>your answer</answer>."
-ANSWER_FORMS = {
-    "multiple choice": "Give only the letter of the right option, for example <answer>A</answer>.",
-    "numerical": "Give only a number, for example <answer>3.14</answer>.",
-    "regression": "Give only a number, your best estimate, for example <answer>42.7</answer>.",
-    "OCR": "Give only the text you read, for example <answer>Hello world</answer>.",
-    "math": "Give only the final result, as a number or in LaTeX, for example <answer>\\frac{1}{2}</answer>.",
-    "spatial grounding": (
-        "Give only the box, on a grid from 0 to 1000 in both directions, for example "
-        '<answer>{"boxes": [35, 227, 437, 932]}</answer>.'
-    ),
-    "document": "Give only the answer, as short as the document has it, for example <answer>12 May 1998</answer>.",
-    "chart": "Give only a number or a few words, or the letter of the right option, for example <answer>14.2</answer>.",
-    "counting": "Give only how many there are, in digits, for example <answer>7</answer>.",
-    "point grounding": (
-        "Give only the points as JSON, on a grid from 0 to 1000 in both directions, for example "
-        '<answer>[{"point_2d": [412, 603]}]</answer>.'
-    ),
-    "GUI grounding": (
-        "Give only the one point to click as JSON, on a grid from 0 to 1000 in both directions, for example "
-        '<answer>{"point_2d": [412, 603]}</answer>.'
-    ),
-    "detection": (
-        "Give only the boxes and their labels as JSON, on a grid from 0 to 1000 in both directions, and an empty list "
-        'if there are none, for example <answer>[{"bbox_2d": [35, 227, 437, 932], "label": "dog"}]</answer>.'
-    ),
-    "segmentation": (
-        "Give only JSON, on a grid from 0 to 1000 in both directions: the object's box, three points on it and three "
-        'points off it, for a video also the second at which it is seen best as "time", for example '
-        '<answer>{"boxes": [35, 227, 437, 932], "positive_points": [[210, 400], [250, 610], [300, 800]], '
-        '"negative_points": [[20, 100], [500, 300], [480, 950]]}</answer>.'
-    ),
-    "temporal grounding": (
-        'Give only start and end in seconds as JSON, for example <answer>{"time": [12.3, 25.7]}</answer>.'
-    ),
-    "spatial-temporal grounding": (
-        "Give only start and end in seconds, and one box for every whole second between them on a grid from 0 to 1000 "
-        'in both directions, as JSON, for example <answer>{"time": [8.1, 10.4], "boxes": {"9": [317, 422, 582, 997], '
-        '"10": [332, 175, 442, 369]}}</answer>.'
-    ),
-    "tracking": (
-        "Give only one box for every second, on a grid from 0 to 1000 in both directions, as JSON, for example "
-        '<answer>{"boxes": {"1": [405, 230, 654, 463], "2": [435, 223, 678, 446]}}</answer>.'
-    ),
-    "open-ended": "Give only your answer, in a sentence or two, for example <answer>A dog sleeps in the sun.</answer>.",
-    "scientific": (
-        "Give only the letter of the right option, or without options the final result as a number or in LaTeX, for "
-        "example <answer>9.81</answer>."
-    ),
-    "code": "Give only the program, for example <answer>print(sum(range(10)))</answer>.",
-}
 
 
 @dataclass(slots=True)
@@ -107,13 +47,7 @@ TASKS = {
 
 
 def task(name: str) -> Task:
-    """Find one of the paper's tasks.
-
-    Args:
-        name: its name.
-
-    Returns:
-        A copy, so that moving its bands leaves the registry alone.
+    """Find one of the paper's tasks: a copy, so that moving its bands leaves the registry alone.
 
     Raises:
         UserError: if there is no such task.
@@ -133,15 +67,12 @@ def paper_tasks() -> dict[str, Task]:
 def with_bands(
     tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Sequence[float | str] | str | None] | None]
 ) -> dict[str, Task]:
-    """Change bands and rewards of tasks and add tasks.
+    """Change bands and rewards of tasks and add tasks; ``tasks`` is left alone.
 
     Args:
         tasks: tasks by name.
         overrides: per task name ``length`` (four thresholds, see `length_band`) and ``entropy`` (two, nats), None to
             exempt the task, and ``reward`` (import path of a function); a name not in ``tasks`` becomes a new task.
-
-    Returns:
-        The tasks by name; ``tasks`` is left alone.
 
     Raises:
         UserError: for an unknown key, thresholds of the wrong number or order, or a reward that is no import path.
@@ -169,13 +100,7 @@ def with_bands(
 
 
 def entropy_band(values: Sequence[float | str]) -> EntropyBand:
-    """Read two bounds of a configuration.
-
-    Args:
-        values: low and high, nats.
-
-    Returns:
-        The band.
+    """Read the low and high bound of a configuration, nats.
 
     Raises:
         UserError: if there are not two numbers, ascending.
@@ -184,71 +109,3 @@ def entropy_band(values: Sequence[float | str]) -> EntropyBand:
     if len(numbers) != 2 or len(values) != 2:
         raise UserError("give 2 bounds in nats, ascending")
     return EntropyBand(*numbers)
-
-
-def instruction(problem_type: str, *, thinking_tag: str = "thinking", answer_tag: str = "answer") -> str:
-    """Write the closing request of a prompt: the tags once more, and the form of the answer with an example.
-
-    Args:
-        problem_type: answer format.
-        thinking_tag: name of the tag around the reasoning.
-        answer_tag: name of the tag around the answer.
-
-    Returns:
-        The request.
-
-    Raises:
-        UserError: if the problem type is unknown.
-
-    Source: order of parts as in the released code of OpenVLThinkerV2; the words are our own.
-    """
-    if problem_type not in ANSWER_FORMS:
-        raise UserError(f"unknown problem type {problem_type!r}; known: {', '.join(PROBLEM_TYPES)}")
-    return _with_tags(f"{REMINDER}\n{ANSWER_FORMS[problem_type]}", thinking_tag, answer_tag)
-
-
-def build_messages(
-    question: str,
-    options: Sequence[str],
-    problem_type: str,
-    n_images: int,
-    *,
-    thinking_tag: str = "thinking",
-    answer_tag: str = "answer",
-) -> list[dict[str, Any]]:
-    """Build the chat of a prompt: one user turn, no system prompt.
-
-    Args:
-        question: the question, with ``<image>`` where an image stands.
-        options: the options, each ``"A. text"``; empty if there is no choice.
-        problem_type: answer format.
-        n_images: number of images, the number of their places.
-        thinking_tag: name of the tag around the reasoning.
-        answer_tag: name of the tag around the answer.
-
-    Returns:
-        The messages, their content a list of text and image items.
-
-    Raises:
-        UserError: if the places do not match the images, or the problem type is unknown.
-    """
-    pieces = question.split(IMAGE_PLACE)
-    if len(pieces) - 1 != n_images:
-        raise UserError(f"{len(pieces) - 1} {IMAGE_PLACE} places for {n_images} images; there must be one each")
-    content: list[dict[str, Any]] = []
-    for piece in pieces[:-1]:
-        if piece.strip():
-            content.append({"type": "text", "text": piece.strip()})
-        content.append({"type": "image"})
-    parts = [pieces[-1].strip(), _with_tags(FORMAT, thinking_tag, answer_tag)]
-    if options:
-        parts.append("\n".join(["Options:", *options]))
-    parts.append(instruction(problem_type, thinking_tag=thinking_tag, answer_tag=answer_tag))
-    content.append({"type": "text", "text": "\n".join(part for part in parts if part)})
-    return [{"role": "user", "content": content}]
-
-
-def _with_tags(text: str, thinking_tag: str, answer_tag: str) -> str:
-    for own, wanted in (("thinking", thinking_tag), ("answer", answer_tag)):
-        text = text.replace(f"<{own}>", f"<{wanted}>").replace(f"</{own}>", f"</{wanted}>")
-    return text

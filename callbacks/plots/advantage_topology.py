@@ -19,7 +19,7 @@ from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Microbatch, RolloutTable
 from lit_g2rpo.objectives import G2RPO
-from lit_g2rpo.rewards import PROBLEM_TYPES
+from lit_g2rpo.rewards import problem_type_of_id
 from lit_g2rpo.training.run import Run, run_of
 from lit_g2rpo.training.task_gradients import measured_parameters, task_gradients
 
@@ -138,7 +138,8 @@ def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
     """
     task_ids, type_ids = table.task_ids, table.problem_type_ids
     sets = {tasks[k]: task_ids == k for k in sorted(set(task_ids.tolist()))}
-    return sets | {f"type/{PROBLEM_TYPES[k].replace(' ', '_')}": type_ids == k for k in sorted(set(type_ids.tolist()))}
+    types = {k: problem_type_of_id(k).replace(" ", "_") for k in sorted(set(type_ids.tolist()))}
+    return sets | {f"type/{name}": type_ids == k for k, name in types.items()}
 
 
 def pull_shares(pulls: Iterable[dict[str, list[float]]]) -> tuple[dict[str, float], dict[str, float]]:

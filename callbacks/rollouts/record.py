@@ -9,17 +9,13 @@ from torch import Tensor
 
 from lit_g2rpo.callbacks.rollouts.token_text import TokenText
 from lit_g2rpo.experience import Experience, Prompt
-from lit_g2rpo.rewards.answers.geometry import box
 from lit_g2rpo.rewards.answers.parse import envelope, unwrap
-from lit_g2rpo.rewards.answers.points import points
 from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.problem_types import known_problem_type
 from lit_g2rpo.rewards.rows.canonical import canonical
-from lit_g2rpo.rewards.rules.detection import labelled_boxes
-from lit_g2rpo.rewards.rules.segmentation import segmenter_prompt
 
 Record = dict[str, Any]
 
-GROUNDING = ("spatial grounding", "detection", "point grounding", "GUI grounding", "segmentation")
 IMAGE_SIDE = 512
 
 
@@ -122,20 +118,14 @@ def shapes(problem_type: str, answer: str) -> dict[str, list[Any]]:
     """Read what of an answer can be drawn over its image.
 
     Args:
-        problem_type: form of the answer.
         answer: the answer, tags taken off.
 
     Returns:
         ``boxes`` (left, top, right, bottom) and ``points`` (x, y), on the 0..1000 grid; both empty if there are none.
     """
-    if problem_type not in GROUNDING:
-        return {"boxes": [], "points": []}
-    segment = segmenter_prompt(answer)
-    if segment is not None:
-        return {"boxes": [segment.box], "points": segment.positive}
-    one = box(answer)
-    boxes = [one] if one is not None else [found for found, _ in labelled_boxes(answer) or []]
-    return {"boxes": boxes, "points": [] if boxes else points(answer) or []}
+    kind = known_problem_type(problem_type)
+    boxes, points = kind.draw(answer) if kind is not None and kind.draw is not None else ([], [])
+    return {"boxes": boxes, "points": points}
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import rules
+from lit_g2rpo.registry import instance
 from lit_g2rpo.rewards.answers.parse import unbox
 
 MMSTAR = {
@@ -26,7 +27,7 @@ OCRBENCH = (
     "Digit String Recognition", "Non-Semantic Text Recognition", "Scene Text-centric VQA", "Doc-oriented VQA",
     "Key Information Extraction", "Handwritten Mathematical Expression Recognition",
 )  # fmt: skip
-HUB = "huggingface.co/datasets/"
+_HUB = "huggingface.co/datasets/"
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,14 +62,10 @@ class Benchmark:
     circular: str | None = None
 
     def value(self, answer: str, row: Mapping[str, Any]) -> float | None:
-        """Compare an answer with a row.
+        """Compare an answer with a row; None if the answer cannot be read.
 
         Args:
             answer: text of the answer block; a box of LaTeX around it is taken off.
-            row: the data row.
-
-        Returns:
-            From 0 to 1; None if the answer cannot be read.
 
         Raises:
             ValueError: if the row is not what the rule needs.
@@ -87,7 +84,7 @@ def _referring(title: str, source: str) -> Benchmark:
 
 def _anls(title: str, source: str) -> Benchmark:
     words = "edit similarity with the nearest reference, 0 below one half"
-    return Benchmark(title, "ANLS", rules.anls, words, source)
+    return Benchmark(title, "ANLS", rules.nearest_reference, words, source)
 
 
 def _judged(title: str, rule: Any, words: str, source: str, *columns: str) -> Benchmark:
@@ -97,88 +94,89 @@ def _judged(title: str, rule: Any, words: str, source: str, *columns: str) -> Be
 BENCHMARKS = {
     "mmmu": Benchmark(
         "MMMU", "accuracy", rules.mmmu_answer,
-        "the official parser; where it guesses an option at random, no answer", HUB + "MMMU/MMMU, split validation",
+        "the official parser; where it guesses an option at random, no answer", _HUB + "MMMU/MMMU, split validation",
     ),
     "mmstar": Benchmark(
         "MMStar", "accuracy", rules.letter, "the option named; mean over rows, and mean over categories",
-        HUB + "Lin-Chen/MMStar", columns=("category", "l2_category"),
+        _HUB + "Lin-Chen/MMStar", columns=("category", "l2_category"),
         subsets={"category": tuple(MMSTAR), "l2_category": tuple(name for names in MMSTAR.values() for name in names)},
     ),
-    "ai2d": Benchmark("AI2D", "accuracy", rules.letter, "the option named", HUB + "lmms-lab/ai2d"),
+    "ai2d": Benchmark("AI2D", "accuracy", rules.letter, "the option named", _HUB + "lmms-lab/ai2d"),
     "embspatial": Benchmark(
-        "EmbSpatial", "accuracy", rules.letter, "the option named", HUB + "FlagEval/EmbSpatial-Bench"
+        "EmbSpatial", "accuracy", rules.letter, "the option named", _HUB + "FlagEval/EmbSpatial-Bench"
     ),
     "chartqa": Benchmark(
         "ChartQA", "relaxed accuracy", rules.relaxed, "numbers within 5 %, other texts equal but for case",
-        HUB + "lmms-lab/ChartQA", columns=("type",), subsets={"type": ("human", "augmented")},
+        _HUB + "lmms-lab/ChartQA", columns=("type",), subsets={"type": ("human", "augmented")},
     ),
-    "docvqa": _anls("DocVQA", HUB + "lmms-lab/DocVQA, config DocVQA, split validation"),
-    "infovqa": _anls("InfoVQA", HUB + "lmms-lab/DocVQA, config InfographicVQA, split validation"),
+    "docvqa": _anls("DocVQA", _HUB + "lmms-lab/DocVQA, config DocVQA, split validation"),
+    "infovqa": _anls("InfoVQA", _HUB + "lmms-lab/DocVQA, config InfographicVQA, split validation"),
     "ocrbench": Benchmark(
         "OCRBench", "hits", rules.ocr, "a reference is contained in the answer; 1000 rows, so 0.911 is 911 hits",
-        HUB + "echo840/OCRBench", columns=("dataset", "question_type"), subsets={"question_type": OCRBENCH},
+        _HUB + "echo840/OCRBench", columns=("dataset", "question_type"), subsets={"question_type": OCRBENCH},
     ),
     "refspatial": Benchmark(
         "RefSpatial-Bench", "success", rules.in_mask, "share of the points that lie in the mask",
-        HUB + "BAAI/RefSpatial-Bench", columns=("mask", "split"),
+        _HUB + "BAAI/RefSpatial-Bench", columns=("mask", "split"),
         subsets={"split": ("location", "placement", "unseen")},
     ),
     "robospatial": Benchmark(
         "RoboSpatial-Home", "accuracy", rules.robospatial,
         "the answer begins with yes or no as gold does; the first point lies in the gold polygon",
-        HUB + "chanhee-luke/RoboSpatial-Home", columns=("category",),
+        _HUB + "chanhee-luke/RoboSpatial-Home", columns=("category",),
         subsets={"category": ("compatibility", "configuration", "context")},
     ),
-    "refcoco": _referring("RefCOCO", HUB + "lmms-lab/RefCOCO"),
-    "refcoco_plus": _referring("RefCOCO+", HUB + "lmms-lab/RefCOCOplus"),
-    "refcocog": _referring("RefCOCOg", HUB + "lmms-lab/RefCOCOg"),
+    "refcoco": _referring("RefCOCO", _HUB + "lmms-lab/RefCOCO"),
+    "refcoco_plus": _referring("RefCOCO+", _HUB + "lmms-lab/RefCOCOplus"),
+    "refcocog": _referring("RefCOCOg", _HUB + "lmms-lab/RefCOCOg"),
     "mmbench": Benchmark(
         "MMBench", "circular accuracy", rules.letter, "the option named, under all rotations of the options",
-        HUB + "lmms-lab/MMBench, config en, split dev, with its rotations written out", official=False,
+        _HUB + "lmms-lab/MMBench, config en, split dev, with its rotations written out", official=False,
         columns=("circular_id",), circular="circular_id",
     ),
     "mathvista": _judged(
         "MathVista", rules.mathvista, "option named or spelt most alike; whole or rounded number; same text",
-        HUB + "AI4Math/MathVista, split testmini", "answer_type", "precision",
+        _HUB + "AI4Math/MathVista, split testmini", "answer_type", "precision",
     ),
     "mathverse": _judged(
-        "MathVerse", rules.choice_or_math, "option named, or the same mathematical result", HUB + "AI4Math/MathVerse"
+        "MathVerse", rules.choice_or_math, "option named, or the same mathematical result", _HUB + "AI4Math/MathVerse"
     ),
     "mathvision": _judged(
-        "MathVision", rules.choice_or_math, "option named, or the same mathematical result", HUB + "MathLLMs/MathVision"
+        "MathVision", rules.choice_or_math, "option named, or the same mathematical result",
+        _HUB + "MathLLMs/MathVision"
     ),
     "charxiv": _judged(
         "CharXiv (reasoning)", rules.number_or_text, "the same number, or the same text but for case",
-        HUB + "princeton-nlp/CharXiv, split validation",
+        _HUB + "princeton-nlp/CharXiv, split validation",
     ),
 }  # fmt: skip
 
 
-def benchmark_named(name: str) -> Benchmark:
+def benchmark_named(name: Any) -> Benchmark:
     """Find a benchmark.
 
     Args:
-        name: its name.
-
-    Returns:
-        The benchmark.
+        name: its short name, or the import path ``package.module.NAME`` of one from outside.
 
     Raises:
         UserError: if there is none of that name.
     """
-    if name not in BENCHMARKS:
-        raise UserError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+    return instance(name, BENCHMARKS, Benchmark, "benchmark")
 
 
-def row_error(row: Mapping[str, Any]) -> str | None:
-    """Say why a row cannot be scored by the benchmark it names.
+def known_benchmark(name: Any) -> Benchmark | None:
+    """Find a benchmark; None if there is none of that name."""
+    try:
+        return benchmark_named(name)
+    except UserError:
+        return None
+
+
+def benchmark_error(row: Mapping[str, Any]) -> str | None:
+    """Say in one line why a row cannot be scored by the benchmark it names; None if it can, or names none.
 
     Args:
         row: a canonical data row; its column ``benchmark``, if any, names the benchmark.
-
-    Returns:
-        One line; None if it can, or names no benchmark.
     """
     if row.get("benchmark") is None:
         return None

@@ -28,14 +28,7 @@ def encode_mask(mask: NDArray[Any]) -> dict[str, list[int]]:
 
 
 def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
-    """Return the share of points inside a mask; one outside the image is outside the mask.
-
-    Args:
-        points: points on the 0..1000 grid, at least one.
-        mask: from ``encode_mask``.
-
-    Returns:
-        From 0 to 1.
+    """Return the share of at least one point, on the 0..1000 grid, in a mask; one outside the image is outside.
 
     Raises:
         ValueError: if it is no mask.
@@ -53,13 +46,7 @@ def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
 
 
 def check_mask(mask: Any) -> tuple[int, int]:
-    """Return height and width of a mask in a data row.
-
-    Args:
-        mask: the column.
-
-    Returns:
-        Height and width, pixels.
+    """Return height and width, pixels, of a mask in a data row.
 
     Raises:
         ValueError: if it is no mask.

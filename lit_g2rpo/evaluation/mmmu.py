@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
-MAX_CHARACTERS = 4096
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+from lit_g2rpo.rewards.answers.choice import LETTERS
+
+MAX_OPEN_ANSWER = 4096
 LEADS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 TRIVIAL = frozenset(":,.!?;'")
 
@@ -25,9 +26,6 @@ def option_letter(answer: str, options: Sequence[str]) -> str | None:
     Args:
         options: texts of the options, in the order of their letters, without letters.
 
-    Returns:
-        The letter, or None.
-
     Source: MMMU-Benchmark/MMMU eval/eval_utils.py, parse_multi_choice_response.
     """
     for mark in ",.!?;:'":
@@ -47,20 +45,14 @@ def option_letter(answer: str, options: Sequence[str]) -> str | None:
 
 
 def open_answer(answer: str, golds: Sequence[str]) -> float | None:
-    """Compare the answer to an open question.
+    """Compare the answer to an open question with the right ones; None beyond ``MAX_OPEN_ANSWER`` characters.
 
     Candidates are what stands behind words such as "is" or an equals sign, and the numbers there. A gold text must be
     contained in a candidate, a gold number equal one to two decimals.
 
-    Args:
-        golds: right answers.
-
-    Returns:
-        0 or 1; None if the answer is longer than ``MAX_CHARACTERS``.
-
     Source: MMMU-Benchmark/MMMU eval/eval_utils.py, parse_open_response and eval_open.
     """
-    if len(answer) > MAX_CHARACTERS:
+    if len(answer) > MAX_OPEN_ANSWER:
         return None
     phrases = _phrases(answer)
     numbers = [number for phrase in phrases for pattern in _NUMBERS for number in pattern.findall(phrase)]

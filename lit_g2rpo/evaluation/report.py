@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
+from lit_g2rpo.evaluation.benchmarks import known_benchmark
 from lit_g2rpo.evaluation.bootstrap import interval, resampled_means
 from lit_g2rpo.evaluation.figures import benchmark_figures
 from lit_g2rpo.evaluation.predictions import NAME, read_predictions
@@ -103,7 +103,7 @@ def summarize(rows: Iterable[Row], baseline: Baseline | None = None) -> dict[str
 
 def _figures(name: str, rows: list[Row], questions: Mapping[str, list[float]]) -> dict[str, Any]:
     figures: dict[str, Any] = {"n": len(questions) or len({row["index"] for row in rows})}
-    benchmark = BENCHMARKS.get(name)
+    benchmark = known_benchmark(name)
     figures["metric"] = benchmark.metric if benchmark else "reward accuracy"
     figures["rule"] = ("official" if benchmark.official else "rule") if benchmark else "reward"
     figures["score"] = _mean(_mean(scores) for scores in questions.values())
@@ -138,7 +138,8 @@ def _compared(questions: Mapping[str, list[float]], baseline: Baseline, name: st
 
 def _questions(name: str, rows: Iterable[Row]) -> dict[str, list[float]]:
     """Scores of each question, one per repeat; the rotations of a circular question count as their worst."""
-    circular = BENCHMARKS[name].circular if name in BENCHMARKS else None
+    benchmark = known_benchmark(name)
+    circular = benchmark.circular if benchmark else None
     worst: dict[tuple[str, int], float] = {}
     for row in rows:
         if row["score"] is not None:

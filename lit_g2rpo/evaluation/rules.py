@@ -4,34 +4,30 @@ A rule returns None where the answer cannot be read, which counts as 0, and rais
 answer is not what the rule needs.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from rapidfuzz.distance import Levenshtein
 
 from lit_g2rpo.evaluation import mmmu, text
 from lit_g2rpo.evaluation.masks import check_mask, share_in_mask
-from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.choice import LETTERS, choice
 from lit_g2rpo.rewards.answers.geometry import box, iou
-from lit_g2rpo.rewards.answers.numbers import number, without_percent
+from lit_g2rpo.rewards.answers.numbers import number, percentage
 from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.answers.points import inside, points, region
 from lit_g2rpo.rewards.answers.text import fold
+from lit_g2rpo.rewards.problem_type import Row
 from lit_g2rpo.rewards.rules.document import references
 from lit_g2rpo.rewards.rules.math import results_agree
 
-Row = Mapping[str, Any]
-
 
 def letter(answer: str, row: Row) -> float | None:
-    """Right if the answer names the gold option, by its letter or its text."""
+    """Score an answer that names the gold option by its letter or its text."""
     gold = _gold_letter(row)
     named = choice(answer, row["options"])
     return None if named is None else float(named == gold)
 
 
 def mmmu_answer(answer: str, row: Row) -> float | None:
-    """MMMU's own rule: an option where the row has some, else an open answer."""
+    """Score by MMMU's own rule: an option where the row has some, else an open answer."""
     if not row.get("options"):
         return mmmu.open_answer(answer, _golds(row))
     gold = _gold_letter(row)
@@ -39,30 +35,30 @@ def mmmu_answer(answer: str, row: Row) -> float | None:
     return None if named is None else float(named == gold)
 
 
-def anls(answer: str, row: Row) -> float | None:
-    """Similarity with the nearest reference."""
+def nearest_reference(answer: str, row: Row) -> float | None:
+    """Score by similarity with the nearest reference."""
     return text.anls(answer, _golds(row))
 
 
 def relaxed(answer: str, row: Row) -> float | None:
-    """Relaxed accuracy, with blanks around the answer taken off."""
+    """Score by relaxed accuracy, with blanks around the answer taken off."""
     return text.relaxed_accuracy(answer.strip(), _golds(row)[0])
 
 
 def ocr(answer: str, row: Row) -> float | None:
-    """Right if a reference is contained in the answer."""
+    """Score an answer that contains a reference."""
     return text.ocr_hit(answer, _golds(row), row["dataset"])
 
 
 def in_mask(answer: str, row: Row) -> float | None:
-    """Share of the points that lie in the row's mask."""
+    """Score by the share of the points that lie in the row's mask."""
     check_mask(row["mask"])
     found = points(answer)
     return None if found is None else share_in_mask(found, row["mask"])
 
 
 def robospatial(answer: str, row: Row) -> float | None:
-    """Yes or no by how the answer begins; else right if the first point lies in the gold polygon."""
+    """Score yes or no by how the answer begins; else whether the first point lies in the gold polygon."""
     gold = unwrap(row["answer"])
     if gold.lower() in ("yes", "no"):
         return float(answer.strip().lower().startswith(gold.lower()))
@@ -74,7 +70,7 @@ def robospatial(answer: str, row: Row) -> float | None:
 
 
 def overlap(answer: str, row: Row) -> float | None:
-    """Intersection over union with the gold box."""
+    """Score by intersection over union with the gold box."""
     gold = box(unwrap(row["answer"]))
     if gold is None:
         raise ValueError(f"'answer' is {row['answer'][:80]!r}; it must be a box on the 0..1000 grid")
@@ -83,7 +79,7 @@ def overlap(answer: str, row: Row) -> float | None:
 
 
 def mathvista(answer: str, row: Row) -> float | None:
-    """The option named, or the one spelt most alike; a whole or rounded number; else the same text."""
+    """Score the option named, or the one spelt most alike; a whole or rounded number; else the same text."""
     if row.get("options"):
         gold = _gold_letter(row)
         named = choice(answer, row["options"])
@@ -91,7 +87,7 @@ def mathvista(answer: str, row: Row) -> float | None:
     gold_text, kind = _golds(row)[0], row["answer_type"]
     if kind not in ("integer", "float"):
         return float(fold(answer).casefold() == fold(gold_text).casefold())
-    right, value = number(gold_text), number(without_percent(answer))
+    right, value = number(gold_text), percentage(answer)
     if right is None:
         raise ValueError(f"'answer' is {gold_text[:80]!r}; it must be a number")
     if value is None:
@@ -100,14 +96,14 @@ def mathvista(answer: str, row: Row) -> float | None:
 
 
 def choice_or_math(answer: str, row: Row) -> float | None:
-    """The option named, or the same mathematical result."""
+    """Score the option named, or the same mathematical result."""
     return letter(answer, row) if row.get("options") else float(results_agree(answer, _golds(row)[0]))
 
 
 def number_or_text(answer: str, row: Row) -> float | None:
-    """The same number, or the same text but for case."""
+    """Score the same number, or the same text but for case."""
     gold = _golds(row)[0]
-    value, right = number(without_percent(answer)), number(without_percent(gold))
+    value, right = percentage(answer), percentage(gold)
     if value is not None and right is not None:
         return float(value == right)
     return float(fold(answer).casefold() == fold(gold).casefold())
@@ -129,4 +125,4 @@ def _gold_letter(row: Row) -> str:
 
 def _most_alike(answer: str, options: list[str]) -> str:
     distances = [Levenshtein.distance(answer, option.partition(". ")[2]) for option in options]
-    return mmmu.LETTERS[distances.index(min(distances))]
+    return LETTERS[distances.index(min(distances))]

@@ -11,16 +11,10 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 
 
 def anls(answer: str, references: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one answer.
+    """Average normalised Levenshtein similarity of one answer with the nearest reference, 0 below one half.
 
     The distance is between texts in lower case with single spaces, its normaliser the longer of the texts as they were
-    written. A similarity below one half is 0.
-
-    Args:
-        references: right answers, at least one; the nearest counts.
-
-    Returns:
-        0, or from 0.5 to 1.
+    written.
 
     Source: DocVQA (arXiv 2007.00398), in the form of lmms-eval 0.7.3.
     """
@@ -36,15 +30,9 @@ def _similarity(answer: str, reference: str) -> float:
 
 
 def relaxed_accuracy(answer: str, gold: str) -> float:
-    """Relaxed accuracy of one answer: numbers within 5 %, other texts equal but for case.
+    """Compare an answer with gold: numbers within 5 %, other texts equal but for case.
 
     A percentage is a hundredth; a gold of zero is compared as text; years count as numbers.
-
-    Args:
-        gold: the right answer.
-
-    Returns:
-        0 or 1.
 
     Source: ChartQA (arXiv 2203.10244) section 5.1, in the form of pix2struct that both suites share.
     """
@@ -68,11 +56,7 @@ def ocr_hit(answer: str, references: Sequence[str], dataset: str) -> float:
     does.
 
     Args:
-        references: right answers.
         dataset: name of the part of OCRBench.
-
-    Returns:
-        0 or 1.
 
     Source: OCRBench (arXiv 2305.07895), in the form of lmms-eval 0.7.3.
     """

@@ -27,11 +27,6 @@ PAPER_STYLES: dict[str, Style] = {
     "chart_figure_qa": "hybrid",
     "ocr": "vision",
 }
-VISION_TYPES = (
-    "OCR", "document", "spatial grounding", "point grounding", "GUI grounding", "detection", "segmentation",
-    "temporal grounding", "spatial-temporal grounding", "tracking",
-)  # fmt: skip
-HYBRID_TYPES = ("chart", "counting", "regression")
 
 CORRECT = 0.5
 """A completion of at least this accuracy counts as correct."""
@@ -59,16 +54,13 @@ class Measured:
     problem_types: list[str] = field(default_factory=list)
 
     def of(self, values: Sequence[float], correct: bool) -> list[float]:
-        """Pick the values of correct completions, or of the wrong ones.
-
-        Args:
-            values: a value of each completion, ``N`` of them.
-            correct: which.
-
-        Returns:
-            Their values.
-        """
+        """Pick the values of correct completions, or of the wrong ones, from one value per completion, ``N``."""
         return [v for v, accuracy in zip(values, self.accuracies, strict=True) if (accuracy >= CORRECT) == correct]
+
+    @property
+    def usual_problem_type(self) -> str:
+        """The most frequent problem type."""
+        return Counter(self.problem_types).most_common(1)[0][0]
 
     @property
     def mean_length(self) -> float:
@@ -82,44 +74,32 @@ class Measured:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Find a quantile, linear between neighbours.
-
-    Args:
-        values: at least one value.
-        q: from 0 to 1.
-
-    Returns:
-        The quantile.
-    """
+    """Find a quantile of at least one value, linear between neighbours."""
     ordered = sorted(values)
     below, part = divmod(q * (len(ordered) - 1), 1)
     low, high = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
     return low + part * (high - low)
 
 
-def style_of(task: str, problem_types: Sequence[str], given: dict[str, str]) -> Style:
+def style_of(task: str, inferred: Style, given: dict[str, str]) -> Style:
     """Tell how a task should be answered: at length, with a look and a thought, or shortly.
 
     Args:
-        task: its name.
-        problem_types: answer format of each of its completions.
-        given: style by task name, which goes before everything else.
+        inferred: style of its most frequent problem type.
+        given: style by task name.
 
     Returns:
-        The style: as given; as in the paper for its six tasks; else by the most frequent answer format.
+        The style: as given; else as in the paper for its six tasks; else as inferred.
 
     Raises:
         UserError: if the given one is unknown.
     """
-    if task in given:
-        known = get_args(Style)
-        if given[task] not in known:
-            raise UserError(f"--styles.{task} is {given[task]!r}; it must be {', '.join(known[:-1])} or {known[-1]}")
-        return given[task]  # type: ignore[return-value]
-    if task in PAPER_STYLES:
-        return PAPER_STYLES[task]
-    usual = Counter(problem_types).most_common(1)[0][0]
-    return "vision" if usual in VISION_TYPES else "hybrid" if usual in HYBRID_TYPES else "reasoning"
+    if task not in given:
+        return PAPER_STYLES.get(task, inferred)
+    known: tuple[Style, ...] = get_args(Style)
+    if given[task] not in known:
+        raise UserError(f"--styles.{task} is {given[task]!r}; it must be {', '.join(known[:-1])} or {known[-1]}")
+    return next(style for style in known if style == given[task])
 
 
 def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand:
@@ -130,8 +110,6 @@ def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand
     correct completion reaches would only tell wrong completions apart.
 
     Args:
-        measured: what the starting policy wrote.
-        style: how the task should be answered.
         longest: longest completion, tokens.
 
     Returns:
@@ -149,16 +127,10 @@ def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand
 
 
 def propose_entropy(measured: Measured) -> EntropyBand:
-    """Propose an entropy band: from half to one and a half times the mean, and as wide as correct completions are.
+    """Propose an entropy band, nats: half to one and a half times the mean, and as wide as correct completions are.
 
     The factors are those of the released code's 0.2 and 0.6 around their middle; the quartiles of correct completions
     widen the band where they lie outside.
-
-    Args:
-        measured: what the starting policy wrote.
-
-    Returns:
-        The band, nats, three decimals.
     """
     mean = measured.mean_entropy
     low, high = 0.5 * mean, 1.5 * mean

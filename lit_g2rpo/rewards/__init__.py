@@ -2,6 +2,17 @@
 
 from lit_g2rpo.rewards.compose import RewardResult, score
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.families import PROBLEM_TYPES
+from lit_g2rpo.rewards.problem_type import ProblemType, compared
+from lit_g2rpo.rewards.problem_types import PROBLEM_TYPES, problem_type_id, problem_type_named, problem_type_of_id
 
-__all__ = ["PROBLEM_TYPES", "RewardConfig", "RewardResult", "score"]
+__all__ = [
+    "PROBLEM_TYPES",
+    "ProblemType",
+    "RewardConfig",
+    "RewardResult",
+    "compared",
+    "problem_type_id",
+    "problem_type_named",
+    "problem_type_of_id",
+    "score",
+]

@@ -7,7 +7,8 @@ from typing import Any
 
 from lit_g2rpo.rewards.answers.parse import Envelope, envelope, last_boxed, unbox, unwrap
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
-from lit_g2rpo.rewards.families import FAMILIES, Family, Unreadable
+from lit_g2rpo.rewards.problem_type import ProblemType, Unreadable
+from lit_g2rpo.rewards.problem_types import known_problem_type
 from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.rules.math import TimedOut
 from lit_g2rpo.rewards.rules.parity import structure_reward
@@ -47,7 +48,6 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
         completion: what the policy wrote, tags included.
         sample: a row of any accepted format, with its problem type and its gold answer (wrapped in answer tags or
             plain) and, for multiple choice, options.
-        config: choices of the reward.
 
     Returns:
         The score. What cannot be scored has accuracy 0 and an error code.
@@ -63,12 +63,12 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
             raise Unreadable("completion_too_long")
         parts = envelope(completion, config.thinking_tag, config.answer_tag)
         form = float(parts.well_formed and len(parts.reasoning or "") >= config.min_reasoning)
-        row, family = _row(sample)
+        row, kind = _row(sample)
         answer, gold = _answer(parts, config), unwrap(row["answer"])
-        accuracy, error = _accuracy(family, answer, gold, row, config)
+        accuracy, error = _accuracy(kind, answer, gold, row, config)
         if config.style == "onethinker" and form:
-            readable = not family.structured or error is None
-            structure = structure_reward(row["problem_type"], unbox(answer), unbox(gold), readable)
+            readable = not kind.structured or error is None
+            structure = structure_reward(kind.track, unbox(answer), unbox(gold), readable)
     except Unreadable as reason:
         error = str(reason)
     except Exception as failure:  # a reward that raises would stop every rank; the code tells what happened
@@ -78,17 +78,17 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
     return RewardResult(total, accuracy, form, structure, components, error, perf_counter() - start)
 
 
-def _row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], Family]:
+def _row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], ProblemType]:
     try:
         row = canonical(sample)
     except ValueError:
         raise Unreadable("bad_row") from None
-    family = FAMILIES.get(row["problem_type"])
-    if family is None:
+    kind = known_problem_type(row["problem_type"])
+    if kind is None:
         raise Unreadable("unknown_problem_type")
     if "answer" not in row:
         raise Unreadable("no_gold")
-    return row, family
+    return row, kind
 
 
 def _answer(parts: Envelope, config: RewardConfig) -> str:
@@ -101,14 +101,14 @@ def _answer(parts: Envelope, config: RewardConfig) -> str:
 
 
 def _accuracy(
-    family: Family, answer: str, gold: str, row: Mapping[str, Any], config: RewardConfig
+    kind: ProblemType, answer: str, gold: str, row: Mapping[str, Any], config: RewardConfig
 ) -> tuple[float, str | None]:
-    if len(answer) > max(family.limit, 2 * len(gold)):
+    if len(answer) > max(kind.limit, 2 * len(gold)):
         return 0.0, "answer_too_long"
-    if not family.verbatim:
+    if not kind.verbatim:
         answer, gold = unbox(answer), unbox(gold)
     try:
-        return family.accuracy(answer, gold, row, config), None
+        return kind.accuracy(answer, gold, row, config), None
     except Unreadable as reason:
         return 0.0, str(reason)
     except TimedOut:

@@ -18,8 +18,8 @@ class RewardConfig:
             transcriptions, its rounding of numbers.
         fallback: what is graded if a completion has no answer tag: nothing, or the last ``\boxed{}`` or else the
             whole text behind the reasoning, as the released reward does.
-        dense: partial credit by distance in counting and GUI grounding, instead of right or wrong.
-        open_ended: rule of open-ended answers: none, so that they need a reward of the user's, or ROUGE-L.
+        dense: partial credit by distance for counts and clicks, instead of right or wrong.
+        open_ended: rule of open-ended answers: none, so that they need a custom reward, or ROUGE-L.
         min_reasoning: characters of reasoning below which a completion is not well-formed.
 
     Raises:

@@ -1,17 +1,15 @@
 """Gold answers: the completion that should score 1, and why it does not."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers.parse import unbox, unwrap
-from lit_g2rpo.rewards.answers.points import point_within, region
 from lit_g2rpo.rewards.answers.structured import json_value
 from lit_g2rpo.rewards.compose import score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
-from lit_g2rpo.rewards.families import FAMILIES, PROBLEM_TYPES
+from lit_g2rpo.rewards.problem_types import known_problem_type, problem_type_named
 from lit_g2rpo.rewards.rows.canonical import canonical
-from lit_g2rpo.rewards.rules.document import references
 
 MAX_SHOWN = 80
 
@@ -21,63 +19,51 @@ def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -
 
     Args:
         sample: a row of any accepted format; without a gold answer the block is empty.
-        config: choices of the reward; its tags are used.
-
-    Returns:
-        The completion. Where gold is a region or a list of right texts, the answer is a point in it, or the first.
+        config: its tags are used.
 
     Raises:
         ValueError: if the row cannot be understood.
     """
     row = canonical(sample)
     answer = _bare(row)
-    target = region(answer) if row["problem_type"] in ("point grounding", "GUI grounding") else None
-    if target is not None:
-        answer = json.dumps({"point_2d": point_within(target)})
-    elif row["problem_type"] == "document":
-        answer = next(iter(references(answer)), "")
+    kind = known_problem_type(row["problem_type"])
+    if kind is not None and kind.from_gold is not None:
+        answer = kind.from_gold(answer)
     think, tag = config.thinking_tag, config.answer_tag
     return f"<{think}></{think}><{tag}>{answer}</{tag}>"
 
 
 def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str | None:
-    """Say why a row's gold answer does not score 1 against itself.
+    """Say in one line why a row's gold answer does not score 1 against itself; None if it does.
 
     Args:
         sample: a row of any accepted format.
-        config: choices of the reward.
-
-    Returns:
-        One line; None if it does score 1.
     """
     try:
         row = canonical(sample)
-    except ValueError as reason:
+        kind = problem_type_named(row["problem_type"])
+    except (ValueError, UserError) as reason:
         return str(reason)
-    kind = row["problem_type"]
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        return f"unknown problem_type {kind!r}; known: {', '.join(PROBLEM_TYPES)}"
     if "answer" not in row:
         return "has no gold answer; give it in 'answer'"
     result = score(gold_completion(row, config), row, config)
     if result.error == "no_reward":
-        built_in = ", or set model.reward.open_ended to rouge_l" if kind == "open-ended" else ""
-        return f"{kind!r} has no built-in reward: name one in data.tasks.<task>.reward: my_module.my_function{built_in}"
-    wanted = FAMILIES[kind].gold_form
-    if kind == "multiple choice" and row.get("options"):
-        wanted = f"the letter of one of its {len(row['options'])} options"
+        name = row["problem_type"]
+        rouge = ", or set model.reward.open_ended to rouge_l" if name == "open-ended" else ""
+        return f"{name!r} has no built-in reward: name one in data.tasks.<task>.reward: my_module.my_function{rouge}"
+    wanted = kind.gold_form_of(row)
     if result.accuracy < 1:
         why = result.error or f"scores {result.accuracy:g} against itself"
         return f"answer {_shown(row['answer'])} cannot be scored ({why}); it must be {wanted}"
-    places = list(_coordinates(json_value(_bare(row)))) if FAMILIES[kind].structured else []
+    places = list(_coordinates(json_value(_bare(row)))) if kind.structured else []
     if places and max(places) <= 1:
         return f"answer {_shown(row['answer'])} holds fractions of the image; times 1000 it would be {wanted}"
     return None
 
 
 def _bare(row: Mapping[str, Any]) -> str:
-    answer, family = unwrap(row.get("answer", "")), FAMILIES.get(row["problem_type"])
-    return answer if family is None or family.verbatim else unbox(answer)
+    answer, kind = unwrap(row.get("answer", "")), known_problem_type(row["problem_type"])
+    return answer if kind is None or kind.verbatim else unbox(answer)
 
 
 def _coordinates(value: Any) -> Iterator[float]:

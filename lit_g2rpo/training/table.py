@@ -11,7 +11,7 @@ from lit_g2rpo.objectives.filtering import kept_groups
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.relative_bands import reference_length_reward
 from lit_g2rpo.objectives.shaping import entropy_direction, length_reward
-from lit_g2rpo.rewards import PROBLEM_TYPES, RewardResult
+from lit_g2rpo.rewards import RewardResult, problem_type_id
 from lit_g2rpo.tasks import Task
 
 COLUMNS = (
@@ -48,7 +48,7 @@ def columns(
             reward.total, reward.accuracy, reward.format, reward.structure,
             len(completion.token_ids), completion.truncated,
             completion.entropy.double().sum().item(), completion.logprobs.double().sum().item(),
-            tasks.index(prompt.task), PROBLEM_TYPES.index(prompt.problem_type), references[i // group_size],
+            tasks.index(prompt.task), problem_type_id(prompt.problem_type), references[i // group_size],
         ])  # fmt: skip
     return torch.tensor(rows, dtype=torch.float64).view(len(prompts), group_size, len(COLUMNS))
 

@@ -15,6 +15,7 @@ from lit_g2rpo.objectives.calibration import (
     style_of,
 )
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
+from lit_g2rpo.rewards import problem_type_named
 from lit_g2rpo.tasks import TASKS
 
 
@@ -93,13 +94,14 @@ def test_quantiles_equal_numpy():
     ],
 )
 def test_the_style_of_a_task(task, types, given_styles, style):
-    assert style_of(task, types, given_styles) == style
+    inferred = problem_type_named(Measured(problem_types=types).usual_problem_type).style
+    assert style_of(task, inferred, given_styles) == style
 
 
 def test_every_task_of_the_paper_has_a_style():
-    assert {style_of(name, [], {}) for name in TASKS} == {"reasoning", "hybrid", "vision"}
+    assert {style_of(name, "reasoning", {}) for name in TASKS} == {"reasoning", "hybrid", "vision"}
 
 
 def test_an_unknown_style_is_refused():
     with pytest.raises(UserError, match=r"--styles.ocr is 'long'; it must be reasoning, hybrid or vision"):
-        style_of("ocr", [], {"ocr": "long"})
+        style_of("ocr", "reasoning", {"ocr": "long"})

@@ -174,5 +174,5 @@ def test_a_fraction_agrees_with_its_decimal(fraction: Fraction, digits: int) -> 
 
 
 def test_a_result_of_two_lengths() -> None:
-    assert math.isfinite(maths.MAX_CHARACTERS)
+    assert math.isfinite(maths.MAX_RESULT_CHARACTERS)
     assert not results_agree("7" * 600, "7" * 600)

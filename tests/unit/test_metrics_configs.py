@@ -10,7 +10,7 @@ from PIL import Image
 
 from lit_g2rpo.data import JsonPrompts
 from lit_g2rpo.evaluation import BENCHMARKS
-from lit_g2rpo.evaluation.benchmarks import row_error
+from lit_g2rpo.evaluation.benchmarks import benchmark_error
 from lit_g2rpo.evaluation.masks import encode_mask
 from lit_g2rpo.rewards.rules.document import references
 
@@ -47,7 +47,7 @@ def test_rows_as_the_fragment_describes_them_are_read_and_scored(name, tmp_path)
     data.setup("test")
     sample = data.test_dataset()[0].sample
     assert sample["benchmark"] == name
-    assert row_error(sample) is None
+    assert benchmark_error(sample) is None
     answer = POINT.get(name) or references(row["answer"])[0]
     assert BENCHMARKS[name].value(answer, sample) == 1
 

@@ -9,7 +9,7 @@ import pytest
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import BENCHMARKS
-from lit_g2rpo.evaluation.benchmarks import benchmark_named, row_error
+from lit_g2rpo.evaluation.benchmarks import benchmark_named, benchmark_error
 from lit_g2rpo.evaluation.masks import check_mask, encode_mask, share_in_mask
 from lit_g2rpo.evaluation.mmmu import open_answer, option_letter
 from lit_g2rpo.evaluation.text import anls, ocr_hit, relaxed_accuracy
@@ -208,7 +208,7 @@ def test_the_registry_covers_the_papers_benchmarks():
     ],
 )
 def test_a_row_that_cannot_be_scored_is_told_at_load(row, message):
-    error = row_error(row)
+    error = benchmark_error(row)
     assert error is None if message is None else message in error
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
+from lit_g2rpo.data.messages import build_messages, closing_request
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.relative_bands import RelativeBand
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.rewards import PROBLEM_TYPES, RewardConfig, score
-from lit_g2rpo.tasks import TASKS, Task, build_messages, instruction, paper_tasks, task, with_bands
+from lit_g2rpo.tasks import TASKS, Task, paper_tasks, task, with_bands
 
 
 def test_the_paper_has_six_tasks() -> None:
@@ -74,14 +75,14 @@ def test_a_reward_from_a_config() -> None:
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_every_problem_type_has_an_instruction(problem_type: str) -> None:
-    text = instruction(problem_type)
+    text = closing_request(problem_type)
     assert "<thinking>" in text
     assert text.count("<answer>") == 2
 
 
 @pytest.mark.parametrize("problem_type", [kind for kind in PROBLEM_TYPES if kind != "code"])
 def test_the_example_of_an_instruction_has_the_form_of_its_type(problem_type: str) -> None:
-    example = instruction(problem_type).rpartition("<answer>")[2].partition("</answer>")[0]
+    example = closing_request(problem_type).rpartition("<answer>")[2].partition("</answer>")[0]
     box_or_point = {"point grounding": "[0, 0, 1000, 1000]", "GUI grounding": "[0, 0, 1000, 1000]"}
     row = {"problem_type": problem_type, "answer": box_or_point.get(problem_type, example)}
     scored = score(f"<thinking>r</thinking><answer>{example}</answer>", row, RewardConfig(open_ended="rouge_l"))
@@ -102,8 +103,8 @@ def test_tags_of_a_prompt_are_a_choice() -> None:
 
 
 def test_unknown_problem_type() -> None:
-    with pytest.raises(UserError, match="unknown problem type 'dance'; known: multiple choice"):
-        instruction("dance")
+    with pytest.raises(UserError, match="unknown problem_type 'dance'; known: multiple choice"):
+        closing_request("dance")
 
 
 def test_messages_hold_images_in_their_places() -> None:

@@ -18,7 +18,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import to_score
 from lit_g2rpo.files import check_writable
 from lit_g2rpo.module import G2RPOModule
-from lit_g2rpo.objectives.calibration import Measured, Style, propose_entropy, propose_length, style_of
+from lit_g2rpo.objectives.calibration import Measured, propose_entropy, propose_length, style_of
+from lit_g2rpo.rewards.problem_types import problem_type_named
 from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.engines import build_sampler
@@ -77,7 +78,7 @@ def run(verb: str, arguments: list[str]) -> None:
     if unknown := sorted(config.styles.keys() - cli.datamodule.tasks.keys()):
         raise UserError(f"--styles.{unknown[0]}: no such task; the tasks are {', '.join(cli.datamodule.tasks)}")
     for task in config.styles:
-        style_of(task, [], config.styles)
+        style_of(task, "reasoning", config.styles)
     measured = measure(cli.model, cli.datamodule, config.prompts_per_task)
     longest = cli.datamodule.max_completion_tokens
     proposals = [propose(task, found, config.styles, longest) for task, found in measured.items()]
@@ -162,7 +163,7 @@ def propose(task: str, measured: Measured, styles: dict[str, str], longest: int)
     Returns:
         The proposal.
     """
-    style: Style = style_of(task, measured.problem_types, styles)
+    style = style_of(task, problem_type_named(measured.usual_problem_type).style, styles)
     return Proposal(task, style, measured, propose_length(measured, style, longest), propose_entropy(measured))
 
 

@@ -165,12 +165,9 @@ def instruction(thinking_tag: str, answer_tag: str) -> str:
     Returns:
         The request.
     """
-    from lit_g2rpo.tasks import FORMAT, REMINDER
+    from lit_g2rpo.data.messages import FORMAT, REMINDER, with_tags
 
-    text = f"{FORMAT}\n{REMINDER}"
-    for stock, tag in (("thinking", thinking_tag), ("answer", answer_tag)):
-        text = text.replace(f"<{stock}>", f"<{tag}>").replace(f"</{stock}>", f"</{tag}>")
-    return text
+    return with_tags(f"{FORMAT}\n{REMINDER}", thinking_tag, answer_tag)
 
 
 def lmms_command(options: Any) -> str:

@@ -80,7 +80,7 @@ def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str
     Raises:
         UserError: if a row does not fit its benchmark, or a setting is unknown.
     """
-    from lit_g2rpo.evaluation.benchmarks import row_error
+    from lit_g2rpo.evaluation.benchmarks import benchmark_error
     from lit_g2rpo.evaluation.rows import verdict
     from lit_g2rpo.rewards.config import RewardConfig
     from lit_g2rpo.rewards.running.adapters import Batch
@@ -89,7 +89,7 @@ def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str
     for number, row in enumerate(rows, 1):
         if benchmark:
             row["benchmark"] = row["sample"]["benchmark"] = benchmark
-        if error := row_error(row["sample"]):
+        if error := benchmark_error(row["sample"]):
             raise UserError(f"prediction {number} ({row['id']}): {error}")
     config = RewardConfig(**settings.get("reward", {}))
     scorer = Scorer(config, settings.get("reward_functions", {}))

@@ -14,7 +14,9 @@ from lit_g2rpo.data.files.readers import read_rows
 from lit_g2rpo.data.files.schema import RowReader, check_row, to_prompt
 from lit_g2rpo.data.media.media import opened, outlined
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.rewards import PROBLEM_TYPES
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.tasks import Task
 
@@ -52,19 +54,26 @@ class JsonRows:
         rewards = {name: task.reward for name, task in tasks.items()}
         settings = vars(reader) | {"image_root": reader.image_root.resolve()}
         passed = PassedCheck(self._files, (settings, rewards, reward, answered), began)
-        found = passed.recalled() or passed.kept(self._check(tasks, answered))
+        found = passed.recalled()
+        if not found:
+            found, built_in = self._check(tasks, answered)
+            if built_in:
+                passed.keep(found)
         self._tasks = [task for line in found for task in line]
         self._starts = array("Q", accumulate((len(line) for line in found[:-1]), initial=0))
 
-    def _check(self, tasks: Mapping[str, Task], answered: bool) -> list[tuple[str, ...]]:
-        found = []
+    def _check(self, tasks: Mapping[str, Task], answered: bool) -> tuple[list[tuple[str, ...]], bool]:
+        """Check every row; the tasks of each line, and whether only rules of this package were asked."""
+        found, built_in = [], True
         for rows in self._files:
             for index in range(len(rows)):
                 line = self.reader.read(rows, index)
                 for row, place in line:
                     check_row(row, place, tasks, self.reader.image_root, self.reward, answered)
+                    built_in = built_in and row["problem_type"] in PROBLEM_TYPES
+                    built_in = built_in and row.get("benchmark") in (None, *BENCHMARKS)
                 found.append(tuple(sys.intern(row["task_type"]) for row, _ in line))
-        return found
+        return found, built_in
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -15,7 +15,7 @@ from lit_g2rpo.data.files.readers import Rows
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[2]
-RULES = ("data/**/*.py", "evaluation/**/*.py", "rewards/**/*.py", "tasks.py")
+RULES = ("data/**/*.py", "evaluation/**/*.py", "rewards/**/*.py", "registry.py", "tasks.py")
 """Sources of what a check may find."""
 
 SETTLED = 2.0
@@ -50,17 +50,16 @@ class PassedCheck:
         lines = [tuple(map(sys.intern, line)) for line in names]
         return [lines[number] for number in numbers]
 
-    def kept(self, tasks: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    def keep(self, tasks: list[tuple[str, ...]]) -> None:
         """Keep a check that has passed, unless a file changed meanwhile or the cache folder cannot be written.
+
+        It must have asked rules of this package only: the sources of others are not part of the key.
 
         Args:
             tasks: the tasks of each line: one, or one for each phrase of its box.
-
-        Returns:
-            The same.
         """
         if self._key is None or self._key != self._now():
-            return tasks
+            return
         numbers = {name: number for number, name in enumerate(dict.fromkeys(tasks))}
         text = json.dumps([list(numbers), [numbers[task] for task in tasks]], separators=(",", ":"))
         try:
@@ -68,7 +67,6 @@ class PassedCheck:
                 file.write(f"{_hash(self._key + text)}\n{text}")
         except (OSError, RuntimeError) as error:
             log.info("the next start checks all rows again, since the cache folder cannot be written: %s", error)
-        return tasks
 
     def _now(self) -> str | None:
         """What the result depends on, as it is now; None if that cannot be told."""

@@ -13,6 +13,7 @@ from lit_g2rpo.data.media.media import opened, outlined
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.gold import gold_error
+from lit_g2rpo.rewards.problem_types import known_problem_type
 from lit_g2rpo.tasks import Task
 
 
@@ -140,11 +141,11 @@ class Doctor:
     def _errors(self, row: dict[str, Any], place: str, kind: Kind) -> Iterator[tuple[str, str]]:
         if message := row_error(row, self.tasks):
             yield "column", f"{place}: {message}"
-        if "answer" in row and not getattr(self.tasks.get(row["task_type"]), "reward", None):
-            message = gold_error(row, self.reward)
-            # an unknown type was told of above
-            if message and not message.startswith("unknown problem_type"):
-                yield "gold", f"{place}: {message}"
+        built_in = not getattr(self.tasks.get(row["task_type"]), "reward", None)
+        # an unknown type was told of above
+        checked = "answer" in row and built_in and known_problem_type(row["problem_type"])
+        if checked and (message := gold_error(row, self.reward)):
+            yield "gold", f"{place}: {message}"
         if self.images == "ignore":
             return
         wrong = row_error(row, self.tasks)

@@ -11,17 +11,18 @@ from lit_g2rpo.data.media.image_paths import image_sources
 from lit_g2rpo.data.media.images import image_size, placed
 from lit_g2rpo.data.media.media import clips
 from lit_g2rpo.data.media.videos import VideoLimits, videos_can_be_read
+from lit_g2rpo.data.messages import build_messages
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation.benchmarks import row_error as benchmark_error
+from lit_g2rpo.evaluation.benchmarks import benchmark_error
 from lit_g2rpo.experience import Prompt
-from lit_g2rpo.rewards import PROBLEM_TYPES
 from lit_g2rpo.rewards.answers.choice import LETTERS
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.gold import gold_error
-from lit_g2rpo.rewards.rows.canonical import VIDEO, canonical
+from lit_g2rpo.rewards.problem_types import problem_type_named
+from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO, canonical
 from lit_g2rpo.rewards.rows.phrases import has_phrases, phrase_rows
 from lit_g2rpo.rewards.rows.targets import SizeNeeded, letter_of
-from lit_g2rpo.tasks import IMAGE_PLACE, Task, build_messages
+from lit_g2rpo.tasks import Task
 
 MARKS = ("<|image_pad|>", "<|video_pad|>")
 """Tokens of Qwen3-VL that an image or a video takes the place of."""
@@ -121,7 +122,7 @@ def check_row(
         raise UserError(f"{place}: {problem}")
     image_sources(row, image_root, place)
     clips(row, image_root, place)
-    # Rows of a task with a reward of the user's own may hold any answer.
+    # Rows of a task with a custom reward may hold any answer.
     if "answer" in row and not tasks[row["task_type"]].reward and (error := gold_error(row, reward)):
         raise UserError(f"{place}: {error}")
 
@@ -141,8 +142,10 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
         return "is a video row, which needs the extra video: pip install 'lit_g2rpo[video]'"
     if not row["problem"].strip():
         return "'problem' is empty; it must be a text"
-    if row["problem_type"] not in PROBLEM_TYPES:
-        return f"unknown problem_type {row['problem_type']!r}; known: {', '.join(PROBLEM_TYPES)}"
+    try:
+        problem_type_named(row["problem_type"])
+    except UserError as error:
+        return str(error)
     if row["task_type"] is None:
         return (
             "no task_type, and neither data_source nor problem_type settles it; give one of "
@@ -158,9 +161,9 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
         return wrong
     if mark := next((m for m in MARKS if any(m in text for text in (row["problem"], *row["options"]))), None):
         return f"{mark} in 'problem' or 'options' would stand for an image of its own; leave it out"
-    places = row["problem"].count(IMAGE_PLACE)
+    places = row["problem"].count(IMAGE)
     if places != len(row["images"]):
-        return f"{places} {IMAGE_PLACE} in 'problem' but {len(row['images'])} images; there must be one each"
+        return f"{places} {IMAGE} in 'problem' but {len(row['images'])} images; there must be one each"
     places, videos = row["problem"].count(VIDEO), len(row.get("videos") or [])
     if places != videos:
         return f"{places} {VIDEO} in 'problem' but {videos} videos; there must be one each"
@@ -189,7 +192,7 @@ def to_prompt(
         question,
         row["options"],
         row["problem_type"],
-        question.count(IMAGE_PLACE),
+        question.count(IMAGE),
         thinking_tag=reward.thinking_tag,
         answer_tag=reward.answer_tag,
     )

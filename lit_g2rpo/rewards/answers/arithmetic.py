@@ -3,19 +3,14 @@
 import re
 from fractions import Fraction
 
+from lit_g2rpo.rewards.answers.notation import MAX_DEPTH
 from lit_g2rpo.rewards.answers.numbers import number
 
-MAX_DEPTH = 16
 _TOKEN = re.compile(r" ?([\d.,]{1,64}|[-+*/()]) ?", re.ASCII)
 
 
 def arithmetic(text: str) -> Fraction | None:
-    """Compute a term of numbers, ``+ - * /`` and brackets.
-
-    Without powers, so its size is bounded by its length.
-
-    Args:
-        text: the term, at most some hundred characters.
+    """Compute a term of numbers, ``+ - * /`` and brackets; without powers, so its size is bounded by its length.
 
     Returns:
         Its exact value; None if it is no such term, divides by zero, or is nested beyond ``MAX_DEPTH``.

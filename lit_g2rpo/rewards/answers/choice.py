@@ -15,9 +15,6 @@ def choice(text: str, options: Sequence[str]) -> str | None:
 
     Args:
         options: the options, each ``"A. text"``, in the order of their letters; empty if they are in the question.
-
-    Returns:
-        The letter; None if there is no single one, or it is not among the options.
     """
     answer = fold(text)
     letters = LETTERS[: len(options)] if options else LETTERS

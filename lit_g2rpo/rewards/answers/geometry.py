@@ -6,7 +6,7 @@ from lit_g2rpo.rewards.answers.structured import fields, json_value, reals
 
 Box = tuple[float, float, float, float]
 
-MAX_CHARACTERS = 512
+MAX_BOX_CHARACTERS = 512
 GRID = 1000
 
 
@@ -16,13 +16,10 @@ def box(text: str) -> Box | None:
     A fence of three backticks around it is allowed. Duplicate keys, other keys, strings or booleans for numbers,
     values that are not finite or outside 0..1000, and boxes without area are not.
 
-    Args:
-        text: what should be a box.
-
     Returns:
         Left, top, right, bottom on the 0..1000 grid; None if it is not exactly one such box.
     """
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_BOX_CHARACTERS:
         return None
     value = json_value(text)
     found = fields(value, "boxes")
@@ -34,14 +31,7 @@ def box(text: str) -> Box | None:
 
 
 def labelled_box(value: Any) -> tuple[Box, str] | None:
-    """Read Qwen's ``{"bbox_2d": [x1, y1, x2, y2], "label": "..."}``.
-
-    Args:
-        value: a JSON value.
-
-    Returns:
-        The box and its label, empty without one; None if it is not such an object.
-    """
+    """Read the box and label of Qwen's ``{"bbox_2d": [x1, y1, x2, y2], "label": "..."}``; the label may be missing."""
     if not (isinstance(value, dict) and value.keys() <= {"bbox_2d", "label"}):
         return None
     found, label = value.get("bbox_2d"), value.get("label") or ""
@@ -50,14 +40,7 @@ def labelled_box(value: Any) -> tuple[Box, str] | None:
 
 
 def corners(value: Any) -> Box | None:
-    """Read a box from a list of four numbers.
-
-    Args:
-        value: a JSON value.
-
-    Returns:
-        Left, top, right, bottom on the 0..1000 grid; None if it is not a box with an area.
-    """
+    """Read left, top, right, bottom on the 0..1000 grid from a list of four numbers; None for a box without area."""
     edges = reals(value, 4, 0, GRID)
     if edges is None:
         return None
@@ -66,15 +49,7 @@ def corners(value: Any) -> Box | None:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Return the overlap of two boxes, intersection over union.
-
-    Args:
-        a: left, top, right, bottom.
-        b: the same.
-
-    Returns:
-        From 0 to 1.
-    """
+    """Return the overlap of two boxes (left, top, right, bottom), intersection over union."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

@@ -36,14 +36,7 @@ _WORD = re.compile(r"[^\W\d_]{3}")
 
 
 def normal_form(text: str) -> str:
-    """Unify how a result is written: wrappers, spacing commands, signs and symbols, a final full stop.
-
-    Args:
-        text: a result, plain or LaTeX.
-
-    Returns:
-        The normal form, single spaces kept.
-    """
+    """Unify how a result is written: wrappers, spacing commands, signs and symbols, a final full stop."""
     text = fold(text)
     for old, new in _REPLACED:
         if old in text:
@@ -64,10 +57,7 @@ def normal_form(text: str) -> str:
 
 
 def is_words(text: str) -> bool:
-    """Say whether a result is a name, a word or words, in which letters are no symbols to multiply.
-
-    Args:
-        text: a result in normal form.
+    """Tell a result in normal form that is a name or words, in which letters are no symbols to multiply.
 
     Returns:
         True for letters alone, and for words of three letters and more with marks between them.
@@ -78,10 +68,7 @@ def is_words(text: str) -> bool:
 
 
 def is_balanced(text: str) -> bool:
-    """Say whether braces close in order and brackets are as many as they should be; ``[0, 1)`` is.
-
-    Args:
-        text: a result in normal form.
+    """Tell whether braces close in order and brackets are as many as they should be; ``[0, 1)`` is balanced.
 
     Returns:
         False for a result that would leave the box it is put into, and for one nested beyond ``MAX_DEPTH``.
@@ -96,10 +83,7 @@ def is_balanced(text: str) -> bool:
 
 
 def is_explosive(text: str) -> bool:
-    """Say whether computing a result would take numbers too long to be a final result, ``9^9^9`` or ``99999999!``.
-
-    Args:
-        text: a result in normal form.
+    """Tell a result whose computation would take numbers too long for a final result, ``9^9^9`` or ``99999999!``.
 
     Returns:
         True if a power has more than ``MAX_DIGITS - 1`` digits, written out or as a power itself, or a factorial's

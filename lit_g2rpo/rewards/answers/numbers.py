@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from lit_g2rpo.rewards.answers.text import fold
 
-MAX_CHARACTERS = 64
+MAX_NUMBER_CHARACTERS = 64
 MAX_EXPONENT = 308
 DECIMALS_TOLERANCE = Fraction(5, 1000)
 RELATIVE_TOLERANCE = Fraction(1, 100)
@@ -20,17 +20,12 @@ _MINUS = str.maketrans("\u2212\u2013\ufe63", "---")
 
 
 def number(text: str) -> Fraction | None:
-    """Read a plain decimal number.
-
-    Accepts a sign, thousands commas in their right places and an exponent; nothing else around it.
-
-    Args:
-        text: what should be a number.
+    """Read a plain decimal number: a sign, thousands commas in their right places, an exponent, and nothing else.
 
     Returns:
         Its exact value; None if it is not one, or beyond the range of a double.
     """
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_NUMBER_CHARACTERS:
         return None
     found = _NUMBER.fullmatch((text if text.isascii() else fold(text)).translate(_MINUS).strip())
     if found is None:
@@ -45,43 +40,20 @@ def number(text: str) -> Fraction | None:
     return Fraction(value * 10**power) if power >= 0 else Fraction(value, 10**-power)
 
 
-def without_percent(text: str) -> str:
-    """Drop one percent sign behind a number: 12% and 12 are the same answer to "what percentage".
-
-    Args:
-        text: what should be a number.
-
-    Returns:
-        The text without it.
-    """
-    return fold(text).removesuffix("%")
+def percentage(text: str) -> Fraction | None:
+    """Read a number with or without a percent sign: 12% and 12 are the same answer to "what percentage"."""
+    return number(fold(text).removesuffix("%"))
 
 
 def numbers_agree(answer: Fraction, gold: Fraction) -> bool:
-    """Compare an answer with a gold number.
-
-    An integer must be met exactly; a decimal number to half a hundredth, and to one per cent if it is small.
-
-    Args:
-        gold: the gold number.
-
-    Returns:
-        True if they agree.
-    """
+    """Compare a number with gold: an integer exactly, a decimal to half a hundredth, and to 1 % if it is small."""
     if gold.denominator == 1:
         return answer == gold
     return abs(answer - gold) <= min(DECIMALS_TOLERANCE, RELATIVE_TOLERANCE * abs(gold))
 
 
 def count(text: str) -> int | None:
-    """Read how many: a whole number of digits, or an English word from zero to twenty.
-
-    Args:
-        text: what should be a count.
-
-    Returns:
-        The count; None if it is not one.
-    """
+    """Read how many: a whole number of digits, or an English word from zero to twenty."""
     value = number(text)
     if value is not None:
         return int(value) if value.denominator == 1 and value >= 0 else None
@@ -90,14 +62,10 @@ def count(text: str) -> int | None:
 
 
 def count_reward(answer: int, gold: int, dense: bool = False) -> float:
-    """Score a count.
+    """Score a count: 1 if it is right, else 0.
 
     Args:
-        gold: the gold count.
-        dense: a wrong count is worth ``max(0, 1 - error / max(gold, 1))`` instead of 0.
-
-    Returns:
-        1 if they are the same; less than 1 else.
+        dense: a wrong count is worth ``max(0, 1 - error / max(gold, 1))``.
     """
     if dense:
         scale = gold or 1

@@ -32,13 +32,6 @@ def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answ
 
     An answer inside the reasoning, an unclosed reasoning block included, does not count.
 
-    Args:
-        reasoning_tag: name of the tag around the reasoning.
-        answer_tag: name of the tag around the answer.
-
-    Returns:
-        The parts.
-
     Source: envelope of OpenVLThinkerV2 (arXiv 2604.08539); the released code's pattern finds more than one reading.
     """
     text = _without_end_tokens(text).strip()
@@ -62,15 +55,7 @@ def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answ
 
 
 def unwrap(answer: str, answer_tag: str = "answer") -> str:
-    """Take the answer tags off a gold answer that has them.
-
-    Args:
-        answer: the gold answer, wrapped or plain.
-        answer_tag: name of the tag.
-
-    Returns:
-        The text inside, stripped.
-    """
+    """Take the answer tags off a gold answer that has them, and the blanks inside."""
     text = answer.strip()
     start, end = f"<{answer_tag}>", f"</{answer_tag}>"
     if text.startswith(start) and text.endswith(end) and len(text) >= len(start) + len(end):
@@ -79,24 +64,13 @@ def unwrap(answer: str, answer_tag: str = "answer") -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Read the last ``\boxed{...}`` of a text, braces inside it balanced.
-
-    Args:
-        text: any text.
-
-    Returns:
-        What is inside, stripped; None without one that is closed.
-    """
+    r"""Read the last ``\boxed{...}`` of a text, braces inside it balanced; None without one that is closed."""
     start, end = _boxed(text)
     return None if end < 0 else text[start:end].strip()
 
 
 def unbox(answer: str) -> str:
-    r"""Take off a ``\boxed{}`` that holds the whole answer; two boxes, or text beside one, stay as they are.
-
-    Returns:
-        The text inside.
-    """
+    r"""Take off a ``\boxed{}`` that holds the whole answer; two boxes, or text beside one, stay as they are."""
     body = answer.strip().removeprefix("$").removesuffix("$").strip()
     start, end = _boxed(body)
     return body[start:end].strip() if start == len(BOXED) and end == len(body) - 1 else answer

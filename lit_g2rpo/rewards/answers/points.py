@@ -20,9 +20,6 @@ SIGMA = 50.0
 def points(text: str) -> list[Point] | None:
     """Read points from JSON, ``[{"point_2d": [x, y], "label": "..."}, ..]``, ``{"points": [[x, y], ..]}`` or lists.
 
-    Args:
-        text: what should be points.
-
     Returns:
         Points on the 0..1000 grid; None if one of them is no point, there is none, or more than ``MAX_POINTS``.
     """
@@ -40,9 +37,6 @@ def points(text: str) -> list[Point] | None:
 def region(text: str) -> Region | None:
     """Read the region that points must hit: a box in any of its shapes, or ``{"polygon": [[x, y], ..]}``.
 
-    Args:
-        text: what should be a region.
-
     Returns:
         Corners of the polygon on the 0..1000 grid; None if it is none, or has no area.
     """
@@ -58,14 +52,7 @@ def region(text: str) -> Region | None:
 
 
 def inside(point: Point, corners: Region) -> bool:
-    """Tell whether a point lies in a polygon or on its edge.
-
-    Args:
-        corners: the polygon; where it crosses itself, twice inside is outside.
-
-    Returns:
-        True if it does.
-    """
+    """Tell whether a point lies in a polygon or on its edge; where it crosses itself, twice inside is outside."""
     x, y = point
     odd = False
     for (ax, ay), (bx, by) in _edges(corners):
@@ -78,13 +65,7 @@ def inside(point: Point, corners: Region) -> bool:
 
 
 def share_inside(found: Sequence[Point], corners: Region) -> float:
-    """Return the share of points that lie in a region: scattering points over an image gains nothing.
-
-    Args:
-        found: points, at least one.
-
-    Returns:
-        From 0 to 1.
+    """Return the share of at least one point in a region: scattering points over an image gains nothing.
 
     Source: the rule of RefSpatial-Bench (RoboRefer, arXiv 2506.04308).
     """
@@ -101,10 +82,6 @@ def nearness(found: Sequence[Point], gold: Sequence[Point]) -> float:
 
     Args:
         found: points, as many as gold points.
-        gold: gold points.
-
-    Returns:
-        From 0 to 1.
 
     Source: OneThinker (arXiv 2512.03043) for three points.
     """
@@ -117,11 +94,7 @@ def nearness(found: Sequence[Point], gold: Sequence[Point]) -> float:
 
 
 def point_within(corners: Region) -> Point:
-    """Find a point inside a polygon: the middle of the widest stretch inside, half-way between two of its corners.
-
-    Returns:
-        The point.
-    """
+    """Find a point inside a polygon: the middle of the widest stretch inside, half-way between two of its corners."""
     heights = sorted({y for _, y in corners})
     best = (0.0, corners[0])
     for low, high in pairwise(heights):

@@ -7,7 +7,7 @@ from fractions import Fraction
 from lit_g2rpo.rewards.answers.arithmetic import arithmetic
 from lit_g2rpo.rewards.answers.numbers import number
 
-TOLERANCE = Fraction(1, 10**6)
+FRACTION_TOLERANCE = Fraction(1, 10**6)
 """Relative error allowed between a fraction and a decimal that approximates it."""
 
 FACTORS = {"%", "percent", "dozen", "hundred", "thousand", "million", "billion", "trillion", "squared", "cubed", "time"}
@@ -51,14 +51,7 @@ class Quantity:
 
 
 def quantity(text: str) -> Quantity:
-    """Take a result apart into name, body and unit.
-
-    Args:
-        text: a result in normal form.
-
-    Returns:
-        The parts; a trailing word counts as a unit only behind a number.
-    """
+    """Take a result in normal form apart into name, body and unit; a trailing word is a unit only behind a number."""
     found = _NAME.match(text)
     name = found[1] if found else ""
     body = text[found.end() :] if found else text
@@ -81,23 +74,12 @@ def quantity(text: str) -> Quantity:
 
 
 def units_agree(answer: str, gold: str) -> bool:
-    """Compare units; one that stands on one side only is passed over, unless it changes the value.
-
-    Args:
-        answer: unit of the answer.
-        gold: unit of the gold result.
-
-    Returns:
-        True if they agree.
-    """
+    """Compare units; one that stands on one side only is passed over, unless it changes the value."""
     return answer == gold or (not (answer and gold) and answer + gold not in FACTORS)
 
 
 def value(text: str) -> tuple[Fraction, bool] | None:
-    """Read a number, fraction, mixed number or plain arithmetic.
-
-    Args:
-        text: a result in normal form, without name and unit.
+    """Read a number, fraction, mixed number or plain arithmetic from a normal form without name and unit.
 
     Returns:
         Its exact value, and True if it is not written as one decimal number; None if it is none of these.
@@ -118,18 +100,10 @@ def value(text: str) -> tuple[Fraction, bool] | None:
 
 
 def values_agree(answer: tuple[Fraction, bool], gold: tuple[Fraction, bool]) -> bool:
-    """Compare two values, exactly if both are written alike.
-
-    Args:
-        answer: from ``value``.
-        gold: from ``value``.
-
-    Returns:
-        True if they agree; a fraction and a decimal need to be equal to one in 10**6 only.
-    """
+    """Compare two results of `value`, exactly if both are written alike, a fraction with a decimal to one in 10**6."""
     if answer[1] == gold[1]:
         return answer[0] == gold[0]
-    return abs(answer[0] - gold[0]) <= TOLERANCE * abs(gold[0])
+    return abs(answer[0] - gold[0]) <= FRACTION_TOLERANCE * abs(gold[0])
 
 
 def _slashes(text: str) -> str:

@@ -10,41 +10,19 @@ MAX_SECONDS = 1e6
 
 
 def span(text: str) -> Span | None:
-    """Read a span from JSON, ``{"time": [start, end]}``.
-
-    Args:
-        text: what should be a span.
-
-    Returns:
-        Start and end, seconds; None if it is none, or ends before it starts.
-    """
+    """Read start and end, seconds, from JSON, ``{"time": [start, end]}``; None if it ends before it starts."""
     found = fields(json_value(text), "time")
     return None if found is None else start_and_end(found[0])
 
 
 def start_and_end(value: Any) -> Span | None:
-    """Read a span from a list of two numbers.
-
-    Args:
-        value: a JSON value.
-
-    Returns:
-        Start and end, seconds; None if it is none, or ends before it starts.
-    """
+    """Read start and end, seconds, from a JSON list of two numbers; None if it ends before it starts."""
     times = reals(value, 2, 0, MAX_SECONDS)
     return (times[0], times[1]) if times is not None and times[0] <= times[1] else None
 
 
 def span_iou(a: Span, b: Span) -> float:
-    """Return the overlap of two spans, intersection over union.
-
-    Args:
-        a: start and end, seconds.
-        b: the same.
-
-    Returns:
-        From 0 to 1; two equal moments overlap fully.
-    """
+    """Return the overlap of two spans, intersection over union; two equal moments overlap fully."""
     if a == b:
         return 1.0
     common = min(a[1], b[1]) - max(a[0], b[0])

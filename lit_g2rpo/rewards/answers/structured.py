@@ -4,17 +4,14 @@ import json
 import math
 from typing import Any
 
-MAX_DEPTH = 6
+MAX_JSON_DEPTH = 6
 
 
 def json_value(text: str) -> Any:
     """Read one JSON value, a fence of three backticks around it allowed.
 
-    Duplicate keys, NaN and Infinity, more than ``MAX_DEPTH`` levels and anything beside the value are refused. The
+    Duplicate keys, NaN and Infinity, more than ``MAX_JSON_DEPTH`` levels and anything beside the value are refused. The
     caller bounds the length.
-
-    Args:
-        text: what should be JSON.
 
     Returns:
         The value; None if it is not one (and for ``null``).
@@ -24,7 +21,7 @@ def json_value(text: str) -> Any:
     depth = 0
     for character in body:
         depth += 1 if character in "[{" else -1 if character in "]}" else 0
-        if depth > MAX_DEPTH:
+        if depth > MAX_JSON_DEPTH:
             return None
     try:
         return json.loads(body, object_pairs_hook=_unique, parse_constant=_reject)
@@ -33,11 +30,7 @@ def json_value(text: str) -> Any:
 
 
 def fields(value: Any, *names: str) -> list[Any] | None:
-    """Take the fields of an object that must have these and no others.
-
-    Args:
-        value: a JSON value.
-        names: names of the fields.
+    """Take the fields of a JSON object that must have these and no others.
 
     Returns:
         Their values in the order of the names; None if ``value`` is no such object.
@@ -51,13 +44,10 @@ def reals(value: Any, count: int, low: float, high: float) -> tuple[float, ...] 
     """Read a list of numbers; texts and booleans are none.
 
     Args:
-        value: a JSON value.
         count: how many there must be.
-        low: least value allowed.
-        high: greatest value allowed.
 
     Returns:
-        The numbers; None if there are not ``count``, or one is not finite or out of range.
+        The numbers; None if there are not ``count``, or one is not finite or outside ``low`` to ``high``.
     """
     if not isinstance(value, list) or len(value) != count or not all(type(item) in (int, float) for item in value):
         return None

@@ -14,12 +14,6 @@ def fold(text: str) -> str:
 
     Composes accents (NFC), turns full-width ASCII into ASCII and every run of blanks into one space, drops
     zero-width characters. Not NFKC, which would turn a superscript two into a two.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The normal form.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_FOLD)
@@ -27,14 +21,7 @@ def fold(text: str) -> str:
 
 
 def character_accuracy(answer: str, gold: str) -> float:
-    """Score a transcription by ``max(0, 1 - CER)``, CER being edit distance per gold character.
-
-    Args:
-        gold: the true text.
-
-    Returns:
-        From 0 to 1; 0 for an empty answer.
-    """
+    """Score a transcription by ``max(0, 1 - CER)``, CER being edit distance per gold character."""
     answer, gold = fold(answer), fold(gold)
     if not answer or not gold:
         return 0.0

@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
+from lit_g2rpo.rewards.problem_types import known_problem_type
 from lit_g2rpo.rewards.rows.phrases import has_phrases
 from lit_g2rpo.rewards.rows.targets import answer_text, lettered, likely_type, listed, mapping, missing, shown, target
 
@@ -23,16 +24,6 @@ TASK_OF_SOURCE = {
     for source in sources.split()
 }
 """Task of a row that names none, by where it comes from (OpenVLThinkerV2's sources)."""
-
-TASK_OF_PROBLEM_TYPE = {
-    "spatial grounding": "spatial_grounding",
-    "regression": "spatial_reasoning",
-    "math": "math_reasoning",
-    "OCR": "ocr",
-    "chart": "chart_figure_qa",
-    "scientific": "general_vqa_science_stem",
-}
-"""Task of a row that names none and whose source is unknown, where the problem type settles it."""
 
 _QUESTIONS = ("problem", "question", "query")
 _TURNS = ("prompt", "messages", "conversations")
@@ -73,8 +64,8 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     source = str(rest.get("data_source", ""))
     task = rest.get("task_type") or (rest["task"] if isinstance(rest.get("task"), str) else None)
     task = task or TASK_OF_SOURCE.get(source)
-    if not task and isinstance(kind, str):
-        task = TASK_OF_PROBLEM_TYPE.get(kind)
+    if not task and (known := known_problem_type(kind)):
+        task = known.task
     shape = {
         "id": str(next((rest[key] for key in ("id", "problem_id", "question_id") if key in rest), "")),
         "problem": problem,
@@ -157,7 +148,7 @@ def _image(image: Any) -> Any:
 
 
 def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tuple[str, str | None, bool]:
-    """The question, the assistant's turn behind it, and whether the format always writes the places of images."""
+    """Find the question, the assistant's turn behind it, and whether the format always writes the places of images."""
     name = next((name for name in _QUESTIONS if name in rest), None)
     if name is not None:
         problem = rest.pop(name)

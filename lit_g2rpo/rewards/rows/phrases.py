@@ -22,14 +22,12 @@ def has_phrases(row: Mapping[str, Any]) -> bool:
 
 
 def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Make a row of each phrase.
+    """Make a row of each phrase, its answer the box on the 0..1000 grid.
+
+    The question takes the place of the table's own, which asks for a caption.
 
     Args:
         row: a row with ``bbox`` as ``[x, y, width, height]`` in pixels, and ``width`` and ``height`` of its image.
-
-    Returns:
-        A row for each phrase in order, its question in the place of the table's own, which asks for a caption, and its
-        answer the box, 0 to 1000.
 
     Raises:
         SizeNeeded: if the size of the image is missing.

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.problem_types import known_problem_type
 
 # VLM-R1 names its accuracy rule by row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
-# their answers may hold tags and LaTeX of their own
-_VERBATIM = ("OCR", "document", "open-ended", "code")
 
 
 class SizeNeeded(ValueError):
@@ -23,7 +22,7 @@ def missing(value: Any) -> bool:
 
 
 def listed(value: Any) -> Any:
-    """A list of what may be a list, a tuple or an array."""
+    """Return a list of what may be a list, a tuple or an array."""
     if hasattr(value, "tolist") and not hasattr(value, "convert"):
         value = value.tolist()
     return list(value) if isinstance(value, tuple) else value
@@ -42,14 +41,11 @@ def mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def target(row: Mapping[str, Any], reply: str | None) -> Any:
-    """Find the gold answer of a row, boxes brought to 0..1000.
+    """Find the gold answer of a row, boxes brought to 0..1000; None if it has none.
 
     Args:
         row: the row, without its nulls.
         reply: the assistant's turn, if the row has one.
-
-    Returns:
-        A text, number, list or dict; None if the row has no answer.
 
     Raises:
         ValueError: if it is a box that cannot be brought to 0..1000.
@@ -63,11 +59,12 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
     if value is None and objects.get("bbox") and (reply is None or "<bbox>" in reply):
         return _objects(objects, row)
     value = reply if value is None else value
-    return _conclusion(value) if isinstance(value, str) and row.get("problem_type") not in _VERBATIM else value
+    kind = known_problem_type(row.get("problem_type"))
+    return _conclusion(value) if isinstance(value, str) and (kind is None or kind.solution) else value
 
 
 def _conclusion(text: str) -> str:
-    """The answer of a solution that is written out: its last answer block, or its last box of LaTeX."""
+    """Find the answer of a solution that is written out: its last answer block, or its last box of LaTeX."""
     if "</answer>" in text and not text.lstrip().startswith("<answer>"):
         return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
     start = text.rfind("\\boxed{")
@@ -101,14 +98,10 @@ def _objects(objects: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
 
 
 def on_grid(box: list[float], rest: Mapping[str, Any]) -> list[float]:
-    """Bring a box to 0..1000.
+    """Bring a box in pixels (x1, y1, x2, y2) to 0..1000, not rounded.
 
     Args:
-        box: x1, y1, x2, y2, pixels.
         rest: the row, which says how large its image is.
-
-    Returns:
-        The box on the grid, not rounded.
 
     Raises:
         SizeNeeded: if the row does not say so.
@@ -134,14 +127,11 @@ def is_box(value: Any) -> bool:
 
 
 def answer_text(answer: Any, kind: Any) -> str:
-    """Write a gold answer as a text.
+    """Write a gold answer as a text, JSON of what is none.
 
     Args:
         answer: a text, number, list or dict.
         kind: the problem type.
-
-    Returns:
-        The text; JSON of what is no text.
 
     Raises:
         ValueError: if it is something else.
@@ -194,15 +184,10 @@ def letter_of(option: str) -> str:
 
 
 def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer: Any) -> str | None:
-    """Say which problem type a row that names none most likely has.
+    """Guess the problem type of a row that names none; None for a row without options and answer.
 
     Args:
-        problem: its question.
-        options: its options.
-        answer: its answer, as ``target`` gives it.
-
-    Returns:
-        The problem type; None for a row without options and answer.
+        answer: its answer, as `target` gives it.
     """
     named = _TYPE_OF_METHOD.get(str(row.get("accu_reward_method")))
     if named or options:

@@ -14,10 +14,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def rouge_l(answer: str, gold: str) -> float:
-    """Return the F-measure of the longest common subsequence of words.
-
-    Returns:
-        From 0 to 1; 0 for an answer of more than ``MAX_WORDS`` words, or with no word at all.
+    """Return the F-measure of the longest common subsequence of words; 0 beyond ``MAX_WORDS`` words.
 
     Source: ROUGE-L (Lin 2004), without stemming, and with words in every script.
     """

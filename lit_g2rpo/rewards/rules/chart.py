@@ -2,10 +2,10 @@
 
 from fractions import Fraction
 
-from lit_g2rpo.rewards.answers.numbers import number, without_percent
+from lit_g2rpo.rewards.answers.numbers import percentage
 from lit_g2rpo.rewards.answers.text import fold
 
-TOLERANCE = Fraction(5, 100)
+READING_TOLERANCE = Fraction(5, 100)
 YEARS = range(1800, 2101)
 """Whole numbers that are most likely years: 1950 is no reading of 2010, though within five per cent."""
 
@@ -15,18 +15,12 @@ def chart_answers_agree(answer: str, gold: str) -> bool:
 
     Stricter than the relaxed accuracy that benchmarks report: years must be met exactly, and 12% is 12 but not 0.12.
 
-    Args:
-        gold: the gold answer.
-
-    Returns:
-        True if they agree.
-
     Source: relaxed accuracy of ChartQA (arXiv 2203.10244), made strict where it can be gamed.
     """
-    a, g = number(without_percent(answer)), number(without_percent(gold))
+    a, g = percentage(answer), percentage(gold)
     if a is not None and g is not None:
         exact = g.denominator == 1 and int(g) in YEARS
-        return a == g if exact else abs(a - g) <= TOLERANCE * abs(g)
+        return a == g if exact else abs(a - g) <= READING_TOLERANCE * abs(g)
     text = _plain(answer)
     return bool(text) and text == _plain(gold)
 

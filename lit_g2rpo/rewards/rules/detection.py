@@ -17,9 +17,6 @@ LabelledBox = tuple[Box, str]
 def labelled_boxes(text: str) -> list[LabelledBox] | None:
     """Read boxes from JSON, ``[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ..]`` or ``{"boxes": [[..], ..]}``.
 
-    Args:
-        text: what should be boxes.
-
     Returns:
         Boxes on the 0..1000 grid, each with its label in normal form, empty without one; None if one of them is no
         box, or there are more than ``MAX_BOXES``.
@@ -45,14 +42,7 @@ def detection_f1(answer: Sequence[LabelledBox], gold: Sequence[LabelledBox]) -> 
     """Return the F1 of the largest one-to-one matching in which boxes overlap by half and labels are the same.
 
     A box too many costs as much as a box missed, wherever it stands, so that a list of guesses gains nothing. A gold
-    box without a label takes any.
-
-    Args:
-        answer: boxes of the answer with labels.
-        gold: gold boxes with labels.
-
-    Returns:
-        From 0 to 1; 1 if both are empty.
+    box without a label takes any. Nothing against nothing is 1.
     """
     if not answer or not gold:
         return float(not answer and not gold)

@@ -7,38 +7,25 @@ from rapidfuzz.distance import Levenshtein
 from lit_g2rpo.rewards.answers.structured import json_value
 from lit_g2rpo.rewards.answers.text import fold
 
-THRESHOLD = 0.5
+LEAST_SIMILARITY = 0.5
 """An answer less alike than this is another answer, not a misspelt one."""
 
 
 def references(gold: str) -> list[str]:
-    """Read gold answers: a JSON list of texts, any of which is right, or one text.
-
-    Args:
-        gold: the gold answer.
-
-    Returns:
-        The texts, none of them empty.
-    """
+    """Read the right answers, none of them empty: those of a JSON list of texts, or the one text."""
     value = json_value(gold) if gold.startswith("[") else None
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return [item for item in value if item.strip()]
     return [gold] if gold.strip() else []
 
 
-def anls(answer: str, golds: Iterable[str]) -> float:
+def document_similarity(answer: str, golds: Iterable[str]) -> float:
     """Return the normalised Levenshtein similarity with the gold answer most alike, 0 below one half.
 
     Case and blanks do not count.
-
-    Args:
-        golds: gold answers, any of which is right.
-
-    Returns:
-        From 0 to 1.
 
     Source: ANLS of DocVQA (arXiv 2007.00398) for one question.
     """
     text = fold(answer).lower()
     best = max((Levenshtein.normalized_similarity(text, fold(gold).lower()) for gold in golds), default=0.0)
-    return best if text and best >= THRESHOLD else 0.0
+    return best if text and best >= LEAST_SIMILARITY else 0.0

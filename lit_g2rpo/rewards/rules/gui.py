@@ -1,4 +1,4 @@
-"""GUI grounding: where a click lands."""
+"""Clicks on elements of a screen: where they land."""
 
 import math
 
@@ -10,11 +10,7 @@ TAU = 50.0
 
 
 def click(text: str) -> Point | None:
-    """Read where an answer clicks: one point, or a tool call with a ``coordinate``, its tags allowed.
-
-    Returns:
-        The point on the 0..1000 grid; None if there is not exactly one.
-    """
+    """Read the one point (0..1000) that an answer clicks, or the ``coordinate`` of a tool call, its tags allowed."""
     text = text.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
     call = json_value(text)
     arguments = call.get("arguments", call) if isinstance(call, dict) else None
@@ -26,14 +22,10 @@ def click(text: str) -> Point | None:
 
 
 def click_reward(point: Point, element: Region, dense: bool = False) -> float:
-    """Score a click on an element.
+    """Score a click: 1 on the element or its edge, else 0.
 
     Args:
-        point: where the click lands.
-        dense: a miss is worth ``exp(-distance / TAU)`` instead of 0.
-
-    Returns:
-        1 on the element or its edge; less than 1 beside it.
+        dense: a miss is worth ``exp(-distance / TAU)``.
     """
     if dense:
         return math.exp(-distance(point, element) / TAU)

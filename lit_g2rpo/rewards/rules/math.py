@@ -6,9 +6,9 @@ from lit_g2rpo.rewards.answers.notation import is_balanced, is_explosive, is_wor
 from lit_g2rpo.rewards.answers.quantities import quantity, units_agree, value, values_agree
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
 
-__all__ = ["MAX_CHARACTERS", "TimedOut", "results_agree"]
+__all__ = ["MAX_RESULT_CHARACTERS", "TimedOut", "results_agree"]
 
-MAX_CHARACTERS = 512
+MAX_RESULT_CHARACTERS = 512
 # a blank between two digits says something: 3 1/2 is not 31/2
 _BLANK = re.compile(r"(?<!\d) | (?!\d)")
 
@@ -20,18 +20,12 @@ def results_agree(answer: str, gold: str) -> bool:
     passed over, unless it changes the value as a per cent sign does. An answer that lists candidates, or a chain of
     sides that are not equal, does not agree.
 
-    Args:
-        gold: the gold result.
-
-    Returns:
-        True if they agree.
-
     Raises:
         TimedOut: if the comparison passed its limit of time or memory, or would have.
 
     Source: math-verify 0.9 (https://github.com/huggingface/Math-Verify) decides what text and numbers leave open.
     """
-    if len(answer) > MAX_CHARACTERS or len(gold) > MAX_CHARACTERS:
+    if len(answer) > MAX_RESULT_CHARACTERS or len(gold) > MAX_RESULT_CHARACTERS:
         return False
     answer, gold = normal_form(answer), normal_form(gold)
     a, g = _BLANK.sub("", answer), _BLANK.sub("", gold)

@@ -2,67 +2,46 @@
 
 import math
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 
 from rapidfuzz.distance import Levenshtein
 
-from lit_g2rpo.rewards.rules.tracking import timed_track, track
+from lit_g2rpo.rewards.rules.tracking import Track
 
 STRUCTURE = 0.5
 
 
-def structure_reward(problem_type: str, answer: str, gold: str, readable: bool) -> float:
-    """Return the bonus for an answer of valid structure, whatever it says.
+def structure_reward(read: Callable[[str], Track | None] | None, answer: str, gold: str, readable: bool) -> float:
+    """Return the bonus for an answer of valid structure, whatever it says, from 0 to 0.5.
 
     It is 0.5 for every readable structured answer and for every answer of the other types. Tracks earn half of it for
     the share of gold seconds that they name.
 
     Args:
-        problem_type: answer format.
-        gold: the gold answer.
+        read: reads a track, where the problem type asks for one.
         readable: the answer has the form of its problem type, or the type asks for none.
-
-    Returns:
-        From 0 to 0.5.
 
     Source: OneThinker (arXiv 2512.03043), as released with OpenVLThinkerV2.
     """
     if not readable:
         return 0.0
-    if problem_type == "tracking":
-        named, wanted = track(answer), track(gold)
-    elif problem_type == "spatial-temporal grounding":
-        timed, timed_gold = timed_track(answer), timed_track(gold)
-        named, wanted = timed and timed[1], timed_gold and timed_gold[1]
-    else:
+    if read is None:
         return STRUCTURE
+    named, wanted = read(answer), read(gold)
     if named is None or wanted is None:
         return 0.0
     return STRUCTURE / 2 * (1 + len(named.keys() & wanted.keys()) / len(wanted))
 
 
 def word_accuracy(answer: str, gold: str) -> float:
-    """Score a transcription by ``max(0, 1 - WER)``, WER being edit distance in words per gold word.
-
-    Args:
-        gold: the true text.
-
-    Returns:
-        From 0 to 1.
-    """
+    """Score a transcription by ``max(0, 1 - WER)``, WER being edit distance in words per gold word."""
     a, g = answer.split(), gold.split()
     return max(0.0, 1.0 - Levenshtein.distance(a, g) / len(g)) if a and g else 0.0
 
 
 def rounded_numbers_agree(answer: Fraction, gold: Fraction) -> bool:
-    """Compare two numbers rounded to two decimals: 0.001 agrees with 0.004, 123456.78 not with 123456.79.
-
-    Args:
-        gold: the gold number.
-
-    Returns:
-        True if they agree.
-    """
+    """Compare two numbers rounded to two decimals: 0.001 agrees with 0.004, 123456.78 not with 123456.79."""
     return round(_double(answer), 2) == round(_double(gold), 2)
 
 
@@ -71,9 +50,6 @@ def single_precision_accuracy(answer: Fraction, gold: Fraction) -> float:
 
     Args:
         gold: the gold value; 0 is met by 0 alone.
-
-    Returns:
-        From 0 to 1 in steps of 0.1.
     """
     a, g = _single(_double(answer)), _single(_double(gold))
     error = _single(_single(abs(_single(a - g))) / _single(abs(g) + _single(1e-8)))

@@ -14,9 +14,6 @@ def mean_relative_accuracy(answer: Fraction, gold: Fraction) -> float:
     Args:
         gold: the gold value; for 0 the error is absolute, in units of ``ZERO_SCALE``.
 
-    Returns:
-        From 0 to 1 in steps of 0.1.
-
     Source: VSI-Bench (arXiv 2412.14171) section 3, as used by OpenVLThinkerV2.
     """
     scale = abs(gold) or Fraction(ZERO_SCALE)

@@ -34,9 +34,6 @@ class SegmenterPrompt:
 def segmenter_prompt(text: str) -> SegmenterPrompt | None:
     """Read ``{"boxes": [..], "positive_points": [3 points], "negative_points": [3 points]}``, a ``time`` for video.
 
-    Args:
-        text: what should be a prompt of a segmenter.
-
     Returns:
         The prompt; None if any part of it is missing or no box, point or time.
     """
@@ -54,10 +51,6 @@ def segmenter_prompt(text: str) -> SegmenterPrompt | None:
 
 def segmentation_reward(answer: SegmenterPrompt, gold: SegmenterPrompt) -> float:
     """Score a prompt of a segmenter by overlap of boxes, nearness of points and, in a video, of frames.
-
-    Args:
-        answer: the prompt of the answer.
-        gold: the gold prompt.
 
     Returns:
         From 0 to 1; 0 if only one of the two names a frame.

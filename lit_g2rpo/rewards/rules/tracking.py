@@ -16,27 +16,13 @@ MAX_FRAMES = 1000
 
 
 def track(text: str) -> Track | None:
-    """Read a track from JSON, ``{"boxes": {"1": [x1, y1, x2, y2], ..}}``.
-
-    Args:
-        text: what should be a track.
-
-    Returns:
-        Boxes on the 0..1000 grid by second; None if it is none.
-    """
+    """Read boxes on the 0..1000 grid by second from JSON, ``{"boxes": {"1": [x1, y1, x2, y2], ..}}``."""
     found = fields(json_value(text), "boxes")
     return None if found is None else _track(found[0])
 
 
 def timed_track(text: str) -> tuple[Span, Track] | None:
-    """Read a span and a track from JSON, ``{"time": [start, end], "boxes": {"9": [x1, y1, x2, y2], ..}}``.
-
-    Args:
-        text: what should be both.
-
-    Returns:
-        The span, seconds, and boxes on the 0..1000 grid by second; None if it is not both.
-    """
+    """Read a span, seconds, and a track from JSON, ``{"time": [start, end], "boxes": {"9": [x1, y1, x2, y2], ..}}``."""
     found = fields(json_value(text), "time", "boxes")
     if found is None:
         return None
@@ -44,31 +30,23 @@ def timed_track(text: str) -> tuple[Span, Track] | None:
     return None if when is None or where is None else (when, where)
 
 
+def track_of_timed(text: str) -> Track | None:
+    """Read the track of a span and a track, as `timed_track` does."""
+    found = timed_track(text)
+    return None if found is None else found[1]
+
+
 def mean_iou(answer: Track, gold: Track) -> float:
     """Return the mean overlap over the gold seconds; one without a box in the answer counts 0.
 
     The mean over seconds that both have, as the released reward takes it for spatio-temporal grounding, pays one easy
     box as much as the whole track.
-
-    Args:
-        answer: boxes of the answer by second.
-        gold: gold boxes by second, at least one.
-
-    Returns:
-        From 0 to 1.
     """
     return sum(iou(answer[second], box) for second, box in gold.items() if second in answer) / len(gold)
 
 
 def timed_reward(answer: tuple[Span, Track], gold: tuple[Span, Track]) -> float:
     """Return half the overlap in time plus half the mean overlap of boxes.
-
-    Args:
-        answer: span and boxes of the answer.
-        gold: gold span and boxes.
-
-    Returns:
-        From 0 to 1.
 
     Source: OneThinker (arXiv 2512.03043), with the mean over gold seconds.
     """

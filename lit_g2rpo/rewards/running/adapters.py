@@ -71,9 +71,6 @@ def adapt(function: Any, where: str) -> Adapter:
         function: a function, an object that can be called, or a class of such objects.
         where: how messages name it.
 
-    Returns:
-        The adapter.
-
     Raises:
         UserError: if its parameters are none of the accepted signatures, or of two of them.
 
@@ -189,6 +186,6 @@ def _columns(batch: Batch, wanted: set[str] | None, needed: set[str], where: str
 
 
 def _row(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as it is, with its gold answer also under the names that TRL's and ms-swift's functions use."""
+    """Return the row as it is, with its gold answer also under the names that functions of TRL and ms-swift use."""
     answer = gold(sample)
     return {"solution": answer, "ground_truth": answer, **canonical(sample), **sample}

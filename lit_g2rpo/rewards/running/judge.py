@@ -24,7 +24,7 @@ from lit_g2rpo.rewards.running.outcome import NOT_APPLICABLE, Failure
 
 MAX_ANSWER = 4096
 MAX_REPLY = 2**20
-MAX_REMEMBERED = 16_384
+MAX_GRADED = 16_384
 FIRST_PAUSE = 0.5
 """Seconds before the first further try; each later pause is twice as long."""
 
@@ -82,10 +82,6 @@ class JudgeConfig:
 class Judge:
     """Grade the answers of completions; a pair that was graded is not sent again.
 
-    Args:
-        config: which model, and how.
-        reward: names of the tags.
-
     Raises:
         UserError: if the environment does not hold the key.
     """
@@ -103,13 +99,10 @@ class Judge:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def __call__(self, batch: Batch) -> list[Any]:
-        """Grade completions.
-
-        Args:
-            batch: ``N`` completions; a row without a gold answer is not graded.
+        """Grade ``N`` completions; a row without a gold answer is not graded.
 
         Returns:
-            ``N`` mappings with total, accuracy and format, or a `Failure`, or None.
+            ``N`` mappings with total, accuracy and format, or a `Failure`.
         """
         requests = [self._request(batch, i) for i in range(len(batch.completions))]
         distinct = list({request for request in requests if isinstance(request, str)})
@@ -118,7 +111,7 @@ class Judge:
         return [self._outcome(request, grades, c) for request, c in zip(requests, batch.completions, strict=True)]
 
     def _request(self, batch: Batch, i: int) -> str | float | None:
-        """The text to send, or the grade that needs no sending, or None."""
+        """Write the text to send, or the grade that needs no sending, or None."""
         sample = batch.samples[i]
         answer = envelope(batch.completions[i], self.reward.thinking_tag, self.reward.answer_tag).answer
         right = gold(sample)
@@ -160,7 +153,7 @@ class Judge:
         if grade is None or not 0 <= grade <= self.config.scale:
             return Failure("judge_unparsed", f"the judge replied {reply[:80]!r}; a number up to {self.config.scale:g}")
         with self._lock:
-            if len(self._graded) >= MAX_REMEMBERED:
+            if len(self._graded) >= MAX_GRADED:
                 self._graded.clear()
             self._graded[request] = float(grade) / self.config.scale
         return float(grade) / self.config.scale

@@ -13,9 +13,9 @@ class Limits:
         workers: processes for algebra; they start when an answer needs them.
         seconds: time for one comparison by algebra.
         memory: memory of each process, MiB.
-        user_seconds: time for one call of a reward of the user's. 0 calls it without a limit in the caller's own
+        user_seconds: time for one call of a custom reward. 0 calls it without a limit in the caller's own
             thread, for functions that set alarms.
-        failure_budget: share of completions for which a reward of the user's may fail before the run stops.
+        failure_budget: share of completions for which a custom reward may fail before the run stops.
         failure_window: completions that the share is taken over, the newest ones.
         failed_samples: most failures that are written to the file of failures.
 

@@ -1,4 +1,4 @@
-"""What a reward of the user's returned, read as a score or as a failure."""
+"""What a custom reward returned, read as a score or as a failure."""
 
 import math
 from collections.abc import Mapping
@@ -28,17 +28,13 @@ class Failure:
 
 
 def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardResult | Failure:
-    """Read what a reward function returned for a completion.
+    """Read what a reward function returned for a completion: the score, or why there is none.
 
     Args:
         value: a number from 0 to 1; a mapping with it under ``total``, ``score`` or ``overall``, perhaps with
             ``accuracy`` and ``format`` from 0 to 1 and other finite numbers; a `RewardResult`; None for a completion
             that the function does not apply to.
-        completion: what the policy wrote.
-        config: names of its tags.
-
-    Returns:
-        The score, or why there is none.
+        config: names of the tags.
     """
     if isinstance(value, Failure):
         return value

@@ -48,11 +48,7 @@ class Pool:
         _POOLS.add(self)
 
     def verify(self, gold: str, answer: str) -> bool:
-        """Compare an answer with a gold result; a pair that was compared since ``forget`` is not compared again.
-
-        Args:
-            gold: LaTeX without delimiters.
-            answer: the same.
+        """Compare an answer with a gold result, both LaTeX; a pair that was compared since ``forget`` is remembered.
 
         Returns:
             True if math-verify finds them equal.

@@ -1,4 +1,4 @@
-"""Rewards of the user's: found by import path, called with limits; what goes wrong is data."""
+"""Custom rewards: found by import path, called with limits; what goes wrong is data."""
 
 import asyncio
 import threading
@@ -39,10 +39,7 @@ class UserReward:
         self.adapter: Adapter = adapt(load(path, where), f"{where}: {path}")
 
     def __call__(self, batch: Batch) -> list[Any]:
-        """Call the function.
-
-        Args:
-            batch: ``N`` completions.
+        """Call the function on ``N`` completions.
 
         Returns:
             ``N`` values: what the function returned, or a `Failure`.

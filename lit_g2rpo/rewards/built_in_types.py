@@ -1,0 +1,224 @@
+"""The problem types of this project: per type the wording, the form of gold, the reader and the rule."""
+
+import json
+from functools import partial
+from operator import eq
+
+from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.geometry import box, iou
+from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree, percentage
+from lit_g2rpo.rewards.answers.points import nearness, point_within, points, region, share_inside
+from lit_g2rpo.rewards.answers.spans import span, span_iou
+from lit_g2rpo.rewards.answers.text import character_accuracy
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.problem_type import LONG, ProblemType, Row, Unreadable, compared
+from lit_g2rpo.rewards.rules.caption import rouge_l
+from lit_g2rpo.rewards.rules.chart import chart_answers_agree
+from lit_g2rpo.rewards.rules.detection import detection_f1, labelled_boxes
+from lit_g2rpo.rewards.rules.document import document_similarity, references
+from lit_g2rpo.rewards.rules.drawing import boxes_and_points
+from lit_g2rpo.rewards.rules.gui import click, click_reward
+from lit_g2rpo.rewards.rules.math import MAX_RESULT_CHARACTERS, results_agree
+from lit_g2rpo.rewards.rules.parity import rounded_numbers_agree, single_precision_accuracy, word_accuracy
+from lit_g2rpo.rewards.rules.regression import mean_relative_accuracy
+from lit_g2rpo.rewards.rules.segmentation import segmentation_reward, segmenter_prompt
+from lit_g2rpo.rewards.rules.tracking import mean_iou, timed_reward, timed_track, track, track_of_timed
+
+_letter = partial(choice, options=())
+_math = compared(str, str, results_agree)
+_numerical = compared(percentage, percentage, numbers_agree, released=rounded_numbers_agree)
+_in_region = compared(points, region, share_inside)
+_near_points = compared(points, points, lambda found, gold: nearness(found, gold) if len(found) == len(gold) else 0.0)
+
+
+def _pointing(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    rule = _near_points if region(gold) is None else _in_region
+    return rule(answer, gold, row, config)
+
+
+def _science(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    # The gold answer alone settles how answers are read: their own look must not choose their judge.
+    rule = _math if percentage(gold) is None else _numerical
+    return rule(answer, gold, row, config)
+
+
+def _open_ended(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    if config.open_ended == "none":
+        raise Unreadable("no_reward")
+    return rouge_l(answer, gold)
+
+
+def _no_reward(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    raise Unreadable("no_reward")
+
+
+def _point_in_region(gold: str) -> str:
+    target = region(gold)
+    return gold if target is None else json.dumps({"point_2d": point_within(target)})
+
+
+_BOX = "[x1, y1, x2, y2] on the 0..1000 grid, x1 < x2 and y1 < y2"
+_GRID = "on a grid from 0 to 1000 in both directions"
+_SEGMENTER = f'"boxes": {_BOX}, "positive_points": three [x, y], "negative_points": three [x, y]'
+
+BUILT_IN = {
+    "multiple choice": ProblemType(
+        compared(_letter, _letter, eq),
+        "Give only the letter of the right option, for example <answer>A</answer>.",
+        "the letter of an option",
+        options=True,
+    ),
+    "numerical": ProblemType(
+        _numerical,
+        "Give only a number, for example <answer>3.14</answer>.",
+        "a plain number",
+    ),
+    "regression": ProblemType(
+        compared(number, number, mean_relative_accuracy, released=single_precision_accuracy),
+        "Give only a number, your best estimate, for example <answer>42.7</answer>.",
+        "a plain number",
+        style="hybrid",
+        task="spatial_reasoning",
+    ),
+    "OCR": ProblemType(
+        compared(str, str, character_accuracy, released=word_accuracy),
+        "Give only the text you read, for example <answer>Hello world</answer>.",
+        "a text that is not empty",
+        limit=LONG,
+        verbatim=True,
+        solution=False,
+        style="vision",
+        task="ocr",
+    ),
+    "math": ProblemType(
+        _math,
+        "Give only the final result, as a number or in LaTeX, for example <answer>\\frac{1}{2}</answer>.",
+        f"a result of at most {MAX_RESULT_CHARACTERS} characters, as a number, in LaTeX or in words",
+        task="math_reasoning",
+    ),
+    "spatial grounding": ProblemType(
+        compared(box, box, iou),
+        f'Give only the box, {_GRID}, for example <answer>{{"boxes": [35, 227, 437, 932]}}</answer>.',
+        f'{{"boxes": {_BOX}}}',
+        structured=True,
+        style="vision",
+        task="spatial_grounding",
+        draw=boxes_and_points,
+    ),
+    "document": ProblemType(
+        compared(str, lambda gold: references(gold) or None, document_similarity),
+        "Give only the answer, as short as the document has it, for example <answer>12 May 1998</answer>.",
+        "a text, or a JSON list of texts",
+        solution=False,
+        from_gold=lambda gold: next(iter(references(gold)), ""),
+        style="vision",
+    ),
+    "chart": ProblemType(
+        compared(str, str, chart_answers_agree),
+        "Give only a number or a few words, or the letter of the right option, for example <answer>14.2</answer>.",
+        "a number or a text, or with options the letter of one",
+        options=True,
+        style="hybrid",
+        task="chart_figure_qa",
+    ),
+    "counting": ProblemType(
+        compared(count, count, count_reward, dense=partial(count_reward, dense=True)),
+        "Give only how many there are, in digits, for example <answer>7</answer>.",
+        "a whole number, 0 or more",
+        style="hybrid",
+    ),
+    "point grounding": ProblemType(
+        _pointing,
+        f'Give only the points as JSON, {_GRID}, for example <answer>[{{"point_2d": [412, 603]}}]</answer>.',
+        f'a box {_BOX}, {{"polygon": [[x, y], ..]}} or {{"points": [[x, y], ..]}}',
+        limit=LONG,
+        structured=True,
+        from_gold=_point_in_region,
+        style="vision",
+        draw=boxes_and_points,
+    ),
+    "GUI grounding": ProblemType(
+        compared(click, region, click_reward, dense=partial(click_reward, dense=True)),
+        f'Give only the one point to click as JSON, {_GRID}, for example <answer>{{"point_2d": [412, 603]}}</answer>.',
+        f'{{"boxes": {_BOX}}}, the element to click',
+        structured=True,
+        from_gold=_point_in_region,
+        style="vision",
+        draw=boxes_and_points,
+    ),
+    "detection": ProblemType(
+        compared(labelled_boxes, labelled_boxes, detection_f1),
+        f"Give only the boxes and their labels as JSON, {_GRID}, and an empty list if there are none, for example "
+        '<answer>[{"bbox_2d": [35, 227, 437, 932], "label": "dog"}]</answer>.',
+        f'[{{"bbox_2d": {_BOX}, "label": ".."}}, ..]',
+        limit=LONG,
+        structured=True,
+        style="vision",
+        draw=boxes_and_points,
+    ),
+    "segmentation": ProblemType(
+        compared(segmenter_prompt, segmenter_prompt, segmentation_reward),
+        f"Give only JSON, {_GRID}: the object's box, three points on it and three points off it, for a video also the "
+        'second at which it is seen best as "time", for example <answer>{"boxes": [35, 227, 437, 932], '
+        '"positive_points": [[210, 400], [250, 610], [300, 800]], '
+        '"negative_points": [[20, 100], [500, 300], [480, 950]]}</answer>.',
+        f'{{{_SEGMENTER}}}, and "time" for a video',
+        limit=LONG,
+        structured=True,
+        style="vision",
+        draw=boxes_and_points,
+    ),
+    "temporal grounding": ProblemType(
+        compared(span, span, span_iou),
+        'Give only start and end in seconds as JSON, for example <answer>{"time": [12.3, 25.7]}</answer>.',
+        '{"time": [start, end]} in seconds, start <= end',
+        structured=True,
+        style="vision",
+    ),
+    "spatial-temporal grounding": ProblemType(
+        compared(timed_track, timed_track, timed_reward),
+        "Give only start and end in seconds, and one box for every whole second between them on a grid from 0 to 1000 "
+        'in both directions, as JSON, for example <answer>{"time": [8.1, 10.4], "boxes": {"9": [317, 422, 582, 997], '
+        '"10": [332, 175, 442, 369]}}</answer>.',
+        f'{{"time": [start, end], "boxes": {{"second": {_BOX}, ..}}}}',
+        limit=LONG,
+        structured=True,
+        style="vision",
+        track=track_of_timed,
+    ),
+    "tracking": ProblemType(
+        compared(track, track, mean_iou),
+        f"Give only one box for every second, {_GRID}, as JSON, for example "
+        '<answer>{"boxes": {"1": [405, 230, 654, 463], "2": [435, 223, 678, 446]}}</answer>.',
+        f'{{"boxes": {{"second": {_BOX}, ..}}}}',
+        limit=LONG,
+        structured=True,
+        style="vision",
+        track=track,
+    ),
+    "open-ended": ProblemType(
+        _open_ended,
+        "Give only your answer, in a sentence or two, for example <answer>A dog sleeps in the sun.</answer>.",
+        "a text with a word in it",
+        limit=LONG,
+        verbatim=True,
+        solution=False,
+    ),
+    "scientific": ProblemType(
+        _science,
+        "Give only the letter of the right option, or without options the final result as a number or in LaTeX, for "
+        "example <answer>9.81</answer>.",
+        "the letter of an option, a number or a result in LaTeX",
+        options=True,
+        task="general_vqa_science_stem",
+    ),
+    "code": ProblemType(
+        _no_reward,
+        "Give only the program, for example <answer>print(sum(range(10)))</answer>.",
+        "whatever the task's own reward reads",
+        limit=LONG,
+        verbatim=True,
+        solution=False,
+    ),
+}
+"""By name, in the order of their ids."""

@@ -1,0 +1,124 @@
+"""Everything the project knows of a problem type, in one object."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.geometry import Box
+from lit_g2rpo.rewards.answers.points import Point
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.rules.tracking import Track
+
+Row = Mapping[str, Any]
+Rule = Callable[[str, str, Row, RewardConfig], float]
+"""Answer, gold answer, row and config to an accuracy from 0 to 1; raises `Unreadable`."""
+Drawing = tuple[list[Box], list[Point]]
+"""Boxes and points on the 0..1000 grid."""
+
+T = TypeVar("T")
+A = TypeVar("A")
+G = TypeVar("G")
+
+SHORT = 512
+LONG = 4096
+
+
+class Unreadable(Exception):
+    """An answer or a gold answer that does not have the form of its problem type; the message is the error code."""
+
+
+@dataclass(slots=True, frozen=True)
+class ProblemType:
+    r"""How answers of one form are asked for, read, scored and shown.
+
+    Args:
+        rule: compares an answer with gold; `compared` makes one of a reader and a rule.
+        answer_form: how a prompt asks for the answer, with an example between ``<answer>`` tags that scores 1.
+        gold_form: what the gold answer must be, in words.
+        limit: length of answers that are read, characters; twice the gold answer's length if that is more.
+        options: a row with options asks for the letter of one, whatever ``rule`` says.
+        structured: the answer is JSON, and valid JSON is worth something in the released reward.
+        verbatim: answer and gold are compared as they stand; else a ``\boxed{}`` around either is taken off.
+        solution: a gold answer may be a whole solution, whose last answer block or box of LaTeX is the answer.
+        from_gold: gold answer to an answer that scores 1, where they differ.
+        style: how long such answers should be thought about, which `calibrate` starts from.
+        task: the task of a row that names none and whose source is unknown.
+        draw: what of an answer the rollout page draws over the image; None for nothing.
+        track: reads the boxes by second that the released structure reward counts.
+    """
+
+    rule: Rule
+    answer_form: str
+    gold_form: str
+    limit: int = SHORT
+    options: bool = False
+    structured: bool = False
+    verbatim: bool = False
+    solution: bool = True
+    from_gold: Callable[[str], str] | None = None
+    style: Literal["reasoning", "hybrid", "vision"] = "reasoning"
+    task: str | None = None
+    draw: Callable[[str], Drawing] | None = None
+    track: Callable[[str], Track | None] | None = None
+
+    def accuracy(self, answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+        """Score an answer from 0 to 1.
+
+        Raises:
+            Unreadable: if the answer or gold does not have the form of this type.
+        """
+        if self.options and row.get("options"):
+            right = readable(choice(gold, row["options"]), "bad_gold")
+            return float(readable(choice(answer, row["options"])) == right)
+        return self.rule(answer, gold, row, config)
+
+    def gold_form_of(self, row: Row) -> str:
+        """Say what the gold answer of a row must be."""
+        if self.options and row.get("options"):
+            return f"the letter of one of its {len(row['options'])} options"
+        return self.gold_form
+
+
+def compared(
+    read: Callable[[str], A | None],
+    read_gold: Callable[[str], G | None],
+    rule: Callable[[A, G], float],
+    *,
+    released: Callable[[A, G], float] | None = None,
+    dense: Callable[[A, G], float] | None = None,
+) -> Rule:
+    """Make a rule that reads the answer and gold, and compares the values.
+
+    Args:
+        read: text of an answer to a value; None if it is unreadable.
+        read_gold: the same for a gold answer.
+        rule: value of the answer and of gold to an accuracy from 0 to 1.
+        released: takes the place of ``rule`` in the style of the released reward.
+        dense: takes its place where partial credit is given.
+
+    Returns:
+        The rule.
+    """
+
+    def by_value(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+        right = readable(read_gold(gold), "bad_gold")
+        chosen = rule
+        if released is not None and config.style == "onethinker":
+            chosen = released
+        if dense is not None and config.dense:
+            chosen = dense
+        return float(chosen(readable(read(answer)), right))
+
+    return by_value
+
+
+def readable(value: T | None, code: str = "unparsed") -> T:
+    """Return what a reader found.
+
+    Raises:
+        Unreadable: with the code, if it found nothing.
+    """
+    if value is None:
+        raise Unreadable(code)
+    return value
