@@ -13,10 +13,11 @@ from rich.console import Console
 from lit_g2rpo.callbacks.handles import handles, per_task, run_folder
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation.predictions import NAME, Row, append, begin, finish, replace, unfinished
+from lit_g2rpo.evaluation.predictions import NAME, Row, append, begin, finish, unfinished
 from lit_g2rpo.evaluation.report import Baseline, read_baseline, summarize
 from lit_g2rpo.evaluation.rows import settings
 from lit_g2rpo.evaluation.table import show
+from lit_g2rpo.files import write_text
 
 VERBS = ("test", "predict")
 VALIDATED = ("accuracy", "format", "length", "truncated")
@@ -108,7 +109,7 @@ class PredictionWriter(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the rows in order, write the figures and print them."""
         metrics = summarize(self._finish(), self._baseline)
-        replace(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
+        write_text(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
         show(metrics)
         show_path("metrics", self._folder / "metrics.json")
         show_path("predictions", self._folder / NAME)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from lit_g2rpo.callbacks.rollouts.record import Record, small_image
-from lit_g2rpo.evaluation.predictions import replace
+from lit_g2rpo.files import whole, write_text
 
 PAGE = Path(__file__).parent / "page"
 IMAGES = "images"
@@ -59,7 +59,7 @@ class RolloutFiles:
         """
         (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for path in sorted(PAGE.iterdir()):
-            replace(self.folder / path.name, path.read_text(encoding="utf-8"))
+            write_text(self.folder / path.name, path.read_text(encoding="utf-8"))
         later = []
         for path in self.folder.iterdir():
             name = LINES_NAME.fullmatch(path.name)
@@ -95,8 +95,8 @@ class RolloutFiles:
             # the page's script relies on this too: escaped to ASCII, JSON is JavaScript
             lines.append(json.dumps({"rollout": rollout, **record, "images": paths}, separators=(",", ":")))
         path = self._path(rollout)
-        replace(path, "".join(f"{line}\n" for line in lines))
-        replace(script(path), f"addRollout({rollout}, [\n" + ",\n".join(lines) + "\n]);\n")
+        write_text(path, "".join(f"{line}\n" for line in lines))
+        write_text(script(path), f"addRollout({rollout}, [\n" + ",\n".join(lines) + "\n]);\n")
         self._kept[rollout] = Kept(path.stat().st_size + script(path).stat().st_size, shown)
         gone = []
         while self._too_much():
@@ -116,9 +116,8 @@ class RolloutFiles:
         name = f"{content.hexdigest()}.jpg"
         if name not in self._image_sizes:
             path = self.folder / IMAGES / name
-            temporary = path.with_suffix(".tmp")
-            small.save(temporary, "JPEG", quality=90)
-            temporary.replace(path)
+            with whole(path) as part:
+                small.save(part, "JPEG", quality=90)
             self._image_sizes[name] = path.stat().st_size
         return name
 
@@ -132,7 +131,7 @@ class RolloutFiles:
 
     def _list(self) -> None:
         content = {"title": self.title, "rollouts": sorted(self._kept)}
-        replace(self.folder / "rollouts.js", f"const RUN = {json.dumps(content)};\n")
+        write_text(self.folder / "rollouts.js", f"const RUN = {json.dumps(content)};\n")
 
     def _remove(self, rollout: int) -> None:
         path = self._path(rollout)

@@ -1,12 +1,12 @@
 """The file of predictions: written as they come, so that a run that was killed goes on where it was."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import write_text
 
 NAME = "predictions.jsonl"
 SETTINGS = ".predictions.settings.json"
@@ -73,8 +73,8 @@ def begin(folder: Path, settings: dict[str, Any], rows: Iterable[Row]) -> TextIO
         The open file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / NAME, "".join(map(_line, rows)))
-    replace(folder / SETTINGS, json.dumps(settings))
+    write_text(folder / NAME, "".join(map(_line, rows)))
+    write_text(folder / SETTINGS, json.dumps(settings))
     return (folder / NAME).open("a", encoding="utf-8")
 
 
@@ -101,20 +101,9 @@ def finish(folder: Path) -> list[Row]:
     for row in filter(None, map(_row, _lines(folder / NAME))):
         by_place.setdefault((row["index"], row["repeat"]), row)
     rows = [by_place[place] for place in sorted(by_place)]
-    replace(folder / NAME, "".join(map(_line, rows)))
+    write_text(folder / NAME, "".join(map(_line, rows)))
     (folder / SETTINGS).unlink()
     return rows
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Args:
-        text: its content.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _lines(path: Path) -> list[str]:

@@ -15,8 +15,8 @@ from helpers.imports import imports, part_of
 from PIL import Image
 
 from lit_g2rpo.data.files import passed_checks, readers
-from lit_g2rpo.data.files.json_prompts import JsonRows
-from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.files.json_rows import JsonRows
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
@@ -63,19 +63,19 @@ def path(tmp_path: Path, cache: Path) -> Path:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     """Open rows as the start of a run does, and return how many of them were parsed."""
-    count, parsed = 0, readers.parsed
+    count, parse = 0, readers.parse
 
     def counted(text: bytes, place: str) -> Any:
         nonlocal count
         count += 1
-        return parsed(text, place)
+        return parse(text, place)
 
     def run(path: Path, **options: Any) -> int:
         before = count
         assert opened(path, **options).task_names() == [NAMES[i % 3] for i in range(ROWS)]
         return count - before
 
-    monkeypatch.setattr(readers, "parsed", counted)
+    monkeypatch.setattr(readers, "parse", counted)
     return run
 
 
@@ -143,7 +143,9 @@ def test_bands_are_no_setting_of_the_check(path: Path, start: Start) -> None:
     assert [start(path), start(path, tasks=with_bands(TASKS, {"ocr": {"length": None}}))] == [ROWS, 0]
 
 
-@pytest.mark.parametrize("source", ["data/files/schema.py", "evaluation/rules.py", "rewards/rules/math.py", "tasks.py"])
+@pytest.mark.parametrize(
+    "source", ["data/files/row_check.py", "evaluation/rules.py", "rewards/rules/math.py", "tasks.py"]
+)
 def test_a_changed_rule_is_checked(path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     package = Path("package")
     for rule in passed_checks.RULES:

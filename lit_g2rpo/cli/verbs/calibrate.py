@@ -1,8 +1,6 @@
 """``calibrate``: roll out the starting policy, and propose length and entropy bands."""
 
 import math
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from lit_g2rpo.cli.verbs.calibrate_report import Proposal, figure, show
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.files import check_writable
+from lit_g2rpo.files import check_writable, whole, write_text
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives.calibration import Measured, Style, propose_entropy, propose_length, style_of
 from lit_g2rpo.rewards.running.scorer import Scorer
@@ -81,8 +79,9 @@ def run(verb: str, arguments: list[str]) -> None:
     longest = cli.datamodule.max_completion_tokens
     proposals = [propose(task, found, config.styles, longest) for task, found in measured.items()]
     policy = cli.model.policy_path
-    write(output, fragment(config.data, proposals, f"{config.prompts_per_task} prompts a task by {policy}"))
-    save_figure(plot, proposals)
+    write_text(output, fragment(config.data, proposals, f"{config.prompts_per_task} prompts a task by {policy}"))
+    with whole(plot) as part:
+        figure(proposals).savefig(part, dpi=110)
     show(proposals, longest, cli.model.objective.entropy)
     print(f"{output}, {plot}: bands from {config.prompts_per_task} prompts a task, {time.perf_counter() - start:.0f} s")
     print(f"use them: python -m lit_g2rpo fit {' '.join(without_own_keys(arguments))} --data {output}")
@@ -200,32 +199,6 @@ def fragment(data: Any, proposals: list[Proposal], origin: str) -> str:
 def in_numbers(band: Any) -> bool:
     """Tell whether a configured band is one in tokens or nats, which a proposal may replace."""
     return isinstance(band, list) and all(isinstance(value, int | float) for value in band)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        text: its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        whole = Path(scratch) / path.name
-        whole.write_text(text)
-        os.replace(whole, path)
-
-
-def save_figure(path: Path, proposals: list[Proposal]) -> None:
-    """Save the plot whole or not at all.
-
-    Args:
-        path: a ``.png`` file.
-        proposals: of each task.
-    """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        whole = Path(scratch) / path.name
-        figure(proposals).savefig(whole, dpi=110)
-        os.replace(whole, path)
 
 
 def without_own_keys(arguments: list[str]) -> list[str]:

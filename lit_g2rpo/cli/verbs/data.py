@@ -76,16 +76,16 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         UserError: if there are errors.
     """
-    from lit_g2rpo.data.files.row_check import Doctor
+    from lit_g2rpo.data.files.file_check import FileCheck
     from lit_g2rpo.tasks import Task, paper_tasks
 
     tasks = paper_tasks() | {name: Task(name) for name in options.task}
-    doctor = Doctor(reader(options), tasks, images=options.images, max_prompt_tokens=options.max_prompt_tokens)
+    whole = FileCheck(reader(options), tasks, images=options.images, max_prompt_tokens=options.max_prompt_tokens)
     if options.policy:
         if options.images == "ignore":
             raise UserError("--policy measures prompts with their images; leave out --images ignore")
-        doctor.processor = processor(options)
-    report = doctor.examine(options.files)
+        whole.processor = processor(options)
+    report = whole.run(options.files)
     if options.json:
         options.json.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
     show(report.as_dict())
@@ -181,7 +181,7 @@ def reader(options: argparse.Namespace, root: Path = Path()) -> Any:
     Raises:
         UserError: if the folder does not exist, or a pair has no ``=``.
     """
-    from lit_g2rpo.data.files.schema import RowReader
+    from lit_g2rpo.data.files.row_reader import RowReader
 
     root = options.image_root or root
     if not root.is_dir():

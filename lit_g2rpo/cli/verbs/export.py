@@ -1,8 +1,6 @@
 """``export``: a Hugging Face folder from a checkpoint."""
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import torch
 
 from lit_g2rpo.cli.trainer import TrainerCLI
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.files import check_writable
+from lit_g2rpo.files import check_writable, whole
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
@@ -63,12 +61,8 @@ def run(verb: str, arguments: list[str]) -> None:
         raise UserError(f"--output {cli.config.output} exists and is not empty; give a new folder")
     check_writable(output)
     load_weights(cli.model, Path(cli.config.ckpt_path))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        written = Path(scratch) / "policy"
-        save(cli.model.policy, cli.model.policy_path, written)
-        # a folder appears whole or not at all; an empty one may be in its place
-        os.replace(written, output)
+    with whole(output) as part:
+        save(cli.model.policy, cli.model.policy_path, part)
     print(f"{output}: policy of {cli.config.ckpt_path}, for Qwen3VLForConditionalGeneration.from_pretrained")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_g2rpo.cli.arguments import Parser, new_file
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import write_text
 
 DESCRIPTION = """\
 Score a predictions.jsonl again, without the model, and print the table that test prints. The tags and rewards are those
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     # here, so that --help is quick
-    from lit_g2rpo.evaluation.predictions import read_predictions, replace
+    from lit_g2rpo.evaluation.predictions import read_predictions
     from lit_g2rpo.evaluation.report import read_baseline, summarize
     from lit_g2rpo.evaluation.table import show
 
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     metrics = summarize(rows, baseline)
     show(metrics)
     if options.json:
-        replace(options.json, json.dumps(metrics | {"settings": settings}, indent=2) + "\n")
+        write_text(options.json, json.dumps(metrics | {"settings": settings}, indent=2) + "\n")
     if options.output:
-        replace(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def settings_beside(predictions: Path) -> dict[str, Any]:

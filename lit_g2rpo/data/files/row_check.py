@@ -1,190 +1,94 @@
-"""Examines files of rows as a whole: what is in them, and everything that is wrong with them."""
+"""What can be wrong with a row in canonical shape, found without decoding its images."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.schema import RowReader, row_error, to_prompt
-from lit_g2rpo.data.lengths import expanded_length
-from lit_g2rpo.data.media.media import opened, outlined
+from lit_g2rpo.data.media.image_paths import image_sources
+from lit_g2rpo.data.media.row_media import clips
+from lit_g2rpo.data.media.videos import videos_can_be_read
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.evaluation.benchmarks import row_error as benchmark_error
+from lit_g2rpo.rewards import PROBLEM_TYPES
+from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.gold import gold_error
-from lit_g2rpo.tasks import Task
+from lit_g2rpo.rewards.rows.canonical import VIDEO
+from lit_g2rpo.rewards.rows.targets import letter_of
+from lit_g2rpo.tasks import IMAGE_PLACE, Task
+
+MARKS = ("<|image_pad|>", "<|video_pad|>")
+"""Tokens of Qwen3-VL that an image or a video takes the place of."""
 
 
-@dataclass(slots=True)
-class Kind:
-    """Rows of one task and problem type.
+def check_row(
+    row: dict[str, Any],
+    place: str,
+    tasks: Mapping[str, Task],
+    image_root: Path,
+    reward: RewardConfig,
+    answered: bool = True,
+) -> None:
+    """Check everything about a row that can be seen without decoding its images.
 
     Args:
-        rows: how many there are.
-        images: images in them.
-        errors: rows with an error.
-        tokens: length of each prompt with its images, where a policy was given.
+        row: the row, in canonical shape.
+        place: how messages name the row: file and number.
+        tasks: the tasks of the run.
+        answered: the row must hold its answer; one that is only to be predicted need not.
+
+    Raises:
+        UserError: naming the row, what is wrong and what would be right.
     """
-
-    rows: int = 0
-    images: int = 0
-    errors: int = 0
-    tokens: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Report:
-    """What was found.
-
-    Args:
-        rows: number of rows, those that cannot be read included.
-        kinds: the readable rows, by task and problem type.
-        errors: what kind of error and a message that names file and row, for each.
-        warnings: the same for what is suspicious but can be trained on.
-    """
-
-    rows: int = 0
-    kinds: dict[tuple[str, str], Kind] = field(default_factory=dict)
-    errors: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[tuple[str, str]] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {
-            "rows": self.rows,
-            "kinds": [
-                {
-                    "task_type": task,
-                    "problem_type": problem_type,
-                    "rows": kind.rows,
-                    "images": kind.images,
-                    "rows_with_errors": kind.errors,
-                    "longest_prompt": max(kind.tokens, default=None),
-                    "mean_prompt": sum(kind.tokens) / len(kind.tokens) if kind.tokens else None,
-                }
-                for (task, problem_type), kind in sorted(self.kinds.items())
-            ],
-            "error_counts": dict(Counter(kind for kind, _ in self.errors)),
-            "errors": [{"kind": kind, "message": message} for kind, message in self.errors],
-            "warnings": [{"kind": kind, "message": message} for kind, message in self.warnings],
-        }
+    problem = row_error(row, tasks, answered)
+    if problem:
+        raise UserError(f"{place}: {problem}")
+    image_sources(row, image_root, place)
+    clips(row, image_root, place)
+    # rows of a task with a custom reward may hold any answer
+    if "answer" in row and not tasks[row["task_type"]].reward and (error := gold_error(row, reward)):
+        raise UserError(f"{place}: {error}")
 
 
-@dataclass(slots=True)
-class Doctor:
-    """Examine files of rows.
+def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = True) -> str | None:
+    """Say what is wrong with the columns of a row, its images and the value of its answer aside.
 
     Args:
-        reader: brings the rows to one shape.
-        tasks: the tasks a row may have.
-        reward: how answers are scored.
-        images: decode them in full, only read their headers, or leave them alone.
-        processor: the policy's processor, which measures prompts; None leaves lengths alone.
-        max_prompt_tokens: longest prompt, tokens.
-    """
-
-    reader: RowReader
-    tasks: Mapping[str, Task]
-    reward: RewardConfig = DEFAULT
-    images: Literal["decode", "header", "ignore"] = "decode"
-    processor: Any = None
-    max_prompt_tokens: int = 16384
-
-    def examine(self, files: Sequence[str]) -> Report:
-        """Examine every row of some files.
-
-        Args:
-            files: what ``read_rows`` reads.
-
-        Returns:
-            What was found.
-        """
-        report = Report()
-        seen: dict[bytes, tuple[str, str]] = {}
-        for file in files:
-            try:
-                rows = read_rows(file)
-            except UserError as error:
-                report.errors.append(("file", str(error)))
-                continue
-            if not len(rows):
-                report.errors.append(("file", f"{file}: no rows; give at least one"))
-            for index in range(len(rows)):
-                try:
-                    found = self.reader.read(rows, index)
-                except UserError as error:
-                    report.rows += 1
-                    report.errors.append(("row", str(error)))
-                    continue
-                for row, place in found:
-                    report.rows += 1
-                    self._row(row, place, report, seen)
-        return report
-
-    def _row(self, row: dict[str, Any], place: str, report: Report, seen: dict[bytes, tuple[str, str]]) -> None:
-        kind = report.kinds.setdefault((str(row["task_type"]), str(row["problem_type"])), Kind())
-        kind.rows += 1
-        kind.images += len(row["images"])
-        errors = list(self._errors(row, place, kind))
-        kind.errors += bool(errors)
-        report.errors += errors
-        key = fingerprint(row)
-        if key in seen:
-            first, answer = seen[key]
-            what = "the same row" if answer == row.get("answer") else "the same question with another answer"
-            report.warnings.append(("duplicate", f"{place}: {what} as {first}"))
-        else:
-            seen[key] = place, row.get("answer", "")
-
-    def _errors(self, row: dict[str, Any], place: str, kind: Kind) -> Iterator[tuple[str, str]]:
-        if message := row_error(row, self.tasks):
-            yield "column", f"{place}: {message}"
-        if "answer" in row and not getattr(self.tasks.get(row["task_type"]), "reward", None):
-            message = gold_error(row, self.reward)
-            # an unknown type was told of above
-            if message and not message.startswith("unknown problem_type"):
-                yield "gold", f"{place}: {message}"
-        if self.images == "ignore":
-            return
-        wrong = row_error(row, self.tasks)
-        if row.get("videos") and wrong:
-            return
-        try:
-            if self.images == "decode":
-                question, images = opened(row, self.reader, place)
-                sizes = [image.size for image in images]
-            else:
-                question, sizes = outlined(row, self.reader, place)
-        except UserError as error:
-            yield "image", str(error)
-        else:
-            if self.processor is not None and not wrong:
-                prompt = to_prompt(row, place, [], self.reward, question)
-                length = expanded_length(self.processor, prompt, sizes)
-                kind.tokens.append(length)
-                if length > self.max_prompt_tokens:
-                    yield "length", f"{place}: {length} tokens with its images; {self.max_prompt_tokens} are allowed"
-
-
-def fingerprint(row: dict[str, Any]) -> bytes:
-    """Say whether two rows ask the same: same question, options and images.
-
-    Args:
-        row: the row, in its canonical shape.
+        row: the row, in canonical shape.
+        tasks: the tasks of the run.
+        answered: the row must hold its answer.
 
     Returns:
-        16 bytes.
+        One line; None if nothing is.
     """
-    hash = blake2b(digest_size=16)
-    for part in (row["problem"], *row["options"], *row["images"], *row.get("videos", [])):
-        part = str(part) if isinstance(part, dict) else part
-        content = (
-            part
-            if isinstance(part, bytes)
-            else part.encode(errors="surrogatepass")
-            if isinstance(part, str)
-            else part.tobytes()
+    if (row.get("videos") or VIDEO in row["problem"]) and not videos_can_be_read():
+        return "is a video row, which needs the extra video: pip install 'lit_g2rpo[video]'"
+    if not row["problem"].strip():
+        return "'problem' is empty; it must be a text"
+    if row["problem_type"] not in PROBLEM_TYPES:
+        return f"unknown problem_type {row['problem_type']!r}; known: {', '.join(PROBLEM_TYPES)}"
+    if row["task_type"] is None:
+        return (
+            "no task_type, and neither data_source nor problem_type settles it; give one of "
+            f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type"
         )
-        hash.update(len(content).to_bytes(8, "little") + content)
-    return hash.digest()
+    if not isinstance(row["task_type"], str) or row["task_type"] not in tasks:
+        return f"unknown task_type {row['task_type']!r}; known: {', '.join(tasks)}; data.tasks adds one"
+    if not isinstance(row.get("demonstration"), str | None):
+        return f"'demonstration' is {row['demonstration']!r}; it must be a text"
+    if answered and "answer" not in row:
+        return "no answer; give it in 'answer'"
+    if answered and (wrong := benchmark_error(row)):
+        return wrong
+    if mark := next((m for m in MARKS if any(m in text for text in (row["problem"], *row["options"]))), None):
+        return f"{mark} in 'problem' or 'options' would stand for an image of its own; leave it out"
+    places = row["problem"].count(IMAGE_PLACE)
+    if places != len(row["images"]):
+        return f"{places} {IMAGE_PLACE} in 'problem' but {len(row['images'])} images; there must be one each"
+    places, videos = row["problem"].count(VIDEO), len(row.get("videos") or [])
+    if places != videos:
+        return f"{places} {VIDEO} in 'problem' but {videos} videos; there must be one each"
+    letters = [letter_of(option) for option in row["options"]]
+    if any(letter and letter != own for letter, own in zip(letters, LETTERS, strict=False)):
+        return f"'options' begin with {', '.join(filter(None, letters))}; they must begin with A, B, C and so on"
+    return None
