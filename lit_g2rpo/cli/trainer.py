@@ -15,7 +15,7 @@ from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.cli import quiet
 from lit_g2rpo.cli.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
 from lit_g2rpo.cli.parser import Parser
-from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.data.datamodule import PromptData, PromptUser
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
 from lit_g2rpo.module import G2RPOModule
@@ -30,6 +30,9 @@ SHORT = {
 """Short names of keys that only evaluation has."""
 
 TASK_KEY = re.compile(r"--data\.(?:init_args\.)?tasks\.(?P<task>[^.=]+)\.(?P<key>[^.=]+)(?:=(?P<value>.*))?", re.DOTALL)
+
+# what the data asks of the module
+_: type[PromptUser] = G2RPOModule
 
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
 

@@ -21,7 +21,6 @@ from lit_g2rpo.rewards.running.scorer import Scored, Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.tasks import Task
-from lit_g2rpo.training.checks import check_prompt_lengths
 
 
 class EvaluationModule(pl.LightningModule):
@@ -139,7 +138,6 @@ class EvaluationModule(pl.LightningModule):
         prompts, numbers = batch
         config = self.evaluation
         sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self.rollout.seed)
-        check_prompt_lengths(self, prompts)
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
         rewards = self.count_scores(self.attempt_scores(prompts, completions, by_group=False))

@@ -12,26 +12,8 @@ from torch import Tensor
 
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.files import write_text
 from lit_g2rpo.hardware.collectives import sum_over_ranks
-
-
-def check_prompt_lengths(module: Any, prompts: list[Prompt]) -> None:
-    """Refuse a prompt that is longer than the data allows; cutting it could cut through an image.
-
-    Args:
-        prompts: this rank's prompts.
-
-    Raises:
-        UserError: if a prompt is too long, its images counted.
-    """
-    limit = module.trainer.datamodule.max_prompt_tokens
-    for prompt in prompts:
-        length = len(module.policy.encode(prompt).input_ids)
-        if length > limit:
-            raise UserError(
-                f"row {prompt.id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows "
-                f"{limit}; allow more, lower model.policy.max_pixels, or take the row out"
-            )
 
 
 def check_rewards(module: Any, values: Tensor, prompts: list[Prompt]) -> None:
@@ -106,9 +88,8 @@ def check_gradient(module: Any, norm: Tensor) -> None:
 
 def _stop(module: Any, what: str, ids: list[str]) -> None:
     folder = Path(module.trainer.log_dir or module.trainer.default_root_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"non_finite_rank{module.trainer.global_rank}.json"
-    path.write_text(json.dumps({"what": what, "rollout": module.rollout_index, "ids": ids}, indent=1))
+    write_text(path, json.dumps({"what": what, "rollout": module.rollout_index, "ids": ids}, indent=1))
     raise NonFiniteError(
         f"{what} is not finite in rollout {module.rollout_index} (optimizer step {module.trainer.global_step}); "
         f"the run stops before it learns from it; ids of the prompts are in {path}"

@@ -15,7 +15,7 @@ from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.training.background_scoring import BackgroundScoring
-from lit_g2rpo.training.checks import check_prompt_lengths, check_rewards
+from lit_g2rpo.training.checks import check_rewards
 from lit_g2rpo.training.microbatches import balanced_bins, trained_rows
 from lit_g2rpo.training.table import columns, rollout_metrics, score_rollout, unpack, usable_groups
 
@@ -113,7 +113,6 @@ class _Rollout:
         sampling = Sampling(
             module.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, module.rollout_index, wave
         )
-        check_prompt_lengths(module, prompts)
 
         def attempt(indices: list[int], own: list[Completion]) -> list[Scored]:
             scored: list[Scored] = module.attempt_scores([prompts[i] for i in indices], own)

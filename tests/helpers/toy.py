@@ -127,6 +127,9 @@ class ToyModule(L.LightningModule):
         self.policy_path = "toy"
         self.bands: list[tuple[LengthBand | None, ...]] = []
 
+    def prepare_prompt(self, prompt: Prompt) -> None:
+        """Encode nothing."""
+
     @property
     def microbatches_per_rollout(self) -> int:
         return MICROBATCHES
