@@ -33,14 +33,13 @@ class Kept:
 
 
 class RolloutFiles:
-    """Write rollouts into a folder and keep it within bounds, the newest rollouts at least.
+    """Write rollouts into a folder, made if need be, and keep it within bounds, the newest rollout at least.
 
     A rollout is written twice: as ``rollout_<n>.jsonl``, a line per group, and as ``rollout_<n>.js``, the same lines
     for the page, since a page that is opened from disk may load scripts but read no other file. Every file appears
     whole, and ``rollouts.js``, the list that the page starts from, names only files that are there.
 
     Args:
-        folder: the folder; made if it is not there.
         title: name of the run, for the page.
         keep: how many rollouts to keep; None for as many as the size allows.
         keep_mib: size of the folder above which the oldest rollouts are removed, MiB.
@@ -81,10 +80,9 @@ class RolloutFiles:
         self._remove_images()
 
     def write(self, rollout: int, groups: Sequence[tuple[Record, Sequence[Image.Image]]]) -> None:
-        """Write a rollout, and remove the oldest ones that are too much.
+        """Write a rollout, numbered from 1, and remove the oldest ones that are too much.
 
         Args:
-            rollout: its number, from 1.
             groups: each group with the images of its prompt.
         """
         lines, shown = [], set()

@@ -12,19 +12,7 @@ MEASURED = 2000
 
 
 class LongPrompt(UserError):
-    """A prompt that is longer than the run allows; cutting it could cut through an image.
-
-    Args:
-        id: name of the prompt.
-        length: its tokens, images included.
-        limit: how many are allowed.
-    """
-
-    def __init__(self, id: str, length: int, limit: int) -> None:
-        super().__init__(
-            f"row {id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows {limit}; allow "
-            "more, lower model.policy.max_pixels, or take the row out, as data.long_prompts: skip does in training"
-        )
+    """A prompt that is longer than the run allows; cutting it could cut through an image."""
 
 
 @runtime_checkable
@@ -69,7 +57,7 @@ def check_prompt(prompt: Prompt, limit: int | None) -> None:
         LongPrompt: if it is longer.
     """
     if limit is not None and prompt.encoded is not None and len(prompt.encoded.input_ids) > limit:
-        raise LongPrompt(prompt.id, len(prompt.encoded.input_ids), limit)
+        raise _too_long(prompt, len(prompt.encoded.input_ids), limit)
 
 
 def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
@@ -89,4 +77,11 @@ def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
             continue  # counted, or raised, when the row is opened
         length = expanded_length(processor, prompt, sizes)
         if length > limit:
-            raise LongPrompt(prompt.id, length, limit)
+            raise _too_long(prompt, length, limit)
+
+
+def _too_long(prompt: Prompt, length: int, limit: int) -> LongPrompt:
+    return LongPrompt(
+        f"row {prompt.id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows {limit}; "
+        "allow more, lower model.policy.max_pixels, or take the row out, as data.long_prompts: skip does in training"
+    )

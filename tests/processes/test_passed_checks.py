@@ -144,7 +144,7 @@ def test_bands_are_no_setting_of_the_check(path: Path, start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["data/files/row_check.py", "evaluation/rules.py", "rewards/rules/math.py", "tasks.py"]
+    "source", ["data/files/row_errors.py", "evaluation/rules.py", "rewards/rules/math.py", "tasks.py"]
 )
 def test_a_changed_rule_is_checked(path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     package = Path("package")

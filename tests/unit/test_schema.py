@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lit_g2rpo.data.files.json_rows import JsonRows, to_prompt
-from lit_g2rpo.data.files.row_check import check_row
+from lit_g2rpo.data.files.row_errors import check_row
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import yaml
+from typing_extensions import override
 
-from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.cli.verbs.calibrate_report import Proposal, figure, show
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
@@ -23,14 +24,11 @@ from lit_g2rpo.rollout.engines import build_sampler
 OWN_KEYS = ("--prompts_per_task", "--output", "--styles")
 
 
-class CalibrateCLI(TrainerCLI):
-    """Build the module and the data, without a trainer."""
+class CalibrateCLI(PartsCLI):
+    """Ask how much is measured and where the proposal goes."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__(None, arguments)
-
+    @override
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Add how much is measured and where the proposal goes."""
         super().add_arguments_to_parser(parser)
         parser.prog = "python -m lit_g2rpo calibrate"
         parser.description = "Roll out the starting policy, and propose length and entropy bands for its tasks."
@@ -40,21 +38,9 @@ class CalibrateCLI(TrainerCLI):
             "--styles", type=dict[str, str], default={}, help="Style by task: reasoning, hybrid or vision; inferred."
         )
 
-    def instantiate_classes(self) -> None:
-        """Build the module and the data."""
-        built = self.parser.instantiate(self.config)
-        self.model, self.datamodule = built.model, built.data
-
-    def after_instantiate_classes(self) -> None:
-        """Check nothing: no rollout is learned from."""
-
 
 def run(verb: str, arguments: list[str]) -> None:
     """Measure the starting policy on training prompts, and write a fragment of bands with a plot beside it.
-
-    Args:
-        verb: ``calibrate``.
-        arguments: the words after it.
 
     Raises:
         UserError: if the output exists or is no YAML file, or a number or a style is wrong.
@@ -88,12 +74,7 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dict[str, Measured]:
-    """Roll out the starting policy on training prompts.
-
-    Args:
-        module: policy, rollout and reward.
-        data: prompts and tasks.
-        prompts_per_task: prompts of each task, one completion each.
+    """Roll out the starting policy on training prompts, one completion each.
 
     Returns:
         What was measured, by task, for the tasks that have rows.
@@ -108,7 +89,7 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
     names = set(dataset.task_names())
     total = prompts_per_task * len(names)
     size = min(module.rollout.max_rows, total)
-    # The tasks are dealt in turn, so the first so many prompts are equally many of each.
+    # the tasks are dealt in turn, so the first so many prompts are equally many of each
     loader = RolloutLoader(
         dataset,
         prompts=size,
@@ -163,9 +144,6 @@ def propose(task: str, measured: Measured, styles: dict[str, str], longest: int)
         measured: what the starting policy wrote.
         styles: style by task, where it is given.
         longest: longest completion, tokens.
-
-    Returns:
-        The proposal.
     """
     style: Style = style_of(task, measured.problem_types, styles)
     return Proposal(task, style, measured, propose_length(measured, style, longest), propose_entropy(measured))
@@ -179,8 +157,7 @@ def fragment(data: Any, proposals: list[Proposal], origin: str) -> str:
 
     Args:
         data: class path and arguments of the data, as configured.
-        proposals: of each task.
-        origin: what they come from, for the first line.
+        origin: what the proposals come from, for the first line.
 
     Returns:
         YAML.
@@ -202,14 +179,7 @@ def in_numbers(band: Any) -> bool:
 
 
 def without_own_keys(arguments: list[str]) -> list[str]:
-    """Leave out the words that only ``calibrate`` knows.
-
-    Args:
-        arguments: the words after the verb.
-
-    Returns:
-        The words that ``fit`` knows too.
-    """
+    """Leave out the words that only ``calibrate`` knows, and ``fit`` does not."""
     kept, skip = [], False
     for word in arguments:
         own = word.split("=")[0].split(".")[0] in OWN_KEYS

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.cli.arguments import Parser, new_file
+from lit_g2rpo.cli.arguments import VerbParser, new_file
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import write_text
 
@@ -17,13 +17,10 @@ of the metrics.json beside it, if there is one."""
 def main(arguments: Sequence[str]) -> None:
     """Score predictions.
 
-    Args:
-        arguments: the words of the command line.
-
     Raises:
         UserError: if a file is not what it should be.
     """
-    parser = Parser("python -m lit_g2rpo score", description=DESCRIPTION)
+    parser = VerbParser("python -m lit_g2rpo score", description=DESCRIPTION)
     parser.add_argument("predictions", type=Path, help="predictions.jsonl of a test")
     parser.add_argument("--baseline", help="predictions.jsonl or metrics.json of another run, or its folder")
     parser.add_argument("--benchmark", help="rule to score all rows by, instead of the one that each row names")
@@ -50,9 +47,6 @@ def main(arguments: Sequence[str]) -> None:
 
 def settings_beside(predictions: Path) -> dict[str, Any]:
     """Read what predictions were made with.
-
-    Args:
-        predictions: their file.
 
     Returns:
         The settings of the ``metrics.json`` in the same folder; empty without one.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lit_g2rpo.data.files.json_rows import to_prompt
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.row_check import row_error
+from lit_g2rpo.data.files.row_errors import row_error
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
 from lit_g2rpo.data.media.row_media import media_sizes, open_media

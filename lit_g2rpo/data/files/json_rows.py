@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_g2rpo.data.files.passed_checks import PassedCheck
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.row_check import check_row
+from lit_g2rpo.data.files.row_errors import check_row
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.row_media import media_sizes, open_media
 from lit_g2rpo.errors import UserError
