@@ -3,12 +3,12 @@
 # 2B shape with random weights; agreement of engine and trainer in bfloat16, peak memory. Table last; JSON and logs in
 # $OUT or ./out.
 #   bash benchmarks/device_hardware.sh
-#   SHAPE=tiny ROLLOUTS=2 bash benchmarks/device_hardware.sh   the same code on a processor, as a test of the script
+#   SHAPE=tiny ROLLOUTS=2 bash benchmarks/device_hardware.sh   the same code on a CPU, as a test of the script
 # shellcheck source=benchmarks/device.sh
 source "$(dirname "${BASH_SOURCE[0]}")/device.sh"
 
 rows="default gpu zero2 zero3"
-# DeepSpeed's strategies are for GPUs; tests/test_sharded.py has them on processors
+# DeepSpeed's strategies are for GPUs; tests/slow/test_sharded.py has them on CPUs
 [ "$device" = cuda ] || rows="default cpu"
 
 "$python" "$here/hardware.py" --build "${SHAPE:-2b}" --policy "$scratch/policy" >"$out/build.log" 2>&1 || { tail -1 "$out/build.log"; exit 1; }

@@ -1,6 +1,6 @@
 """How long the maths reward takes for a rollout of 4,096 completions, its processes started before the clock.
 
-The processor's time has the start of the processes in it; it says more than the clock on a machine that others use.
+CPU time has the start of the processes in it; it says more than the clock on a machine that others use.
 
 python benchmarks/math_reward.py --json math_reward.json
 """

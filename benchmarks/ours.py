@@ -15,6 +15,7 @@ import torch
 from common import TASK
 from torch import Tensor
 from turns import Phases
+from typing_extensions import override
 
 import lit_g2rpo.evaluation.module
 import lit_g2rpo.training.rollout
@@ -105,14 +106,15 @@ class BenchData(PromptData):
         super().__init__(max_completion_tokens=max_tokens, rollouts_per_epoch=rollouts)
         self.prompts = prompts
 
+    @override
     def default_tasks(self) -> dict[str, Task]:
-        """One task without bands."""
         return {TASK: Task(TASK)}
 
+    @override
     def train_dataset(self) -> _Rows:
-        """The prompts."""
         return _Rows(self.prompts)
 
+    @override
     def val_dataset(self) -> None:
         """Nothing to validate on."""
 

@@ -1,4 +1,4 @@
-"""What `plan` computes against the memory that a process takes, on a policy of about 85 M parameters on the processor.
+"""What `plan` computes against the memory that a process takes, on a policy of about 85 M parameters on the CPU.
 
 python benchmarks/plan_accuracy.py --json plan_accuracy.json
 
@@ -107,7 +107,7 @@ def state_bytes(kind: str, dtype: torch.dtype) -> float:
 
 
 def planned(case: dict[str, Any], config: PolicyConfig) -> tuple[int, int, int]:
-    """What `plan` says, bytes by phase."""
+    """Ask `plan` for the bytes of each phase."""
     dtype = getattr(torch, config.dtype)
     phantom = Phantom(model_config(config.path), config, "cpu", dtype, case.get("mixed", False))
     length = IMAGE_TOKENS + TEXT_TOKENS + 2

@@ -1,4 +1,4 @@
-"""Peak memory of a whole training run of this project beside TRL's: the cases of step_vs_trl.py on the processor.
+"""Peak memory of a whole training run of this project beside TRL's: the cases of step_vs_trl.py on the CPU.
 
 python benchmarks/step_memory.py --case variable --microbatches 1 4
 python benchmarks/step_memory.py --case image64 --rows --prompts 16 --microbatches 4

@@ -1,4 +1,4 @@
-"""Count what PyTorch/XLA compiles on the processor: sampling and learning in fixed shapes, over random batches.
+"""Count what PyTorch/XLA compiles on the CPU: sampling and learning in fixed shapes, over random batches.
 
 Run it in the environment that ``tests/xla.sh`` makes: ``PJRT_DEVICE=CPU python benchmarks/xla_compiles.py``. A batch is
 a rollout of 12 prompts x 4 completions of the mini tasks, learned from in two micro-batches of an optimizer step each,

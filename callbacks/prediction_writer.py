@@ -15,10 +15,11 @@ from lit_g2rpo.callbacks.logged import per_task
 from lit_g2rpo.callbacks.run_folder import run_folder
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation.predictions import NAME, Row, append, begin, finish, replace, unfinished
+from lit_g2rpo.evaluation.predictions import NAME, Row, append, begin, finish, unfinished
 from lit_g2rpo.evaluation.report import Baseline, read_baseline, summarize
 from lit_g2rpo.evaluation.rows import settings
 from lit_g2rpo.evaluation.table import show
+from lit_g2rpo.files import write_text
 from lit_g2rpo.training.run import RunHandles, handles
 
 VERBS = ("test", "predict")
@@ -112,7 +113,7 @@ class PredictionWriter(L.Callback):
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = summarize(self._finish(), self._baseline)
-        replace(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
+        write_text(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
         show(metrics)
         show_path("metrics", self._folder / "metrics.json")
         show_path("predictions", self._folder / NAME)

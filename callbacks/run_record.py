@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.run_folder import run_folder
+from lit_g2rpo.files import write_text
 
 PACKAGES = (
     "lit-g2rpo",
@@ -46,9 +47,8 @@ class RunRecord(L.Callback):
     @rank_zero_only
     def _write(self, trainer: L.Trainer, folder: Path) -> None:
         record = versions(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(record, indent=2)
-        (folder / "versions.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "versions.json", text + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("run/versions", f"```json\n{text}\n```", trainer.global_step)

@@ -116,7 +116,7 @@ def g2rpo_loss(
     kl_coefficient: float = 0.0,
     entropy_coefficient: float = 0.02,
 ) -> Tensor:
-    """The loss of one optimizer step. Token tensors are [N, T]; advantages, tasks and kept are [N], one per completion.
+    """Compute the loss of one optimizer step. Token tensors are [N, T]; advantages, tasks and kept are [N].
 
     kept is False for completions of dropped groups, on which the entropy band alone acts: a task that has collapsed has
     no other groups. entropy holds the entropy of each token's distribution under the current policy (with gradient),

@@ -1,9 +1,44 @@
-"""Whether what a verb writes can be written, asked before the work that fills it."""
+"""Files that appear whole or not at all, and whether they can be written, asked before the work that fills them."""
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lit_g2rpo.errors import UserError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Write a file or folder beside its place and move it there once the block ends without an error.
+
+    Nobody sees a part of it, and of several processes that write the same path the last one stays. Folders above it
+    are made.
+
+    Args:
+        path: a file, which is replaced, or a folder, which must be new or empty.
+
+    Yields:
+        The path to write, of the same name; what the block does not make leaves ``path`` as it was.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    # a link stays one
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        part = Path(scratch) / path.name
+        yield part
+        if part.exists():
+            os.replace(part, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def check_writable(path: Path) -> None:

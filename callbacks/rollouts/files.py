@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from lit_g2rpo.callbacks.rollouts.record import Record, small_image
-from lit_g2rpo.evaluation.predictions import replace
+from lit_g2rpo.files import whole, write_text
 
 PAGE = Path(__file__).parent / "page"
 IMAGES = "images"
@@ -33,14 +33,13 @@ class Kept:
 
 
 class RolloutFiles:
-    """Write rollouts into a folder and keep it within bounds, the newest rollouts at least.
+    """Write rollouts into a folder, made if need be, and keep it within bounds, the newest rollout at least.
 
     A rollout is written twice: as ``rollout_<n>.jsonl``, a line per group, and as ``rollout_<n>.js``, the same lines
     for the page, since a page that is opened from disk may load scripts but read no other file. Every file appears
     whole, and ``rollouts.js``, the list that the page starts from, names only files that are there.
 
     Args:
-        folder: the folder; made if it is not there.
         title: name of the run, for the page.
         keep: how many rollouts to keep; None for as many as the size allows.
         keep_mib: size of the folder above which the oldest rollouts are removed, MiB.
@@ -59,7 +58,7 @@ class RolloutFiles:
         """
         (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for path in sorted(PAGE.iterdir()):
-            replace(self.folder / path.name, path.read_text(encoding="utf-8"))
+            write_text(self.folder / path.name, path.read_text(encoding="utf-8"))
         later = []
         for path in self.folder.iterdir():
             name = LINES_NAME.fullmatch(path.name)
@@ -81,10 +80,9 @@ class RolloutFiles:
         self._remove_images()
 
     def write(self, rollout: int, groups: Sequence[tuple[Record, Sequence[Image.Image]]]) -> None:
-        """Write a rollout, and remove the oldest ones that are too much.
+        """Write a rollout, numbered from 1, and remove the oldest ones that are too much.
 
         Args:
-            rollout: its number, from 1.
             groups: each group with the images of its prompt.
         """
         lines, shown = [], set()
@@ -95,8 +93,8 @@ class RolloutFiles:
             # the page's script relies on this too: escaped to ASCII, JSON is JavaScript
             lines.append(json.dumps({"rollout": rollout, **record, "images": paths}, separators=(",", ":")))
         path = self._path(rollout)
-        replace(path, "".join(f"{line}\n" for line in lines))
-        replace(script(path), f"addRollout({rollout}, [\n" + ",\n".join(lines) + "\n]);\n")
+        write_text(path, "".join(f"{line}\n" for line in lines))
+        write_text(script(path), f"addRollout({rollout}, [\n" + ",\n".join(lines) + "\n]);\n")
         self._kept[rollout] = Kept(path.stat().st_size + script(path).stat().st_size, shown)
         gone = []
         while self._too_much():
@@ -116,9 +114,8 @@ class RolloutFiles:
         name = f"{content.hexdigest()}.jpg"
         if name not in self._image_sizes:
             path = self.folder / IMAGES / name
-            temporary = path.with_suffix(".tmp")
-            small.save(temporary, "JPEG", quality=90)
-            temporary.replace(path)
+            with whole(path) as part:
+                small.save(part, "JPEG", quality=90)
             self._image_sizes[name] = path.stat().st_size
         return name
 
@@ -132,7 +129,7 @@ class RolloutFiles:
 
     def _list(self) -> None:
         content = {"title": self.title, "rollouts": sorted(self._kept)}
-        replace(self.folder / "rollouts.js", f"const RUN = {json.dumps(content)};\n")
+        write_text(self.folder / "rollouts.js", f"const RUN = {json.dumps(content)};\n")
 
     def _remove(self, rollout: int) -> None:
         path = self._path(rollout)

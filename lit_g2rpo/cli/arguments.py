@@ -4,29 +4,21 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from typing_extensions import override
+
 from lit_g2rpo.errors import UserError
 
 
-class Parser(argparse.ArgumentParser):
+class VerbParser(argparse.ArgumentParser):
     """Raise a `UserError` of one line where the stock parser prints its usage and exits."""
 
+    @override
     def error(self, message: str) -> NoReturn:
-        """Raise the message."""
         raise UserError(f"{self.prog}: {message}; --help lists the options")
 
 
 def new_file(text: str) -> Path:
-    """Read the path of a file that will be written, before the work that fills it.
-
-    Args:
-        text: the word of the command line.
-
-    Returns:
-        The path.
-
-    Raises:
-        ArgumentTypeError: if it is a folder, or lies in none.
-    """
+    """Read the path of a file that will be written, in a folder that exists, before the work that fills it."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder; give the name of a file")
@@ -36,17 +28,7 @@ def new_file(text: str) -> Path:
 
 
 def positive(text: str) -> int:
-    """Read a whole number above 0.
-
-    Args:
-        text: the word of the command line.
-
-    Returns:
-        The number.
-
-    Raises:
-        ArgumentTypeError: if it is none.
-    """
+    """Read a whole number above 0."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)

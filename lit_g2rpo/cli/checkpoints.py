@@ -12,12 +12,8 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
     """Turn ``last``, ``best`` or a path into a checkpoint that exists.
 
     Args:
-        ckpt_path: what the user gave.
         experiment: folder that holds the experiment's runs, ``<save_dir>/<name>``.
         run: the one run to look in; None looks in all and takes the newest.
-
-    Returns:
-        The checkpoint.
 
     Raises:
         UserError: if there is none.
@@ -39,15 +35,7 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
 
 
 def run_of(path: Path, experiment: Path) -> Path | None:
-    """Find the run folder that a file lies in.
-
-    Args:
-        path: a checkpoint or a config.
-        experiment: folder that holds the experiment's runs.
-
-    Returns:
-        The run folder, or None for a file that lies outside the experiment.
-    """
+    """Find the run folder of an experiment that a checkpoint or config lies in; None if it lies outside."""
     # absolute, not resolved: last.ckpt may be a link
     path, experiment = path.absolute(), experiment.absolute()
     if not path.is_relative_to(experiment) or path.parent == experiment:
@@ -56,24 +44,13 @@ def run_of(path: Path, experiment: Path) -> Path | None:
 
 
 def version_of(run: Path) -> int | str:
-    """Name a run folder as a logger does: ``version_3`` is 3, any other name is itself.
-
-    Args:
-        run: a run folder.
-
-    Returns:
-        The version.
-    """
+    """Name a run folder as a logger does: ``version_3`` is 3, any other name is itself."""
     number = run.name.removeprefix("version_")
     return int(number) if number.isdigit() and number != run.name else run.name
 
 
 def remove_new(folders: list[Path]) -> None:
-    """Remove run folders that hold nothing of worth, and the folders above them that this leaves empty.
-
-    Args:
-        folders: folders made for a run that never began.
-    """
+    """Remove the folders made for a run that never began, and those above them that this leaves empty."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in (folder.parent, folder.parent.parent):

@@ -53,14 +53,7 @@ EXTRA = {
 
 
 def verb_help(verb: str, summary: str) -> str:
-    """Describe a verb and its keys.
-
-    Args:
-        summary: what it does.
-
-    Returns:
-        The text of ``VERB --help``.
-    """
+    """Write the text of ``VERB --help``."""
     out = [f"usage: python -m lit_g2rpo {verb} --config FILE [--KEY VALUE ...]", "", f"{verb}: {summary}.", ""]
     parts = PARTS | EXTRA.get(verb, {})
     out += [row(key, text) for key, text in parts.items()]
@@ -81,27 +74,13 @@ def verb_help(verb: str, summary: str) -> str:
 
 
 def row(key: str, text: str) -> str:
-    """Set a key and its description in two columns.
-
-    Args:
-        text: its description.
-
-    Returns:
-        One line or more.
-    """
+    """Set a key and its description in two columns, over lines as needed."""
     indent = " " * 42
     return textwrap.fill(text, 120, initial_indent=f"  {key:<40}", subsequent_indent=indent)
 
 
 def arguments(docstring: str) -> dict[str, str]:
-    """Read the ``Args`` section of a docstring.
-
-    Args:
-        docstring: a docstring in Google's style.
-
-    Returns:
-        Description by argument, each on one line.
-    """
+    """Read the descriptions, each on one line, in the ``Args`` section of a docstring in Google's style."""
     section = docstring.partition("Args:\n")[2].split("\n\n")[0]
     found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", section.rstrip() + "\n", flags=re.M | re.S)
     return {name: re.sub(r"\s+", " ", text).strip().replace("``", "") for name, text in found}

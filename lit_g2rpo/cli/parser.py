@@ -19,7 +19,7 @@ NOISE = re.compile(
 )
 
 
-class Parser(LightningArgumentParser):
+class ConfigParser(LightningArgumentParser):
     """Raise a `UserError` of one line where the stock parser prints its usage and exits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,10 +28,6 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the error that lies at the bottom of a parse failure.
-
-        Args:
-            message: message of the parser.
-            ex: its cause.
 
         Raises:
             UserError: always, except from an inner parser, whose caller may have another reading of the value.
@@ -47,11 +43,7 @@ class Parser(LightningArgumentParser):
         raise UserError(where + explain(message, self.known_keys())) from ex
 
     def known_keys(self) -> list[str]:
-        """List the keys that a config may have, without those inside a class that the config names.
-
-        Returns:
-            Dotted keys.
-        """
+        """List the dotted keys that a config may have, without those inside a class that the config names."""
         keys: list[str] = []
         for action in self._actions:
             for parser in (getattr(action, "_name_parser_map", None) or {}).values():
@@ -61,11 +53,7 @@ class Parser(LightningArgumentParser):
         return keys
 
     def broken_file(self) -> str:
-        """Find the config on the command line that is not YAML, or holds no keys.
-
-        Returns:
-            Its name with a colon, or nothing.
-        """
+        """Name the config on the command line that is not YAML, or holds no keys, with a colon; else nothing."""
         words = " ".join(self.args).replace("=", " ").split()
         for word in (word for word in words if word.endswith((".yaml", ".yml"))):
             try:
@@ -81,14 +69,10 @@ class Parser(LightningArgumentParser):
 
 
 def explain(message: str, keys: list[str]) -> str:
-    """Say a parser's message in one line.
+    """Say a parser's message in one line that names the key, and the nearest valid one for a misspelt key.
 
     Args:
-        message: message of the parser, many lines perhaps.
         keys: valid keys, dotted.
-
-    Returns:
-        One line that names the key, and the nearest valid one for a misspelt key.
     """
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         word = found[1].split("=")[0]
@@ -131,13 +115,10 @@ def explain(message: str, keys: list[str]) -> str:
 
 
 def key_of(message: str) -> str:
-    """Find the key that a parser's message is about.
+    """Find the dotted key, or none, that a parser's message is about.
 
     Args:
-        message: its message, in which a key inside a class is indented below the key of the class.
-
-    Returns:
-        The dotted key, or nothing.
+        message: a key inside a class is indented below the key of the class.
     """
     key, depth = "", -1
     for found in re.finditer(r'^(.*?)Parser key "([^"]+)"', message, re.MULTILINE):
@@ -148,15 +129,10 @@ def key_of(message: str) -> str:
 
 
 def unknown(key: str, keys: list[str], of: str = "") -> str:
-    """Say that a key does not exist, and which one is meant.
+    """Say in one line that a dotted key does not exist, and which of the valid ones is meant.
 
     Args:
-        key: the misspelt key, dotted.
-        keys: valid keys, dotted.
         of: the class the key should be an argument of, if any.
-
-    Returns:
-        One line.
     """
     parts = key.split(".")
     options: list[str] = []
@@ -174,14 +150,7 @@ def unknown(key: str, keys: list[str], of: str = "") -> str:
 
 
 def arguments_of(class_path: str) -> list[str]:
-    """List the arguments of a class.
-
-    Args:
-        class_path: its import path.
-
-    Returns:
-        Their names.
-    """
+    """Name the arguments of a class."""
     module, name = class_path.rsplit(".", 1)
     parser = ArgumentParser(exit_on_error=False)
     return list(parser.add_class_arguments(getattr(importlib.import_module(module), name), fail_untyped=False))

@@ -9,12 +9,13 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
+from typing_extensions import override
 
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.cli import quiet
 from lit_g2rpo.cli.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
-from lit_g2rpo.cli.parser import Parser
-from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.cli.parser import ConfigParser
+from lit_g2rpo.data.datamodule import PromptData, PromptUser
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
 from lit_g2rpo.hardware.hooks import reads_folders
@@ -30,6 +31,9 @@ SHORT = {
 """Short names of keys that only evaluation has."""
 
 TASK_KEY = re.compile(r"--data\.(?:init_args\.)?tasks\.(?P<task>[^.=]+)\.(?P<key>[^.=]+)(?:=(?P<value>.*))?", re.DOTALL)
+
+# what the data asks of the module
+_: type[PromptUser] = G2RPOModule
 
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
 
@@ -52,7 +56,7 @@ class TrainerCLI(LightningCLI):
             trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None},
             seed_everything_default=0,
             parser_kwargs=PARSER | ({verb: PARSER} if verb else {}),
-            parser_class=Parser,
+            parser_class=ConfigParser,
             subclass_mode_data=True,
             args=[verb, *arguments] if verb else arguments,
             run=verb is not None,
@@ -61,18 +65,21 @@ class TrainerCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
+    @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Offer the one verb that was asked for, since building a parser takes a second."""
+        # the one verb that was asked for, since building a parser takes a second
         known = {verb: skipped | {"verbose"} for verb, skipped in LightningCLI.subcommands().items()}
         return {self.verb: known[self.verb]} if self.verb else known
 
+    @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Leave the table to PredictionWriter: Lightning's own repeats it with a row for every metric."""
+        # PredictionWriter prints the table: Lightning's own repeats it with a row for every metric
         quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
+    @override
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        """Parse the words of the command line, with what it says of one task laid over what the files say of it."""
+        # what the command line says of one task is laid over what the files say of it
         args, said = task_words(args)
         if said:
             before = parser.parse_args([word for word in args if not word.startswith("--print_config")])
@@ -84,15 +91,16 @@ class TrainerCLI(LightningCLI):
         except UnicodeDecodeError:
             raise UserError(f"{parser.broken_file()}a config must be a text in UTF-8") from None
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build the trainer; what it says of a device or strategy that does not exist is the user's mistake."""
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
+            # a device or strategy that does not exist
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
+    @override
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Add the schedule, and derive the trainer's own units from it."""
         parser.add_argument("--name", type=str, default="g2rpo", help="Name of the experiment: its runs lie together.")
         parser.add_class_arguments(schedule.Schedule, "schedule")
         sizes = ("model.update.epochs", "model.update.microbatches", "trainer.accumulate_grad_batches")
@@ -104,6 +112,7 @@ class TrainerCLI(LightningCLI):
         )
         parser.link_arguments(("seed_everything", "model.rollout"), "model.rollout.seed", seed)
 
+    @override
     def before_instantiate_classes(self) -> None:
         """Settle which checkpoint is meant and which folder the run lies in; refuse what Lightning would only raise."""
         config = self.config[self.verb] if self.verb else self.config
@@ -129,6 +138,7 @@ class TrainerCLI(LightningCLI):
         if arguments is not None and "version" in arguments and arguments.version is None and run and continues:
             arguments.version = version_of(run)
 
+    @override
     def after_instantiate_classes(self) -> None:
         """Check the sizes that need to know the number of ranks, and that what bands refer to will be measured."""
         curriculum = any(isinstance(callback, LengthCurriculum) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -153,8 +163,9 @@ class TrainerCLI(LightningCLI):
             self.trainer.accumulate_grad_batches,
         )
 
+    @override
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; a mistake found before the first step leaves no run folder behind, and no rank waits."""
+        # a mistake found before the first step leaves no run folder behind, and no rank waits
         folders = [Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir]
         new = [folder for folder in folders if not folder.exists()]
         for folder in folders:
@@ -170,16 +181,12 @@ class TrainerCLI(LightningCLI):
 
 
 def derived(key: str, value: int, group: Namespace, owner: str) -> int:
-    """Refuse a derived value that was also given, since it would be overruled in silence.
+    """Return a derived value; one that was also given would be overruled in silence.
 
     Args:
         key: the derived key, dotted.
-        value: its value.
         group: the group that holds the key.
         owner: the key it is derived from.
-
-    Returns:
-        The value.
 
     Raises:
         UserError: if the group has another value for the key.
@@ -191,32 +198,25 @@ def derived(key: str, value: int, group: Namespace, owner: str) -> int:
 
 
 def max_steps(rollouts: int, epochs: int, microbatches: int, accumulate: int, trainer: Namespace) -> int:
-    """Length of the run in optimizer steps; arguments as in `schedule.max_steps`, and the trainer's own."""
+    """Compute the length of the run in optimizer steps, as `schedule.max_steps` does."""
     value = schedule.max_steps(rollouts, epochs, microbatches, accumulate)
     return derived("trainer.max_steps", value, trainer, "schedule.rollouts")
 
 
 def val_check_interval(validate_every: int, epochs: int, microbatches: int, trainer: Namespace) -> int:
-    """Validation interval in micro-batches; arguments as in `schedule.val_check_interval`, and the trainer's own."""
+    """Compute the validation interval in micro-batches, as `schedule.val_check_interval` does."""
     value = schedule.val_check_interval(validate_every, epochs, microbatches)
     return derived("trainer.val_check_interval", value, trainer, "schedule.validate_every")
 
 
 def log_every_n_steps(log_every: int, epochs: int, microbatches: int, accumulate: int, trainer: Namespace) -> int:
-    """Logging interval in optimizer steps; arguments as in `schedule.log_every_n_steps`, and the trainer's own."""
+    """Compute the logging interval in optimizer steps, as `schedule.log_every_n_steps` does."""
     value = schedule.log_every_n_steps(log_every, epochs, microbatches, accumulate)
     return derived("trainer.log_every_n_steps", value, trainer, "schedule.log_every")
 
 
 def seed(seed_everything: bool | int, rollout: Namespace) -> int:
-    """Seed of sampling: the seed of everything else.
-
-    Args:
-        seed_everything: the run's seed.
-        rollout: settings of the rollout.
-
-    Returns:
-        The same number.
+    """Seed sampling as everything else.
 
     Raises:
         UserError: if it is not a number.
@@ -229,9 +229,6 @@ def seed(seed_everything: bool | int, rollout: Namespace) -> int:
 
 def task_words(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Take out the words that set one key of one task, which the parser's nested keys do not reach.
-
-    Args:
-        arguments: the words after the verb.
 
     Returns:
         The other words, and the values by task and key.
@@ -264,11 +261,7 @@ def split_key(word: str) -> tuple[str, str]:
 
 
 def run(verb: str, arguments: list[str]) -> None:
-    """Run one of the trainer's verbs.
-
-    Args:
-        verb: ``fit``, ``validate``, ``test`` or ``predict``.
-        arguments: the words after it.
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
         UserError: if a part of the configuration is wrong.

@@ -1,15 +1,36 @@
 """Lightning's view of the data: the loaders of a set of prompts, sized by the module that uses them."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
+from typing_extensions import override
 
 from lit_g2rpo.data.evaluation_batches import ShardedBatches
-from lit_g2rpo.data.lengths import check_lengths
+from lit_g2rpo.data.lengths import Outlined, check_lengths
 from lit_g2rpo.data.loader import PromptDataset, RolloutLoader
 from lit_g2rpo.data.order.mixture import Mixture
+from lit_g2rpo.experience import Prompt
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rollout.config import RolloutConfig, UpdateConfig
 from lit_g2rpo.tasks import Task, paper_tasks, with_bands
+
+if TYPE_CHECKING:
+    # with transformers, which takes seconds
+    from lit_g2rpo.policy.policy import Policy
+
+
+class PromptUser(Protocol):
+    """What the loaders ask of the module that the prompts are for."""
+
+    policy: "Policy"
+    reward: RewardConfig
+    rollout: RolloutConfig
+    update: UpdateConfig
+
+    def prepare_prompt(self, prompt: Prompt) -> None:
+        """Fill the prompt's ``encoded``, in any thread."""
+        ...
 
 
 class PromptData(LightningDataModule):
@@ -87,14 +108,17 @@ class PromptData(LightningDataModule):
         """Return the rows of ``predict``: the validation rows unless a subclass has others."""
         return self.val_dataset()
 
-    def train_dataloader(self) -> RolloutLoader:
-        """Return the training loader, at the place of the restored checkpoint if there is one."""
+    def user(self) -> PromptUser:
+        """Return the module that the prompts are for."""
         assert self.trainer is not None
-        module: Any = self.trainer.lightning_module
-        dataset: Any = self.train_dataset()
-        processor = getattr(getattr(module, "policy", None), "processor", None)
-        if self.long_prompts == "refuse" and processor is not None and hasattr(dataset, "outline"):
-            check_lengths(processor, dataset, self.max_prompt_tokens)
+        return cast(PromptUser, self.trainer.lightning_module)
+
+    @override
+    def train_dataloader(self) -> RolloutLoader:
+        assert self.trainer is not None
+        module, dataset = self.user(), self.train_dataset()
+        if self.long_prompts == "refuse" and isinstance(dataset, Outlined):
+            check_lengths(module.policy.processor, dataset, self.max_prompt_tokens)
         self._loader = RolloutLoader(
             dataset,
             prompts=module.rollout.prompts,
@@ -106,7 +130,7 @@ class PromptData(LightningDataModule):
             mixture=self.mixture,
             image_errors=self.image_errors,
             max_failure_rate=self.max_failure_rate,
-            prepare=getattr(module, "prepare_prompt", None),
+            prepare=module.prepare_prompt,
             max_prompt_tokens=self.max_prompt_tokens,
             long_prompts=self.long_prompts,
         )
@@ -114,36 +138,31 @@ class PromptData(LightningDataModule):
             self._loader.load_state_dict(self._state)
         return self._loader
 
+    @override
     def val_dataloader(self) -> ShardedBatches | list[Any]:
-        """Return the validation batches; an empty list without validation rows."""
         return self._batches(self.val_dataset())
 
+    @override
     def test_dataloader(self) -> ShardedBatches | list[Any]:
-        """Return the test batches."""
         return self._batches(self.test_dataset(), self.done)
 
+    @override
     def predict_dataloader(self) -> ShardedBatches | list[Any]:
-        """Return the batches to predict."""
         return self._batches(self.predict_dataset(), self.done)
 
+    @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Return the batch itself: it holds no tensor, and Lightning's own transfer would copy every prompt."""
+        # it holds no tensor, and Lightning's own transfer would copy every prompt
         return batch
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the prompt stream.
-
-        Lightning saves the loader's state too, but hands it back only inside an unfinished epoch, and not at all once
-        the loader was built before the checkpoint was read.
-        """
+        # Lightning saves the loader's state too, but hands it back only inside an unfinished epoch, and not at all once
+        # the loader was built before the checkpoint was read.
         return dict(self._state) if self._loader is None else self._loader.state_dict()
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved place in the prompt stream.
-
-        Args:
-            state_dict: what ``state_dict`` returned.
-        """
         self._state = dict(state_dict)
         if self._loader is not None:
             self._loader.load_state_dict(self._state)
@@ -152,7 +171,14 @@ class PromptData(LightningDataModule):
         assert self.trainer is not None
         if dataset is None:
             return []
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
         return ShardedBatches(
-            dataset, self.val_batch_size, rank, world_size, image_errors=self.image_errors, limit=self.limit, done=done
+            dataset,
+            self.val_batch_size,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            image_errors=self.image_errors,
+            limit=self.limit,
+            done=done,
+            prepare=self.user().prepare_prompt,
+            max_prompt_tokens=self.max_prompt_tokens,
         )

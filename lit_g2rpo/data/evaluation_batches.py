@@ -1,9 +1,10 @@
 """Evaluation batches: every row exactly once over all ranks."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
+from lit_g2rpo.data.lengths import check_prompt
 from lit_g2rpo.data.loader import PromptDataset
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
@@ -21,18 +22,19 @@ class ShardedBatches:
 
     Args:
         batch_size: rows per batch and rank.
-        rank: this process.
-        world_size: number of processes.
         image_errors: what to do about a row whose image cannot be used.
         limit: evaluate the first so many rows only; None for all.
         done: rows that need not be evaluated any more.
+        prepare: called with each opened prompt; fills its ``encoded``.
+        max_prompt_tokens: longest prepared prompt, tokens, images included; None for any.
 
     Attributes:
         rows: row numbers to evaluate, over all ranks.
         failures: rows of this rank whose image could not be used in the last iteration.
 
     Raises:
-        UserError: if there is no row, or, while iterating, if no row of the dataset opens or one must.
+        UserError: if there is no row, or, while iterating, if no row of the dataset opens, or one must and does not, or
+            a prompt is too long.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class ShardedBatches:
         image_errors: Literal["raise", "skip"] = "skip",
         limit: int | None = None,
         done: Collection[int] = (),
+        prepare: Callable[[Prompt], None] | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"val_batch_size is {batch_size}; it must be at least 1")
@@ -51,6 +55,7 @@ class ShardedBatches:
             raise UserError("the evaluation data has no rows; give at least one prompt")
         self.dataset, self.batch_size = dataset, batch_size
         self.rank, self.world_size, self.image_errors = rank, world_size, image_errors
+        self.prepare, self.max_prompt_tokens = prepare, max_prompt_tokens
         self.failures = 0
         if limit is not None and limit < 1:
             raise UserError(f"data.limit is {limit}; it must be at least 1, or null for all rows")
@@ -59,11 +64,10 @@ class ShardedBatches:
         self._share = -(-len(self.rows) // world_size)
 
     def __len__(self) -> int:
-        """Number of batches, the same on every rank."""
+        # the same on every rank
         return -(-self._share // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[list[Prompt], list[int | None]]]:
-        """Go through the rank's rows in dataset order."""
         self.failures = 0
         for first in range(0, self._share, self.batch_size):
             places = range(first, min(first + self.batch_size, self._share))
@@ -76,7 +80,7 @@ class ShardedBatches:
         reason = ""
         for step in range(size):
             try:
-                return self.dataset[(row + step) % size], row if ours and step == 0 else None
+                prompt = self.dataset[(row + step) % size]
             except ImageError as error:
                 if self.image_errors == "raise":
                     raise
@@ -84,4 +88,9 @@ class ShardedBatches:
                 if step == 0 and ours:
                     self.failures += 1
                     log.warning("row left out of the evaluation: %s", reason)
+                continue
+            if self.prepare is not None:
+                self.prepare(prompt)
+            check_prompt(prompt, self.max_prompt_tokens)
+            return prompt, row if ours and step == 0 else None
         raise UserError(f"no evaluation row has images that open; the last reason: {reason}")

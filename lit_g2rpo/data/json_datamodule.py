@@ -1,13 +1,15 @@
-"""Prompts from files of the user's own."""
+"""Prompts from data files."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from lit_g2rpo.data.datamodule import PromptData
-from lit_g2rpo.data.files.json_prompts import JsonRows
-from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.files.json_rows import JsonRows
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.videos import VideoLimits
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
@@ -55,15 +57,8 @@ class JsonPrompts(PromptData):
         self.files: dict[str, Files] = {"train": train, "val": val, "test": test or val, "predict": predict or val}
         self._rows: dict[str, JsonRows] = {}
 
+    @override
     def setup(self, stage: str) -> None:
-        """Read and check the files a stage needs.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-
-        Raises:
-            UserError: if a needed file is not given, or a file or row is not right.
-        """
         needed = SPLITS[stage]
         if not self.files[needed]:
             raise UserError(f"data.{needed} is not given; give a .jsonl, .json or .parquet file of rows")
@@ -73,26 +68,26 @@ class JsonPrompts(PromptData):
         if stage == "fit":
             self._open("val")
 
+    @override
     def train_dataset(self) -> JsonRows:
-        """Return the training rows."""
         return self._rows["train"]
 
+    @override
     def val_dataset(self) -> JsonRows | None:
-        """Return the validation rows."""
         return self._rows.get("val")
 
+    @override
     def test_dataset(self) -> JsonRows | None:
-        """Return the rows of ``test``."""
         return self._rows.get("test")
 
+    @override
     def predict_dataset(self) -> JsonRows | None:
-        """Return the rows of ``predict``."""
         return self._rows.get("predict")
 
     def _open(self, split: str) -> None:
         files = self.files[split]
         if files and split not in self._rows:
             paths: Sequence[str | os.PathLike[str]] = [files] if isinstance(files, str) else files
-            reward = getattr(self.trainer and self.trainer.lightning_module, "reward", RewardConfig())
+            reward = self.user().reward if self.trainer else RewardConfig()
             answered = split != "predict"
             self._rows[split] = JsonRows(paths, self.reader, self.tasks, reward, answered)

@@ -1,7 +1,7 @@
 """How long prompts are with their images, found without opening the images."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
@@ -15,29 +15,19 @@ class LongPrompt(UserError):
     """A prompt that is longer than the run allows; cutting it could cut through an image."""
 
 
+@runtime_checkable
 class Outlined(Protocol):
     """Rows that say how large their images are without opening them."""
 
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
+    def __len__(self) -> int: ...
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
-        """Read a row: the prompt without its images, and width and height of each."""
+        """Read a row: the prompt without its images, and width and height of each, pixels."""
         ...
 
 
 def image_tokens(processor: Any, width: int, height: int) -> int:
-    """Count the tokens that an image becomes after resizing.
-
-    Args:
-        processor: the policy's processor.
-        width: width of the image, pixels.
-        height: height of the image, pixels.
-
-    Returns:
-        The number of image-pad tokens.
-    """
+    """Count the image-pad tokens that an image of a size in pixels becomes after resizing."""
     images = processor.image_processor
     patches: int = images.get_number_of_image_patches(height, width)
     return patches // int(images.merge_size) ** 2
@@ -49,9 +39,6 @@ def expanded_length(processor: Any, prompt: Prompt, sizes: Sequence[tuple[int, i
     Args:
         processor: the policy's processor.
         sizes: width and height of each of its images, pixels; None takes those of the opened ones.
-
-    Returns:
-        The number of tokens.
     """
     sizes = [image.size for image in prompt.images] if sizes is None else sizes
     text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
@@ -70,15 +57,7 @@ def check_prompt(prompt: Prompt, limit: int | None) -> None:
         LongPrompt: if it is longer.
     """
     if limit is not None and prompt.encoded is not None and len(prompt.encoded.input_ids) > limit:
-        raise LongPrompt(too_long(prompt.id, len(prompt.encoded.input_ids), limit))
-
-
-def too_long(id: str, length: int, limit: int) -> str:
-    """Say that a prompt is too long, and what helps."""
-    return (
-        f"row {id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows {limit}; allow more, "
-        "lower model.policy.max_pixels, or leave such rows out with data.long_prompts: skip"
-    )
+        raise _too_long(prompt, len(prompt.encoded.input_ids), limit)
 
 
 def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
@@ -98,4 +77,11 @@ def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
             continue  # counted, or raised, when the row is opened
         length = expanded_length(processor, prompt, sizes)
         if length > limit:
-            raise LongPrompt(too_long(prompt.id, length, limit))
+            raise _too_long(prompt, length, limit)
+
+
+def _too_long(prompt: Prompt, length: int, limit: int) -> LongPrompt:
+    return LongPrompt(
+        f"row {prompt.id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows {limit}; "
+        "allow more, lower model.policy.max_pixels, or take the row out, as data.long_prompts: skip does in training"
+    )

@@ -21,16 +21,12 @@ DRAWN_BEFORE_ABORT = 100
 class PromptDataset(Protocol):
     """Rows that can be opened as prompts; opening may raise ``ImageError``."""
 
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Prompt:
-        """Open a row."""
-        ...
+    def __getitem__(self, index: int) -> Prompt: ...
 
     def task_names(self) -> Sequence[str]:
-        """Task of each row."""
+        """Return the task of each row."""
         ...
 
 
@@ -52,13 +48,9 @@ class RolloutLoader:
     that can be used, so that all ranks keep equally many; or it stops the run.
 
     Args:
-        dataset: the training rows.
         prompts: prompts per rollout, over all ranks.
-        microbatches: micro-batches per rollout.
         rollouts_per_epoch: rollouts per iteration.
         seed: seed of the prompt order.
-        rank: this process.
-        world_size: number of processes.
         mixture: shares of the tasks; None deals them in turn.
         image_errors: what to do about a row whose image cannot be used.
         max_failure_rate: share of rows that may fail to open before the run stops, from 0 to 1.
@@ -118,11 +110,9 @@ class RolloutLoader:
         self._thread: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
-        """Number of batches per iteration."""
         return self.rollouts_per_epoch * self.microbatches
 
     def __iter__(self) -> Iterator[tuple[list[Prompt], int]]:
-        """Go on from the saved position for ``len(self)`` batches."""
         for _ in range(len(self)):
             prompts, k = self._rollout(), self._microbatch
             self._microbatch = (k + 1) % self.microbatches
@@ -131,27 +121,21 @@ class RolloutLoader:
             yield prompts, k
 
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
-        """Draw further prompts for the present rollout, in place of groups that are to be replaced.
+        """Draw this rank's further prompts for the present rollout, in place of groups that are to be replaced.
 
         Args:
             tasks: task of each prompt wanted, over all ranks and the same on every rank.
             own: which of them are this rank's.
-
-        Returns:
-            This rank's prompts.
         """
         loaded = self._refill(tasks, own)
         self._count(loaded)
         return loaded.prompts
 
     def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
-        """Draw all prompts of the present rollout's refills again, for one that is resumed half learned.
+        """Draw the prompts of all refills of the present rollout again, for one that is resumed half learned.
 
         Args:
             waves: what ``refill`` was called with, wave by wave.
-
-        Returns:
-            What it returned.
         """
         self.sampler.forget_refills()
         return [self._refill(tasks, own).prompts for tasks, own in waves]
@@ -173,10 +157,7 @@ class RolloutLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved place.
-
-        Args:
-            state: what ``state_dict`` returned.
+        """Go to a place that ``state_dict`` returned.
 
         Raises:
             UserError: if the state lies inside a rollout that had another number of micro-batches.
@@ -194,7 +175,7 @@ class RolloutLoader:
     def _rollout(self) -> list[Prompt]:
         position = self.sampler.position
         if self._current is None or self._current.position != position:
-            # The last rollout's images are let go before the next ones are waited for.
+            # let go of the last rollout's images before waiting for the next ones
             self._current = None
             if self._ahead is not None and self._ahead[0] == position:
                 self._current = self._ahead[1].result()
@@ -215,7 +196,7 @@ class RolloutLoader:
         loaded = Loaded(position, [], [], [])
         for row, copy in zip(rows, again, strict=True):
             prompt = self._open(row, loaded)
-            # Completions are seeded by the id: groups of one prompt would be the same.
+            # completions are seeded by the id: groups of one prompt would be the same
             loaded.prompts.append(replace(prompt, id=f"{prompt.id}#{copy + 1}") if copy else prompt)
         return loaded
 

@@ -27,13 +27,6 @@ def resampled_means(values: Sequence[float], seed: int) -> NDArray[np.float64]:
 
 
 def interval(draws: NDArray[np.float64]) -> list[float]:
-    """Cut the outer 5 % off.
-
-    Args:
-        draws: resampled means, ``[RESAMPLES]``.
-
-    Returns:
-        Lower and upper end.
-    """
+    """Cut the outer 5 % off resampled means ``[RESAMPLES]``, and return the lower and upper end."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]

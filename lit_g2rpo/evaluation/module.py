@@ -22,7 +22,6 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.tasks import Task
-from lit_g2rpo.training.checks import check_prompt_lengths
 from lit_g2rpo.training.run import PromptSettings
 
 Rows = list[dict[str, Any]]
@@ -105,7 +104,6 @@ class EvaluationModule(L.LightningModule):
         prompts, numbers = batch
         config = self.evaluation
         sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self._seed)
-        check_prompt_lengths(self.policy, prompts, self.max_prompt_tokens)
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
         rewards = self.scorer.score(to_score(prompts, completions))

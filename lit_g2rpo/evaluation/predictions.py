@@ -1,12 +1,12 @@
 """The file of predictions: written as they come, so that a run that was killed goes on where it was."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import write_text
 
 NAME = "predictions.jsonl"
 SETTINGS = ".predictions.settings.json"
@@ -16,10 +16,7 @@ Row = dict[str, Any]
 
 
 def read_predictions(path: Path) -> list[Row]:
-    """Read a file of predictions.
-
-    Returns:
-        Its rows.
+    """Read the rows of a file of predictions.
 
     Raises:
         UserError: if it cannot be read, is empty, or a line is not such a row.
@@ -36,14 +33,10 @@ def read_predictions(path: Path) -> list[Row]:
 
 
 def unfinished(folder: Path, settings: dict[str, Any]) -> list[Row]:
-    """Read what a run that was killed left in a folder; the line it was writing may be torn.
+    """Read the rows, perhaps none, that a run that was killed left in its folder; the last line may be torn.
 
     Args:
-        folder: folder of the run.
         settings: what this run would make its predictions with.
-
-    Returns:
-        Its rows; none if the folder has no unfinished run.
 
     Raises:
         UserError: if it was made with other settings.
@@ -62,59 +55,31 @@ def unfinished(folder: Path, settings: dict[str, Any]) -> list[Row]:
 
 
 def begin(folder: Path, settings: dict[str, Any], rows: Iterable[Row]) -> TextIO:
-    """Open the file for appending, with the rows that an earlier run left.
+    """Open the file in a run's folder for appending, with the rows that an earlier run left.
 
     Args:
-        folder: folder of the run.
         settings: what the predictions are made with.
-        rows: rows that are done.
-
-    Returns:
-        The open file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / NAME, "".join(map(_line, rows)))
-    replace(folder / SETTINGS, json.dumps(settings))
+    write_text(folder / NAME, "".join(map(_line, rows)))
+    write_text(folder / SETTINGS, json.dumps(settings))
     return (folder / NAME).open("a", encoding="utf-8")
 
 
 def append(file: TextIO, rows: Iterable[Row]) -> None:
-    """Write rows and hand them to the system, so that they outlive this process.
-
-    Args:
-        file: from ``begin``.
-    """
+    """Write rows and hand them to the system, so that they outlive this process."""
     file.writelines(map(_line, rows))
     file.flush()
 
 
 def finish(folder: Path) -> list[Row]:
-    """Put the rows in the order of the dataset, each once, and mark the run as ended.
-
-    Args:
-        folder: folder of the run.
-
-    Returns:
-        The rows.
-    """
+    """Put the rows of a run in the order of the dataset, each once, mark it as ended, and return them."""
     by_place: dict[tuple[int, int], Row] = {}
     for row in filter(None, map(_row, _lines(folder / NAME))):
         by_place.setdefault((row["index"], row["repeat"]), row)
     rows = [by_place[place] for place in sorted(by_place)]
-    replace(folder / NAME, "".join(map(_line, rows)))
+    write_text(folder / NAME, "".join(map(_line, rows)))
     (folder / SETTINGS).unlink()
     return rows
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Args:
-        text: its content.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _lines(path: Path) -> list[str]:

@@ -38,9 +38,6 @@ def read_baseline(path: str) -> Baseline:
     Args:
         path: its ``predictions.jsonl``, its ``metrics.json``, or the folder of both.
 
-    Returns:
-        The baseline.
-
     Raises:
         UserError: if it is neither.
     """
@@ -68,10 +65,6 @@ def summarize(rows: Iterable[Row], baseline: Baseline | None = None) -> dict[str
     """Average predictions per group, and groups into a mean that counts every group alike.
 
     A question's score is the mean over its repeats; intervals are 95 % by resampling questions.
-
-    Args:
-        rows: rows of predictions.
-        baseline: a run to compare with.
 
     Returns:
         Per group under ``tasks`` and over all: ``n`` questions, ``score``, ``interval``, ``unparsed`` answers and
@@ -137,7 +130,7 @@ def _compared(questions: Mapping[str, list[float]], baseline: Baseline, name: st
 
 
 def _questions(name: str, rows: Iterable[Row]) -> dict[str, list[float]]:
-    """Scores of each question, one per repeat; the rotations of a circular question count as their worst."""
+    """Gather the scores of each question, one per repeat; a circular question scores as its worst rotation."""
     benchmark = known_benchmark(name)
     circular = benchmark.circular if benchmark else None
     worst: dict[tuple[str, int], float] = {}

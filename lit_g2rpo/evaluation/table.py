@@ -12,11 +12,7 @@ Figures = Mapping[str, Any]
 
 
 def show(metrics: Figures) -> None:
-    """Print figures per task, with the mean in the last row; a column that no task has is left out.
-
-    Args:
-        metrics: figures as ``report.summarize`` returns them.
-    """
+    """Print figures, as ``report.summarize`` returns them, per task, with the mean in the last row."""
     console = Console()
     if not console.is_terminal:
         # a file has no edge to wrap at
@@ -25,14 +21,7 @@ def show(metrics: Figures) -> None:
 
 
 def table(metrics: Figures) -> Table:
-    """Lay figures out.
-
-    Args:
-        metrics: figures as ``report.summarize`` returns them.
-
-    Returns:
-        The table.
-    """
+    """Lay figures out, as ``report.summarize`` returns them; a column that no task has is left out."""
     tasks = metrics["tasks"]
     columns = {name: cell for name, cell in _columns(tasks).items() if any(cell(task) for task in tasks.values())}
     out = Table(box=box.SIMPLE, show_footer=True)

@@ -10,29 +10,10 @@ from torch import Tensor, nn
 
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.experience import Microbatch, Prompt
+from lit_g2rpo.files import write_text
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.hooks import keeps_masters
-from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.training.run import Run
-
-
-def check_prompt_lengths(policy: Policy, prompts: list[Prompt], limit: int) -> None:
-    """Refuse a prompt that is longer than the data allows; cutting it could cut through an image.
-
-    Args:
-        prompts: this rank's prompts.
-        limit: most tokens of a prompt.
-
-    Raises:
-        UserError: if a prompt is too long, its images counted.
-    """
-    for prompt in prompts:
-        length = len(policy.encode(prompt).input_ids)
-        if length > limit:
-            raise UserError(
-                f"row {prompt.id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows "
-                f"{limit}; allow more, lower model.policy.max_pixels, or take the row out"
-            )
 
 
 def check_rewards(run: Run, values: Tensor, prompts: list[Prompt]) -> None:
@@ -100,9 +81,8 @@ def check_gradient(run: Run, norm: Tensor, microbatches: list[Microbatch]) -> No
 
 def _stop(run: Run, what: str, ids: list[str]) -> NoReturn:
     folder = Path(run.trainer.log_dir or run.trainer.default_root_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"non_finite_rank{run.ranks.rank}.json"
-    path.write_text(json.dumps({"what": what, "rollout": run.rollout_index, "ids": ids}, indent=1))
+    write_text(path, json.dumps({"what": what, "rollout": run.rollout_index, "ids": ids}, indent=1))
     raise NonFiniteError(
         f"{what} is not finite in rollout {run.rollout_index} (optimizer step {run.trainer.global_step}); "
         f"the run stops before it learns from it; ids of the prompts are in {path}"

@@ -13,7 +13,7 @@ from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.training.background_scoring import BackgroundScoring
-from lit_g2rpo.training.checks import check_prompt_lengths, check_rewards
+from lit_g2rpo.training.checks import check_rewards
 from lit_g2rpo.training.logprobs import logprobs_of, ref_logprobs
 from lit_g2rpo.training.rollout_metrics import rollout_metrics
 from lit_g2rpo.training.run import Run
@@ -111,7 +111,6 @@ class _Drawn:
         sampling = Sampling(
             run.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, run.rollout_index, wave
         )
-        check_prompt_lengths(run.policy, prompts, run.max_prompt_tokens)
 
         def attempt(indices: list[int], own: list[Completion]) -> list[Scored]:
             return run.scorer.attempt(to_score([prompts[i] for i in indices], own), config.group_size)

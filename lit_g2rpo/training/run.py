@@ -102,7 +102,6 @@ class Run(RunHandles, Protocol):
     reference: Policy | None
     engine: RolloutEngine
     scorer: Scorer
-    max_prompt_tokens: int
     update: UpdateConfig
     optimizer: Callable[[Any], Optimizer]
 

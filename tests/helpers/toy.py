@@ -119,6 +119,9 @@ class ToyModule(L.LightningModule):
         self.policy_path = "toy"
         self.bands: list[tuple[LengthBand | None, ...]] = []
 
+    def prepare_prompt(self, prompt: Prompt) -> None:
+        """Encode nothing."""
+
     @property
     def ranks(self) -> Ranks:
         return Ranks(self.trainer)

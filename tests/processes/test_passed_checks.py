@@ -15,8 +15,8 @@ from helpers.imports import imports, part_of
 from PIL import Image
 
 from lit_g2rpo.data.files import passed_checks, readers
-from lit_g2rpo.data.files.json_prompts import JsonRows
-from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.files.json_rows import JsonRows
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
@@ -63,19 +63,19 @@ def path(tmp_path: Path, cache: Path) -> Path:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     """Open rows as the start of a run does, and return how many of them were parsed."""
-    count, parsed = 0, readers.parsed
+    count, parse = 0, readers.parse
 
     def counted(text: bytes, place: str) -> Any:
         nonlocal count
         count += 1
-        return parsed(text, place)
+        return parse(text, place)
 
     def run(path: Path, **options: Any) -> int:
         before = count
         assert opened(path, **options).task_names() == [NAMES[i % 3] for i in range(ROWS)]
         return count - before
 
-    monkeypatch.setattr(readers, "parsed", counted)
+    monkeypatch.setattr(readers, "parse", counted)
     return run
 
 
@@ -143,7 +143,9 @@ def test_bands_are_no_setting_of_the_check(path: Path, start: Start) -> None:
     assert [start(path), start(path, tasks=with_bands(TASKS, {"ocr": {"length": None}}))] == [ROWS, 0]
 
 
-@pytest.mark.parametrize("source", ["data/files/schema.py", "evaluation/rules.py", "rewards/rules/math.py", "tasks.py"])
+@pytest.mark.parametrize(
+    "source", ["data/files/row_errors.py", "evaluation/rules.py", "rewards/rules/math.py", "tasks.py"]
+)
 def test_a_changed_rule_is_checked(path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     package = Path("package")
     for rule in passed_checks.RULES:
@@ -169,7 +171,7 @@ def test_another_version_of_a_package_is_checked(path: Path, start: Start, monke
 def test_every_source_that_a_check_runs_is_a_rule() -> None:
     package = passed_checks.PACKAGE
     rules = {file for rule in passed_checks.RULES for file in package.glob(rule)}
-    seen, ahead = set(), [package / "data" / "files" / "json_prompts.py"]
+    seen, ahead = set(), [package / "data" / "files" / "json_rows.py"]
     while ahead:
         if (file := ahead.pop()) not in seen and file.is_file():
             seen.add(file)
@@ -177,8 +179,8 @@ def test_every_source_that_a_check_runs_is_a_rule() -> None:
                 module = package.parent / name.replace(".", "/")
                 ahead += [module.with_suffix(".py"), module / "__init__.py"]
     others = {part_of(file) for file in seen - rules if package in file.parents}
-    # errors says nothing of rows, experience holds them, objectives has the bands
-    assert others <= {"__init__", "errors", "experience", "objectives"}
+    # errors and files say nothing of rows, experience holds them, objectives has the bands
+    assert others <= {"__init__", "errors", "experience", "files", "objectives"}
     assert package / "rewards" / "rules" / "math.py" in seen
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from lit_g2rpo.cli.verbs.data import main
+from lit_g2rpo.data.files.file_check import FileCheck
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.row_check import Doctor
-from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.tasks import TASKS
@@ -44,7 +44,7 @@ def write(name: str, *rows: dict[str, Any]) -> None:
 
 def found(*rows: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
     write("rows.jsonl", *rows)
-    return Doctor(RowReader(Path()), TASKS, **options).examine(["rows.jsonl"]).errors
+    return FileCheck(RowReader(Path()), TASKS, **options).run(["rows.jsonl"]).errors
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_each_mistake_is_found_once_and_alone(changes: dict[str, Any], kind: str
 def test_a_line_that_is_no_json_does_not_hide_the_others() -> None:
     write("rows.jsonl", ROW, ROW | {"answer": "Q"})
     Path("rows.jsonl").write_text('{"a": \n' + Path("rows.jsonl").read_text())
-    report = Doctor(RowReader(Path()), TASKS).examine(["rows.jsonl", "none.jsonl"])
+    report = FileCheck(RowReader(Path()), TASKS).run(["rows.jsonl", "none.jsonl"])
     assert [kind for kind, _ in report.errors] == ["row", "gold", "file"]
     assert report.rows == 3
 

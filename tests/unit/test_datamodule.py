@@ -25,7 +25,7 @@ from lit_g2rpo.rewards.config import RewardConfig
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PROMPTS, MICROBATCHES, ROLLOUTS = 6, 4, 3
-WEIGHTS = Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights"
+PROCESSOR = ImageOnlyQwen3VLProcessor.from_pretrained(Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights")
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +61,17 @@ class Toy(LightningModule):
     def __init__(self, asks_for_steps: bool = False) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
+        self.policy = SimpleNamespace(processor=PROCESSOR)
+        self.reward = RewardConfig()
         self.rollout = SimpleNamespace(prompts=PROMPTS, seed=3)
         self.update = SimpleNamespace(epochs=2, microbatches=MICROBATCHES // 2)
         self.asks_for_steps = asks_for_steps
         self.trained: list[tuple[int, tuple[str, ...], int]] = []
         self.prompts: list[list[Prompt]] = []
         self.evaluated: list[str] = []
+
+    def prepare_prompt(self, prompt: Prompt) -> None:
+        """Encode nothing."""
 
     def training_step(self, batch: tuple[list[Prompt], int], batch_idx: int) -> torch.Tensor:
         prompts, k = batch
@@ -192,9 +197,7 @@ def test_choices_reach_the_loaders() -> None:
 
 
 def test_a_long_prompt_is_refused_before_training(files: Path) -> None:
-    processor = ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
     toy = Toy()
-    toy.policy = SimpleNamespace(processor=processor)
     with pytest.raises(UserError, match=r"row train.json:1: its prompt has \d+ tokens .* allows 50"):
         trainer(max_epochs=1).fit(toy, datamodule=json_data(files, max_prompt_tokens=50))
     assert not toy.trained

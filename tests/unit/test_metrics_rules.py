@@ -9,7 +9,7 @@ import pytest
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import BENCHMARKS
-from lit_g2rpo.evaluation.benchmarks import benchmark_named, benchmark_error
+from lit_g2rpo.evaluation.benchmarks import benchmark_error, benchmark_named
 from lit_g2rpo.evaluation.masks import check_mask, encode_mask, share_in_mask
 from lit_g2rpo.evaluation.mmmu import open_answer, option_letter
 from lit_g2rpo.evaluation.text import anls, ocr_hit, relaxed_accuracy

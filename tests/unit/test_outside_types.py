@@ -11,10 +11,11 @@ import torch
 
 from lit_g2rpo.callbacks.plots.advantage_topology import topology_sets
 from lit_g2rpo.callbacks.rollouts.record import shapes
-from lit_g2rpo.data.files.json_prompts import JsonRows
+from lit_g2rpo.data.files.file_check import FileCheck
+from lit_g2rpo.data.files.json_rows import JsonRows, to_prompt
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.row_check import Doctor
-from lit_g2rpo.data.files.schema import RowReader, check_row, row_error, to_prompt
+from lit_g2rpo.data.files.row_errors import check_row, row_error
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.messages import closing_request
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import Benchmark, benchmark_error, benchmark_named
@@ -87,11 +88,9 @@ def test_its_rows_are_read_and_checked(tmp_path: Path) -> None:
     text = to_prompt(good, "1", [], RewardConfig(answer_tag="final")).messages[0]["content"][0]["text"]
     assert text.endswith("Give only the colour, for example <final>red</final>.")
     [(bad, place)] = reader.read(rows, 1)
-    with pytest.raises(
-        UserError, match=r"cannot be scored \(bad_gold\); it must be a colour in one word"
-    ):
+    with pytest.raises(UserError, match=r"cannot be scored \(bad_gold\); it must be a colour in one word"):
         check_row(bad, place, TASKS, tmp_path, RewardConfig())
-    report = Doctor(reader, TASKS).examine([str(path)])
+    report = FileCheck(reader, TASKS).examine([str(path)])
     assert [kind for kind, _ in report.errors] == ["gold"]
     assert report.kinds["ocr", NAME].rows == 2
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_g2rpo.cli.verbs.data import main
 from lit_g2rpo.data import JsonPrompts
-from lit_g2rpo.data.files.json_prompts import JsonRows
+from lit_g2rpo.data.files.json_rows import JsonRows
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import BENCHMARKS
 from lit_g2rpo.rewards.rows.canonical import canonical

@@ -111,11 +111,11 @@ def test_a_killed_run_leaves_a_page_that_opens(tmp_path, monkeypatch):
     def killed(path, text):
         if path.suffix == ".js":
             raise KeyboardInterrupt
-        replace(path, text)
+        write_text(path, text)
 
-    replace = rollout_files.replace
+    write_text = rollout_files.write_text
     with monkeypatch.context() as patch:
-        patch.setattr(rollout_files, "replace", killed)
+        patch.setattr(rollout_files, "write_text", killed)
         files = RolloutFiles(tmp_path, "", None, 512)
         with pytest.raises(KeyboardInterrupt):
             files.write(2, [({}, [picture(2)])])

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lit_g2rpo.data.files.json_prompts import JsonRows
+from lit_g2rpo.data.files.json_rows import JsonRows
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.tasks import TASKS

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lit_g2rpo.cli.verbs.data import main
-from lit_g2rpo.data.files.json_prompts import JsonRows
-from lit_g2rpo.data.files.row_check import Doctor
-from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.files.file_check import FileCheck
+from lit_g2rpo.data.files.json_rows import JsonRows
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.data.media.videos import Clip, VideoLimits, frame_plan, load_frames
@@ -121,7 +121,7 @@ def test_a_row_becomes_frames_behind_their_times(root: Path) -> None:
 )  # fmt: skip
 def test_data_check_names_what_is_wrong(root: Path, changes: dict[str, Any], kind: str, message: str) -> None:
     (root / "cut.mp4").write_bytes((root / "a.mp4").read_bytes()[:400])
-    report = Doctor(RowReader(root), TASKS).examine([written(root, ROW, ROW | changes)])
+    report = FileCheck(RowReader(root), TASKS).run([written(root, ROW, ROW | changes)])
     assert [found for found, _ in report.errors] == [kind]
     assert re.search(message, report.errors[0][1])
     assert "rows.jsonl, line 2" in report.errors[0][1]

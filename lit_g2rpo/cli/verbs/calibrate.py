@@ -1,22 +1,21 @@
 """``calibrate``: roll out the starting policy, and propose length and entropy bands."""
 
 import math
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from typing_extensions import override
 
-from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.cli.verbs.calibrate_report import Proposal, figure, show
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import to_score
-from lit_g2rpo.files import check_writable
+from lit_g2rpo.files import check_writable, whole, write_text
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives.calibration import Measured, propose_entropy, propose_length, style_of
 from lit_g2rpo.rewards.problem_types import problem_type_named
@@ -27,14 +26,11 @@ from lit_g2rpo.rollout.engines import build_sampler
 OWN_KEYS = ("--prompts_per_task", "--output", "--styles")
 
 
-class CalibrateCLI(TrainerCLI):
-    """Build the module and the data, without a trainer."""
+class CalibrateCLI(PartsCLI):
+    """Ask how much is measured and where the proposal goes."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__(None, arguments)
-
+    @override
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Add how much is measured and where the proposal goes."""
         super().add_arguments_to_parser(parser)
         parser.prog = "python -m lit_g2rpo calibrate"
         parser.description = "Roll out the starting policy, and propose length and entropy bands for its tasks."
@@ -44,21 +40,9 @@ class CalibrateCLI(TrainerCLI):
             "--styles", type=dict[str, str], default={}, help="Style by task: reasoning, hybrid or vision; inferred."
         )
 
-    def instantiate_classes(self) -> None:
-        """Build the module and the data."""
-        built = self.parser.instantiate(self.config)
-        self.model, self.datamodule = built.model, built.data
-
-    def after_instantiate_classes(self) -> None:
-        """Check nothing: no rollout is learned from."""
-
 
 def run(verb: str, arguments: list[str]) -> None:
     """Measure the starting policy on training prompts, and write a fragment of bands with a plot beside it.
-
-    Args:
-        verb: ``calibrate``.
-        arguments: the words after it.
 
     Raises:
         UserError: if the output exists or is no YAML file, or a number or a style is wrong.
@@ -83,20 +67,16 @@ def run(verb: str, arguments: list[str]) -> None:
     longest = cli.datamodule.max_completion_tokens
     proposals = [propose(task, found, config.styles, longest) for task, found in measured.items()]
     policy = cli.model.policy_path
-    write(output, fragment(config.data, proposals, f"{config.prompts_per_task} prompts a task by {policy}"))
-    save_figure(plot, proposals)
+    write_text(output, fragment(config.data, proposals, f"{config.prompts_per_task} prompts a task by {policy}"))
+    with whole(plot) as part:
+        figure(proposals).savefig(part, dpi=110)
     show(proposals, longest, cli.model.objective.entropy)
     print(f"{output}, {plot}: bands from {config.prompts_per_task} prompts a task, {time.perf_counter() - start:.0f} s")
     print(f"use them: python -m lit_g2rpo fit {' '.join(without_own_keys(arguments))} --data {output}")
 
 
 def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dict[str, Measured]:
-    """Roll out the starting policy on training prompts.
-
-    Args:
-        module: policy, rollout and reward.
-        data: prompts and tasks.
-        prompts_per_task: prompts of each task, one completion each.
+    """Roll out the starting policy on training prompts, one completion each.
 
     Returns:
         What was measured, by task, for the tasks that have rows.
@@ -111,7 +91,7 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
     names = set(dataset.task_names())
     total = prompts_per_task * len(names)
     size = min(module.rollout.max_rows, total)
-    # The tasks are dealt in turn, so the first so many prompts are equally many of each.
+    # the tasks are dealt in turn, so the first so many prompts are equally many of each
     loader = RolloutLoader(
         dataset,
         prompts=size,
@@ -159,9 +139,6 @@ def propose(task: str, measured: Measured, styles: dict[str, str], longest: int)
         measured: what the starting policy wrote.
         styles: style by task, where it is given.
         longest: longest completion, tokens.
-
-    Returns:
-        The proposal.
     """
     style = style_of(task, problem_type_named(measured.usual_problem_type).style, styles)
     return Proposal(task, style, measured, propose_length(measured, style, longest), propose_entropy(measured))
@@ -175,8 +152,7 @@ def fragment(data: Any, proposals: list[Proposal], origin: str) -> str:
 
     Args:
         data: class path and arguments of the data, as configured.
-        proposals: of each task.
-        origin: what they come from, for the first line.
+        origin: what the proposals come from, for the first line.
 
     Returns:
         YAML.
@@ -197,41 +173,8 @@ def in_numbers(band: Any) -> bool:
     return isinstance(band, list) and all(isinstance(value, int | float) for value in band)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        text: its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        whole = Path(scratch) / path.name
-        whole.write_text(text)
-        os.replace(whole, path)
-
-
-def save_figure(path: Path, proposals: list[Proposal]) -> None:
-    """Save the plot whole or not at all.
-
-    Args:
-        path: a ``.png`` file.
-        proposals: of each task.
-    """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        whole = Path(scratch) / path.name
-        figure(proposals).savefig(whole, dpi=110)
-        os.replace(whole, path)
-
-
 def without_own_keys(arguments: list[str]) -> list[str]:
-    """Leave out the words that only ``calibrate`` knows.
-
-    Args:
-        arguments: the words after the verb.
-
-    Returns:
-        The words that ``fit`` knows too.
-    """
+    """Leave out the words that only ``calibrate`` knows, and ``fit`` does not."""
     kept, skip = [], False
     for word in arguments:
         own = word.split("=")[0].split(".")[0] in OWN_KEYS

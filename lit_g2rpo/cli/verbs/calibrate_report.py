@@ -17,7 +17,6 @@ class Proposal:
     """The bands of a task and what they come from.
 
     Args:
-        task: name of the task.
         style: how it should be answered.
         measured: what the starting policy wrote.
         length: proposed length band, tokens.
@@ -32,15 +31,7 @@ class Proposal:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Say the 0.1, 0.5 and 0.9 quantiles.
-
-    Args:
-        values: the values, perhaps none.
-        digits: decimals.
-
-    Returns:
-        Three numbers, or a dash.
-    """
+    """Say the 0.1, 0.5 and 0.9 quantiles with so many decimals; a dash without values."""
     return " ".join(f"{quantile(values, q):.{digits}f}" for q in (0.1, 0.5, 0.9)) if values else "-"
 
 
@@ -48,7 +39,6 @@ def show(proposals: list[Proposal], longest: int, entropy: str) -> None:
     """Print what was measured and proposed.
 
     Args:
-        proposals: of each task.
         longest: longest completion, tokens.
         entropy: which entropy was measured, ``exact`` or ``sampled``.
     """
@@ -88,14 +78,7 @@ def show(proposals: list[Proposal], longest: int, entropy: str) -> None:
 
 
 def figure(proposals: list[Proposal]) -> Any:
-    """Draw lengths and entropies of right and wrong completions by task, with the proposed bands shaded.
-
-    Args:
-        proposals: of each task.
-
-    Returns:
-        A matplotlib figure.
-    """
+    """Draw lengths and entropies of right and wrong completions by task, with the proposed bands shaded."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(11, 1.2 + 1.5 * len(proposals)), layout="constrained")

@@ -4,11 +4,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lit_g2rpo.cli.arguments import Parser, new_file, positive
+from lit_g2rpo.cli.arguments import VerbParser, new_file, positive
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
+
+if TYPE_CHECKING:
+    from lit_g2rpo.data.files.row_reader import RowReader
 
 SHOWN = 5
 """Messages printed of each kind of error."""
@@ -16,9 +19,6 @@ SHOWN = 5
 
 def main(arguments: Sequence[str]) -> None:
     """Run ``data check`` or ``data convert``.
-
-    Args:
-        arguments: the words after ``data``.
 
     Raises:
         UserError: for a mistake on the command line, or rows with errors.
@@ -28,14 +28,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Build the parser of both verbs.
-
-    Returns:
-        The parser.
-    """
-    whole = Parser("python -m lit_g2rpo data", description="Examine and convert files of rows.")
+    """Build the parser of both verbs."""
+    whole = VerbParser("python -m lit_g2rpo data", description="Examine and convert files of rows.")
     verbs = whole.add_subparsers(required=True, metavar="check|convert")
-    common = Parser(add_help=False)
+    common = VerbParser(add_help=False)
     common.add_argument("--image_root", type=Path, metavar="DIR", help="folder that image paths are relative to")
     common.add_argument(
         "--column", action="append", default=[], metavar="NAME=COLUMN", help="what the file calls a column"
@@ -70,22 +66,19 @@ def parser() -> argparse.ArgumentParser:
 def check(options: argparse.Namespace) -> None:
     """Examine files and print what is in them and what is wrong.
 
-    Args:
-        options: the command line.
-
     Raises:
         UserError: if there are errors.
     """
-    from lit_g2rpo.data.files.row_check import Doctor
+    from lit_g2rpo.data.files.file_check import FileCheck
     from lit_g2rpo.tasks import Task, paper_tasks
 
     tasks = paper_tasks() | {name: Task(name) for name in options.task}
-    doctor = Doctor(reader(options), tasks, images=options.images, max_prompt_tokens=options.max_prompt_tokens)
+    whole = FileCheck(reader(options), tasks, images=options.images, max_prompt_tokens=options.max_prompt_tokens)
     if options.policy:
         if options.images == "ignore":
             raise UserError("--policy measures prompts with their images; leave out --images ignore")
-        doctor.processor = processor(options)
-    report = doctor.examine(options.files)
+        whole.processor = processor(options)
+    report = whole.run(options.files)
     if options.json:
         options.json.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
     show(report.as_dict())
@@ -96,12 +89,6 @@ def check(options: argparse.Namespace) -> None:
 
 def processor(options: argparse.Namespace) -> Any:
     """Load the processor of a policy without its weights.
-
-    Args:
-        options: the command line.
-
-    Returns:
-        The processor.
 
     Raises:
         UserError: if there is none.
@@ -121,11 +108,7 @@ def processor(options: argparse.Namespace) -> Any:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Print a report.
-
-    Args:
-        report: the report as plain data.
-    """
+    """Print a report, given as plain data."""
     figures = {"rows": "rows", "images": "images", "rows_with_errors": "with errors"}
     if any(kind["mean_prompt"] is not None for kind in report["kinds"]):
         figures |= {"mean_prompt": "mean tokens", "longest_prompt": "most tokens"}
@@ -153,9 +136,6 @@ def show(report: dict[str, Any]) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Write the rows of some files in the project's format.
 
-    Args:
-        options: the command line.
-
     Raises:
         UserError: if a row cannot be understood, or the output exists.
     """
@@ -168,20 +148,16 @@ def convert(options: argparse.Namespace) -> None:
     print(f"{options.output}: {rows} rows" + (f", {saved}; data.image_root: {root}" if saved else ""))
 
 
-def reader(options: argparse.Namespace, root: Path = Path()) -> Any:
+def reader(options: argparse.Namespace, root: Path = Path()) -> "RowReader":
     """Build what reads the rows.
 
     Args:
-        options: the command line.
         root: folder of the images where the command line names none.
-
-    Returns:
-        A ``RowReader``.
 
     Raises:
         UserError: if the folder does not exist, or a pair has no ``=``.
     """
-    from lit_g2rpo.data.files.schema import RowReader
+    from lit_g2rpo.data.files.row_reader import RowReader
 
     root = options.image_root or root
     if not root.is_dir():
@@ -190,13 +166,7 @@ def reader(options: argparse.Namespace, root: Path = Path()) -> Any:
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
-    """Split words at their first ``=``.
-
-    Args:
-        option: the option they were given for.
-
-    Returns:
-        What is behind by what is before.
+    """Map what is before the first ``=`` of each word to what is behind it.
 
     Raises:
         UserError: for a word without one.

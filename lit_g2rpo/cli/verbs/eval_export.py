@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.cli.arguments import Parser
+from lit_g2rpo.cli.arguments import VerbParser
 from lit_g2rpo.cli.verbs import suite_adapter
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers import parse
@@ -114,13 +114,10 @@ package-data = { g2rpo_suites = ["settings.json"] }
 def main(arguments: Sequence[str]) -> None:
     """Write commands and adapters.
 
-    Args:
-        arguments: the words of the command line.
-
     Raises:
         UserError: if the output is not empty.
     """
-    parser = Parser("python -m lit_g2rpo eval-export", description=DESCRIPTION)
+    parser = VerbParser("python -m lit_g2rpo eval-export", description=DESCRIPTION)
     parser.add_argument("policy", help="folder that export wrote, as the machine of the evaluation sees it")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument("--thinking_tag", default="thinking", help="name of the tag around the reasoning")
@@ -156,29 +153,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def instruction(thinking_tag: str, answer_tag: str) -> str:
-    """Write the request for the tags, in the words of the training prompts.
-
-    Args:
-        thinking_tag: name of the tag around the reasoning.
-        answer_tag: name of the tag around the answer.
-
-    Returns:
-        The request.
-    """
+    """Write the request for the tags, in the words of the training prompts."""
     from lit_g2rpo.data.messages import FORMAT, REMINDER, with_tags
 
     return with_tags(f"{FORMAT}\n{REMINDER}", thinking_tag, answer_tag)
 
 
 def lmms_command(options: Any) -> str:
-    """Write the command of lmms-eval.
-
-    Args:
-        options: the words of the command line.
-
-    Returns:
-        A shell script.
-    """
+    """Write the shell script that runs lmms-eval."""
     # a limit given to the model is needed too: tasks ask for as few as 16 tokens
     model = f"model={options.policy},tensor_parallel_size=1,gpu_memory_utilization=0.85"
     model += f",max_new_tokens={options.max_new_tokens}"
@@ -197,14 +179,7 @@ def lmms_command(options: Any) -> str:
 
 
 def vlmevalkit_command(options: Any) -> str:
-    """Write the command of VLMEvalKit.
-
-    Args:
-        options: the words of the command line.
-
-    Returns:
-        A shell script.
-    """
+    """Write the shell script that runs VLMEvalKit."""
     return (
         "#!/bin/sh\n# needs: a checkout of github.com/open-compass/VLMEvalKit, installed, with vllm; give its folder\n"
         'set -e\nhere="$(cd "$(dirname "$0")" && pwd)"\ncd "${1:?give the folder of VLMEvalKit}"\n'
@@ -214,15 +189,7 @@ def vlmevalkit_command(options: Any) -> str:
 
 
 def vlmevalkit_config(options: Any, request: str) -> dict[str, Any]:
-    """Write the configuration of VLMEvalKit.
-
-    Args:
-        options: the words of the command line.
-        request: what the system prompt says.
-
-    Returns:
-        The content of its JSON file.
-    """
+    """Write the configuration of VLMEvalKit, with the request as its system prompt."""
     model = {
         "class": "G2RPOQwen3VLChat",
         "model_path": options.policy,

@@ -1,16 +1,15 @@
 """``export``: a Hugging Face folder from a checkpoint."""
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import override
 
-from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.files import check_writable
+from lit_g2rpo.files import check_writable, whole
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
@@ -21,14 +20,11 @@ from lit_g2rpo.training.resume import check_checkpoint, check_weights
 ALSO_COPIED = ("video_preprocessor_config.json",)
 
 
-class ExportCLI(TrainerCLI):
-    """Build the module alone, without a trainer."""
+class ExportCLI(PartsCLI):
+    """Ask for the checkpoint and the folder to write."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__(None, arguments)
-
+    @override
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Add the checkpoint and the folder to write."""
         super().add_arguments_to_parser(parser)
         parser.prog = "python -m lit_g2rpo export"
         parser.description = "Write a Hugging Face folder from a checkpoint."
@@ -37,22 +33,15 @@ class ExportCLI(TrainerCLI):
         )
         parser.add_argument("--output", type=str, required=True, help="Folder to write; must be new or empty.")
 
+    @override
     def instantiate_classes(self) -> None:
-        """Build the module."""
         if not self.config.ckpt_path:
             raise UserError("--ckpt_path is not given; give last, best or the path of a checkpoint")
-        self.model = self.parser.instantiate(self.config).model
-
-    def after_instantiate_classes(self) -> None:
-        """Check nothing: no rollout is made."""
+        super().instantiate_classes()
 
 
 def run(verb: str, arguments: list[str]) -> None:
     """Write the policy of a checkpoint as a Hugging Face folder.
-
-    Args:
-        verb: ``export``.
-        arguments: the words after it.
 
     Raises:
         UserError: if the output is not empty, or the checkpoint is missing or of another model.
@@ -63,12 +52,8 @@ def run(verb: str, arguments: list[str]) -> None:
         raise UserError(f"--output {cli.config.output} exists and is not empty; give a new folder")
     check_writable(output)
     load_weights(cli.model, Path(cli.config.ckpt_path))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        written = Path(scratch) / "policy"
-        save(cli.model.policy, cli.model.policy_path, written)
-        # a folder appears whole or not at all; an empty one may be in its place
-        os.replace(written, output)
+    with whole(output) as part:
+        save(cli.model.policy, cli.model.policy_path, part)
     print(f"{output}: policy of {cli.config.ckpt_path}, for Qwen3VLForConditionalGeneration.from_pretrained")
 
 
@@ -76,7 +61,6 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
     """Load the policy and put a checkpoint's weights into it.
 
     Args:
-        module: the module of the checkpoint's configuration.
         path: a checkpoint file, or the folder of a sharded one.
 
     Raises:
@@ -119,10 +103,6 @@ def origin_file(origin: str, name: str) -> str | None:
 
     Args:
         origin: ``model.policy.path``.
-        name: name of the file.
-
-    Returns:
-        Its path, or None.
     """
     from transformers.utils.hub import cached_file
 

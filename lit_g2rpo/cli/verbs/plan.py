@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.hooks import Sharding
 from lit_g2rpo.planning.memory import PHASES, Item, RolloutSize, levers, memory_table, totals
@@ -27,11 +27,8 @@ USABLE = 0.92
 """Share of a device that a run may plan with: its driver and what the allocator cannot join take the rest."""
 
 
-class PlanCLI(TrainerCLI):
+class PlanCLI(PartsCLI):
     """Build the module and the data, without policy or trainer."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__(None, arguments)
 
     @override
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -48,11 +45,6 @@ class PlanCLI(TrainerCLI):
         config.trainer.strategy, config.trainer.callbacks, config.trainer.logger = "auto", None, False
         built = self.parser.instantiate(config)
         self.model, self.datamodule = built.model, built.data
-
-    @override
-    def after_instantiate_classes(self) -> None:
-        # what is checked here needs a trainer
-        ...
 
 
 def run(verb: str, arguments: list[str]) -> None:

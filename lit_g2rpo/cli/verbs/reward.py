@@ -1,11 +1,11 @@
-"""``reward test``: scores a file of completions and shows the parts, before anything is trained."""
+"""``reward test``: score a file of completions and show the parts, before anything is trained."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from lit_g2rpo.cli.arguments import Parser, new_file
+from lit_g2rpo.cli.arguments import VerbParser, new_file
 from lit_g2rpo.errors import UserError
 
 SHOWN = 50
@@ -18,14 +18,11 @@ WIDTH = 140
 def main(arguments: Sequence[str]) -> None:
     """Run ``reward test``.
 
-    Args:
-        arguments: the words after ``reward``.
-
     Raises:
         UserError: for a mistake on the command line, rows that cannot be read, a reward that fails, or gold answers
             that do not score 1.
     """
-    whole = Parser("python -m lit_g2rpo reward", description="Try rewards.")
+    whole = VerbParser("python -m lit_g2rpo reward", description="Try rewards.")
     verbs = whole.add_subparsers(required=True, metavar="test")
     verb = verbs.add_parser(
         "test",
@@ -46,9 +43,6 @@ def main(arguments: Sequence[str]) -> None:
 
 def test(options: argparse.Namespace) -> None:
     """Score a file and print what came of it.
-
-    Args:
-        options: the command line.
 
     Raises:
         UserError: as ``main``.
@@ -102,9 +96,6 @@ def test(options: argparse.Namespace) -> None:
 def read_cases(path: str, config: Any) -> tuple[list[dict[str, Any]], list[str], bool]:
     """Read what is to be scored.
 
-    Args:
-        config: names of the tags.
-
     Returns:
         A case per completion (``place``, ``sample``, ``completion``), a line per row that cannot be read, and True if
         the file has no completions and its gold answers take their place.
@@ -151,14 +142,7 @@ def read_cases(path: str, config: Any) -> tuple[list[dict[str, Any]], list[str],
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take means per problem type.
-
-    Args:
-        rows: scored completions.
-
-    Returns:
-        An entry for each problem type, in the order they come.
-    """
+    """Average scored completions per problem type, in the order they come."""
     out = []
     for kind in dict.fromkeys(row["problem_type"] for row in rows):
         part = [row for row in rows if row["problem_type"] == kind]
@@ -170,12 +154,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]], summary: list[dict[str, Any]]) -> None:
-    """Print the scores and their means.
-
-    Args:
-        rows: scored completions.
-        summary: from ``summarise``.
-    """
+    """Print the scores and their means."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

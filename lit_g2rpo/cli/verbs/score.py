@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.cli.arguments import Parser, new_file
+from lit_g2rpo.cli.arguments import VerbParser, new_file
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import write_text
 
 DESCRIPTION = """\
 Score a predictions.jsonl again, without the model, and print the table that test prints. The tags and rewards are those
@@ -16,13 +17,10 @@ of the metrics.json beside it, if there is one."""
 def main(arguments: Sequence[str]) -> None:
     """Score predictions.
 
-    Args:
-        arguments: the words of the command line.
-
     Raises:
         UserError: if a file is not what it should be.
     """
-    parser = Parser("python -m lit_g2rpo score", description=DESCRIPTION)
+    parser = VerbParser("python -m lit_g2rpo score", description=DESCRIPTION)
     parser.add_argument("predictions", type=Path, help="predictions.jsonl of a test")
     parser.add_argument("--baseline", help="predictions.jsonl or metrics.json of another run, or its folder")
     parser.add_argument("--benchmark", help="rule to score all rows by, instead of the one that each row names")
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     # here, so that --help is quick
-    from lit_g2rpo.evaluation.predictions import read_predictions, replace
+    from lit_g2rpo.evaluation.predictions import read_predictions
     from lit_g2rpo.evaluation.report import read_baseline, summarize
     from lit_g2rpo.evaluation.table import show
 
@@ -42,16 +40,13 @@ def main(arguments: Sequence[str]) -> None:
     metrics = summarize(rows, baseline)
     show(metrics)
     if options.json:
-        replace(options.json, json.dumps(metrics | {"settings": settings}, indent=2) + "\n")
+        write_text(options.json, json.dumps(metrics | {"settings": settings}, indent=2) + "\n")
     if options.output:
-        replace(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def settings_beside(predictions: Path) -> dict[str, Any]:
     """Read what predictions were made with.
-
-    Args:
-        predictions: their file.
 
     Returns:
         The settings of the ``metrics.json`` in the same folder; empty without one.

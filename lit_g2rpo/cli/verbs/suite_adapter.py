@@ -21,10 +21,7 @@ def with_instruction(messages: list[dict[str, Any]], instruction: str) -> list[d
     """Ask for the tags at the end of the last user turn, in the place of requests for a bare answer.
 
     Args:
-        messages: chat messages, content a text or a list of items.
-
-    Returns:
-        New messages.
+        messages: chat messages, content a text or a list of items; not changed.
 
     Raises:
         ValueError: if there is no user turn.
@@ -49,8 +46,6 @@ def answer_alone(text: str, envelope: Any, thinking_tag: str, answer_tag: str) -
 
     Args:
         envelope: the function of that name in ``envelope.py``.
-        thinking_tag: name of the tag around the reasoning.
-        answer_tag: name of the tag around the answer.
 
     Returns:
         The answer; an empty text if there is none, so that nothing in the reasoning is graded.

@@ -1,8 +1,7 @@
-"""Writes rows of any accepted format in the project's own: the canonical shape as JSON lines."""
+"""Rows of any accepted format written in the project's own: the canonical shape as JSON lines."""
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from io import BytesIO
@@ -12,10 +11,11 @@ from typing import Any
 from PIL import Image
 
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.schema import RowReader
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.images import ImageError, load_image, placed
 from lit_g2rpo.data.media.videos import Clip, container_name
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import whole
 
 Encode = Callable[[Any], tuple[bytes, str]]
 
@@ -26,7 +26,6 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
     Args:
         files: what ``read_rows`` reads.
         output: a new ``.jsonl`` file; images go to a folder ``<name>_images`` beside it, videos to ``<name>_videos``.
-        reader: brings the rows to one shape.
 
     Returns:
         Number of rows, and of images and videos written.
@@ -34,52 +33,49 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
     Raises:
         UserError: if a row cannot be understood or written, or the output exists; nothing is written then.
     """
-    folders = {kind: output.with_name(f"{output.stem}_{kind}") for kind in ("images", "videos")}
+    images, videos = (output.with_name(f"{output.stem}_{kind}") for kind in ("images", "videos"))
     if output.suffix != ".jsonl":
         raise UserError(f"{output}: the output is JSON lines; give a name that ends in .jsonl")
-    for path in (output, *folders.values()):
+    for path in (output, images, videos):
         if path.exists():
             raise UserError(f"{path} exists; give another name or move it away")
     if not output.parent.is_dir():
         raise UserError(f"{output.parent} is no folder; make it first")
     count = 0
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as name:
-        scratch = Path(name)
-        encode = {"images": _image, "videos": _video}
-        save = {kind: _Saver(scratch / kind, folders[kind], reader.image_root, encode[kind]) for kind in folders}
-        with (scratch / "rows").open("w", encoding="utf-8") as lines:
-            for file in files:
-                rows = read_rows(file)
+    # the rows appear last
+    with whole(output) as lines, whole(images) as new_images, whole(videos) as new_videos:
+        savers = {
+            "images": _Saver(new_images, images, reader.image_root, _image),
+            "videos": _Saver(new_videos, videos, reader.image_root, _video),
+        }
+        with lines.open("w", encoding="utf-8") as file:
+            for source in files:
+                rows = read_rows(source)
                 for index in range(len(rows)):
                     for row, place in reader.read(rows, index):
-                        for kind, saver in save.items():
+                        for kind, saver in savers.items():
                             if kind in row:
                                 row[kind] = [saver.named(one, place) for one in row[kind]]
-                        lines.write(_line(row, place))
+                        file.write(_line(row, place))
                         count += 1
         if not count:
             raise UserError(f"{', '.join(files)}: no rows; give at least one")
-        written = {kind: len(list((scratch / kind).iterdir())) for kind in folders}
-        for kind, folder in folders.items():
-            if written[kind]:
-                os.replace(scratch / kind, folder)
-        os.replace(scratch / "rows", output)
-    return count, written["images"], written["videos"]
+    return count, len(savers["images"].saved), len(savers["videos"].saved)
 
 
 class _Saver:
     """Save images or videos that have no file, each content once.
 
     Args:
-        scratch: folder that they are written to; it is made.
+        part: folder that they are written to; made for the first one.
         folder: where that folder will be.
         image_root: what names are relative to.
         encode: gives the content of a file, and the ending of its name.
     """
 
-    def __init__(self, scratch: Path, folder: Path, image_root: Path, encode: Encode) -> None:
-        self.scratch, self.folder, self.image_root, self.encode = scratch, folder, image_root, encode
-        scratch.mkdir()
+    def __init__(self, part: Path, folder: Path, image_root: Path, encode: Encode) -> None:
+        self.part, self.folder, self.image_root, self.encode = part, folder, image_root, encode
+        self.saved: set[str] = set()
 
     def named(self, source: Any, place: str) -> Any:
         """Save one and name it; one that has a file keeps its name."""
@@ -90,7 +86,9 @@ class _Saver:
         with placed(place):
             content, ending = self.encode(source)
         name = f"{sha256(content).hexdigest()[:24]}.{ending}"
-        (self.scratch / name).write_bytes(content)
+        self.part.mkdir(exist_ok=True)
+        (self.part / name).write_bytes(content)
+        self.saved.add(name)
         path = os.path.relpath(self.folder.resolve() / name, self.image_root.resolve())
         if path.startswith(os.pardir):
             raise UserError(f"{place}: it would be saved in {self.folder}, outside --image_root {self.image_root}")

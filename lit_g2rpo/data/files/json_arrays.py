@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.data.files.cache import cache_folder, identity, written
-from lit_g2rpo.data.files.readers import kind, opened
+from lit_g2rpo.data.files.cache import cache_folder, identity
+from lit_g2rpo.data.files.json import kind, open_file
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import whole
 
 SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -22,12 +23,12 @@ def as_lines(path: Path) -> Path:
         path: a file with one array of objects; bare NaN is accepted.
 
     Returns:
-        A file with an object per line.
+        The file with an object per line.
 
     Raises:
         UserError: if the file cannot be read, holds something else, or the cache folder cannot be written.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         state = identity(path, os.fstat(file.fileno()))
         lines = cache_folder() / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.jsonl"
         if lines.is_file():
@@ -37,9 +38,9 @@ def as_lines(path: Path) -> Path:
         except (UnicodeDecodeError, OSError) as error:
             raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     try:
-        with written(lines) as part:
+        with whole(lines) as part, part.open("w", encoding="utf-8") as file:
             for row in _objects(text, path):
-                part.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be converted in {lines.parent} ({error.strerror}); set XDG_CACHE_HOME to a folder that "
@@ -49,7 +50,7 @@ def as_lines(path: Path) -> Path:
 
 
 def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of an array one after the other: the whole of it as objects takes five times the memory."""
+    """Read the rows of an array one after the other: all of them as objects take five times the memory."""
     decode, at = json.JSONDecoder().raw_decode, _skip(text, 0)
     if text[at : at + 1] != "[":
         raise UserError(f"{path}: {_instead(text)}; it must be an array of rows")

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.data.files.cache import cache_folder, identity, written
+from lit_g2rpo.data.files.cache import cache_folder, identity
 from lit_g2rpo.data.files.readers import Rows
+from lit_g2rpo.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,12 @@ class PassedCheck:
         numbers = {name: number for number, name in enumerate(dict.fromkeys(tasks))}
         text = json.dumps([list(numbers), [numbers[task] for task in tasks]], separators=(",", ":"))
         try:
-            with written(_place(self._key)) as file:
-                file.write(f"{_hash(self._key + text)}\n{text}")
+            write_text(_place(self._key), f"{_hash(self._key + text)}\n{text}")
         except (OSError, RuntimeError) as error:
             log.info("the next start checks all rows again, since the cache folder cannot be written: %s", error)
 
     def _now(self) -> str | None:
-        """What the result depends on, as it is now; None if that cannot be told."""
+        """Hash what the result depends on, as it is now; None if that cannot be told."""
         parts = [repr(self._settings), platform.python_version()]
         # the rules lean on other packages, whose folders' names hold their versions
         parts += sorted({file.name for folder in sys.path for file in Path(folder).glob("*.dist-info")})

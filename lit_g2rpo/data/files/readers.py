@@ -1,17 +1,15 @@
 """Files of rows: JSON lines by offset, JSON arrays converted once, tables through ``datasets``."""
 
-import json
 import os
-import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from lit_g2rpo.data.files.json import kind, open_file, parse
+from lit_g2rpo.data.files.json_arrays import as_lines
+from lit_g2rpo.data.files.tables import Table
 from lit_g2rpo.errors import UserError
-
-HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""Escape of a surrogate; a lone one is a text that no tokenizer and no file takes."""
 
 
 class Rows(Protocol):
@@ -27,9 +25,7 @@ class Rows(Protocol):
     source: Path | None
     fingerprint: str
 
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
+    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read a row; the caller may keep and change it."""
@@ -59,7 +55,7 @@ class JsonLines(Sequence[dict[str, Any]]):
         self.name = (original or path).name
         self._offsets, self._lines = array("Q"), array("Q")
         offset = 0
-        with opened(path) as file:
+        with open_file(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
                     self._offsets.append(offset)
@@ -70,14 +66,12 @@ class JsonLines(Sequence[dict[str, Any]]):
         self._file = os.open(path, os.O_RDONLY)
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self._lines)
 
     def __getitem__(self, index: Any) -> Any:
-        """Read a row."""
         index = range(len(self))[index]
         start, end = self._offsets[index], self._offsets[index + 1]
-        row = parsed(os.pread(self._file, end - start, start), self.place(index))
+        row = parse(os.pread(self._file, end - start, start), self.place(index))
         if not isinstance(row, dict):
             raise UserError(f"{self.place(index)}: is a JSON {kind(row)}; a row must be an object")
         return row
@@ -88,7 +82,6 @@ class JsonLines(Sequence[dict[str, Any]]):
         return f"{self.source}, {word} {self._lines[index]}"
 
     def __del__(self) -> None:
-        """Close the file."""
         if hasattr(self, "_file"):
             os.close(self._file)
 
@@ -100,9 +93,6 @@ def read_rows(source: str | os.PathLike[str]) -> Rows:
         source: ``.jsonl`` with an object per line, ``.json`` with one array of objects, ``.parquet``, or
             ``owner/name@split`` or ``owner/name:config@split`` of the hub.
 
-    Returns:
-        Its rows.
-
     Raises:
         UserError: if the file is missing, has another ending or another content.
     """
@@ -110,51 +100,10 @@ def read_rows(source: str | os.PathLike[str]) -> Rows:
     if path.suffix == ".jsonl":
         return JsonLines(path)
     if path.suffix == ".json":
-        from lit_g2rpo.data.files.json_arrays import as_lines
-
         return JsonLines(as_lines(path), path)
     if path.suffix == ".parquet" or "@" in path.name:
-        from lit_g2rpo.data.files.tables import Table
-
         return Table(str(source))
     raise UserError(
         f"{source}: unknown kind of file; give .jsonl (an object per line), .json (one array), .parquet, or a table of "
         "the Hugging Face hub as owner/name@split"
     )
-
-
-def opened(path: Path) -> Any:
-    """Open a file to read its bytes.
-
-    Raises:
-        UserError: if that fails.
-    """
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the path of a data file") from None
-
-
-def parsed(text: bytes, place: str) -> Any:
-    """Read JSON in UTF-8, bare NaN included.
-
-    Raises:
-        UserError: if it is none, or a text in it could not be written again.
-    """
-    try:
-        value = json.loads(text.decode("utf-8-sig"))
-        if HALF.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1})") from None
-    except UnicodeEncodeError:
-        raise UserError(f"{place}: not valid JSON (half of a surrogate pair in a text)") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not valid JSON ({error})") from None
-    return value
-
-
-def kind(value: Any) -> str:
-    """Name the JSON type of a value."""
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")

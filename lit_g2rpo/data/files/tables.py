@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.data.files.readers import opened
+from lit_g2rpo.data.files.json import open_file
 from lit_g2rpo.errors import UserError
 
 HUB = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?@(?P<split>[\w.\[\]:%+-]+)")
@@ -29,11 +29,9 @@ class Table:
         self.fingerprint: str = self._table._fingerprint
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self._table)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read a row, its images as bytes or paths."""
         row: dict[str, Any] = self._table[range(len(self))[index]].to_pylist()[0]
         return row
 
@@ -50,7 +48,7 @@ def _load(source: str) -> Any:
             f"{source}: reading tables needs the extra parquet: pip install 'lit_g2rpo[parquet]'; or give .jsonl"
         ) from None
     if source.endswith(".parquet"):
-        opened(Path(source)).close()
+        open_file(Path(source)).close()
         options = {"path": "parquet", "data_files": source, "split": "train"}
     elif found := HUB.fullmatch(source):
         options = {"path": found["path"], "name": found["config"], "split": found["split"]}

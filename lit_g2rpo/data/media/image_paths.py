@@ -11,15 +11,7 @@ from lit_g2rpo.errors import UserError
 
 
 def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Source]:
-    """Find the images of a row.
-
-    Args:
-        row: the row, in its canonical shape.
-        image_root: folder that paths are relative to.
-        place: how messages name the row.
-
-    Returns:
-        Paths, bytes or images.
+    """Find the images of a row in canonical shape.
 
     Raises:
         UserError: if a path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
@@ -35,9 +27,6 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
         place: how messages name the row.
         kind: ``image`` or ``video``, for messages.
 
-    Returns:
-        The file.
-
     Raises:
         UserError: if the path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
     """
@@ -47,7 +36,7 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
         raise UserError(f"{place}: {kind} {name!r} is an address of the web; save it in data.image_root {image_root}")
     absolute = os.path.abspath(image_root)
     root = _resolved(absolute)
-    # Folders are resolved once, so that a row costs one look at its file.
+    # folders are resolved once, so that a row costs one look at its file
     path = os.path.join(absolute, name)
     path = os.path.join(_resolved(os.path.dirname(path)), os.path.basename(path))
     mode = _mode(path)

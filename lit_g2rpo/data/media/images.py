@@ -1,4 +1,4 @@
-"""Opens an image as plain RGB, or says why it cannot be used."""
+"""An image opened as plain RGB, or why it cannot be used."""
 
 import io
 import os
@@ -22,14 +22,7 @@ class ImageError(UserError):
 
 @contextmanager
 def placed(place: str) -> Iterator[None]:
-    """Name the row in the message of an image that cannot be used.
-
-    Args:
-        place: how messages name the row.
-
-    Raises:
-        ImageError: with the place in front.
-    """
+    """Put the place of the row in front of the message of an image that cannot be used."""
     try:
         yield
     except ImageError as error:
@@ -45,9 +38,6 @@ def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
         exif_rotation: turn it as its EXIF data ask; off where boxes are annotated on the stored pixels, as
             OneThinker's are.
 
-    Returns:
-        The image, RGB.
-
     Raises:
         ImageError: if the file is missing, is no image, is cut off, is too large, too elongated, or has pixels
             that do not map to 8 bit.
@@ -58,13 +48,7 @@ def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
 
 
 def image_size(source: Source, exif_rotation: bool = False) -> tuple[int, int]:
-    """Read how large an image is from its header, without decoding it.
-
-    Args:
-        exif_rotation: as in ``load_image``.
-
-    Returns:
-        Width and height, pixels.
+    """Read width and height of an image in pixels from its header, without decoding it.
 
     Raises:
         ImageError: if the file is missing, is no image, is too large or too elongated.

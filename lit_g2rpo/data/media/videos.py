@@ -59,7 +59,6 @@ class Clip:
     end: float | None = None
 
     def __str__(self) -> str:
-        """Name the video for a message."""
         return f"video of {len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
 
 
@@ -69,10 +68,7 @@ def videos_can_be_read() -> bool:
 
 
 def container_name(clip: Clip) -> str:
-    """Find how the file of a video is usually called.
-
-    Returns:
-        The ending, without its dot.
+    """Find the usual ending of a video's file, without its dot.
 
     Raises:
         ImageError: if it is no video.
@@ -84,9 +80,6 @@ def container_name(clip: Clip) -> str:
 
 def frame_plan(clip: Clip, limits: VideoLimits) -> tuple[list[float], tuple[int, int]]:
     """Find from the header of a video when its frames are taken, and how large they become.
-
-    Args:
-        limits: how many frames, and how large.
 
     Returns:
         The times, seconds from the start of the file, and width and height, pixels.
@@ -100,9 +93,6 @@ def frame_plan(clip: Clip, limits: VideoLimits) -> tuple[list[float], tuple[int,
 
 def load_frames(clip: Clip, limits: VideoLimits) -> tuple[list[float], list[Image.Image]]:
     """Decode the frames of a video, as they are stored: marks of rotation are not applied.
-
-    Args:
-        limits: how many frames, and how large.
 
     Returns:
         Their times, seconds from the start of the file, and the frames, RGB.

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from typing_extensions import override
+
 from lit_g2rpo.data.order.stream import PromptStream
 from lit_g2rpo.errors import UserError
 
@@ -77,15 +79,7 @@ class Mixture:
 
 
 def largest_remainder(amounts: Sequence[Fraction], total: int) -> list[int]:
-    """Round amounts to whole numbers of a given sum: down first, then up where most was cut off.
-
-    Args:
-        amounts: numbers from 0.
-        total: their sum.
-
-    Returns:
-        The whole numbers.
-    """
+    """Round amounts from 0, which add up to ``total``: down first, then up where most was cut off."""
     counts = [int(amount) for amount in amounts]
     order = sorted(range(len(amounts)), key=lambda i: (counts[i] - amounts[i], i))
     for i in order[: total - sum(counts)]:
@@ -103,7 +97,6 @@ class MixedStream(PromptStream):
     Args:
         task_names: task of each dataset row.
         seed: seed of the orders.
-        mixture: the shares.
         prompts: prompts per rollout.
 
     Raises:
@@ -118,8 +111,8 @@ class MixedStream(PromptStream):
         # groups of each task before each rollout, as far as they were asked for
         self._before: list[list[int]] = [[0] * len(self.tasks)]
 
+    @override
     def draws(self, start: int, count: int) -> list[tuple[str, int]]:
-        """Say which task each of ``count`` positions deals, and and how many times it has been dealt."""
         found: list[tuple[str, int]] = []
         while len(found) < count:
             number, place = divmod(start + len(found), self.prompts)
@@ -128,8 +121,8 @@ class MixedStream(PromptStream):
             found += rollout[place : place + count - len(found)]
         return found
 
+    @override
     def dealt(self, task: str, position: int) -> int:
-        """Count the draws of a task before a position."""
         number, place = divmod(position, self.prompts)
         within = self.draws(number * self.prompts, place)
         return self._until(number)[self.tasks.index(task)] + sum(name == task for name, _ in within)

@@ -12,28 +12,12 @@ log = logging.getLogger(__name__)
 
 
 def shard(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """Take a rank's share of a rollout: every ``world_size``-th row, so that each run of rows is shared by all ranks.
-
-    Args:
-        rows: row numbers of the global rollout.
-        rank: which share.
-        world_size: number of shares.
-
-    Returns:
-        The rank's row numbers.
-    """
+    """Take every ``world_size``-th row of a rollout as a rank's share, so that each run of rows is shared by all."""
     return list(rows[rank::world_size])
 
 
 def copies(rows: Sequence[int]) -> list[int]:
-    """Count how often each row has come before, which tells groups of one prompt apart.
-
-    Args:
-        rows: row numbers of the global rollout.
-
-    Returns:
-        The counts, from 0.
-    """
+    """Count how often each row of a global rollout has come before, from 0, which tells groups of one prompt apart."""
     seen: Counter[int] = Counter()
     found = []
     for row in rows:
@@ -54,8 +38,6 @@ class TaskMixtureSampler:
         seed: seed of the orders.
         prompts: prompts per rollout, over all ranks.
         mixture: shares of the tasks; None deals them in turn.
-        rank: this process.
-        world_size: number of processes.
 
     Attributes:
         position: prompts before the present rollout, refills aside.
@@ -138,11 +120,7 @@ class TaskMixtureSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved place.
-
-        Args:
-            state: what ``state_dict`` returned.
-        """
+        """Go to a place that ``state_dict`` returned."""
         self.position = state["position"]
         self._shift, self._next_shift = dict(state["shift"]), dict(state["next_shift"])
         self._refilled = dict(state["refilled"])

@@ -39,25 +39,13 @@ class PromptStream:
 
         Args:
             start: first position, from 0.
-            count: number of positions.
             shift: rows of each task that were drawn besides and are passed over.
-
-        Returns:
-            Row numbers, ``count`` of them.
         """
         shift = shift or {}
         return [self.row(task, number + shift.get(task, 0)) for task, number in self.draws(start, count)]
 
     def draws(self, start: int, count: int) -> list[tuple[str, int]]:
-        """Say which task each of ``count`` positions deals, and and how many times it has been dealt.
-
-        Args:
-            start: first position, from 0.
-            count: number of positions.
-
-        Returns:
-            Task and number of the draw, from 0, of each position.
-        """
+        """Say which task each of ``count`` positions from ``start`` on deals, and how many times it has been dealt."""
         found = []
         for position in range(start, start + count):
             turn, place = divmod(position, len(self.tasks))
@@ -65,40 +53,18 @@ class PromptStream:
         return found
 
     def dealt(self, task: str, position: int) -> int:
-        """Count the draws of a task before a position.
-
-        Args:
-            position: the position.
-
-        Returns:
-            Their number.
-        """
+        """Count the draws of a task before a position."""
         turn, place = divmod(position, len(self.tasks))
         return turn + ((self.tasks.index(task) - turn) % len(self.tasks) < place)
 
     def row(self, task: str, number: int) -> int:
-        """Find the dataset row of a draw.
-
-        Args:
-            number: number of the draw among those of the task, from 0.
-
-        Returns:
-            The row number.
-        """
+        """Find the dataset row of a draw by its number among those of the task, from 0."""
         rows = self._rows[task]
         turn, place = divmod(number, len(rows))
         return rows[self._order(task, turn)[place]]
 
     def following(self, row: int, task: str) -> Iterator[int]:
-        """Walk through the other rows of a task in dataset order, around the end, once.
-
-        Args:
-            row: row number to start behind.
-            task: its task.
-
-        Yields:
-            Row numbers, never ``row`` itself.
-        """
+        """Walk through the other rows of a task in dataset order from behind ``row`` on, around the end, once."""
         rows = self._rows[task]
         first = bisect_right(rows, row)
         for step in range(len(rows)):
@@ -111,7 +77,7 @@ class PromptStream:
         if cached is not None and cached[0] == number:
             return cached[1]
         order = array("q", range(len(self._rows[task])))
-        # A string seed is hashed with SHA-512 by the standard library: the same order on every platform and version.
+        # the standard library hashes a string seed with SHA-512: the same order on every platform and version
         random.Random(f"{self.seed}/{task}/{number}").shuffle(order)
         self._orders[task] = (number, order)
         return order

@@ -2,29 +2,36 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
 from lit_g2rpo.data.media.image_paths import image_sources, inside
 from lit_g2rpo.data.media.images import image_size, load_image, placed
-from lit_g2rpo.data.media.videos import Clip, frame_plan, load_frames
+from lit_g2rpo.data.media.videos import Clip, VideoLimits, frame_plan, load_frames
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO
 
 Shown = TypeVar("Shown")
 
 
-def clips(row: dict[str, Any], image_root: Any, place: str) -> list[Clip]:
-    """Find the videos of a row.
+class Opening(Protocol):
+    """How the files of a row are opened; a ``RowReader`` knows.
 
-    Args:
-        row: the row, in its canonical shape.
+    Attributes:
         image_root: folder that paths are relative to.
-        place: how messages name the row.
+        exif_rotation: turn images as their EXIF data ask.
+        video: how many frames of a video are read, and how large.
+    """
 
-    Returns:
-        The videos.
+    image_root: Path
+    exif_rotation: bool
+    video: VideoLimits
+
+
+def clips(row: dict[str, Any], image_root: Path, place: str) -> list[Clip]:
+    """Find the videos of a row in canonical shape.
 
     Raises:
         UserError: if a path leaves the folder, or a part is none; an ``ImageError`` if it is no file.
@@ -42,13 +49,8 @@ def clips(row: dict[str, Any], image_root: Any, place: str) -> list[Clip]:
     return found
 
 
-def opened(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[Image.Image]]:
-    """Decode what a row shows.
-
-    Args:
-        row: the row, in its canonical shape.
-        reader: the ``RowReader`` that read it.
-        place: how messages name the row.
+def open_media(row: dict[str, Any], opening: Opening, place: str) -> tuple[str, list[Image.Image]]:
+    """Decode what a row in canonical shape shows.
 
     Returns:
         The question with an ``<image>`` for each image and frame, and the images in that order, RGB.
@@ -56,34 +58,29 @@ def opened(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[Imag
     Raises:
         ImageError: naming the row, if an image or video cannot be used.
     """
-    videos, images = clips(row, reader.image_root, place), image_sources(row, reader.image_root, place)
+    videos, images = clips(row, opening.image_root, place), image_sources(row, opening.image_root, place)
     with placed(place):
-        frames = [load_frames(clip, reader.video) for clip in videos]
-        return spread(row["problem"], [load_image(source, reader.exif_rotation) for source in images], frames)
+        frames = [load_frames(clip, opening.video) for clip in videos]
+        return place_frames(row["problem"], [load_image(source, opening.exif_rotation) for source in images], frames)
 
 
-def outlined(row: dict[str, Any], reader: Any, place: str) -> tuple[str, list[tuple[int, int]]]:
+def media_sizes(row: dict[str, Any], opening: Opening, place: str) -> tuple[str, list[tuple[int, int]]]:
     """Read how large is what a row shows, without decoding it.
 
-    Args:
-        row: the row, in its canonical shape.
-        reader: the ``RowReader`` that read it.
-        place: how messages name the row.
-
     Returns:
-        The question as ``opened`` returns it, and width and height of each image and frame, pixels.
+        The question as ``open_media`` returns it, and width and height of each image and frame, pixels.
 
     Raises:
         ImageError: naming the row, if the header of an image or video cannot be read.
     """
-    videos, images = clips(row, reader.image_root, place), image_sources(row, reader.image_root, place)
+    videos, images = clips(row, opening.image_root, place), image_sources(row, opening.image_root, place)
     with placed(place):
-        plans = [frame_plan(clip, reader.video) for clip in videos]
-        sizes = [image_size(source, reader.exif_rotation) for source in images]
-    return spread(row["problem"], sizes, [(times, [size] * len(times)) for times, size in plans])
+        plans = [frame_plan(clip, opening.video) for clip in videos]
+        sizes = [image_size(source, opening.exif_rotation) for source in images]
+    return place_frames(row["problem"], sizes, [(times, [size] * len(times)) for times, size in plans])
 
 
-def spread(
+def place_frames(
     question: str, images: Sequence[Shown], videos: Sequence[tuple[list[float], list[Shown]]]
 ) -> tuple[str, list[Shown]]:
     """Put the frames of videos, each behind its time, where the question has the videos.

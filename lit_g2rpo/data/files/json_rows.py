@@ -9,15 +9,20 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from PIL import Image
+
 from lit_g2rpo.data.files.passed_checks import PassedCheck
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.schema import RowReader, check_row, to_prompt
-from lit_g2rpo.data.media.media import opened, outlined
+from lit_g2rpo.data.files.row_errors import check_row
+from lit_g2rpo.data.files.row_reader import RowReader
+from lit_g2rpo.data.media.row_media import media_sizes, open_media
+from lit_g2rpo.data.messages import build_messages
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.rewards import PROBLEM_TYPES
 from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.rows.canonical import IMAGE
 from lit_g2rpo.tasks import Task
 
 
@@ -30,7 +35,6 @@ class JsonRows:
         files: what ``read_rows`` reads.
         reader: brings the rows to one shape.
         tasks: the tasks a row may have.
-        reward: how answers are scored.
         answered: every row must hold its answer.
 
     Raises:
@@ -76,27 +80,15 @@ class JsonRows:
         return found, built_in
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self._tasks)
 
     def task_names(self) -> list[str]:
-        """Task of each row."""
+        """Return the task of each row."""
         return self._tasks
 
     def __getitem__(self, index: int) -> Prompt:
-        """Open a row.
-
-        Args:
-            index: its number over all files.
-
-        Returns:
-            The prompt, its images decoded.
-
-        Raises:
-            ImageError: naming the row, if an image cannot be used.
-        """
         row, id, place = self._row(index)
-        question, images = opened(row, self.reader, place)
+        question, images = open_media(row, self.reader, place)
         return to_prompt(row, id, images, self.reward, question)
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
@@ -106,13 +98,13 @@ class JsonRows:
             index: its number over all files.
 
         Returns:
-            The prompt without its images, and width and height of each.
+            The prompt without its images, and width and height of each, pixels.
 
         Raises:
             ImageError: naming the row, if an image cannot be used.
         """
         row, id, place = self._row(index)
-        question, sizes = outlined(row, self.reader, place)
+        question, sizes = media_sizes(row, self.reader, place)
         return to_prompt(row, id, [], self.reward, question), sizes
 
     def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
@@ -124,3 +116,25 @@ class JsonRows:
         found = self.reader.read(rows, line)
         row, place = found[phrase]
         return row, f"{rows.name}:{line + 1}" + (f".{phrase + 1}" if len(found) > 1 else ""), place
+
+
+def to_prompt(
+    row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig, question: str | None = None
+) -> Prompt:
+    """Make a prompt of a checked row.
+
+    Args:
+        images: its opened images; none where only the text is needed.
+        reward: names the tags that the prompt asks for.
+        question: its question with an ``<image>`` for each frame of its videos; None for one without videos.
+    """
+    question = row["problem"] if question is None else question
+    messages = build_messages(
+        question,
+        row["options"],
+        row["problem_type"],
+        question.count(IMAGE),
+        thinking_tag=reward.thinking_tag,
+        answer_tag=reward.answer_tag,
+    )
+    return Prompt(id, row["task_type"], row["problem_type"], messages, images, row, row.get("demonstration"))

@@ -1,4 +1,4 @@
-"""Examines files of rows as a whole: what is in them, and everything that is wrong with them."""
+"""Whole files of rows examined: what is in them, and everything that is wrong with them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
+from lit_g2rpo.data.files.json_rows import to_prompt
 from lit_g2rpo.data.files.readers import read_rows
-from lit_g2rpo.data.files.schema import RowReader, row_error, to_prompt
+from lit_g2rpo.data.files.row_errors import row_error
+from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
-from lit_g2rpo.data.media.media import opened, outlined
+from lit_g2rpo.data.media.row_media import media_sizes, open_media
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.gold import gold_error
@@ -73,13 +75,12 @@ class Report:
 
 
 @dataclass(slots=True)
-class Doctor:
+class FileCheck:
     """Examine files of rows.
 
     Args:
         reader: brings the rows to one shape.
         tasks: the tasks a row may have.
-        reward: how answers are scored.
         images: decode them in full, only read their headers, or leave them alone.
         processor: the policy's processor, which measures prompts; None leaves lengths alone.
         max_prompt_tokens: longest prompt, tokens.
@@ -92,15 +93,8 @@ class Doctor:
     processor: Any = None
     max_prompt_tokens: int = 16384
 
-    def examine(self, files: Sequence[str]) -> Report:
-        """Examine every row of some files.
-
-        Args:
-            files: what ``read_rows`` reads.
-
-        Returns:
-            What was found.
-        """
+    def run(self, files: Sequence[str]) -> Report:
+        """Examine every row of some files, which ``read_rows`` reads."""
         report = Report()
         seen: dict[bytes, tuple[str, str]] = {}
         for file in files:
@@ -153,10 +147,10 @@ class Doctor:
             return
         try:
             if self.images == "decode":
-                question, images = opened(row, self.reader, place)
+                question, images = open_media(row, self.reader, place)
                 sizes = [image.size for image in images]
             else:
-                question, sizes = outlined(row, self.reader, place)
+                question, sizes = media_sizes(row, self.reader, place)
         except UserError as error:
             yield "image", str(error)
         else:
@@ -169,23 +163,12 @@ class Doctor:
 
 
 def fingerprint(row: dict[str, Any]) -> bytes:
-    """Say whether two rows ask the same: same question, options and images.
-
-    Args:
-        row: the row, in its canonical shape.
-
-    Returns:
-        16 bytes.
-    """
+    """Hash what a row in canonical shape asks: its question, options and images, to 16 bytes."""
     hash = blake2b(digest_size=16)
     for part in (row["problem"], *row["options"], *row["images"], *row.get("videos", [])):
         part = str(part) if isinstance(part, dict) else part
-        content = (
-            part
-            if isinstance(part, bytes)
-            else part.encode(errors="surrogatepass")
-            if isinstance(part, str)
-            else part.tobytes()
-        )
+        if isinstance(part, str):
+            part = part.encode(errors="surrogatepass")
+        content = part if isinstance(part, bytes) else part.tobytes()
         hash.update(len(content).to_bytes(8, "little") + content)
     return hash.digest()

@@ -1,0 +1,51 @@
+"""JSON as data files hold it: opened, parsed and named in messages."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lit_g2rpo.errors import UserError
+
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Escape of a surrogate; a lone one is a text that no tokenizer and no file takes."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a data file to read its bytes.
+
+    Raises:
+        UserError: if that fails.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a data file") from None
+
+
+def parse(text: bytes, place: str) -> Any:
+    """Read JSON in UTF-8, bare NaN included.
+
+    Args:
+        place: how messages name it.
+
+    Raises:
+        UserError: if it is none, or a text in it could not be written again.
+    """
+    try:
+        value = json.loads(text.decode("utf-8-sig"))
+        if HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1})") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: not valid JSON (half of a surrogate pair in a text)") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid JSON ({error})") from None
+    return value
+
+
+def kind(value: Any) -> str:
+    """Name the JSON type of a value."""
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

@@ -1,0 +1,96 @@
+"""What can be wrong with a row in canonical shape, found without decoding its images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.data.media.image_paths import image_sources
+from lit_g2rpo.data.media.row_media import clips
+from lit_g2rpo.data.media.videos import videos_can_be_read
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.evaluation.benchmarks import benchmark_error
+from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.gold import gold_error
+from lit_g2rpo.rewards.problem_types import problem_type_named
+from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO
+from lit_g2rpo.rewards.rows.targets import letter_of
+from lit_g2rpo.tasks import Task
+
+MARKS = ("<|image_pad|>", "<|video_pad|>")
+"""Tokens of Qwen3-VL that an image or a video takes the place of."""
+
+
+def check_row(
+    row: dict[str, Any],
+    place: str,
+    tasks: Mapping[str, Task],
+    image_root: Path,
+    reward: RewardConfig,
+    answered: bool = True,
+) -> None:
+    """Check everything about a row that can be seen without decoding its images.
+
+    Args:
+        row: the row, in canonical shape.
+        place: how messages name the row: file and number.
+        tasks: the tasks of the run.
+        answered: the row must hold its answer; one that is only to be predicted need not.
+
+    Raises:
+        UserError: naming the row, what is wrong and what would be right.
+    """
+    problem = row_error(row, tasks, answered)
+    if problem:
+        raise UserError(f"{place}: {problem}")
+    image_sources(row, image_root, place)
+    clips(row, image_root, place)
+    # rows of a task with a custom reward may hold any answer
+    if "answer" in row and not tasks[row["task_type"]].reward and (error := gold_error(row, reward)):
+        raise UserError(f"{place}: {error}")
+
+
+def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = True) -> str | None:
+    """Say what is wrong with the columns of a row, its images and the value of its answer aside.
+
+    Args:
+        row: the row, in canonical shape.
+        tasks: the tasks of the run.
+        answered: the row must hold its answer.
+
+    Returns:
+        One line; None if nothing is.
+    """
+    if (row.get("videos") or VIDEO in row["problem"]) and not videos_can_be_read():
+        return "is a video row, which needs the extra video: pip install 'lit_g2rpo[video]'"
+    if not row["problem"].strip():
+        return "'problem' is empty; it must be a text"
+    try:
+        problem_type_named(row["problem_type"])
+    except UserError as error:
+        return str(error)
+    if row["task_type"] is None:
+        return (
+            "no task_type, and neither data_source nor problem_type settles it; give one of "
+            f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type"
+        )
+    if not isinstance(row["task_type"], str) or row["task_type"] not in tasks:
+        return f"unknown task_type {row['task_type']!r}; known: {', '.join(tasks)}; data.tasks adds one"
+    if not isinstance(row.get("demonstration"), str | None):
+        return f"'demonstration' is {row['demonstration']!r}; it must be a text"
+    if answered and "answer" not in row:
+        return "no answer; give it in 'answer'"
+    if answered and (wrong := benchmark_error(row)):
+        return wrong
+    if mark := next((m for m in MARKS if any(m in text for text in (row["problem"], *row["options"]))), None):
+        return f"{mark} in 'problem' or 'options' would stand for an image of its own; leave it out"
+    places = row["problem"].count(IMAGE)
+    if places != len(row["images"]):
+        return f"{places} {IMAGE} in 'problem' but {len(row['images'])} images; there must be one each"
+    places, videos = row["problem"].count(VIDEO), len(row.get("videos") or [])
+    if places != videos:
+        return f"{places} {VIDEO} in 'problem' but {videos} videos; there must be one each"
+    letters = [letter_of(option) for option in row["options"]]
+    if any(letter and letter != own for letter, own in zip(letters, LETTERS, strict=False)):
+        return f"'options' begin with {', '.join(filter(None, letters))}; they must begin with A, B, C and so on"
+    return None
