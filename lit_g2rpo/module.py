@@ -32,7 +32,7 @@ from lit_g2rpo.training.resume import check_checkpoint, check_learning, experien
 from lit_g2rpo.training.rollout import collect
 from lit_g2rpo.training.run import PromptLoader, Run
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
-from lit_g2rpo.training.step_metrics import StepMetrics
+from lit_g2rpo.training.metrics import StepMetrics
 
 T = TypeVar("T")
 

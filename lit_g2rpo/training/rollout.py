@@ -15,7 +15,7 @@ from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.training.background_scoring import BackgroundScoring
 from lit_g2rpo.training.checks import check_rewards
 from lit_g2rpo.training.logprobs import logprobs_of, ref_logprobs
-from lit_g2rpo.training.rollout_metrics import rollout_metrics
+from lit_g2rpo.training.metrics import rollout_metrics
 from lit_g2rpo.training.run import Run
 from lit_g2rpo.training.table import columns, score_rollout, unpack, usable_groups
 
