@@ -33,7 +33,8 @@ def test_two_processes_on_its_path_learn_what_one_learns_on_the_stock_one(random
 
 def test_one_process_runs_on_its_path_in_mixed_precision_and_fixed_shapes(random_folder: str, tmp_path: Path) -> None:
     program = (
-        "import sys; from build import data, module, trainer; from ddp_run import NeuronOnCPU, NeuronDDPStrategy\n"
+        "import sys; from helpers.build import data, module, trainer\n"
+        "from helpers.ddp_run import NeuronOnCPU, NeuronDDPStrategy\n"
         "fit = trainer(sys.argv[1], steps=1, accelerator=NeuronOnCPU(), precision='bf16-mixed',\n"
         "    strategy=NeuronDDPStrategy(process_group_backend='gloo'))\n"
         "fit.fit(module(sys.argv[2], shapes='static'), data())\n"
