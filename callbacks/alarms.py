@@ -177,7 +177,6 @@ def gap_sums(completions: list[Completion], old_logprobs: list[Tensor] | None) -
     """Add up how far the trainer's log-probabilities are from the engine's.
 
     Args:
-        completions: with the engine's.
         old_logprobs: the trainer's, ``[T_i]`` each; the engine's own tensor stands in where none were computed.
 
     Returns:

@@ -170,13 +170,5 @@ class EntropyBounds(L.Callback):
 
 
 def band_distance(entropy: float, band: EntropyBand) -> float:
-    """Measure how far an entropy is outside its band.
-
-    Args:
-        entropy: mean token entropy, nats.
-        band: the band, nats.
-
-    Returns:
-        Signed distance, nats: 0 inside, positive above, negative below.
-    """
+    """Measure how far an entropy is outside its band, nats: 0 inside, positive above, negative below."""
     return max(0.0, entropy - band.high) - max(0.0, band.low - entropy)

@@ -12,9 +12,6 @@ def scale_learning_rate(trainer: L.Trainer, factor: float) -> None:
     """Multiply all learning rates, and what schedules derive later ones from.
 
     Optimizers and schedules keep these numbers in the checkpoint, so a resumed run goes on with them.
-
-    Args:
-        factor: what to multiply by.
     """
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:

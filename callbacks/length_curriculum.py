@@ -135,10 +135,6 @@ def around(band: LengthBand, length: float) -> LengthBand:
 def covered(band: LengthBand, start: float, length: float) -> float:
     """Tell how much of the way from a length to a band's plateau another length has covered.
 
-    Args:
-        start: length at the beginning of the way, tokens.
-        length: length now, tokens.
-
     Returns:
         Share from 0 to 1; 1 where the way began on the plateau.
     """
@@ -147,13 +143,7 @@ def covered(band: LengthBand, start: float, length: float) -> float:
 
 
 def interpolate(start: LengthBand, end: LengthBand, progress: float) -> LengthBand:
-    """Find the band at a point of the way from one band to another.
-
-    Args:
-        start: band at progress 0, tokens.
-        end: band at progress 1 and beyond, tokens.
-        progress: share of the way that is done.
-    """
+    """Find the band after a share of the way from one band to another, which ends there."""
     if progress >= 1:
         return end
     first, last = asdict(start), asdict(end)

@@ -59,11 +59,7 @@ class RunRecord(L.Callback):
 
 
 def versions(trainer: L.Trainer) -> dict[str, Any]:
-    """Collect what may explain a difference between two runs.
-
-    Returns:
-        Versions of Python and of the installed packages, platform, device, ranks, git commit of this package.
-    """
+    """Collect what may explain a difference between two runs."""
     device = trainer.strategy.root_device
     return {
         "python": sys.version.split()[0],
@@ -87,13 +83,10 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def git_commit(file: Path) -> str | None:
-    """Name the commit that a file belongs to.
-
-    Args:
-        file: a file that git would track in a checkout.
+    """Name the commit that a file belongs to; None if git does not track it.
 
     Returns:
-        The commit, with ``-dirty`` behind it if files were changed; None if git does not track the file.
+        The commit, with ``-dirty`` behind it if any tracked file of its checkout was changed.
     """
 
     def git(*arguments: str) -> str:

@@ -70,16 +70,11 @@ class RunSummary(L.Callback):
 def validation_table(
     before: dict[str, float], after: dict[str, float], sizes: dict[str, int], metric: str = "val/accuracy"
 ) -> Table:
-    """Lay out a validation metric of two moments side by side, per task and in the mean.
+    """Lay out a validation metric of two moments side by side, per task and in the mean, which is the last row.
 
     Args:
-        before: metrics by name of the first validation.
-        after: those of the last one.
         sizes: validation rows of each task.
         metric: name of the mean; ``<metric>/<task>`` are the tasks' own.
-
-    Returns:
-        The table, with the mean in its last row.
     """
     title = f"{metric} after {int(before.get('rollout', 0))} and after {int(after.get('rollout', 0))} rollouts"
     table = Table(title=title, box=box.SIMPLE, show_footer=True, title_justify="left")

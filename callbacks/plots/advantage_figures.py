@@ -1,25 +1,26 @@
 """Pictures of advantages: do they follow a standard normal, and does every task pull equally?"""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lit_g2rpo.callbacks.plots.figures import panels
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 NORMAL_MEAN_ABS = math.sqrt(2 / math.pi)
 """Mean size of a standard normal."""
 
 
-def quantile_figure(advantages: dict[str, Tensor]) -> Any:
-    """Plot advantages against the quantiles of N(0, 1), a panel per set.
+def quantile_figure(advantages: dict[str, Tensor]) -> "Figure":
+    """Plot advantages against the quantiles of N(0, 1): points on the diagonal follow it, steps are ties.
 
     Args:
-        advantages: advantages of the completions that count by name, ``[N]`` each, at least one set with ``N >= 1``.
-
-    Returns:
-        The figure: points on the diagonal follow N(0, 1), steps are ties.
+        advantages: those of the completions that count, by name of the panel, ``[N]`` each, ``N >= 1``.
     """
     figure, axes_of = panels(
         list(advantages),
@@ -42,16 +43,13 @@ def quantile_figure(advantages: dict[str, Tensor]) -> Any:
     return figure
 
 
-def pull_figure(mean_abs: dict[str, float], gradients: dict[str, float], tokens: dict[str, float]) -> Any:
+def pull_figure(mean_abs: dict[str, float], gradients: dict[str, float], tokens: dict[str, float]) -> "Figure":
     """Plot side by side how large the advantages of each task are and how much of the gradient is its.
 
     Args:
         mean_abs: mean absolute advantage by task.
         gradients: share of the gradient norm by task, summing to 1; empty if it was not measured.
-        tokens: share of the completion tokens by task, the same tasks.
-
-    Returns:
-        The figure: bars of equal length pull equally.
+        tokens: share of the completion tokens, of the same tasks.
     """
     size, share = "Size of advantages", "Share of the gradient norm"
     note = "all bars at the dashed line: every task pulls equally; diamond: the task's share of tokens"
@@ -68,15 +66,8 @@ def pull_figure(mean_abs: dict[str, float], gradients: dict[str, float], tokens:
     return figure
 
 
-def bars(axes: Any, tasks: list[str], values: dict[str, float], mark: float, unit: str) -> None:
-    """Draw horizontal bars with their values, and a dashed line to compare them with.
-
-    Args:
-        tasks: all tasks, from the bottom.
-        values: value by task; a task without one has no bar.
-        mark: place of the line.
-        unit: what the values are.
-    """
+def bars(axes: "Axes", tasks: list[str], values: dict[str, float], mark: float, unit: str) -> None:
+    """Draw a horizontal bar per task, from the bottom, and a dashed line at a mark to compare them with."""
     axes.barh(range(len(tasks)), [values.get(task, 0.0) for task in tasks], color="tab:blue", height=0.6)
     for place, task in enumerate(tasks):
         text = f" {values[task]:.2f}" if task in values else " not in this rollout"

@@ -32,14 +32,7 @@ def tie_stats(rewards: Tensor) -> dict[str, float]:
 
 
 def flipped_signs(table: RolloutTable) -> Tensor:
-    """Find completions that their group's own map puts on the other side of 0 than their advantage.
-
-    Args:
-        table: a rollout, whose advantages come from a Gaussian map.
-
-    Returns:
-        ``[P, G]`` bool.
-    """
+    """Find completions that their group's own Gaussian map puts on the other side of 0 than the run's, ``[P, G]``."""
     groups = torch.arange(len(table.rewards))[:, None].expand(table.rewards.shape).flatten()
     first = gaussian(table.rewards.flatten(), groups, groups, scope="group").view(table.rewards.shape)
     return first * table.advantages < 0
@@ -49,8 +42,7 @@ def advantage_stats(table: RolloutTable, prompts: Tensor, flipped: Tensor | None
     """Summarize rewards and advantages of some prompts.
 
     Args:
-        table: the rollout of all ranks.
-        prompts: which prompts, ``[P]`` bool, at least one of them.
+        prompts: which prompts of the rollout, ``[P]`` bool, at least one of them.
         flipped: from `flipped_signs`; None where there is no second map.
 
     Returns:

@@ -131,11 +131,7 @@ class AdvantageTopology(L.Callback):
 
 
 def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
-    """Name the tasks and problem types of a rollout and their prompts, given the names of all tasks of the run.
-
-    Returns:
-        ``<task>`` and ``type/<problem type>``, each with its prompts, ``[P]`` bool, at least one of them.
-    """
+    """Find the prompts of each ``<task>`` and ``type/<problem type>`` of a rollout, ``[P]`` bool, at least one each."""
     task_ids, type_ids = table.task_ids, table.problem_type_ids
     sets = {tasks[k]: task_ids == k for k in sorted(set(task_ids.tolist()))}
     types = {k: problem_type_of_id(k).replace(" ", "_") for k in sorted(set(type_ids.tolist()))}
@@ -143,14 +139,9 @@ def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
 
 
 def pull_shares(pulls: Iterable[dict[str, list[float]]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Divide gradient and tokens among tasks.
+    """Turn measurements of norm and tokens by task into shares of the norm and of the tokens by task.
 
-    Args:
-        pulls: measurements: norm and tokens by task.
-
-    Returns:
-        Share of the gradient norm and of the tokens by task. A task's norm is its mean over the measurements that have
-        the task, its tokens are those of all of them.
+    A task's norm is its mean over the measurements that have the task, its tokens are those of all of them.
     """
     found: dict[str, list[list[float]]] = {}
     for pull in pulls:

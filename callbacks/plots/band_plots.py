@@ -1,7 +1,7 @@
 """Length and entropy of each task over the run, with the band it was to stay in, as one figure each."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as L
 from typing_extensions import override
@@ -12,6 +12,10 @@ from lit_g2rpo.callbacks.watch import RolloutWatch, present_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.tasks import Task
 from lit_g2rpo.training.run import handles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 POINTS = 2000
 """Points of a curve above which every second one is given up."""
@@ -111,7 +115,7 @@ def value_of(trainer: L.Trainer, name: str) -> float:
     return math.nan if value is None else value
 
 
-def length_figure(curves: dict[str, list[list[float]]]) -> Any:
+def length_figure(curves: dict[str, list[list[float]]]) -> "Figure":
     """Plot mean completion length by task; the plateau of the length reward is dark, its ramps are light.
 
     Args:
@@ -127,7 +131,7 @@ def length_figure(curves: dict[str, list[list[float]]]) -> Any:
     return figure
 
 
-def entropy_figure(curves: dict[str, list[list[float]]]) -> Any:
+def entropy_figure(curves: dict[str, list[list[float]]]) -> "Figure":
     """Plot mean token entropy by task, the band shaded.
 
     Args:
@@ -149,16 +153,13 @@ def columns(curve: list[list[float]], which: slice) -> tuple[list[float], list[l
 
 
 def draw_curve(
-    axes: Any, rollouts: list[float], values: list[float], low: list[float], high: list[float], unit: str
+    axes: "Axes", rollouts: list[float], values: list[float], low: list[float], high: list[float], unit: str
 ) -> None:
     """Draw a curve, with red points where it is outside its band; a far bound of the band does not flatten it.
 
     Args:
-        rollouts: rollout of each point.
-        values: the curve, in units of its band.
         low: lower bound of the band at each point; NaN for none.
         high: upper bound.
-        unit: what the values are.
     """
     axes.plot(rollouts, values, color="tab:blue", linewidth=1.2, marker="." if len(rollouts) < 60 else "")
     points = zip(rollouts, values, low, high, strict=True)

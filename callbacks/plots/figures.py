@@ -1,8 +1,12 @@
 """Figures for TensorBoard's Images tab, drawn without pyplot, which keeps global state and may ask for a display."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = 3
 DPI = 80
@@ -11,7 +15,7 @@ HEADER, GAP = 0.9, 0.75
 """Inches: a panel, what lies above the panels, and what lies under each."""
 
 
-def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tuple[Any, dict[str, Any]]:
+def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tuple["Figure", dict[str, "Axes"]]:
     """Lay out a figure with a panel per title.
 
     Args:
@@ -34,7 +38,7 @@ def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tup
     FigureCanvasAgg(figure)
     figure.text(0.5, 1 - 0.25 / height, heading, ha="center", va="center", fontsize=12, fontweight="bold")
     figure.text(0.5, 1 - 0.5 / height, note, ha="center", va="center", fontsize=9, color="0.3")
-    axes_of: dict[str, Any] = {}
+    axes_of: dict[str, Axes] = {}
     for place, title in enumerate(titles):
         row, column = divmod(place, columns)
         # placed by hand: a layout engine draws everything three times
@@ -50,7 +54,8 @@ def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tup
     return figure, axes_of
 
 
-def pixels(figure: Any) -> np.ndarray:
+def pixels(figure: "Figure") -> np.ndarray:
     """Draw a figure of `panels` as RGB pixels, ``[height, width, 3]`` uint8."""
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas: Any = figure.canvas  # whose methods have no types
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -34,10 +34,7 @@ def check_room(run: Run, path: Path) -> str:
 
 
 def check_checkpoint(run: Run, path: Path) -> str:
-    """Write a checkpoint and read it back; all ranks write, the first one reads.
-
-    Returns:
-        Sizes, on the first rank.
+    """Write a checkpoint and read it back; all ranks write, the first one reads and says sizes.
 
     Raises:
         UserError: if it cannot be written, differs from what was written, or the run's checkpoints would not fit.

@@ -1,4 +1,4 @@
-"""Parts of the pre-flight check that compute: memory, log-probabilities, rewards."""
+"""The parts of the pre-flight check that compute: memory, log-probabilities, rewards; each returns what to say."""
 
 import torch
 from torch import Tensor
@@ -29,9 +29,6 @@ GAPS = {True: (0.02, 2.0), False: (1e-4, 0.01)}
 
 def check_memory(run: Run, prompts: list[Prompt]) -> str:
     """Run forward and backward of the largest micro-batch of each of the prompts that ask most of memory.
-
-    Returns:
-        What was run.
 
     Raises:
         UserError: if memory does not suffice, or the loss is not finite.
@@ -79,9 +76,6 @@ def check_parity(run: Run, prompts: list[Prompt], mean_gap: float | None, max_ga
         mean_gap: largest mean difference, nats; None for that of the precision.
         max_gap: largest difference of a token, nats; None for that of the precision.
 
-    Returns:
-        The differences found.
-
     Raises:
         UserError: if they are too large.
     """
@@ -108,7 +102,7 @@ def logprob_gaps(run: Run, prompts: list[Prompt], tokens: int) -> Tensor:
         tokens: longest completion.
 
     Returns:
-        Absolute differences, nats, one per token.
+        Absolute difference of each token, nats.
     """
     size, sampling = 4, Sampling(tokens, run.rollout.temperature, seed=run.rollout.seed)
 
@@ -128,9 +122,6 @@ def logprob_gaps(run: Run, prompts: list[Prompt], tokens: int) -> Tensor:
 
 def check_rewards(run: Run, dataset: PromptDataset) -> str:
     """Score the gold answer of a training row of each task, and nonsense, as the run will score completions.
-
-    Returns:
-        The scores.
 
     Raises:
         UserError: if a gold answer does not score 1, nonsense scores as much, or a reward fails.

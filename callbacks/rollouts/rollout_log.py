@@ -118,14 +118,11 @@ class RolloutLog(L.Callback):
 
 
 def choose(prompts: Sequence[Prompt], groups: int, turn: int) -> list[int]:
-    """Choose prompts of a rollout, one task after the other.
+    """Choose prompts of a rollout by index, one task after the other.
 
     Args:
-        groups: how many to choose at most.
+        groups: most prompts.
         turn: how often was chosen before; every turn begins with a later task, so that all have theirs.
-
-    Returns:
-        Indices of the chosen prompts.
     """
     by_task: dict[str, list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):

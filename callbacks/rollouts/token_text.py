@@ -7,12 +7,9 @@ LONGEST_PIECE = 8
 
 
 class TokenText:
-    """Spell completions token by token, so that the pieces of a completion join to its text.
+    """Spell completions token by token with the policy's tokenizer, so that the pieces join to the text.
 
     A character whose bytes are spread over tokens stands whole at the last of them, and the others are empty.
-
-    Args:
-        tokenizer: the policy's tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -20,14 +17,7 @@ class TokenText:
         self._alone: dict[int, str] = {}
 
     def pieces(self, token_ids: list[int]) -> list[str]:
-        """Spell tokens, special ones included.
-
-        Args:
-            token_ids: ``T`` of them.
-
-        Returns:
-            A piece of text per token, ``T`` of them.
-        """
+        """Spell each token, special ones included."""
         found: list[str] = []
         waiting: list[int] = []
         for place, token in enumerate(token_ids):
