@@ -59,15 +59,7 @@ class Measured:
     problem_types: list[str] = field(default_factory=list)
 
     def of(self, values: Sequence[float], correct: bool) -> list[float]:
-        """Pick the values of correct completions, or of the wrong ones.
-
-        Args:
-            values: a value of each completion, ``N`` of them.
-            correct: which.
-
-        Returns:
-            Their values.
-        """
+        """Pick the values of correct completions, or of the wrong ones, from one value of each completion."""
         return [v for v, accuracy in zip(values, self.accuracies, strict=True) if (accuracy >= CORRECT) == correct]
 
     @property
@@ -82,15 +74,7 @@ class Measured:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Find a quantile, linear between neighbours.
-
-    Args:
-        values: at least one value.
-        q: from 0 to 1.
-
-    Returns:
-        The quantile.
-    """
+    """Find a quantile, from 0 to 1, of at least one value, linear between neighbours."""
     ordered = sorted(values)
     below, part = divmod(q * (len(ordered) - 1), 1)
     low, high = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
@@ -101,7 +85,6 @@ def style_of(task: str, problem_types: Sequence[str], given: dict[str, str]) -> 
     """Tell how a task should be answered: at length, with a look and a thought, or shortly.
 
     Args:
-        task: its name.
         problem_types: answer format of each of its completions.
         given: style by task name, which goes before everything else.
 
@@ -130,12 +113,10 @@ def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand
     correct completion reaches would only tell wrong completions apart.
 
     Args:
-        measured: what the starting policy wrote.
-        style: how the task should be answered.
-        longest: longest completion, tokens.
+        longest: longest completion, tokens; no threshold lies above it.
 
     Returns:
-        The band, whole tokens, none above the longest completion.
+        The band, whole tokens.
     """
     start = measured.mean_length
     minimum, low, high, maximum = (longest if times is None else times * start for times in RATIOS[style])
@@ -153,9 +134,6 @@ def propose_entropy(measured: Measured) -> EntropyBand:
 
     The factors are those of the released code's 0.2 and 0.6 around their middle; the quartiles of correct completions
     widen the band where they lie outside.
-
-    Args:
-        measured: what the starting policy wrote.
 
     Returns:
         The band, nats, three decimals.
