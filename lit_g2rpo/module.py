@@ -79,7 +79,8 @@ class G2RPOModule(EvaluationModule):
                 f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
                 "so it must be at least 2"
             )
-        if objective.needs_groups == (rollout.engine == "demonstrations"):
+        self.engine = build_engine(rollout)
+        if objective.needs_groups != self.engine.samples:
             raise UserError(
                 f"model.rollout.engine is {rollout.engine}, but model.objective {type(objective).__name__} "
                 + (
@@ -97,7 +98,6 @@ class G2RPOModule(EvaluationModule):
         self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
         self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
-        self.engine = build_engine(rollout)
         self.experience: Experience | None = None
         self._restored: dict[str, Any] | None = None
         # metrics of the present rollout, and the same until they are logged

@@ -66,8 +66,9 @@ def check_shapes(module: Any) -> None:
         raise UserError(f"model.policy.packing is false, but {why}, which only packed groups know")
     if not module.objective.elementwise:
         raise UserError(f"model.objective.loss is {module.objective.loss}, which needs whole completions, but {why}")
-    if module.rollout.engine == "huggingface":
-        raise UserError(f"model.rollout.engine is huggingface, whose shapes grow by the token, but {why}; use native")
+    if not module.engine.fixed_shapes:
+        name = module.rollout.engine
+        raise UserError(f"model.rollout.engine is {name}, whose shapes grow by the token, but {why}; use native")
 
 
 def gradient_norm(module: Any) -> Tensor | None:
