@@ -27,12 +27,12 @@ from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.training.checks import check_gradient, check_rounding, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
+from lit_g2rpo.training.metrics import StepMetrics
 from lit_g2rpo.training.microbatches import Cut, build_microbatches
 from lit_g2rpo.training.resume import check_checkpoint, check_learning, experience_state, restore_experience
 from lit_g2rpo.training.rollout import collect
 from lit_g2rpo.training.run import PromptLoader, Run
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
-from lit_g2rpo.training.metrics import StepMetrics
 
 T = TypeVar("T")
 
@@ -77,7 +77,8 @@ class G2RPOModule(EvaluationModule):
                 f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
                 "so it must be at least 2"
             )
-        if objective.needs_groups == (rollout.engine == "demonstrations"):
+        self.engine = build_engine(rollout)
+        if objective.needs_groups != self.engine.samples:
             raise UserError(
                 f"model.rollout.engine is {rollout.engine}, but model.objective {type(objective).__name__} "
                 + (
@@ -95,7 +96,6 @@ class G2RPOModule(EvaluationModule):
         self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
         self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
-        self.engine = build_engine(rollout)
         self.experience: Experience | None = None
         self._restored: dict[str, Any] | None = None
         # metrics of the present rollout, and the same until they are logged

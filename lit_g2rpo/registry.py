@@ -5,7 +5,8 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -37,6 +38,37 @@ def lookup(name: str, known: Mapping[str, Any], where: str) -> Any:
         hint = f"did you mean {near[0]}? Known" if near else "known"
         raise UserError(f"{where} is {name!r}; {hint}: {', '.join(known)}; or give package.module.Name")
     return load(name, where)
+
+
+def arguments(
+    parameters: Iterable[Parameter], keys: Mapping[str, Any], options: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Fill the parameters of a class or function that was found by name.
+
+    Args:
+        keys: settings of a config; a parameter that is called like one of them gets its value.
+        options: values of the other parameters, which are the object's own.
+        where: the config key that holds the options, for messages.
+
+    Returns:
+        The arguments by name.
+
+    Raises:
+        UserError: if an option is not one of the object's own parameters, or one of these has neither a default nor an
+            option.
+    """
+    parameters = list(parameters)
+    own = {parameter.name: parameter for parameter in parameters if parameter.name not in keys}
+    for parameter in parameters:
+        if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+            raise UserError(f"{where}: name the arguments that hide behind {parameter}")
+    for name in options:
+        if name not in own:
+            raise UserError(f"{where} has {name!r}; known: {', '.join(own) or 'none'}")
+    for name, parameter in own.items():
+        if parameter.default is Parameter.empty and name not in options:
+            raise UserError(f"{where} has no {name!r}, which is required")
+    return {p.name: keys[p.name] for p in parameters if p.name in keys} | dict(options)
 
 
 def load(path: str, where: str) -> Any:

@@ -83,7 +83,7 @@ class Preflight(L.Callback):
         self._try(run, "training rows", find)
         if self.memory:
             self._try(run, "largest micro-batch", lambda: check_memory(run, prompts))
-        if self.parity and run.rollout.engine != "demonstrations":
+        if self.parity and run.engine.samples:
             self._try(run, "log-probabilities", lambda: check_parity(run, prompts, self.mean_gap, self.max_gap))
         if self.rewards:
             self._try(run, "rewards", lambda: check_rewards(run, rows))

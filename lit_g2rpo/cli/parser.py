@@ -106,6 +106,7 @@ def explain(message: str, keys: list[str]) -> str:
         return f"{key}: there is no {found[1]}; give a config file or a class path such as package.module.Class"
     if found := re.search(r"Expected an? (.+?)\. Got value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE):
         kind = re.sub(r"<class '([^']+)'>|typing\.", r"\1", found[1])
+        kind = re.sub(r"Literal\[(.*?)\]", lambda words: "one of " + words[1].replace("'", ""), kind)
         return f"{key} is {found[2]}; expected {kind}"
     lines = [line.strip(" -") for line in message.splitlines()]
     kept = [line for line in lines if line and not NOISE.match(line)] or [line for line in lines if line]

@@ -1,15 +1,10 @@
 """Objectives: rewards to advantages, and the loss of a token. Pure functions of tensors, and one class per method."""
 
-from lit_g2rpo.objectives.dr_grpo import DrGRPO
 from lit_g2rpo.objectives.ema_grpo import EmaGRPO
 from lit_g2rpo.objectives.g2rpo import G2RPO
-from lit_g2rpo.objectives.gdpo import GDPO
-from lit_g2rpo.objectives.gopo import GOPO
-from lit_g2rpo.objectives.grpo import GRPO
-from lit_g2rpo.objectives.gs_gdpo import GaussianGDPO
+from lit_g2rpo.objectives.gdpo import GDPO, GaussianGDPO
+from lit_g2rpo.objectives.group_relative import GOPO, GRPO, RLOO, DrGRPO, ReinforcePP
 from lit_g2rpo.objectives.objective import Objective
-from lit_g2rpo.objectives.reinforce_pp import ReinforcePP
-from lit_g2rpo.objectives.rloo import RLOO
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.objectives.supervised import Supervised
 

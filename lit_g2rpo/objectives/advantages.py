@@ -1,11 +1,12 @@
 """Advantages: how the rewards of a rollout become the numbers that weigh its tokens.
 
-Every estimator is a function of one scalar per completion. Work is done in float64 on the host (a rollout has a few
-thousand completions, and some accelerators have no float64) and comes back in the dtype and on the device of its input.
-Those made from ranks, the Gaussian map among them, lie in `ranks`; those made from means and deviations are here.
+Work is done in float64 on the host (a rollout has a few thousand completions, and some accelerators have no float64)
+and comes back in the dtype and on the device of its input. Estimators made from ranks, the Gaussian map among them, lie
+in `ranks`; those made from means and deviations are here.
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lit_g2rpo.objectives.sets import index, mean_within, restore, select, stand
 
 __all__ = [
     "EmaStandardized",
+    "Estimator",
     "Scope",
     "centered",
     "decoupled",
@@ -29,22 +31,32 @@ __all__ = [
 ]
 
 
+class Estimator(Protocol):
+    """How rewards become advantages: every function here, with its own options by name."""
+
+    def __call__(self, rewards: Tensor, group_ids: Tensor, task_ids: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        """Form advantages from one scalar per completion.
+
+        Args:
+            rewards: total reward of each completion of all ranks, ``[N]``; the decoupled estimators take the named
+                parts of the reward instead, each ``[N]``.
+            group_ids: which prompt a completion answers, ``[N]`` long; a group lies in one task.
+            task_ids: the unit across which rewards are compared, ``[N]`` long; not read by estimators that compare
+                inside groups alone.
+            valid: False for completions of dropped groups, ``[N]`` bool; they take no part in any statistic.
+
+        Returns:
+            Advantages ``[N]``, 0 where ``valid`` is False; 0 also in a group of one where only groups are compared.
+
+        Raises:
+            ValueError: if a valid reward is not finite, with its index, or the shapes differ.
+        """
+
+
 def standardized(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """GRPO: rewards of a group less their mean, over their unbiased standard deviation plus 1e-6.
-
-    Args:
-        rewards: total reward of each completion, ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
-        task_ids: not read; here so that the estimators are interchangeable.
-        valid: False for completions of dropped groups, ``[N]`` bool.
-
-    Returns:
-        Advantages ``[N]``, 0 in a group of one and where ``valid`` is False.
-
-    Raises:
-        ValueError: if a valid reward is not finite or the shapes differ.
+    """GRPO: take the group's mean from rewards, and divide by its unbiased standard deviation plus 1e-6.
 
     Source: arXiv 2402.03300, section 4.1.2.
     """
@@ -55,19 +67,7 @@ def standardized(
 def centered(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """Dr. GRPO: rewards of a group less their mean, with no division.
-
-    Args:
-        rewards: total reward of each completion, ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
-        task_ids: not read; here so that the estimators are interchangeable.
-        valid: False for completions of dropped groups, ``[N]`` bool.
-
-    Returns:
-        Advantages ``[N]``, 0 in a group of one and where ``valid`` is False.
-
-    Raises:
-        ValueError: if a valid reward is not finite or the shapes differ.
+    """Dr. GRPO: take the group's mean from rewards, with no division.
 
     Source: arXiv 2503.20783, section 3.2.
     """
@@ -78,19 +78,7 @@ def centered(
 def leave_one_out(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """RLOO: each reward less the mean of the others in its group.
-
-    Args:
-        rewards: total reward of each completion, ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
-        task_ids: not read; here so that the estimators are interchangeable.
-        valid: False for completions of dropped groups, ``[N]`` bool.
-
-    Returns:
-        Advantages ``[N]``, 0 in a group of one and where ``valid`` is False.
-
-    Raises:
-        ValueError: if a valid reward is not finite or the shapes differ.
+    """RLOO: take the mean of the others in its group from each reward.
 
     Source: arXiv 2402.14740, section 2.2.
     """
@@ -110,21 +98,10 @@ def decoupled(
     weights: Mapping[str, float] | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """GDPO: each component standardised in its group, their weighted sum whitened over the batch.
+    """GDPO: standardise each component in its group, and whiten their sum, in which a name weighs 1 if not given.
 
-    Args:
-        components: named parts of the reward, each ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
-        task_ids: not read; here so that the estimators are interchangeable.
-        weights: weight of a component in the sum; 1 where a name is missing.
-        valid: False for completions of dropped groups, ``[N]`` bool.
-
-    Returns:
-        Advantages ``[N]`` with mean 0 and unit unbiased standard deviation over the valid completions (one value per
-        completion, not per token), 0 where ``valid`` is False.
-
-    Raises:
-        ValueError: if there is no component, a weight names none of them, or a valid value is not finite.
+    Mean 0 and unit unbiased standard deviation are over completions, not tokens. It is a ValueError if there is no
+    component, or a weight names none of them.
 
     Source: arXiv 2601.05242, section 3.
     """
@@ -142,20 +119,7 @@ def decoupled(
 def whitened(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """REINFORCE++ with baseline: rewards of a group less their mean, whitened over the batch.
-
-    Args:
-        rewards: total reward of each completion, ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
-        task_ids: not read; here so that the estimators are interchangeable.
-        valid: False for completions of dropped groups, ``[N]`` bool.
-
-    Returns:
-        Advantages ``[N]`` with mean 0 and unit unbiased standard deviation over the valid completions (one value per
-        completion, not per token), 0 where ``valid`` is False.
-
-    Raises:
-        ValueError: if a valid reward is not finite or the shapes differ.
+    """REINFORCE++ with baseline: take the group's mean from rewards, and whiten over the batch, each completion once.
 
     Source: arXiv 2501.03262, section 3.
     """

@@ -113,7 +113,7 @@ def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand
         longest: longest completion, tokens.
 
     Returns:
-        The band, whole tokens, none above the longest completion.
+        The band, whole tokens.
     """
     start = measured.mean_length
     minimum, low, high, maximum = (longest if times is None else times * start for times in RATIOS[style])

@@ -26,20 +26,7 @@ class EmaStandardized:
         self.moments: dict[int, tuple[float, float]] = {}
 
     def __call__(self, rewards: Tensor, group_ids: Tensor, task_ids: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """Update the moments of the tasks present and form advantages.
-
-        Args:
-            rewards: total reward of each completion, of all ranks, ``[N]``.
-            group_ids: which prompt a completion answers, ``[N]`` long.
-            task_ids: whose moments a completion counts in, ``[N]`` long.
-            valid: False for completions of dropped groups, ``[N]`` bool.
-
-        Returns:
-            Advantages ``[N]``, 0 in a group of one and where ``valid`` is False.
-
-        Raises:
-            ValueError: if a valid reward is not finite or the shapes differ.
-        """
+        """Update the moments of the tasks present, and form advantages as an `Estimator` does."""
         values, rows = select(rewards, valid)
         groups, tasks = index(group_ids, rows, rewards), task_ids.cpu()[rows]
         deviation = torch.empty_like(values)
@@ -52,7 +39,7 @@ class EmaStandardized:
         return restore(torch.where(outlier[groups], standardize(values, groups), scores), rows, rewards)
 
     def _updated(self, task: int, values: Tensor) -> float:
-        """Running standard deviation of a task after this batch."""
+        """Update a task's moments with this batch, and return its running standard deviation."""
         first, second = float(values.mean()), float(values.square().mean())
         if task in self.moments:
             old_first, old_second = self.moments[task]
@@ -66,9 +53,5 @@ class EmaStandardized:
         return dict(self.moments)
 
     def load_state_dict(self, state: dict[int, tuple[float, float]]) -> None:
-        """Take the moments back.
-
-        Args:
-            state: what `state_dict` returned.
-        """
+        """Take the moments back."""
         self.moments = dict(state)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.advantages import EmaStandardized
-from lit_g2rpo.objectives.fields import ScoredBatch
 from lit_g2rpo.objectives.objective import Objective
 
 
@@ -23,31 +22,19 @@ class EmaGRPO(Objective):
     Source: arXiv 2512.03043, eq. 9-11.
     """
 
+    estimator: EmaStandardized
+
     def __init__(self, *, decay: float = 0.99, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= decay < 1:
             raise UserError(f"model.objective.decay is {decay}; it must be in [0, 1)")
         self.estimator = EmaStandardized(decay)
 
-    def advantages(self, batch: ScoredBatch) -> Tensor:
-        """Update the running moments and standardise the rewards of a rollout.
-
-        Args:
-            batch: scored completions of all ranks.
-
-        Returns:
-            Advantages ``[N]``, 0 where ``batch.valid`` is False.
-        """
-        return self.estimator(batch.rewards, batch.group_ids, batch.problem_type_ids, valid=batch.valid)
-
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the running moments."""
         return {"moments": self.estimator.state_dict()}
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the running moments back.
-
-        Args:
-            state: what `state_dict` returned; that of another objective holds none, and they start afresh.
-        """
+        # that of another objective holds none, and they start afresh
         self.estimator.load_state_dict(state.get("moments", {}))

@@ -25,9 +25,6 @@ def kept_groups(
     Returns:
         True for the completions of the groups to keep, ``[N]`` bool.
 
-    Raises:
-        ValueError: if an accuracy or reward is not finite, with its index, or the shapes differ.
-
     Source: arXiv 2503.14476, section 3.2, with the bounds of the released code of arXiv 2604.08539.
     """
     if not accuracy.shape == rewards.shape == group_ids.shape or rewards.ndim != 1:

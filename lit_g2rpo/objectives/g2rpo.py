@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.advantages import Scope, gaussian
@@ -35,14 +36,7 @@ class G2RPO(Objective):
         self.scope: Scope = scope
         self.advantage_key = advantage_key
 
+    @override
     def advantages(self, batch: ScoredBatch) -> Tensor:
-        """Map the rewards of a rollout onto a standard normal.
-
-        Args:
-            batch: scored completions of all ranks.
-
-        Returns:
-            Advantages ``[N]``, 0 where ``batch.valid`` is False.
-        """
         task_ids = batch.problem_type_ids if self.advantage_key == "problem_type" else batch.task_ids
         return gaussian(batch.rewards, batch.group_ids, task_ids, scope=self.scope, valid=batch.valid)

@@ -1,12 +1,13 @@
-"""GDPO: each part of the reward standardised by itself."""
+"""GDPO and GS-GDPO: advantages from the parts of the reward, each compared by itself."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.objectives.advantages import decoupled
+from lit_g2rpo.objectives.advantages import decoupled, gaussian_decoupled
 from lit_g2rpo.objectives.fields import ScoredBatch
 from lit_g2rpo.objectives.objective import Objective
 
@@ -34,35 +35,26 @@ class GDPO(Objective):
             )
         self.components = tuple(components)
 
+    @override
     def advantages(self, batch: ScoredBatch) -> Tensor:
-        """Standardise each component in its group, and their sum over the rollout.
-
-        Args:
-            batch: scored completions of all ranks.
-
-        Returns:
-            Advantages ``[N]``, 0 where ``batch.valid`` is False.
-
-        Raises:
-            UserError: if the batch has none of the components.
-        """
         return decoupled(self.present(batch), batch.group_ids, valid=batch.valid)
 
     def present(self, batch: ScoredBatch) -> dict[str, Tensor]:
-        """Pick the components that the rewards of the data have.
-
-        Args:
-            batch: scored completions of all ranks.
-
-        Returns:
-            The components by name, each ``[N]``.
-
-        Raises:
-            UserError: if the batch has none of them.
-        """
+        """Pick the components that the rewards of the data have, each ``[N]``; refuse a batch without any."""
         present = {name: batch.components[name] for name in self.components if name in batch.components}
         if not present:
             raise UserError(
                 f"model.objective.components is {list(self.components)}; the rewards have {sorted(batch.components)}"
             )
         return present
+
+
+class GaussianGDPO(GDPO):
+    """The Gaussian map on each component inside its group, and on their sum across the answer format.
+
+    Source: released code of arXiv 2604.08539 (estimator ``gs_gdpo``).
+    """
+
+    @override
+    def advantages(self, batch: ScoredBatch) -> Tensor:
+        return gaussian_decoupled(self.present(batch), batch.group_ids, batch.problem_type_ids, valid=batch.valid)

@@ -11,7 +11,7 @@ KlEstimator = Literal["k1", "k2", "k3"]
 
 
 def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KlEstimator = "k3") -> Tensor:
-    """Estimate of KL(current || reference) per token on tokens sampled from the current policy.
+    """Estimate KL(current || reference) per token, nats, on tokens sampled from the current policy.
 
     With ``x`` = log current - log reference: ``k1`` is ``x``, unbiased, but as a loss its expected gradient is zero;
     ``k2`` is ``x^2 / 2``, biased, but its gradient is that of the KL; ``k3`` is ``exp(-x) - 1 + x``, unbiased and never
@@ -20,13 +20,6 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KlEstimator
     Args:
         logprobs: log-probabilities under the current policy, nats, ``[M]``.
         ref_logprobs: log-probabilities under the reference, nats, ``[M]``.
-        estimator: which estimate.
-
-    Returns:
-        The penalty, nats, ``[M]``.
-
-    Raises:
-        ValueError: if the estimator is unknown.
 
     Source: http://joschu.net/blog/kl-approx.html; ``k3`` in arXiv 2402.03300, eq. 4.
     """

@@ -1,19 +1,19 @@
 """The objective: how scored completions become advantages, and what the loss of a token is."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.objectives.advantages import Estimator
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
 from lit_g2rpo.objectives.kl import KlEstimator, kl_penalty
-from lit_g2rpo.objectives.losses import SEQUENCE_LOSSES, LossType, token_losses
+from lit_g2rpo.objectives.losses import TokenLosses, build_loss
 
 Mean = Literal["token", "completion", "constant"]
 Filtering = Literal["drop", "refill", "off"]
 CHOICES = {
-    "loss": get_args(LossType),
     "mean": get_args(Mean),
     "kl_estimator": get_args(KlEstimator),
     "entropy": ("exact", "sampled"),
@@ -22,12 +22,14 @@ CHOICES = {
 
 
 class Objective:
-    """Advantages plus loss, with their coefficients; subclasses say how advantages are formed.
+    """Advantages plus loss, with their coefficients; subclasses give an estimator of advantages.
 
     The defaults are those of the released code of the paper (clip-higher, dual clip, token mean, no KL).
 
     Args:
-        loss: ``ppo`` (clipped ratio), ``cispo``, ``sapo``, or the ratio of whole completions: ``gspo``, ``gspo_token``.
+        loss: ``ppo`` (clipped ratio), ``cispo``, ``sapo``, the ratio of whole completions (``gspo``, ``gspo_token``),
+            or the import path of a function like those of `objectives.losses`.
+        loss_options: coefficients of an imported loss that no key here gives.
         mean: the loss is the mean over ``token``s, over ``completion``s of their token means, or the sum over a
             ``constant``: completions times the length limit.
         clip_low: lower clip of the probability ratio is ``1 - clip_low``.
@@ -52,15 +54,19 @@ class Objective:
         refill_waves: with ``refill``, most times that further prompts are drawn for a rollout.
 
     Raises:
-        UserError: if a coefficient is out of range.
+        UserError: if a coefficient is out of range, or there is no such loss.
     """
 
-    needs_groups = True
+    needs_groups: ClassVar[bool] = True
+    """True if completions of one prompt are compared, so that it must have several."""
+
+    estimator: Estimator
 
     def __init__(
         self,
         *,
-        loss: LossType = "ppo",
+        loss: str = "ppo",
+        loss_options: dict[str, Any] | None = None,
         mean: Mean = "token",
         clip_low: float = 0.2,
         clip_high: float = 0.3,
@@ -80,7 +86,8 @@ class Objective:
         accuracy_high: float = 0.99,
         refill_waves: int = 4,
     ) -> None:
-        self.loss: LossType = loss
+        self.loss = loss
+        self.loss_options = loss_options or {}
         self.mean: Mean = mean
         self.clip_low = clip_low
         self.clip_high = clip_high
@@ -100,6 +107,7 @@ class Objective:
         self.accuracy_high = accuracy_high
         self.refill_waves = refill_waves
         self._check()
+        self._loss = build_loss(loss, vars(self), self.loss_options)
 
     def _check(self) -> None:
         def refuse(name: str, rule: str) -> None:
@@ -129,53 +137,28 @@ class Objective:
     @property
     def elementwise(self) -> bool:
         """True if the loss of a token depends on no other token, so that a head may form its gradient tile by tile."""
-        return self.loss not in SEQUENCE_LOSSES
+        return self._loss.elementwise
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the objective learns during a run, for the checkpoint; nothing unless a subclass says so."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned.
-
-        Args:
-            state: from the checkpoint.
-        """
+        """Take back what `state_dict` returned; that of another objective may hold nothing."""
 
     def advantages(self, batch: ScoredBatch) -> Tensor:
-        """Turn the rewards of a rollout into advantages.
+        """Turn the rewards of a rollout over all ranks into advantages ``[N]``, 0 where ``batch.valid`` is False."""
+        return self.estimator(batch.rewards, batch.group_ids, batch.problem_type_ids, valid=batch.valid)
 
-        Args:
-            batch: scored completions of all ranks.
-
-        Returns:
-            Advantages ``[N]``, 0 where ``batch.valid`` is False.
-        """
-        raise NotImplementedError
-
-    def token_loss(self, logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of each token.
+    def token_loss(self, logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> TokenLosses:
+        """Form the loss of each token, whose sum is the loss.
 
         Args:
             logprobs: log-probabilities under the current policy, nats, ``[M]``.
             entropy: exact entropy of the token's distribution, nats, ``[M]``.
             fields: everything else the loss depends on.
-
-        Returns:
-            The loss of each token ``[M]`` (its sum is the loss), and named diagnostics, each ``[M]``.
         """
-        loss, metrics = token_losses(
-            logprobs,
-            fields.old_logprobs,
-            fields.advantages,
-            loss=self.loss,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-            tau_positive=self.tau_positive,
-            tau_negative=self.tau_negative,
-            completion_ids=fields.completion_ids,
-        )
+        loss, metrics = self._loss(logprobs, fields)
         if fields.importance is not None:
             loss = fields.importance * loss
             metrics["importance"] = fields.importance

@@ -23,10 +23,7 @@ def normal_scores(rewards: Tensor, *, tie_tolerance: float = 1e-6) -> Tensor:
         tie_tolerance: neighbours in sorted order no further apart than this are tied, in units of the rewards.
 
     Returns:
-        Scores ``[N]`` with mean 0 in the dtype of the rewards; 0 where ``N`` is 1 or all are tied.
-
-    Raises:
-        ValueError: if a reward is NaN or infinite, with its index.
+        Scores ``[N]`` with mean 0; 0 where ``N`` is 1 or all are tied.
 
     Source: arXiv 2604.08539, eq. 5-8.
     """
@@ -43,25 +40,12 @@ def gaussian(
     valid: Tensor | None = None,
     tie_tolerance: float = 1e-6,
 ) -> Tensor:
-    """Gaussian GRPO: the rank-to-normal map inside each group, each task, or both in sequence.
+    """Gaussian GRPO: apply `normal_scores` inside each group, each task, or both in sequence.
 
     ``group_then_task`` maps inside each group and maps those scores again across their task: every task then has unit
     variance, but a completion's sign may change and a group's mean is no longer 0. ``group_unit_rms`` keeps the scores
-    of the group and scales each task to unit root mean square instead, so no sign changes.
-
-    Args:
-        rewards: total reward of each completion, ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long; a group lies in one task.
-        task_ids: the unit across which scores are compared, ``[N]`` long.
-        scope: where the map is applied.
-        valid: False for completions of dropped groups, ``[N]`` bool; they take no part in any statistic.
-        tie_tolerance: see `normal_scores`; also what makes equal scores of different groups tie.
-
-    Returns:
-        Advantages ``[N]``, 0 where ``valid`` is False.
-
-    Raises:
-        ValueError: if a valid reward is not finite, the shapes differ, or the scope is unknown.
+    of the group and scales each task to unit root mean square instead, so no sign changes. Equal scores of different
+    groups tie within the tolerance too.
 
     Source: arXiv 2604.08539, eq. 5-8 (``task``) and eq. 13 (``group``); ``group_then_task`` is the released code.
     """
@@ -90,20 +74,7 @@ def gaussian_decoupled(
     valid: Tensor | None = None,
     tie_tolerance: float = 1e-6,
 ) -> Tensor:
-    """GS-GDPO: each component mapped onto a standard normal in its group, their sum mapped again across the task.
-
-    Args:
-        components: named parts of the reward, each ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
-        task_ids: the unit across which sums are compared, ``[N]`` long.
-        valid: False for completions of dropped groups, ``[N]`` bool.
-        tie_tolerance: see `normal_scores`.
-
-    Returns:
-        Advantages ``[N]``, 0 where ``valid`` is False.
-
-    Raises:
-        ValueError: if there is no component or a valid value is not finite.
+    """GS-GDPO: map each component onto a standard normal in its group, and their sum again across the task.
 
     Source: released code of arXiv 2604.08539 (estimator ``gs_gdpo``).
     """
@@ -125,20 +96,7 @@ def linear_ranks(
     valid: Tensor | None = None,
     tie_tolerance: float = 1e-6,
 ) -> Tensor:
-    """GOPO: ranks of a group spread evenly from -2 to 2, tied rewards at the mean of their ranks.
-
-    Args:
-        rewards: total reward of each completion, ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
-        task_ids: not read; here so that the estimators are interchangeable.
-        valid: False for completions of dropped groups, ``[N]`` bool.
-        tie_tolerance: see `normal_scores`.
-
-    Returns:
-        Advantages ``[N]``, 0 in a group of one or of ties alone and where ``valid`` is False.
-
-    Raises:
-        ValueError: if a valid reward is not finite or the shapes differ.
+    """GOPO: spread the ranks of a group evenly from -2 to 2, tied rewards at the mean of their ranks.
 
     Source: arXiv 2602.03876; the uniform counterpart of the Gaussian map.
     """
@@ -147,12 +105,12 @@ def linear_ranks(
 
 
 def _scores_within(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> Tensor:
-    """`normal_scores` of float64 values inside each set; set ids count from 0 without holes."""
+    """Form `normal_scores` of float64 values inside each set; set ids count from 0 without holes."""
     return _ranked(values, set_ids, tie_tolerance, _quantile)
 
 
 def _ranked(values: Tensor, set_ids: Tensor, tie_tolerance: float, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Score of each value's rank in its set, the mean over its tie class; set ids count from 0 without holes."""
+    """Score each value's rank in its set, by the mean over its tie class; set ids count from 0 without holes."""
     order, begins = tie_classes(values, set_ids, tie_tolerance)
     size = set_ids.bincount()
     sets = set_ids[order]
@@ -165,10 +123,10 @@ def _ranked(values: Tensor, set_ids: Tensor, tie_tolerance: float, score: Callab
 
 
 def _quantile(odd: Tensor, size: Tensor) -> Tensor:
-    """Standard normal quantile of (rank + 1/2) / N, which is sqrt(2) erfinv of ``odd / N``."""
+    """Find the standard normal quantile of (rank + 1/2) / N, which is sqrt(2) erfinv of ``odd / N``."""
     return math.sqrt(2) * torch.erfinv(odd / size)
 
 
 def _even(odd: Tensor, size: Tensor) -> Tensor:
-    """From -2 at the lowest rank to 2 at the highest."""
+    """Spread from -2 at the lowest rank to 2 at the highest."""
     return 2 * odd / (size - 1).clamp(min=1)

@@ -47,14 +47,7 @@ class RelativeBand:
             raise UserError("thresholds must be in ascending order: minimum, low, high, maximum")
 
     def at(self, length: float) -> LengthBand:
-        """Find the band for a length; a threshold that would lie above the next one is lowered to it.
-
-        Args:
-            length: the starting mean or the length of the reference answer, tokens.
-
-        Returns:
-            The band, tokens.
-        """
+        """Find the band for a length in tokens; a threshold that would lie above the next one is lowered to it."""
         values = [tokens + times * length for tokens, times in zip(self.tokens, self.times, strict=True)]
         return LengthBand(*(min(values[place:]) for place in range(len(values))))
 
@@ -102,7 +95,6 @@ def reference_length_reward(lengths: Tensor, references: Tensor, band: RelativeB
     Args:
         lengths: length of each completion, tokens, ``[N]``, integer or floating.
         references: length of each completion's reference answer, tokens, ``[N]``.
-        band: thresholds relative to the reference answer.
 
     Returns:
         Reward in [0, 1], ``[N]`` floating.

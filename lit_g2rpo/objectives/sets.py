@@ -10,7 +10,6 @@ def tie_classes(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> tuple[
     """Sort values inside each set and mark where a tie class begins.
 
     Args:
-        values: finite values, ``[N]``.
         set_ids: the set each value is ranked in, ``[N]`` long.
         tie_tolerance: neighbours no further apart than this are tied.
 
@@ -27,14 +26,11 @@ def tie_classes(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> tuple[
 
 
 def standardize(values: Tensor, set_ids: Tensor) -> Tensor:
-    """Values less their set's mean, over its unbiased standard deviation plus 1e-6.
+    """Take its set's mean from each value, over the set's unbiased standard deviation plus 1e-6; 0 in a set of one.
 
     Args:
         values: finite values, ``[N]`` float64.
         set_ids: the set of each value, from 0 without holes, ``[N]`` long.
-
-    Returns:
-        Standardised values ``[N]``; 0 in a set of one.
     """
     size = set_ids.bincount()[set_ids]
     difference = values - mean_within(values, set_ids)
@@ -44,29 +40,18 @@ def standardize(values: Tensor, set_ids: Tensor) -> Tensor:
 
 
 def mean_within(values: Tensor, set_ids: Tensor) -> Tensor:
-    """Mean of each value's set.
-
-    Args:
-        values: finite values, ``[N]`` float64.
-        set_ids: the set of each value, from 0 without holes, ``[N]`` long.
-
-    Returns:
-        The means ``[N]``, one per value.
-    """
+    """Average each value's set, ``[N]``; arguments as in `standardize`."""
     size = set_ids.bincount()
     return (torch.zeros(len(size), dtype=values.dtype).index_add(0, set_ids, values) / size)[set_ids]
 
 
 def select(values: Tensor, valid: Tensor | None, name: str = "rewards") -> tuple[Tensor, Tensor]:
-    """The valid rows as float64 on the host, and their indices.
+    """Pick the valid rows as float64 on the host, and their indices.
 
     Args:
         values: one value per completion, ``[N]``.
         valid: False for completions of dropped groups, ``[N]`` bool; None if all count.
         name: what the values are, for the error.
-
-    Returns:
-        The valid values, and which rows they are.
 
     Raises:
         ValueError: if a valid value is NaN or infinite, with its index, or the shapes differ.
@@ -82,18 +67,12 @@ def select(values: Tensor, valid: Tensor | None, name: str = "rewards") -> tuple
 
 
 def index(ids: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Ids of the valid rows, renumbered from 0 without holes.
+    """Renumber the ids of the valid rows from 0 without holes.
 
     Args:
         ids: an id per completion, ``[N]`` long.
-        rows: the valid rows.
+        rows: indices of the valid rows.
         values: what the ids belong to, ``[N]``, for its shape.
-
-    Returns:
-        The ids of the valid rows, long.
-
-    Raises:
-        ValueError: if the shapes differ.
     """
     if ids.shape != values.shape:
         raise ValueError(f"ids {list(ids.shape)} do not match values {list(values.shape)}")
@@ -102,15 +81,6 @@ def index(ids: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 
 
 def restore(scores: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Put scores back at their rows, 0 elsewhere, in the dtype and on the device of the values.
-
-    Args:
-        scores: a score per valid row, float64.
-        rows: the valid rows.
-        values: what the scores were made from, ``[N]``.
-
-    Returns:
-        The scores ``[N]``.
-    """
+    """Put scores of valid rows back at their rows, 0 elsewhere, ``[N]`` in dtype and on the device of the values."""
     full = torch.zeros(len(values), dtype=torch.float64).index_copy(0, rows, scores)
     return full.to(values.device, values.dtype if values.is_floating_point() else torch.get_default_dtype())

@@ -63,7 +63,6 @@ def length_reward(lengths: Tensor, band: LengthBand) -> Tensor:
 
     Args:
         lengths: length of each completion, tokens, ``[N]``, integer or floating.
-        band: the task's thresholds.
 
     Returns:
         Reward in [0, 1], ``[N]`` floating.
@@ -77,20 +76,12 @@ def length_reward(lengths: Tensor, band: LengthBand) -> Tensor:
 
 
 def _edge(inside: Tensor, width: float) -> Tensor:
-    """0 to 1 over a width, given how far inside the outer threshold a value is; a step at 0 if the width is 0."""
+    """Rise from 0 to 1 over a width, given how far inside the outer threshold a value is; a step if the width is 0."""
     return (inside / width).clamp(0, 1) if width > 0 else (inside >= 0).to(inside.dtype)
 
 
 def entropy_band_loss(entropy: Tensor, low: float, high: float) -> Tensor:
-    """Penalty of an entropy outside its band: how far it is from the nearest bound.
-
-    Args:
-        entropy: mean token entropy of each task, nats, any shape ``[...]``.
-        low: lower bound, nats.
-        high: upper bound, nats.
-
-    Returns:
-        Penalty, nats, ``[...]``.
+    """Penalise a mean token entropy, of any shape, by how far it lies outside its band, all in nats.
 
     Source: arXiv 2604.08539, eq. 10.
     """
@@ -98,14 +89,10 @@ def entropy_band_loss(entropy: Tensor, low: float, high: float) -> Tensor:
 
 
 def entropy_direction(entropy: float, band: EntropyBand) -> float:
-    """Slope of `entropy_band_loss` at an entropy.
+    """Find the slope of `entropy_band_loss` at a task's mean token entropy over the rollout, nats.
 
     Fixed once per rollout and task, it makes the penalty linear in the entropy of each token: micro-batches and ranks
     then add up exactly, whatever their share of the task's tokens.
-
-    Args:
-        entropy: mean token entropy of a task over the rollout, nats.
-        band: the task's bounds.
 
     Returns:
         1 above the band (the loss lowers entropy), -1 below it (the loss raises entropy), 0 inside.

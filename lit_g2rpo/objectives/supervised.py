@@ -2,9 +2,11 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
+from lit_g2rpo.objectives.losses import TokenLosses
 from lit_g2rpo.objectives.objective import Objective
 
 
@@ -29,29 +31,13 @@ class Supervised(Objective):
             raise UserError(f"model.objective.length_power is {length_power}; it must be in [0, 1]")
         self.length_power = length_power
 
+    @override
     def advantages(self, batch: ScoredBatch) -> Tensor:
-        """Weigh each completion by its length.
-
-        Args:
-            batch: completions of all ranks, with their ``length`` in tokens among the components.
-
-        Returns:
-            Weights ``[N]`` whose mean over tokens is 1, so that the loss stays a weighted mean; all 1 if
-            ``length_power`` is 0; 0 where ``batch.valid`` is False.
-        """
+        # weights whose mean over tokens is 1, so that the loss stays a weighted mean at every power
         lengths = torch.where(batch.valid, batch.components["length"], 0.0)
         factors = torch.where(batch.valid, lengths.clamp(min=1) ** -self.length_power, 0.0)
         return factors * lengths.sum() / (factors * lengths).sum().clamp(min=1e-12)
 
-    def token_loss(self, logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted negative log-probability of each token.
-
-        Args:
-            logprobs: log-probabilities under the current policy, nats, ``[M]``.
-            entropy: not read.
-            fields: ``weight`` and ``advantages`` of each token.
-
-        Returns:
-            The loss of each token ``[M]``, and its unweighted negative log-probability as ``nll`` ``[M]``.
-        """
+    @override
+    def token_loss(self, logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> TokenLosses:
         return -fields.weight * fields.advantages * logprobs, {"nll": -logprobs.detach()}

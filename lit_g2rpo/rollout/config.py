@@ -1,7 +1,7 @@
 """Settings of rollout, evaluation and the updates made from a rollout."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(slots=True)
@@ -10,7 +10,9 @@ class RolloutConfig:
 
     Args:
         engine: ``native`` samples with the policy, each prompt and image read once; ``huggingface`` does the same by
-            the model's own ``generate``, on every architecture; ``demonstrations`` reads completions from the data.
+            the model's own ``generate``, on every architecture; ``demonstrations`` reads completions from the data; or
+            the import path of a `RolloutEngine`.
+        engine_options: arguments of an imported engine that no key here gives.
         prompts: prompts per rollout, over all ranks.
         group_size: completions per prompt.
         temperature: softmax temperature.
@@ -25,7 +27,8 @@ class RolloutConfig:
         prefill_mib: most memory that ``native`` reads prompts in at a time, MiB; one that needs more is read alone.
     """
 
-    engine: Literal["native", "huggingface", "demonstrations"] = "native"
+    engine: str = "native"
+    engine_options: dict[str, Any] = field(default_factory=dict)
     prompts: int = 24
     group_size: int = 8
     temperature: float = 1.0

@@ -1,40 +1,28 @@
 """The engine of supervised training: completions are read from the data."""
 
+from typing import ClassVar
+
 import torch
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Prompt
-from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rollout.engine import Finished, Sampling, announce
+from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
 
 
-class DemonstrationEngine:
-    """Return each prompt's demonstration as its completions."""
+class DemonstrationEngine(RolloutEngine):
+    """Return each prompt's demonstration as its completions, end token included.
 
-    def __init__(self) -> None:
-        self.policy: Policy
+    Of the sampling only the length limit is read; log-probabilities and entropy are 0, for nothing was sampled.
+    """
 
-    def attach(self, policy: Policy) -> None:
-        """Bind the policy whose tokenizer the demonstrations are cut with."""
-        self.policy = policy
+    samples: ClassVar[bool] = False
+    fixed_shapes: ClassVar[bool] = True
 
+    @override
     def generate(
         self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
     ) -> list[Completion]:
-        """Read the demonstration of each prompt, end token included.
-
-        Args:
-            prompts: the prompts, ``P`` of them.
-            group_size: completions per prompt (the same demonstration).
-            sampling: only the length limit is read.
-            finished: told of each group, when all are read.
-
-        Returns:
-            ``P * group_size`` completions; log-probabilities and entropy are 0, for nothing was sampled.
-
-        Raises:
-            UserError: if a prompt has no demonstration or its demonstration is too long.
-        """
         completions = []
         for prompt in prompts:
             if prompt.demonstration is None:

@@ -1,13 +1,12 @@
-"""The protocol of every rollout engine."""
+"""The base of every rollout engine."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import ClassVar
 
 from lit_g2rpo.experience import Completion, Prompt
-
-if TYPE_CHECKING:
-    from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.policy.policy import Policy
 
 Finished = Callable[[int, list[Completion]], None]
 """Told of a whole group: index of its prompt, and its completions in their order."""
@@ -36,12 +35,26 @@ class Sampling:
     wave: int = 0
 
 
-class RolloutEngine(Protocol):
-    """Sample completions from the policy it is attached to."""
+class RolloutEngine(ABC):
+    """Sample completions from the policy it is attached to.
 
-    def attach(self, policy: "Policy") -> None:
+    An argument of its own class that is called like a key of `RolloutConfig` gets its value, any other is one of
+    ``engine_options``.
+    """
+
+    samples: ClassVar[bool] = True
+    """False if completions are given, so that nothing can be learned from comparing them."""
+
+    fixed_shapes: ClassVar[bool] = False
+    """True if it also runs where a device compiles for each shape."""
+
+    policy: Policy
+
+    def attach(self, policy: Policy) -> None:
         """Bind the policy whose live weights are sampled from."""
+        self.policy = policy
 
+    @abstractmethod
     def generate(
         self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
     ) -> list[Completion]:
@@ -49,24 +62,18 @@ class RolloutEngine(Protocol):
 
         Args:
             prompts: the prompts, ``P`` of them.
-            group_size: completions per prompt.
-            sampling: how to draw.
             finished: called once for each group, in any order, as soon as the engine has it; it returns at once.
 
         Returns:
             ``P * group_size`` completions, prompt by prompt.
+
+        Raises:
+            UserError: if the engine cannot sample from this policy, or for one of the prompts.
         """
-        ...
 
 
 def announce(completions: list[Completion], group_size: int, finished: Finished | None) -> None:
-    """Tell of all groups at the end, for engines that have them no sooner.
-
-    Args:
-        completions: what was sampled, prompt by prompt.
-        group_size: completions per prompt.
-        finished: who is told.
-    """
+    """Tell of all groups at the end, prompt by prompt, for engines that have them no sooner."""
     if finished is not None:
         for i, start in enumerate(range(0, len(completions), group_size)):
             finished(i, completions[start : start + group_size])

@@ -1,33 +1,40 @@
-"""Engines by name."""
+"""Engines by short name or import path."""
 
+import inspect
+from dataclasses import fields
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.registry import arguments, lookup
 from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.demonstrations import DemonstrationEngine
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native.engine import NativeEngine
 
+ENGINES: dict[str, type[RolloutEngine]] = {
+    "native": NativeEngine,
+    "huggingface": HuggingFaceEngine,
+    "demonstrations": DemonstrationEngine,
+}
+
 
 def build_engine(config: RolloutConfig) -> RolloutEngine:
-    """Build the engine that training samples with.
+    """Build the engine that training samples with, not yet attached to a policy.
 
-    Args:
-        config: settings of rollout.
-
-    Returns:
-        The engine, not yet attached to a policy.
+    Raises:
+        UserError: if there is no such engine, or an option is missing or not one of the engine's.
     """
-    return DemonstrationEngine() if config.engine == "demonstrations" else build_sampler(config)
+    where = "model.rollout.engine"
+    kind = lookup(config.engine, ENGINES, where)
+    if not (isinstance(kind, type) and issubclass(kind, RolloutEngine)):
+        raise UserError(f"{where} is {config.engine!r}, which is no class of rollout.engine.RolloutEngine")
+    keys = {field.name: getattr(config, field.name) for field in fields(config)}
+    parameters = inspect.signature(kind).parameters.values()
+    engine: RolloutEngine = kind(**arguments(parameters, keys, config.engine_options, f"{where}_options"))
+    return engine
 
 
 def build_sampler(config: RolloutConfig) -> RolloutEngine:
-    """Build an engine that samples, which evaluation needs also where training reads demonstrations.
-
-    Args:
-        config: settings of rollout.
-
-    Returns:
-        The engine, not yet attached to a policy.
-    """
-    if config.engine == "huggingface":
-        return HuggingFaceEngine(config.max_rows)
-    return NativeEngine(config.max_rows, config.slots, config.prefill_mib)
+    """Build an engine that samples, which evaluation needs also where training is given its completions."""
+    engine = build_engine(config)
+    return engine if engine.samples else NativeEngine(config.max_rows, config.slots, config.prefill_mib)

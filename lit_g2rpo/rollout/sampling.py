@@ -10,23 +10,14 @@ from lit_g2rpo.rollout.engine import Sampling
 
 
 def prompt_key(prompt_id: str) -> int:
-    """A number that stands for a prompt's id on every machine.
-
-    Args:
-        prompt_id: id of the prompt.
-
-    Returns:
-        A non-negative 63-bit integer.
-    """
+    """Turn a prompt's id into a non-negative 63-bit integer, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(prompt_id.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def uniforms(sampling: Sampling, prompt_id: str, completion: int) -> np.ndarray:
-    """The uniform numbers that a completion is drawn with, one per token.
+    """Form the uniform numbers that a completion is drawn with, one per token.
 
     Args:
-        sampling: seed, rollout, wave and length limit.
-        prompt_id: id of the prompt.
         completion: index of the completion in its group.
 
     Returns:
@@ -38,49 +29,28 @@ def uniforms(sampling: Sampling, prompt_id: str, completion: int) -> np.ndarray:
 
 
 def microbatch_seed(seed: int, rollout: int, microbatch: int, rank: int) -> int:
-    """The seed of what a pass over a micro-batch leaves out by dropout.
-
-    Args:
-        seed: the run's seed.
-        rollout: index of the rollout in the run.
-        microbatch: index of the micro-batch in the rollout.
-        rank: this process, which has rows of its own.
-
-    Returns:
-        A non-negative 63-bit integer.
-    """
+    """Form the seed of what a rank's pass over a micro-batch leaves out by dropout, a non-negative 63-bit integer."""
     return int(np.random.SeedSequence([seed, rollout, microbatch, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, forbidden: Tensor) -> Tensor:
-    """Draw one token per row by searching the cumulative probabilities for one uniform number.
-
-    Args:
-        logits: ``[N, V]`` float, not yet divided by the temperature.
-        uniform: ``[N]`` float64 in [0, 1).
-        sampling: temperature, top_p and top_k.
-        forbidden: ids that are never drawn, ``[F]`` long.
-
-    Returns:
-        Token ids, ``[N]`` long.
-    """
+    """Draw one token per row, ``[N]`` long; arguments as in `draw_with_stats`."""
     return draw_with_stats(logits, uniform, sampling, forbidden)[0]
 
 
 def draw_with_stats(
     logits: Tensor, uniform: Tensor, sampling: Sampling, forbidden: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token per row, with its log-probability and the entropy of its distribution from the same softmax.
+    """Draw one token per row by searching the cumulative probabilities for one uniform number.
 
     Args:
         logits: ``[N, V]`` float, not yet divided by the temperature.
         uniform: ``[N]`` float64 in [0, 1).
-        sampling: temperature, top_p and top_k.
         forbidden: ids that are never drawn, ``[F]`` long.
 
     Returns:
-        Token ids, ``[N]`` long, and log-probabilities and entropies, nats, ``[N]`` each; both are those of the whole
-        distribution at the temperature (1 where sampling is greedy), which is the one that is trained.
+        Token ids, ``[N]`` long, and log-probabilities and entropies, nats, ``[N]`` each, from the same softmax: those
+        of the whole distribution at the temperature (1 where sampling is greedy), which is the one that is trained.
     """
     if sampling.temperature not in (0, 1):
         logits = logits / sampling.temperature

@@ -45,8 +45,9 @@ def check_shapes(run: Run) -> None:
         raise UserError(f"model.policy.packing is false, but {why}, which only packed groups know")
     if not run.objective.elementwise:
         raise UserError(f"model.objective.loss is {run.objective.loss}, which needs whole completions, but {why}")
-    if run.rollout.engine == "huggingface":
-        raise UserError(f"model.rollout.engine is huggingface, whose shapes grow by the token, but {why}; use native")
+    if not run.engine.fixed_shapes:
+        name = run.rollout.engine
+        raise UserError(f"model.rollout.engine is {name}, whose shapes grow by the token, but {why}; use native")
 
 
 def gradient_norm(policy: nn.Module) -> Tensor | None:

@@ -72,6 +72,19 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", "--config", str(ROOT)], f"--config: {ROOT} is no file"),
         (["fit", *RECIPE, "--model.objective", "lit_g2rpo.objectives.Nope"], "has no attribute 'Nope'"),
         (["fit", *RECIPE, "--model.objective.clip_low", "-1"], "model.objective.clip_low is -1"),
+        (["fit", *RECIPE, "--model.objective.mean", "x"], "mean is x; expected one of token, completion, constant"),
+        (
+            ["fit", *RECIPE, "--model.objective.loss", "trpo"],
+            "model.objective.loss is 'trpo'; known: ppo, cispo, sapo, gspo, gspo_token; or give package.module.Name",
+        ),
+        (
+            ["fit", *RECIPE, "--model.rollout.engine", "vllm"],
+            "model.rollout.engine is 'vllm'; known: native, huggingface, demonstrations; or give package.module.Name",
+        ),
+        (
+            ["fit", *RECIPE, "--model.objective.loss_options.strength", "1"],
+            "model.objective.loss_options has 'strength'; known: none",
+        ),
         (["fit", "--config", "nope.yaml"], "--config: no such file: "),
         (["fit", *RECIPE, "--model.policy", "nope.yaml"], "model.policy: no such file: nope.yaml"),
         (["fit"], "start from a recipe"),

@@ -7,11 +7,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.objectives import GRPO
+from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.objectives.kl import kl_penalty
-from lit_g2rpo.objectives.losses import policy_loss, token_losses, truncated_importance
+from lit_g2rpo.objectives.losses import LOSSES, build_loss, ppo, truncated_importance
 
 CLIPS = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0}
+KEYS = CLIPS | {"tau_positive": 1.0, "tau_negative": 1.05}
 DOUBLE = torch.float64
+
+
+def fields_of(old, advantages, weight, ids=None):
+    """What the trainer gives the loss of flat tokens that no other term acts on."""
+    none = torch.zeros_like(old)
+    return TokenFields(advantages, old, None, weight, none, torch.zeros(len(old), dtype=torch.long), ids)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +41,7 @@ DOUBLE = torch.float64
 def test_clipped_loss_by_hand(ratio, advantage, loss, gradient, clipped):
     logprob = torch.tensor([math.log(ratio) - 1], dtype=DOUBLE, requires_grad=True)
     old, advantages = torch.tensor([-1.0], dtype=DOUBLE), torch.tensor([advantage], dtype=DOUBLE)
-    value, metrics = token_losses(logprob, old, advantages, **CLIPS)
+    value, metrics = ppo(logprob, old, advantages, **CLIPS)
     value.sum().backward()
     assert value.item() == pytest.approx(loss)
     assert logprob.grad.item() == pytest.approx(gradient)
@@ -42,7 +52,7 @@ def test_clipped_loss_by_hand(ratio, advantage, loss, gradient, clipped):
 
 
 def test_without_dual_clip_a_bad_token_is_unbounded():
-    loss, metrics = token_losses(
+    loss, metrics = ppo(
         torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([-1.0]), clip_low=0.2, clip_high=0.3, dual_clip=None
     )
     assert loss.item() == pytest.approx(math.exp(2))
@@ -54,7 +64,7 @@ def test_without_dual_clip_a_bad_token_is_unbounded():
 def test_extreme_ratios_stay_finite(gap, advantage):
     logprob = torch.tensor([gap], requires_grad=True)
     zero = torch.zeros(1)
-    loss = token_losses(logprob, zero, torch.tensor([advantage]), clip_low=0.2, clip_high=0.3, dual_clip=None)[0]
+    loss = ppo(logprob, zero, torch.tensor([advantage]), clip_low=0.2, clip_high=0.3, dual_clip=None)[0]
     (loss + kl_penalty(logprob, zero)).sum().backward()
     assert loss.isfinite().all()
     assert logprob.grad.isfinite().all()
@@ -63,7 +73,7 @@ def test_extreme_ratios_stay_finite(gap, advantage):
 def test_on_policy_gradient_is_the_policy_gradient():
     logprobs = torch.randn(20, dtype=DOUBLE, requires_grad=True)
     advantages = torch.randn(20, dtype=DOUBLE)
-    token_losses(logprobs, logprobs.detach(), advantages, **CLIPS)[0].sum().backward()
+    ppo(logprobs, logprobs.detach(), advantages, **CLIPS)[0].sum().backward()
     torch.testing.assert_close(logprobs.grad, -advantages)
 
 
@@ -85,45 +95,15 @@ def test_gradients_by_finite_differences():
     torch.manual_seed(0)
     logprobs = torch.randn(12, dtype=DOUBLE, requires_grad=True)
     old, advantages, ref = (torch.randn(12, dtype=DOUBLE) for _ in range(3))
-    assert torch.autograd.gradcheck(lambda x: token_losses(x, old, advantages, **CLIPS)[0], logprobs)
+    assert torch.autograd.gradcheck(lambda x: ppo(x, old, advantages, **CLIPS)[0], logprobs)
     assert torch.autograd.gradcheck(lambda x: kl_penalty(x, ref), logprobs)
-
-
-def test_policy_loss_adds_up_over_microbatches():
-    torch.manual_seed(0)
-    logprobs, old = torch.randn(2, 6, 9, dtype=DOUBLE).unbind()
-    advantages, mask = torch.randn(6, 1, dtype=DOUBLE), torch.rand(6, 9) < 0.6
-    whole, metrics = policy_loss(logprobs, old, advantages, mask, normalizer=mask.sum())
-    parts = [
-        policy_loss(logprobs[s], old[s], advantages[s], mask[s], normalizer=mask.sum())[0]
-        for s in (slice(0, 1), slice(1, 6))
-    ]
-    torch.testing.assert_close(whole, sum(parts))
-    tokens = token_losses(logprobs, old, advantages, **CLIPS)[0][mask]
-    torch.testing.assert_close(whole, tokens.mean())
-    assert set(metrics) == {"clip_fraction", "ratio", "approx_kl"}
-    assert all(metric.ndim == 0 for metric in metrics.values())
-
-
-def test_policy_loss_ignores_whatever_is_masked():
-    mask = torch.tensor([[True, False]])
-    logprobs = torch.tensor([[-1.0, float("nan")]], requires_grad=True)
-    old = torch.tensor([[-1.0, float("-inf")]])
-    loss, metrics = policy_loss(logprobs, old, torch.tensor([[1.0]]), mask, normalizer=1)
-    loss.backward()
-    assert loss.item() == -1
-    assert logprobs.grad.tolist() == [[-1, 0]]
-    assert metrics["ratio"].item() == 1
-    nothing = policy_loss(logprobs, old, torch.tensor([[1.0]]), torch.zeros(1, 2, dtype=torch.bool), normalizer=1)
-    assert nothing[0].item() == 0
-    assert nothing[0].requires_grad
 
 
 def one(ratio, advantage, **options):
     """Loss and gradient of one token."""
     logprob = torch.tensor([math.log(ratio) - 1], dtype=DOUBLE, requires_grad=True)
     old, advantages = torch.tensor([-1.0], dtype=DOUBLE), torch.tensor([advantage], dtype=DOUBLE)
-    loss, metrics = token_losses(logprob, old, advantages, **CLIPS, **options)
+    loss, metrics = build_loss(options["loss"], KEYS, {})(logprob, fields_of(old, advantages, torch.ones_like(old)))
     loss.sum().backward()
     return loss.item(), logprob.grad.item(), metrics
 
@@ -161,9 +141,7 @@ def test_gspo_by_hand(loss):
     old = torch.tensor([-1.0, -2.0, -3.0], dtype=DOUBLE)
     logprobs = (old + ratios.log()).requires_grad_()
     advantages = torch.tensor([2.0, 2.0, 2.0], dtype=DOUBLE)
-    losses, metrics = token_losses(
-        logprobs, old, advantages, loss=loss, **CLIPS, completion_ids=torch.tensor([0, 0, 1])
-    )
+    losses, metrics = LOSSES[loss](logprobs, old, advantages, **CLIPS, completion_ids=torch.tensor([0, 0, 1]))
     mean = math.sqrt(1.1 * 1.3)
     torch.testing.assert_close(metrics["ratio"], torch.tensor([mean, mean, 0.5], dtype=DOUBLE))
     torch.testing.assert_close(losses.detach(), torch.tensor([-2 * mean, -2 * mean, -1.0], dtype=DOUBLE))
@@ -178,30 +156,97 @@ def test_the_gspo_forms_differ_where_advantages_do():
     gradients = {}
     for loss in ("gspo", "gspo_token"):
         logprobs = torch.zeros(2, dtype=DOUBLE, requires_grad=True)
-        token_losses(logprobs, old, advantages, loss=loss, **CLIPS, completion_ids=ids)[0].sum().backward()
+        LOSSES[loss](logprobs, old, advantages, **CLIPS, completion_ids=ids)[0].sum().backward()
         gradients[loss] = logprobs.grad.tolist()
     assert gradients == {"gspo": [-0.5, -0.5], "gspo_token": [-1.0, 0.0]}
 
 
-def test_policy_loss_takes_a_completion_a_row_for_gspo():
+def test_gspo_of_completions_of_any_length():
     torch.manual_seed(0)
-    logprobs, old = torch.randn(3, 4, dtype=DOUBLE), torch.randn(3, 4, dtype=DOUBLE)
-    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]])
-    advantages = torch.tensor([[1.0], [-1.0], [0.5]], dtype=DOUBLE)
-    found, _ = policy_loss(logprobs, old, advantages, mask, normalizer=7, loss="gspo")
+    lengths, advantages = torch.tensor([4, 1, 2]), torch.tensor([1.0, -1.0, 0.5], dtype=DOUBLE)
+    logprobs, old = torch.randn(7, dtype=DOUBLE), torch.randn(7, dtype=DOUBLE)
+    ids, weight = torch.arange(3).repeat_interleave(lengths), torch.full((7,), 1 / 7, dtype=DOUBLE)
+    fields = fields_of(old, advantages[ids], weight, ids)
+    found, _ = GRPO(loss="gspo").token_loss(logprobs, torch.zeros_like(old), fields)
     expected = 0.0
-    for row, length, advantage in zip(range(3), (4, 1, 2), (1.0, -1.0, 0.5), strict=True):
-        ratio = math.exp(float((logprobs - old)[row, :length].mean()))
+    for row, (length, advantage) in enumerate(zip(lengths.tolist(), advantages.tolist(), strict=True)):
+        ratio = math.exp(float((logprobs - old)[ids == row].mean()))
         value = max(-advantage * ratio, -advantage * min(max(ratio, 0.8), 1.3))
         expected += length * (min(value, 3.0) if advantage < 0 else value)
-    assert found.item() == pytest.approx(expected / 7)
+    assert found.sum().item() == pytest.approx(expected / 7)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"loss": "trpo"}, "unknown loss"), ({"loss": "gspo"}, "ids")])
-def test_what_a_loss_cannot_do_is_refused(arguments, message):
+def test_a_microbatch_without_tokens_has_a_loss_with_a_gradient():
+    none = torch.zeros(0)
+    for name in LOSSES:
+        logprobs = torch.zeros(0, requires_grad=True)
+        ids = torch.zeros(0, dtype=torch.long)
+        loss, metrics = GRPO(loss=name).token_loss(logprobs, none, fields_of(none, none, none, ids))
+        assert loss.sum().item() == 0
+        assert loss.requires_grad
+        assert all(metric.shape == (0,) for metric in metrics.values())
+
+
+def test_a_loss_of_whole_completions_asks_for_their_ids():
     zeros = torch.zeros(2)
-    with pytest.raises(ValueError, match=message):
-        token_losses(zeros, zeros, zeros, **arguments)
+    with pytest.raises(TypeError, match="completion_ids"):
+        LOSSES["gspo"](zeros, zeros, zeros, **CLIPS)
+
+
+def squared(logprobs, old_logprobs, advantages, *, clip_high, strength, power=2.0):
+    """A custom loss with one coefficient of the objective's and two of its own."""
+    gap = (logprobs - old_logprobs).abs().clamp(max=clip_high)
+    return -advantages * logprobs + strength * gap**power, {"gap": gap.detach()}
+
+
+def completion_sum(logprobs, old_logprobs, advantages, completion_ids):
+    return -advantages * torch.zeros_like(logprobs).index_add(0, completion_ids, logprobs)[completion_ids], {}
+
+
+def hidden(logprobs, old_logprobs, advantages, **options):
+    return logprobs, options
+
+
+PATH = f"{__name__}.squared"
+
+
+def test_a_loss_from_outside_has_its_options_and_the_objectives_coefficients():
+    torch.manual_seed(0)
+    logprobs, old, advantages = torch.randn(3, 6, dtype=DOUBLE).unbind()
+    weight = torch.rand(6, dtype=DOUBLE)
+    objective = GRPO(loss=PATH, loss_options={"strength": 0.5}, clip_high=0.1)
+    found, metrics = objective.token_loss(logprobs, old, fields_of(old, advantages, weight))
+    gap = (logprobs - old).abs().clamp(max=0.1)
+    torch.testing.assert_close(found, weight * (-advantages * logprobs + 0.5 * gap**2))
+    assert torch.equal(metrics["gap"], gap)
+    assert (objective.loss, objective.elementwise) == (PATH, True)
+
+
+def test_a_loss_from_outside_that_takes_the_ids_is_not_elementwise():
+    objective, ids = GRPO(loss=f"{__name__}.completion_sum"), torch.tensor([0, 0, 1])
+    logprobs, one = torch.tensor([1.0, 2.0, 4.0]), torch.ones(3)
+    assert not objective.elementwise
+    assert objective.token_loss(logprobs, one, fields_of(one, one, one, ids))[0].tolist() == [-3, -3, -4]
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        ("trpo", {}, "loss is 'trpo'; known: ppo, cispo, sapo, gspo, gspo_token; or give package.module.Name"),
+        ("gsp", {}, "did you mean gspo?"),
+        (f"{__name__}.nope", {}, "no 'nope'"),
+        (f"{__name__}.KEYS", {}, "is no function of logprobs, old_logprobs and advantages"),
+        (f"{__name__}.UserError", {}, "is no function of logprobs, old_logprobs and advantages"),
+        ("ppo", {"strength": 1}, "loss_options has 'strength'; known: none"),
+        ("ppo", {"clip_low": 0.1}, "loss_options has 'clip_low'; known: none"),
+        (PATH, {"strenght": 1}, "loss_options has 'strenght'; known: strength, power"),
+        (PATH, {}, "loss_options has no 'strength', which is required"),
+        (f"{__name__}.hidden", {"strength": 1}, r"name the arguments that hide behind \*\*options"),
+    ],
+)
+def test_what_is_no_loss_or_not_its_option_is_refused(loss, options, message):
+    with pytest.raises(UserError, match=f"model.objective.*{message}"):
+        GRPO(loss=loss, loss_options=options)
 
 
 def test_kl_estimators_by_hand():

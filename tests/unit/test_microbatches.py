@@ -5,6 +5,7 @@ import torch
 
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
 from lit_g2rpo.objectives import GRPO
+from lit_g2rpo.objectives.losses import ppo
 from lit_g2rpo.training.microbatches import Cut, balanced_bins, build_microbatches, trained_rows
 
 
@@ -147,6 +148,34 @@ def test_what_the_loss_is_a_mean_over(mean: str, expected: list[float]) -> None:
     microbatches = build_microbatches(rollout, cut(GRPO(mean=mean)), torch.empty(0))
     weights = {int(ids[0]): m.fields.weight[at] for m in microbatches for at, ids in first_tokens(m)}
     torch.testing.assert_close([float(weights[i]) for i in range(6)], expected)
+
+
+@pytest.mark.parametrize("loss", ["ppo", "gspo"])
+def test_losses_of_microbatches_add_up_to_the_token_mean(loss: str) -> None:
+    torch.manual_seed(0)
+    rollout, objective = three_groups(), GRPO(loss=loss)
+    rollout.table.advantages[1] = torch.tensor([1.0, -1.0])
+    # not counted: its tokens may hold anything
+    rollout.table.valid[2, 1] = False
+    rollout.completions[5].logprobs.fill_(torch.nan)
+    now = [completion.logprobs + 0.4 * torch.randn(len(completion.logprobs)) for completion in rollout.completions]
+    microbatches = build_microbatches(rollout, cut(objective), torch.empty(0))
+    found = []
+    for m in microbatches:
+        logprobs = torch.cat([now[int(ids[0])] for ids in m.token_ids]).requires_grad_()
+        losses, _ = objective.token_loss(logprobs, torch.zeros_like(logprobs), m.fields)
+        losses.sum().backward()
+        assert logprobs.grad.isfinite().all()
+        found.append(losses.sum().detach())
+    expected = []
+    for completion, logprobs, advantage in zip(
+        rollout.completions[:5], now, rollout.table.advantages.flatten().float(), strict=False
+    ):
+        ratio = logprobs - completion.logprobs
+        ratio = ratio.mean().expand_as(ratio) if loss == "gspo" else ratio
+        expected.append(ppo(ratio, torch.zeros_like(ratio), advantage, clip_low=0.2, clip_high=0.3, dual_clip=3.0)[0])
+    # the trainer divides by the 2 micro-batches of the step
+    torch.testing.assert_close(sum(found) / 2, torch.cat(expected).mean())
 
 
 def first_tokens(microbatch):

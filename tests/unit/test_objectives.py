@@ -32,7 +32,7 @@ from lit_g2rpo.objectives.advantages import (
     whitened,
 )
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
-from lit_g2rpo.objectives.losses import policy_loss
+from lit_g2rpo.objectives.losses import ppo
 
 DOUBLE = torch.float64
 
@@ -151,9 +151,10 @@ def test_token_loss_is_the_policy_loss_plus_its_terms():
     fields = token_fields(50, entropy_weight=torch.randn(50, dtype=DOUBLE))
     logprobs, entropy = -torch.rand(50, dtype=DOUBLE), torch.rand(50, dtype=DOUBLE)
     plain, _ = G2RPO().token_loss(logprobs, entropy, fields)
-    mask = torch.ones(50, dtype=torch.bool)
-    expected, _ = policy_loss(logprobs, fields.old_logprobs, fields.advantages, mask, normalizer=50)
-    torch.testing.assert_close(plain.sum(), expected)
+    clips = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0}
+    expected, metrics = ppo(logprobs, fields.old_logprobs, fields.advantages, **clips)
+    torch.testing.assert_close(plain.sum(), expected.mean())
+    assert set(metrics) == {"clip_fraction", "ratio", "approx_kl"}
     log_ratio = fields.ref_logprobs - logprobs
     with_kl, metrics = G2RPO(kl_coefficient=0.1).token_loss(logprobs, entropy, fields)
     torch.testing.assert_close(with_kl - plain, 0.1 / 50 * (log_ratio.exp() - 1 - log_ratio))

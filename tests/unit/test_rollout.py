@@ -1,4 +1,6 @@
-"""The Hugging Face engine and the one that reads demonstrations; engines by name."""
+"""The Hugging Face engine and the one that reads demonstrations; engines by name or import path."""
+
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -6,14 +8,14 @@ from helpers.prompts import make_prompt
 from transformers import GenerationConfig
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import Prompt
+from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.demonstrations import DemonstrationEngine
-from lit_g2rpo.rollout.engine import Sampling
-from lit_g2rpo.rollout.engines import build_engine, build_sampler
+from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
+from lit_g2rpo.rollout.engines import ENGINES, build_engine, build_sampler
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native.engine import NativeEngine
 
@@ -131,3 +133,63 @@ def test_engines_by_name() -> None:
     assert isinstance(build_engine(RolloutConfig(engine="demonstrations")), DemonstrationEngine)
     assert isinstance(build_sampler(RolloutConfig(engine="huggingface")), HuggingFaceEngine)
     assert isinstance(build_sampler(RolloutConfig(engine="demonstrations")), NativeEngine)
+
+
+class Echo(RolloutEngine):
+    """An engine from outside: it writes one text for every prompt."""
+
+    samples: ClassVar[bool] = False
+
+    def __init__(self, max_rows: int, text: str, *, times: int = 1) -> None:
+        self.max_rows, self.text = max_rows, text * times
+
+    def generate(
+        self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
+    ) -> list[Completion]:
+        ids = torch.tensor(self.policy.processor.tokenizer.encode(self.text, add_special_tokens=False))
+        zeros = torch.zeros(len(ids))
+        completions = [Completion(ids, zeros, zeros, self.text, False) for _ in range(len(prompts) * group_size)]
+        announce(completions, group_size, finished)
+        return completions
+
+
+ECHO = f"{__name__}.Echo"
+
+
+def test_an_engine_from_outside_has_its_options_and_the_keys_of_the_rollout(policy: Policy) -> None:
+    engine = build_engine(RolloutConfig(engine=ECHO, max_rows=7, engine_options={"text": "12", "times": 2}))
+    assert isinstance(engine, Echo)
+    assert (engine.max_rows, engine.text) == (7, "1212")
+    engine.attach(policy)
+    told: list[int] = []
+    completions = engine.generate([make_prompt("one", 1)], 2, Sampling(8), lambda index, group: told.append(index))
+    assert [completion.text for completion in completions] == ["1212", "1212"]
+    assert told == [0]
+
+
+def test_what_an_engine_says_of_itself_decides_who_evaluates() -> None:
+    said = {name: (kind.samples, kind.fixed_shapes) for name, kind in ENGINES.items()}
+    assert said == {"native": (True, True), "huggingface": (True, False), "demonstrations": (False, True)}
+    sampler = build_sampler(RolloutConfig(engine=ECHO, slots=3, engine_options={"text": "12"}))
+    assert isinstance(sampler, NativeEngine)
+    assert sampler.slots == 3
+    assert not Echo.fixed_shapes
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "message"),
+    [
+        ("natve", {}, "did you mean native\\? Known: native, huggingface, demonstrations; or give package.module.Name"),
+        ("vllm", {}, "known: native, huggingface, demonstrations; or give package.module.Name"),
+        (f"{__name__}.Policy", {}, "is no class of rollout.engine.RolloutEngine"),
+        (f"{__name__}.make_prompt", {}, "is no class of rollout.engine.RolloutEngine"),
+        ("native", {"text": "12"}, "options has 'text'; known: none"),
+        ("native", {"slots": 3}, "options has 'slots'; known: none"),
+        (ECHO, {"tetx": "12"}, "options has 'tetx'; known: text, times"),
+        (ECHO, {}, "options has no 'text', which is required"),
+    ],
+)
+def test_what_is_no_engine_or_not_its_option_is_refused(engine: str, options: dict[str, Any], message: str) -> None:
+    for build in (build_engine, build_sampler):
+        with pytest.raises(UserError, match=f"model.rollout.engine.*{message}"):
+            build(RolloutConfig(engine=engine, engine_options=options))
