@@ -28,11 +28,11 @@ from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.training.checks import check_gradient, check_rounding, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
 from lit_g2rpo.training.metrics import StepMetrics
-from lit_g2rpo.training.microbatches import Cut, build_microbatches
 from lit_g2rpo.training.resume import check_checkpoint, check_learning, experience_state, restore_experience
 from lit_g2rpo.training.rollout import collect
 from lit_g2rpo.training.run import PromptLoader, Run
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
+from lit_g2rpo.training.table import Cut, build_microbatches
 
 T = TypeVar("T")
 

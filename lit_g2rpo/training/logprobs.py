@@ -5,8 +5,9 @@ from torch import Tensor
 
 from lit_g2rpo.experience import Experience
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.training.microbatches import balanced_bins, trained_rows
+from lit_g2rpo.training.bins import balanced_bins
 from lit_g2rpo.training.run import Run
+from lit_g2rpo.training.table import trained_rows
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from lit_g2rpo.experience import Completion, Experience, Microbatch, Prompt, RolloutTable
 from lit_g2rpo.hardware.hooks import forget_gradients
-from lit_g2rpo.training.microbatches import Cut, build_microbatches
 from lit_g2rpo.training.run import Run
+from lit_g2rpo.training.table import Cut, build_microbatches
 
 PROBE = 2**16
 """Elements of the parameter that the optimizer's state is measured on: more than eight-bit optimizers leave whole."""

@@ -3,16 +3,18 @@
 import torch
 from torch import Tensor
 
+from lit_g2rpo.experience import RolloutTable
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.fields import TokenFields
-from lit_g2rpo.training.table import ScoredRollout
+from lit_g2rpo.training.table import Columns
 
 
-def rollout_metrics(scored: ScoredRollout, first: dict[str, Tensor], tasks: list[str]) -> dict[str, float]:
+def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: list[str]) -> dict[str, float]:
     """Average over all completions of a rollout, overall and per task.
 
     Args:
-        scored: what is learned from.
+        table: what is learned from.
+        usable: False for groups that were dropped, ``[P]`` bool.
         first: the columns of what was drawn first, which say how good the policy is: groups that replaced others were
             chosen for not being all right or all wrong.
         tasks: names of all tasks of the run.
@@ -20,9 +22,8 @@ def rollout_metrics(scored: ScoredRollout, first: dict[str, Tensor], tasks: list
     Returns:
         ``rollout/<name>`` and ``rollout/<name>/<task>``, tasks without a prompt left out.
     """
-    table = scored.table
     means = {name: first[name] for name in ("reward", "accuracy", "format", "length", "length_reward", "truncated")}
-    means |= {"dropped": scored.columns["dropped"], "advantage_rms": table.advantages**2}
+    means |= {"dropped": (~usable).double(), "advantage_rms": table.advantages**2}
     metrics: dict[str, float] = {}
     everything = {"": torch.ones_like(table.task_ids, dtype=torch.bool)}
     for suffix, rows in (everything | {f"/{name}": table.task_ids == k for k, name in enumerate(tasks)}).items():

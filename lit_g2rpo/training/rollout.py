@@ -17,7 +17,7 @@ from lit_g2rpo.training.checks import check_rewards
 from lit_g2rpo.training.logprobs import logprobs_of, ref_logprobs
 from lit_g2rpo.training.metrics import rollout_metrics
 from lit_g2rpo.training.run import Run
-from lit_g2rpo.training.table import columns, score_rollout, unpack, usable_groups
+from lit_g2rpo.training.table import build_table, shaped_columns, to_share, usable_groups
 
 
 @torch.no_grad()
@@ -31,18 +31,20 @@ def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, floa
         The experience, not yet cut into micro-batches, and the metrics of the rollout, the same on every rank.
     """
     drawn = _Drawn(run, prompts)
-    first = unpack(drawn.values, run.objective, run.tasks)
+    first = shaped_columns(drawn.values, run.objective, run.tasks)
     if run.objective.filtering == "refill":
         drawn.refill()
     start = time.perf_counter()
-    scored = score_rollout(drawn.values, run.objective, run.tasks)
+    column = shaped_columns(drawn.values, run.objective, run.tasks)
+    usable = usable_groups(column, run.objective)
+    table = build_table(column, usable, run.objective, run.tasks)
     experience = Experience(
         prompts=drawn.prompts,
         completions=drawn.completions,
         rewards=drawn.rewards,
         old_logprobs=None,
         ref_logprobs=None,
-        table=scored.table,
+        table=table,
         rank=run.ranks.rank,
         world_size=run.ranks.count,
         refills=drawn.refills,
@@ -51,7 +53,7 @@ def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, floa
         experience.old_logprobs = logprobs_of(run, run.policy, experience)
     if run.reference_needed:
         experience.ref_logprobs = ref_logprobs(run, experience)
-    metrics = rollout_metrics(scored, first, list(run.tasks))
+    metrics = rollout_metrics(table, usable, first, list(run.tasks))
     if run.objective.filtering == "refill":
         metrics["rollout/refilled"] = sum(map(len, drawn.refills)) / len(drawn.values)
     counts = [run.scorer.failures, run.scorer.timeouts, run.scorer.restarts]
@@ -88,7 +90,7 @@ class _Drawn:
         """
         run, names = self.run, list(self.run.tasks)
         for wave in range(1, run.objective.refill_waves + 1):
-            column = unpack(self.values, run.objective, run.tasks)
+            column = shaped_columns(self.values, run.objective, run.tasks)
             slots = (~usable_groups(column, run.objective)).nonzero().flatten().tolist()
             if not slots:
                 return
@@ -133,7 +135,7 @@ class _Drawn:
             for prompt in self.prompts
             for band in [run.tasks[prompt.task].relative_length]
         ]
-        own = columns(self.prompts, self.completions, self.rewards, list(run.tasks), lengths)
+        own = to_share(self.prompts, self.completions, self.rewards, list(run.tasks), lengths)
         values = run.ranks.gather_prompts(own)
         check_rewards(run, values, self.prompts)
         return values

@@ -17,7 +17,7 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.tasks import Task
-from lit_g2rpo.training.microbatches import Cut
+from lit_g2rpo.training.table import Cut
 
 T = TypeVar("T")
 

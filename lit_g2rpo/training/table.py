@@ -1,40 +1,59 @@
-"""From sampled completions to rewards, filtered groups and advantages, over all ranks."""
+"""From sampled completions to micro-batches: shaped rewards, kept groups and advantages, over all ranks."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lit_g2rpo.experience import Completion, Prompt, RolloutTable
-from lit_g2rpo.objectives.fields import ScoredBatch
+from lit_g2rpo.experience import Completion, Experience, Microbatch, Prompt, RolloutTable
+from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
 from lit_g2rpo.objectives.filtering import kept_groups
+from lit_g2rpo.objectives.losses import truncated_importance
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.relative_bands import reference_length_reward
 from lit_g2rpo.objectives.shaping import entropy_direction, length_reward
 from lit_g2rpo.rewards import RewardResult, problem_type_id
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.bins import balanced_bins
 
 COLUMNS = (
     "total", "accuracy", "format", "structure", "length", "truncated", "entropy", "logprobs", "task", "problem_type",
     "reference",
 )  # fmt: skip
 """What is known of a completion on every rank."""
+Columns = dict[str, Tensor]
+"""Value of each of ``COLUMNS`` for each completion, ``[P, G]`` each."""
 
 
-def columns(
+@dataclass(slots=True, frozen=True)
+class Cut:
+    """How a rollout is cut into optimizer steps and micro-batches.
+
+    Args:
+        epochs: passes over the rollout.
+        updates: optimizer steps per pass.
+        accumulate: micro-batches per optimizer step and rank.
+        max_tokens: longest completion.
+        objective: which terms the loss has, and over what it is a mean.
+    """
+
+    epochs: int
+    updates: int
+    accumulate: int
+    max_tokens: int
+    objective: Objective
+
+
+def to_share(
     prompts: list[Prompt],
     completions: list[Completion],
     rewards: list[RewardResult],
     tasks: list[str],
     references: list[int],
 ) -> Tensor:
-    """Write what other ranks must know of this rank's completions as numbers.
+    """Write what other ranks must know of this rank's ``p`` prompts and their completions as numbers.
 
     Args:
-        prompts: this rank's prompts, ``p`` of them.
-        completions: their completions, prompt by prompt.
-        rewards: the score of each completion.
-        tasks: names of all tasks of the run.
         references: length of each prompt's reference answer, tokens; 0 where no band asks for it.
 
     Returns:
@@ -53,31 +72,8 @@ def columns(
     return torch.tensor(rows, dtype=torch.float64).view(len(prompts), group_size, len(COLUMNS))
 
 
-@dataclass(slots=True)
-class ScoredRollout:
-    """A rollout of all ranks after scoring.
-
-    Args:
-        columns: value of each of ``COLUMNS`` for each completion, ``[P, G]`` each.
-        table: what learning needs.
-    """
-
-    columns: dict[str, Tensor]
-    table: RolloutTable
-
-
-def unpack(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> dict[str, Tensor]:
-    """Name the columns, and shape the rewards.
-
-    Args:
-        values: ``[P, G, len(COLUMNS)]`` float64, of all ranks.
-        objective: says how.
-        tasks: tasks of the run with their bands, in the order of their indices.
-
-    Returns:
-        Value of each of ``COLUMNS`` for each completion, ``[P, G]`` each, with ``length_reward`` and the shaped
-        ``reward``.
-    """
+def shaped_columns(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> Columns:
+    """Name the columns ``[P, G, len(COLUMNS)]`` of all ranks, and add ``length_reward`` and the shaped ``reward``."""
     column = dict(zip(COLUMNS, values.unbind(-1), strict=True))
     shaped = column["accuracy"].clone()
     for k, task in enumerate(tasks.values()):
@@ -96,16 +92,8 @@ def unpack(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> dict
     return column | {"length_reward": shaped, "reward": reward}
 
 
-def usable_groups(column: dict[str, Tensor], objective: Objective) -> Tensor:
-    """Say which groups teach something.
-
-    Args:
-        column: from `unpack`.
-        objective: says how groups are filtered.
-
-    Returns:
-        ``[P]`` bool, all True where nothing is filtered.
-    """
+def usable_groups(column: Columns, objective: Objective) -> Tensor:
+    """Say which groups teach something, ``[P]`` bool; all where nothing is filtered."""
     accuracy = column["accuracy"]
     if objective.filtering == "off":
         return torch.ones(len(accuracy), dtype=torch.bool)
@@ -117,45 +105,34 @@ def usable_groups(column: dict[str, Tensor], objective: Objective) -> Tensor:
     return kept.view(accuracy.shape)[:, 0]
 
 
-def score_rollout(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> ScoredRollout:
-    """Shape rewards, drop groups that teach nothing, and form advantages.
-
-    Args:
-        values: ``[P, G, len(COLUMNS)]`` float64, of all ranks.
-        objective: says how.
-        tasks: tasks of the run with their bands, in the order of their indices.
-
-    Returns:
-        The scored rollout.
-    """
-    column = unpack(values, objective, tasks)
+def build_table(column: Columns, usable: Tensor, objective: Objective, tasks: dict[str, Task]) -> RolloutTable:
+    """Form the advantages of the groups that are usable, ``[P]`` bool."""
     shape = column["reward"].shape
-    valid = usable_groups(column, objective)[:, None].expand(shape)
+    kept = usable[:, None].expand(shape)
     task_ids, problem_type_ids = column["task"].long(), column["problem_type"].long()
     batch = ScoredBatch(
         rewards=column["reward"].flatten(),
         components={name: column[name].flatten() for name in ("accuracy", "format", "structure", "length")},
-        group_ids=torch.arange(len(valid))[:, None].expand(shape).flatten(),
+        group_ids=torch.arange(len(kept))[:, None].expand(shape).flatten(),
         task_ids=task_ids.flatten(),
         problem_type_ids=problem_type_ids.flatten(),
-        valid=valid.flatten(),
+        valid=kept.flatten(),
     )
     unmasked = ~(column["truncated"].bool() & objective.mask_truncated)
-    table = RolloutTable(
+    return RolloutTable(
         rewards=column["reward"],
         lengths=column["length"].long(),
-        valid=valid & unmasked,
+        valid=kept & unmasked,
         entropy_counts=unmasked,
         advantages=objective.advantages(batch).view(shape),
         task_ids=task_ids[:, 0],
         problem_type_ids=problem_type_ids[:, 0],
         entropy_direction=_entropy_directions(column, objective, tasks),
     )
-    return ScoredRollout(column | {"dropped": (~valid).double()}, table)
 
 
-def _entropy_directions(column: dict[str, Tensor], objective: Objective, tasks: dict[str, Task]) -> Tensor:
-    """Side of its band that each task is on, times its ``entropy_scale``, ``[K]``."""
+def _entropy_directions(column: Columns, objective: Objective, tasks: dict[str, Task]) -> Tensor:
+    """Find the side of its band that each task is on, times its ``entropy_scale``, ``[K]``."""
     uncertainty = column["entropy"] if objective.entropy == "exact" else -column["logprobs"]
     direction = torch.zeros(len(tasks), dtype=torch.float64)
     for k, task in enumerate(tasks.values()):
@@ -164,3 +141,93 @@ def _entropy_directions(column: dict[str, Tensor], objective: Objective, tasks: 
             mean = uncertainty[rows].sum() / column["length"][rows].sum()
             direction[k] = task.entropy_scale * entropy_direction(float(mean), task.entropy)
     return direction
+
+
+def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
+    """Say which completions have a gradient, ``[P, G]`` bool: an advantage, a KL term, or a task outside its band.
+
+    The entropy band acts on dropped groups too: where a task collapses, they are all that it has left. The tokens of a
+    tied group that was not dropped still count in the normaliser; only its forward and backward, which would add zero,
+    are left out.
+    """
+    pulled = table.advantages.bool().any(1) | (objective.kl_coefficient > 0)
+    outside = (objective.entropy_coefficient * table.entropy_direction[table.task_ids]).bool()
+    return table.valid & pulled[:, None] | table.entropy_counts & outside[:, None]
+
+
+def build_microbatches(experience: Experience, cut: Cut, like: Tensor) -> list[Microbatch]:
+    """Cut a rollout into micro-batches whose losses add up to the token mean of each optimizer step.
+
+    Which prompts an optimizer step learns from depends only on their order, and its normaliser counts the tokens of all
+    ranks, so the number of ranks and micro-batches changes no gradient. Groups without a gradient are left out.
+
+    Args:
+        like: an empty tensor of the device and type that the loss fields get.
+
+    Returns:
+        ``epochs * updates * accumulate`` micro-batches; some may be empty.
+    """
+    table = experience.table
+    prompts = len(table.lengths)
+    trained = trained_rows(table, cut.objective)
+    microbatches = []
+    for update in range(cut.updates):
+        step = torch.zeros(prompts, 1, dtype=torch.bool)
+        step[update * prompts // cut.updates : (update + 1) * prompts // cut.updates] = True
+        # The trainer divides by the micro-batches of a step and the strategy averages over ranks.
+        scale = cut.accumulate * experience.world_size
+        weight = scale * _token_weights(table, table.valid & step, cut)
+        entropy_weight = scale * _entropy_weights(table, table.entropy_counts & step, cut)
+        for rows in balanced_bins(experience, trained & step, cut.accumulate):
+            microbatches.append(_microbatch(experience, rows, weight, entropy_weight, cut, like))
+    return microbatches * cut.epochs
+
+
+def _token_weights(table: RolloutTable, counted: Tensor, cut: Cut) -> Tensor:
+    """Weigh each completion's tokens in the loss of one optimizer step, 0 where it does not count, ``[P, G]``."""
+    lengths, counted = table.lengths.double(), counted.double()
+    if cut.objective.mean == "token":
+        return counted / max(float((lengths * counted).sum()), 1)
+    completions = max(int(counted.sum()), 1)
+    if cut.objective.mean == "completion":
+        return counted / (completions * lengths)
+    return counted / (completions * cut.max_tokens)
+
+
+def _entropy_weights(table: RolloutTable, counted: Tensor, cut: Cut) -> Tensor:
+    """Weigh a token's entropy by task in one optimizer step, ``[K]``: a mean over the task's tokens."""
+    tokens = (table.lengths * counted).sum(1).double()
+    per_task = torch.zeros_like(table.entropy_direction).index_add_(0, table.task_ids, tokens)
+    return cut.objective.entropy_coefficient * table.entropy_direction / per_task.clamp(min=1)
+
+
+def _microbatch(
+    experience: Experience, rows: list[int], weight: Tensor, entropy_weight: Tensor, cut: Cut, like: Tensor
+) -> Microbatch:
+    own = slice(experience.rank, None, experience.world_size)
+    group_size = weight.shape[1]
+    index = torch.tensor(rows, dtype=torch.long)
+    completions = [experience.completions[i] for i in rows]
+    lengths = torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long)
+    task_ids = experience.table.task_ids[own][index // group_size].repeat_interleave(lengths)
+    none = like.cpu()
+
+    def flat(values: list[Tensor]) -> Tensor:
+        return torch.cat([none, *(values[i] for i in rows)]).to(like)
+
+    sampled = [c.logprobs for c in experience.completions]
+    old, ref, cap = experience.old_logprobs, experience.ref_logprobs, cut.objective.importance_cap
+    old_logprobs = flat(sampled if old is None else old)
+    fields = TokenFields(
+        advantages=experience.advantages[index].repeat_interleave(lengths).to(like),
+        old_logprobs=old_logprobs,
+        ref_logprobs=None if ref is None else flat(ref),
+        weight=weight[own].flatten()[index].repeat_interleave(lengths).to(like),
+        entropy_weight=entropy_weight[task_ids].to(like),
+        task_ids=task_ids.to(like.device),
+        completion_ids=None
+        if cut.objective.elementwise
+        else torch.arange(len(rows)).repeat_interleave(lengths).to(like.device),
+        importance=None if old is None or cap is None else truncated_importance(old_logprobs, flat(sampled), cap),
+    )
+    return Microbatch([experience.prompts[i // group_size] for i in rows], [c.token_ids for c in completions], fields)

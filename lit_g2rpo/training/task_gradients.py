@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lit_g2rpo.experience import Microbatch
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.training.microbatches import trained_rows
 from lit_g2rpo.training.run import Run
+from lit_g2rpo.training.table import trained_rows
 
 
 @dataclass(slots=True, frozen=True)

@@ -6,7 +6,8 @@ import torch
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.objectives.losses import ppo
-from lit_g2rpo.training.microbatches import Cut, balanced_bins, build_microbatches, trained_rows
+from lit_g2rpo.training.bins import balanced_bins
+from lit_g2rpo.training.table import Cut, build_microbatches, trained_rows
 
 
 def experience(lengths: list[list[int]], advantages: list[list[float]], prompt_tokens: list[int]) -> Experience:

@@ -1,0 +1,47 @@
+"""Spreading completions over forward passes of about equal size."""
+
+from torch import Tensor
+
+from lit_g2rpo.experience import Experience
+
+
+def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[list[int]]:
+    """Spread completions of this rank over bins of about equal token counts, groups whole where they fit.
+
+    Args:
+        experience: the rollout of this rank.
+        chosen: the completions to spread, among those of all ranks, ``[P, G]`` bool.
+        bins: number of bins.
+
+    Returns:
+        For each bin, which of this rank's completions it holds, those of a group side by side; some bins may be empty.
+    """
+    group_size = chosen.shape[1]
+    own = slice(experience.rank, None, experience.world_size)
+    lengths = experience.table.lengths[own].flatten().tolist()
+    rows_of: dict[int, list[int]] = {}
+    for row in chosen[own].flatten().nonzero().flatten().tolist():
+        rows_of.setdefault(row // group_size, []).append(row)
+    prompts = {group: len(experience.prompts[group].encoded.input_ids) for group in rows_of}
+    sizes = {group: prompts[group] + sum(lengths[i] for i in rows) for group, rows in rows_of.items()}
+    mean = sum(sizes.values()) / bins
+    parts: list[tuple[int, list[int]]] = []
+    for group, rows in rows_of.items():
+        # A split repeats the prompt, so it must pay: only a group well above the mean is cut.
+        pieces = min(round(sizes[group] / mean), len(rows)) if sizes[group] > 1.5 * mean else 1
+        parts += [(prompts[group] + sum(lengths[i] for i in piece), piece) for piece in _split(rows, lengths, pieces)]
+    filled: list[list[int]] = [[] for _ in range(bins)]
+    tokens_in = [0] * bins
+    for tokens, rows in sorted(parts, key=lambda part: (-part[0], part[1])):
+        emptiest = tokens_in.index(min(tokens_in))
+        filled[emptiest] += rows
+        tokens_in[emptiest] += tokens
+    return filled
+
+
+def _split(rows: list[int], lengths: list[int], pieces: int) -> list[list[int]]:
+    """Cut a group into pieces of about equal tokens, longest completions first."""
+    cut: list[list[int]] = [[] for _ in range(pieces)]
+    for i in sorted(rows, key=lambda i: (-lengths[i], i)):
+        min(cut, key=lambda piece: (sum(lengths[j] for j in piece), len(piece))).append(i)
+    return [sorted(piece) for piece in cut]
