@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_g2rpo.experience import Microbatch
 from lit_g2rpo.hardware.collectives import sum_over_ranks
 from lit_g2rpo.policy.counters import Counters
+from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.training.microbatches import trained_rows
 
 
@@ -57,13 +58,13 @@ def task_gradients(module: Any, microbatch: Microbatch) -> dict[str, TaskGradien
     }
 
 
-def measured_parameters(policy: Any) -> list[nn.Parameter]:
+def measured_parameters(policy: Policy) -> list[nn.Parameter]:
     """List what the gradient is measured on: what learns in the last decoder layer and lies whole on this rank.
 
     Returns:
         The parameters; none where the layer is frozen or its weights are split over ranks.
     """
-    layer = policy.base.model.language_model.layers[-1]
+    layer = policy.backbone.layers[-1]
     # DeepSpeed marks the weights it splits with an id, those of FSDP have a local part
     return [p for p in layer.parameters() if p.requires_grad and not hasattr(p, "ds_id") and not hasattr(p, "to_local")]
 

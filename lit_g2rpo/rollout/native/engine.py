@@ -72,7 +72,7 @@ class NativeEngine:
             completions = []
             # Without the bookkeeping of autograd: 7 % of a rollout of a small policy. XLA knows no inference mode.
             with torch.no_grad() if self.policy.device.type == "xla" else torch.inference_mode():
-                decoder = Decoder(self.policy.base)
+                decoder = Decoder(self.policy.backbone)
                 for start in range(0, len(prompts), size):
                     own = prompts[start : start + size]
                     told = finished and partial(_told, finished, start)
@@ -100,7 +100,7 @@ class NativeEngine:
         lengths = [len(prompt.input_ids) for prompt in encoded]
         room = -(-max(lengths) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE if fixed else max(lengths)
         cache = PromptCache(decoder, lengths, room)
-        hidden = prefill(policy, decoder, encoded, cache, self.prefill_mib)
+        hidden = prefill(policy.backbone, decoder, encoded, cache, self.prefill_mib)
         table = CompletionTable(policy, prompts, encoded, group_size, sampling, finished)
         size = min(fixed or self.max_rows, table.spare)
         waiting = _draw_first(table, decoder.logits(hidden), size)

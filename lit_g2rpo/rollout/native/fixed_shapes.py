@@ -117,11 +117,11 @@ class StaticRollout:
             k, v = (tensor.expand(len(q), -1, -1, -1) for tensor in (k, v))
             return scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 1, 0, 3).flatten(1)
 
-        images = image_rows(self.policy, packed, size)
+        images = image_rows(self.policy.backbone, packed, size)
         ids = padded(packed.input_ids, size, self.policy.pad_token_id).to(self.device)
         x = images.embedded(embedding(ids, self.decoder.embedding))
         positions = padded(packed.positions, size).to(self.device)
-        self.decoder(x, self.decoder.rotation(positions), attend, (None, images.deepstack))
+        self.decoder(x, self.decoder.rotation(positions), attend, (None, images.added))
         self.policy.counters.prefill_tokens += size
 
     def decode(self) -> None:
