@@ -22,11 +22,7 @@ CORPUS_PER_FAMILY = 200
 
 
 def build_processor() -> ImageOnlyQwen3VLProcessor:
-    """Build the processor of the mini policy, its tokenizer trained on samples of the mini tasks.
-
-    Returns:
-        The processor.
-    """
+    """Build the processor of the mini policy, its tokenizer trained on samples of the mini tasks."""
     texts = ["user\n", "assistant\n", "system\n"] * 100
     for index in range(CORPUS_PER_FAMILY):
         for task in TASKS:
@@ -46,14 +42,7 @@ def build_processor() -> ImageOnlyQwen3VLProcessor:
 
 
 def mini_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
-    """Describe the mini policy.
-
-    Args:
-        tokenizer: Tokenizer whose vocabulary and special tokens the policy uses.
-
-    Returns:
-        Model configuration.
-    """
+    """Choose the sizes of the mini policy, with the vocabulary and special tokens of a tokenizer."""
     head = HIDDEN // HEADS
     ids = tokenizer.get_vocab()
     return Qwen3VLConfig(
@@ -99,28 +88,14 @@ def mini_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
 
 
 def initial_policy(config: Qwen3VLConfig, seed: int) -> Qwen3VLForConditionalGeneration:
-    """Build the mini policy with random weights.
-
-    Args:
-        config: Model configuration.
-        seed: Seed of the weights.
-
-    Returns:
-        The policy in single precision.
-    """
+    """Build the mini policy with random weights in single precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3VLForConditionalGeneration(config)
 
 
 def save_policy(policy: Qwen3VLForConditionalGeneration, processor: ImageOnlyQwen3VLProcessor, folder: Path) -> None:
-    """Save an ordinary Hugging Face folder with weights in half precision.
-
-    Args:
-        policy: The policy; its weights are rounded to half precision in place.
-        processor: Its processor.
-        folder: Where to save.
-    """
+    """Save an ordinary Hugging Face folder, the policy's weights rounded to half precision in place."""
     tokenizer = processor.tokenizer
     policy.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True, top_k=0, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id

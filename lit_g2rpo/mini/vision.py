@@ -26,10 +26,7 @@ LESSON_SHARE = {"cells": 0.3, "boxes": 0.25, "row": 0.2, "inventory": 0.15, "bar
 
 
 def detection_targets(canvas: Canvas) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """States for each cell of the image what has its centre there.
-
-    Args:
-        canvas: A drawn image.
+    """State for each cell of a drawn image what has its center there.
 
     Returns:
         Class of each cell, `[GRID * GRID]`: 0 nothing, 1-10 a digit, then `KINDS`; and the edges of its box from the
@@ -50,10 +47,9 @@ def draw_batch(step: int, batch: int, split: str, seed: int) -> tuple[NDArray[np
     """Draw the images of one step with their detection targets.
 
     Args:
-        step: Number of the step; decides the images.
-        batch: How many images.
+        step: number of the step; decides the images.
+        batch: how many images.
         split: `train` or `validation`.
-        seed: Seed of the stage.
 
     Returns:
         Images `[batch, SIDE, SIDE, 3]`, classes `[batch, cells]` and edges `[batch, cells, 4]`.
@@ -122,8 +118,7 @@ def merged_tokens(policy: Qwen3VLForConditionalGeneration, images: NDArray[np.ui
     """Run the vision tower.
 
     Args:
-        policy: The policy.
-        images: Images, `[N, SIDE, SIDE, 3]`.
+        images: `[N, SIDE, SIDE, 3]`.
 
     Returns:
         The stream of each level, `[N * cells, width]`.
@@ -145,13 +140,12 @@ def train_vision(
     """Train the vision tower in place; continue from the checkpoint if there is one.
 
     Args:
-        policy: The policy.
-        checkpoint: File that holds tower, heads, optimizer and step.
-        steps: Number of optimizer steps.
-        batch: Images per step.
-        peak: Learning rate after warm-up; it falls to zero along a cosine.
-        seed: Seed of heads and images.
-        save_every: Steps between checkpoints.
+        checkpoint: file that holds tower, heads, optimizer and step.
+        steps: optimizer steps.
+        batch: images per step.
+        peak: learning rate after warm-up; it falls to zero along a cosine.
+        seed: seed of heads and images.
+        save_every: steps between checkpoints.
     """
     family = Qwen3VL()
     tower, sizes = family.tower(policy), family.image_sizes(policy.config)

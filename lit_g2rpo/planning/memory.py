@@ -61,9 +61,6 @@ def weight_bytes(phantom: Phantom) -> int:
 def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     """Add up keys and values of a rollout, and what prefill and decoding work in.
 
-    Args:
-        size: what is held.
-
     Returns:
         Both, bytes.
     """
@@ -132,19 +129,14 @@ def memory_table(
     reference: bool,
     features_mib: float | None,
 ) -> list[Item]:
-    """Add up what one device holds.
+    """List what one device holds.
 
     Args:
-        sharding: what ranks share.
         a_pass: forward and backward of a micro-batch.
-        rollout: what the engine holds.
         state_bytes: optimizer state of one weight, by the type of the weight.
         temporaries: True if the optimizer's step makes a list of temporaries as large as one moment.
         reference: True if a second model is held.
-        features_mib: most memory of kept image features; None for no limit.
-
-    Returns:
-        The items that take memory on the device.
+        features_mib: most memory of kept image features, MiB; None for no limit.
     """
     whole = weight_bytes(phantom)
     counts: dict[torch.dtype, int] = {}
@@ -200,14 +192,10 @@ def totals(items: list[Item]) -> tuple[int, int, int]:
 
 
 def levers(config: PolicyConfig, sharding: Sharding, optimizer: str) -> list[str]:
-    """Say what makes a run smaller, what costs least first.
+    """Say in a line each what makes a run smaller, what costs least first; what is in use already is left out.
 
     Args:
-        sharding: what ranks share.
         optimizer: class path of the optimizer.
-
-    Returns:
-        One line each, what is in use already left out.
     """
     found = []
     if config.activation_checkpointing != "full":

@@ -61,7 +61,6 @@ class Phantom:
 
     Args:
         shape: sizes of the model, a configuration of the family.
-        config: which parts learn and how.
         device: ``cpu`` or ``cuda``, whose kernels and tile sizes are meant.
         dtype: type of the weights.
         autocast: compute in bfloat16 where the weights are wider.
@@ -102,7 +101,6 @@ class Phantom:
         """Measure forward and backward of a micro-batch.
 
         Args:
-            size: what it holds.
             gradients: True if an earlier micro-batch of the same optimizer step has left gradients.
         """
         prompts = [self._prompt(size) for _ in size.groups]

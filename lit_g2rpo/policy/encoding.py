@@ -87,14 +87,7 @@ def packs(
 
 
 def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> EncodedPrompt:
-    """Tokenize a prompt and cut its images into patches.
-
-    Args:
-        processor: the family's processor.
-        model: the family's model, which places the tokens.
-
-    Returns:
-        The encoded prompt, on the CPU.
+    """Tokenize a prompt and cut its images into patches, on the CPU.
 
     Raises:
         UserError: if places and images of the prompt do not match.
@@ -119,18 +112,14 @@ def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> Encode
 
 
 def blank_prompt(side: int) -> Prompt:
-    """Make a prompt with one black image, which gives a batch without images the same forward as any other.
-
-    Args:
-        side: side of the image, pixels.
-    """
+    """Make a prompt with one black image of ``side`` pixels, for a batch without images."""
     content = [{"type": "image"}, {"type": "text", "text": "."}]
     image = Image.new("RGB", (side, side))
     return Prompt("blank", "", "", [{"role": "user", "content": content}], [image], {})
 
 
 def blank_text(token: int) -> EncodedPrompt:
-    """Make an encoded prompt of one token, which gives an empty batch the same forward as any other."""
+    """Make an encoded prompt of one token, for an empty batch."""
     one = torch.zeros(1, dtype=torch.long)
     return EncodedPrompt(one + token, one, one.expand(3, 1), 1, None, None)
 
@@ -141,7 +130,6 @@ def collate(rows: list[EncodedPrompt], completions: list[Tensor], pad: int, side
     Args:
         rows: the prompt of each row, ``N`` of them.
         completions: completion tokens of each row, ``[T_i]`` long (empty before generation).
-        pad: id of the pad token.
         side: ``left`` for generation, ``right`` for training.
 
     Returns:

@@ -155,8 +155,7 @@ class Policy(nn.Module):
         """Compute the hidden states that predict every completion token.
 
         Rows of one prompt object share its tokens and images. A batch without a row gets a dummy that is cut off
-        again, and so does one without an image where the vision tower learns: every rank runs the same modules in
-        every micro-batch, and gradients exist everywhere (zero, not missing).
+        again, and so does one without an image where the vision tower learns.
 
         Args:
             prompts: the prompt of each row, ``N`` of them.
@@ -172,10 +171,6 @@ class Policy(nn.Module):
 
     def token_stats(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute log-probability and exact entropy of every completion token, without dropout.
-
-        Args:
-            prompts: the prompt of each row, ``N`` of them.
-            completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
 
         Returns:
             Log-probabilities and entropies, nats, flat over the ``M = sum T_i`` tokens in row order.
@@ -200,7 +195,7 @@ class Policy(nn.Module):
             token_loss: loss of each token; elementwise unless the fields number the completions.
 
         Returns:
-            The loss (a scalar that already holds the normaliser), and elementwise diagnostics ``[M]`` without gradient,
+            The loss (a scalar that already holds the normalizer), and elementwise diagnostics ``[M]`` without gradient,
             among them ``nll``, ``entropy`` and ``loss``.
         """
         if self.static:

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from typing_extensions import override
 
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.encoding import collate
 from lit_g2rpo.policy.head.token_stats import logits_stats
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rollout.engine import Finished, Sampling, announce
+from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
 from lit_g2rpo.rollout.sampling import draw, uniforms
 
 
@@ -32,7 +33,7 @@ class _OwnDraw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0)
 
 
-class HuggingFaceEngine:
+class HuggingFaceEngine(RolloutEngine):
     """Sample with ``generate`` on the policy's live weights.
 
     Args:
@@ -43,25 +44,15 @@ class HuggingFaceEngine:
         self.max_rows = max_rows
         self.policy: Policy
 
+    @override
     def attach(self, policy: Policy) -> None:
-        """Bind the policy whose live weights are sampled from."""
         self.policy = policy
 
+    @override
     @torch.no_grad()
     def generate(
         self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
     ) -> list[Completion]:
-        """Sample ``group_size`` completions for each prompt.
-
-        Args:
-            prompts: the prompts, ``P`` of them.
-            group_size: completions per prompt.
-            sampling: how to draw.
-            finished: told of each group, when all are complete.
-
-        Returns:
-            ``P * group_size`` completions, prompt by prompt.
-        """
         rows = [(prompt, g) for prompt in prompts for g in range(group_size)]
         training = self.policy.training
         self.policy.eval()

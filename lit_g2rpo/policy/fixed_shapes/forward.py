@@ -54,7 +54,6 @@ def static_loss(
         rows: the prompt of each row of the micro-batch.
         microbatch: completions and loss fields, these on the CPU.
         token_loss: elementwise loss of each token.
-        temperature: softmax temperature.
 
     Returns:
         The loss, and elementwise diagnostics of the ``M`` tokens and of pads behind them, without gradient.
@@ -96,7 +95,6 @@ def static_token_stats(
     Args:
         rows: the prompt of each row, ``N`` of them.
         completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
-        temperature: softmax temperature.
 
     Returns:
         Log-probabilities and entropies, nats, on the CPU, flat over the ``M = sum T_i`` tokens in row order.

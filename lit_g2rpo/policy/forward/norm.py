@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import rms_norm
+from typing_extensions import override
 
 
 class Norm(nn.Module):
@@ -17,8 +18,8 @@ class Norm(nn.Module):
     weight: Tensor
     variance_epsilon: float
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x [..., H]``."""
         if x.device.type == "cpu" and x.dtype.itemsize >= 4:
             scaled: Tensor = _Norm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
             return scaled

@@ -65,7 +65,7 @@ def pack(rows: list[EncodedPrompt], completions: list[Tensor]) -> Packed:
 
 
 def packed_states(backbone: Backbone, rows: list[EncodedPrompt], completions: list[Tensor]) -> Tensor:
-    """Hidden states that predict every completion token, by one packed forward.
+    """Compute the hidden states that predict every completion token by one packed forward.
 
     Args:
         rows: the prompt of each row, ``N`` of them.

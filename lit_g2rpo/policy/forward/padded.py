@@ -8,15 +8,7 @@ from lit_g2rpo.policy.encoding import EncodedPrompt, collate
 
 
 def padded_states(backbone: Backbone, rows: list[EncodedPrompt], completions: list[Tensor]) -> Tensor:
-    """Hidden states that predict every completion token, by one padded forward.
-
-    Args:
-        rows: the prompt of each row, ``N`` of them.
-        completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
-
-    Returns:
-        Last hidden states, ``[M, H]`` over the ``M = sum T_i`` tokens in row order.
-    """
+    """Compute what `packed_states` computes by one padded forward."""
     count, dummy = sum(len(tokens) for tokens in completions), 0
     # Every rank runs the same modules in every micro-batch, and gradients exist everywhere (zero, not missing).
     if not any(row.pixel_values is not None for row in rows):

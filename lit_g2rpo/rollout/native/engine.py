@@ -5,10 +5,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.rollout.engine import Finished, Sampling
+from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling
 from lit_g2rpo.rollout.native.cache import PromptCache
 from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.fixed_shapes import CHECK_EVERY, StaticRollout
@@ -24,11 +25,11 @@ PROMPT_MULTIPLE = 128
 """Room for a prompt is a multiple of this where shapes are fixed, so that rollouts share them."""
 
 
-class NativeEngine:
+class NativeEngine(RolloutEngine):
     """Sample with the policy's live weights, which it reads anew for each rollout.
 
     Whole groups are held at a time, at most ``max_rows`` rows of them; a larger group keeps its prompt while its rows
-    take turns, so that every prompt is read once.
+    take turns, so that every prompt is read once. A part of the policy that only ``huggingface`` knows is a `UserError`.
 
     Args:
         max_rows: most rows held at a time.
@@ -41,27 +42,14 @@ class NativeEngine:
         self.max_rows, self.slots, self.prefill_mib = max_rows, slots, prefill_mib
         self.policy: Policy
 
+    @override
     def attach(self, policy: Policy) -> None:
-        """Bind the policy whose live weights are sampled from."""
         self.policy = policy
 
+    @override
     def generate(
         self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
     ) -> list[Completion]:
-        """Sample ``group_size`` completions for each prompt.
-
-        Args:
-            prompts: the prompts, ``P`` of them.
-            group_size: completions per prompt.
-            sampling: how to draw.
-            finished: told of each group as soon as its last row is done.
-
-        Returns:
-            ``P * group_size`` completions, prompt by prompt.
-
-        Raises:
-            UserError: if the policy has a part that only the engine ``huggingface`` knows.
-        """
         training = self.policy.training
         self.policy.eval()
         try:
@@ -155,5 +143,5 @@ def _told(finished: Finished, start: int, index: int, completions: list[Completi
 
 
 def _rounded(size: int, full: int) -> int:
-    """The smallest eighth, quarter, half or whole of ``full`` that holds ``size``."""
+    """Find the smallest eighth, quarter, half or whole of ``full`` that holds ``size``."""
     return next(part for part in (-(-full // 8), -(-full // 4), -(-full // 2), full) if part >= size)

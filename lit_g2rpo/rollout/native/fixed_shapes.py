@@ -34,9 +34,7 @@ class StaticRollout:
     """One rollout of ``P`` prompts, ``N = P * G`` rows that take turns in ``S`` slots.
 
     Args:
-        decoder: its text model.
-        group_size: completions per prompt.
-        sampling: how to draw.
+        group_size: completions per prompt, ``G``.
         slots: rows decoded at a time.
         finished: told of each group as soon as its last row is done.
     """
@@ -188,5 +186,5 @@ class StaticRollout:
 
 
 def _rounded(size: int, full: int) -> int:
-    """The smallest quarter, half or whole of ``full`` that holds ``size``."""
+    """Find the smallest quarter, half or whole of ``full`` that holds ``size``."""
     return next(part for part in (-(-full // 4), -(-full // 2), full) if part >= size)

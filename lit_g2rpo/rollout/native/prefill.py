@@ -14,7 +14,7 @@ from lit_g2rpo.rollout.native.decoder import Decoder
 
 
 def token_bytes(config: Any, width: int) -> int:
-    """Memory that a token takes while its prompt is read.
+    """Estimate the memory that a token takes while its prompt is read.
 
     Args:
         config: the text model's.
@@ -32,10 +32,7 @@ def prefill(
     """Read prompts into the cache.
 
     Args:
-        backbone: encodes images and counts.
-        decoder: the text model.
-        prompts: the prompts, ``P`` of them.
-        cache: where keys and values go.
+        prompts: ``P`` of them.
         budget_mib: most memory that activations take, MiB; a prompt that needs more is read alone.
 
     Returns:
