@@ -22,6 +22,7 @@ from train import SHAPES, build
 from transformers import CompileConfig
 
 from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
@@ -211,7 +212,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet()
     torch.set_num_threads(1)
-    policy = Policy(*build(arguments.shape, arguments.device), packing=True)
+    policy = Policy(*build(arguments.shape, arguments.device), Qwen3VL(), packing=True)
     given = [Case(image, tokens=tokens, mean=mean) for image, tokens, mean in arguments.case or []]
     rows = [measure(policy, case, arguments.turns, arguments.static and not case.mean) for case in given or CASES]
     names = "prompt tokens | rows | tokens | ms/step HF | ms/step native | tokens/s native | HF / native"

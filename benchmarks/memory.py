@@ -18,6 +18,7 @@ from common import machine, write_json
 from peak import in_own_process, measure
 from train import SHAPES, build, microbatch, one_pass
 
+from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
 from lit_g2rpo.policy.forward.checkpointing import checkpoint_activations
 from lit_g2rpo.policy.policy import Policy
 
@@ -34,7 +35,7 @@ def run(case: dict[str, Any]) -> dict[str, float]:
     """
     model, processor = build(case["shape"], case["device"])
     checkpoint_activations(model, case["checkpointing"])
-    policy = Policy(model, processor, packing=case["packing"]).train()
+    policy = Policy(model, processor, Qwen3VL(), packing=case["packing"]).train()
     batch = microbatch(policy, argparse.Namespace(variable=False, **case), case["image_tokens"])
     # The frozen tower's features and the gradients belong to what lies in memory before.
     policy.prepare_features(batch.prompts)

@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from turns import Phases
 
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
 from lit_g2rpo.policy.loading import freeze
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 
@@ -104,7 +105,7 @@ class Peer:
         processor = self._processor()
         model = Qwen3VLForConditionalGeneration.from_pretrained(self._folder, dtype=self._dtype)
         if not self.work.tower:
-            freeze(model, ["vision", "merger"])
+            freeze(model, Qwen3VL(), ["vision", "merger"])
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=lambda completion_ids, **_: [reward(list(ids)) for ids in completion_ids],

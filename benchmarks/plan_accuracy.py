@@ -32,7 +32,7 @@ from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.planning.memory import RolloutSize, memory_table, totals
 from lit_g2rpo.planning.simulation import MicrobatchSize, Phantom
-from lit_g2rpo.planning.sizes import model_config
+from lit_g2rpo.planning.sizes import planned_model
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.rollout.config import RolloutConfig
@@ -109,7 +109,7 @@ def state_bytes(kind: str, dtype: torch.dtype) -> float:
 def planned(case: dict[str, Any], config: PolicyConfig) -> tuple[int, int, int]:
     """Ask `plan` for the bytes of each phase."""
     dtype = getattr(torch, config.dtype)
-    phantom = Phantom(model_config(config.path), config, "cpu", dtype, case.get("mixed", False))
+    phantom = Phantom(*planned_model(config), config, "cpu", dtype, case.get("mixed", False))
     length = IMAGE_TOKENS + TEXT_TOKENS + 2
     side = 2 * round(IMAGE_TOKENS**0.5)
     size = MicrobatchSize(length, ((side, side),), ((TOKENS,) * GROUP,))

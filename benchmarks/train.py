@@ -23,7 +23,7 @@ from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalG
 from lit_g2rpo.experience import Microbatch
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.objectives.fields import TokenFields
-from lit_g2rpo.policy.forward.packing import prepare_for_packing
+from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
 from lit_g2rpo.policy.policy import Policy
 
 TEXT_TOKENS = 32
@@ -71,7 +71,7 @@ def build(shape: str, device: str) -> tuple[Any, Any]:
             model = Qwen3VLForConditionalGeneration(config)
             torch.set_default_dtype(torch.float32)
     model.model.visual.requires_grad_(False)
-    prepare_for_packing(model)
+    Qwen3VL().prepare_for_packing(model)
     return model, processor
 
 
@@ -209,7 +209,7 @@ def compare(model: Any, processor: Any, args: argparse.Namespace, image_tokens: 
         Per mode: median seconds, share of the rate, times the speed of the first mode, and the largest relative error
         of a parameter's gradient against it.
     """
-    padded, packed = (Policy(model, processor, packing=packing).train() for packing in (False, True))
+    padded, packed = (Policy(model, processor, Qwen3VL(), packing=packing).train() for packing in (False, True))
     batch = microbatch(packed, args, image_tokens)
     modes = {name: (packed if name == "packed" else padded, MODES[name]) for name in args.modes}
     seconds: dict[str, list[float]] = {name: [] for name in modes}

@@ -118,7 +118,7 @@ class WarmedUp(G2RPOModule):
         rows = [self.policy.encode(prompt) for prompt in experience.prompts]
         images = [replace(row, features=None) for row in rows if row.pixel_values is not None]
         for count in range(1, len(images) + 1):
-            host_features(self.policy, [replace(row) for row in images[:count]])
+            host_features(self.policy.backbone, [replace(row) for row in images[:count]])
         lengths = [len(row.input_ids) for row in rows]
         group = max(lengths) + self.rollout.group_size * (self.max_tokens - 1)
         most = self.rollout.prompts // self.update.microbatches * group

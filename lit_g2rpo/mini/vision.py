@@ -16,6 +16,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.mini.images import SIDE, Canvas
 from lit_g2rpo.mini.pretraining import LESSONS
+from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
 
 CELL = 16
 GRID = SIDE // CELL
@@ -115,13 +116,11 @@ def merged_tokens(policy: Qwen3VLForConditionalGeneration, images: NDArray[np.ui
         images: images, `[N, SIDE, SIDE, 3]`.
 
     Returns:
-        The final stream and the DeepStack streams, each `[N * cells, width]`.
+        The stream of each level, `[N * cells, width]`.
     """
-    visual = policy.model.visual
     side = SIDE // 8
     grid = torch.tensor([[1, side, side]]).expand(len(images), 3)
-    output = visual(patches(images), grid_thw=grid)
-    return [output.pooler_output, *output.deepstack_features]
+    return [torch.cat(level) for level in Qwen3VL().image_features(policy, patches(images), grid)]
 
 
 def train_vision(
@@ -140,16 +139,17 @@ def train_vision(
         peak: learning rate after warm-up; it falls to zero along a cosine.
         save_every: steps between checkpoints.
     """
-    visual = policy.model.visual
+    family = Qwen3VL()
+    tower, sizes = family.tower(policy), family.image_sizes(policy.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = DetectionHeads(visual.config.out_hidden_size, 1 + len(visual.deepstack_merger_list))
-    parameters = [*visual.parameters(), *heads.parameters()]
+        heads = DetectionHeads(family.text(policy).config.hidden_size, sizes.levels)
+    parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     start = 0
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
-        visual.load_state_dict(state["visual"])
+        tower.load_state_dict(state["visual"])
         heads.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
@@ -164,5 +164,5 @@ def train_vision(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            state = {"visual": visual.state_dict(), "heads": heads.state_dict()}
+            state = {"visual": tower.state_dict(), "heads": heads.state_dict()}
             torch.save(state | {"optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint)

@@ -17,7 +17,6 @@ def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
     """Find the longest prompt and the one with the most pixels among rows that are spread evenly.
 
     Args:
-        processor: the policy's processor.
         dataset: the training rows, at least one.
         limit: longest prompt that the run takes, tokens; longer ones are passed over.
 
@@ -55,15 +54,7 @@ def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
 
 
 def spread(rows: int, count: int) -> list[int]:
-    """Spread numbers over rows without a period, which rows whose tasks alternate would fall in step with.
-
-    Args:
-        rows: number of rows.
-        count: most numbers.
-
-    Returns:
-        Row numbers in order, all of them if there are not more than ``count``.
-    """
+    """Choose at most ``count`` row numbers, in order, with no period that alternating tasks could fall in step with."""
     if rows <= count:
         return list(range(rows))
     return sorted({int(rows * (i * GOLDEN % 1)) for i in range(count)})

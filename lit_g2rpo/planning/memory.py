@@ -3,12 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lit_g2rpo.hardware.hooks import Sharding
 from lit_g2rpo.planning.simulation import PassMemory, Phantom
+from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.rollout.native.engine import FIXED_SLOTS, PROMPT_MULTIPLE
 from lit_g2rpo.rollout.native.prefill import token_bytes
 
@@ -57,21 +57,18 @@ class RolloutSize:
 
 
 def weight_bytes(phantom: Phantom) -> int:
-    """Memory of all weights in the type they compute from."""
+    """Add up all weights in the type they compute from."""
     return sum(weight.nbytes for weight in phantom.parameters.values())
 
 
 def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
-    """Keys and values of a rollout, and what prefill and decoding work in.
-
-    Args:
-        size: what is held.
+    """Add up keys and values of a rollout, and what prefill and decoding work in.
 
     Returns:
         Both, bytes.
     """
-    text = phantom.base.config.text_config
-    width = phantom.base.lm_head.weight.element_size()
+    backbone, text = phantom.backbone, phantom.backbone.text.config
+    width = backbone.head.element_size()
     held = min(max(size.max_rows // size.group_size, 1), size.prompts)
     rows = held * size.group_size
     fixed = size.slots or (None if phantom.device == "cpu" else FIXED_SLOTS)
@@ -86,7 +83,7 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     if phantom.device != "cpu":
         decoding += 2 * 4 * heads * (slots * size.completion_tokens + rows * room)
     read = token_bytes(text, width) * size.prompt_tokens
-    if phantom.tower_learns:
+    if backbone.tower_learns:
         # features are not kept there, but made anew and held while their prompt is read
         read += feature_width(phantom) * size.image_tokens
     prefill = min(held * read, max(int(size.prefill_mib * 2**20), read))
@@ -94,35 +91,34 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     copies = 0
     if phantom.device == "cpu":
         # the decoder's own of layers that compute in float32, and the head's, which always does
-        layers = [] if phantom.autocast or width < 4 else phantom.base.model.language_model.layers.parameters()
+        layers = [] if phantom.autocast or width < 4 else backbone.layers.parameters()
         copies = sum(weight.nbytes for weight in layers if weight.ndim == 2)
-        copies += phantom.base.lm_head.weight.numel() * 4 if width < 4 else 0
+        copies += backbone.head.numel() * 4 if width < 4 else 0
     return cache, max(decoding, prefill) + drawn + copies
 
 
 def feature_bytes(phantom: Phantom, size: RolloutSize, limit_mib: float | None) -> int:
-    """Image features that are kept for a rollout where the tower does not learn."""
-    if phantom.tower_learns:
+    """Add up image features that are kept for a rollout where the tower does not learn."""
+    if phantom.backbone.tower_learns:
         return 0
     found = size.prompts * size.image_tokens * feature_width(phantom)
     return found if limit_mib is None else min(found, int(limit_mib * 2**20))
 
 
 def feature_width(phantom: Phantom) -> int:
-    """Bytes of the features of an image token, those of DeepStack included."""
-    config = phantom.base.config
-    layers = 1 + len(config.vision_config.deepstack_visual_indexes)
-    width = 2 if phantom.autocast else phantom.base.lm_head.weight.element_size()
-    return int(config.text_config.hidden_size * layers * width)
+    """Count the bytes of an image token's features of all levels."""
+    backbone = phantom.backbone
+    width = 2 if phantom.autocast else backbone.head.element_size()
+    return int(backbone.text.config.hidden_size * backbone.image_sizes.levels * width)
 
 
 def pixel_bytes(phantom: Phantom, size: RolloutSize) -> int:
-    """Pixels of a rollout's prompts, which wait in host memory: nothing on a device."""
+    """Add up pixels of a rollout's prompts, which wait in host memory: nothing on a device."""
     if phantom.device != "cpu":
         return 0
-    vision = phantom.base.config.vision_config
-    patches = size.prompts * size.image_tokens * vision.spatial_merge_size**2
-    return int(4 * patches * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+    sizes = phantom.backbone.image_sizes
+    patches = size.prompts * size.image_tokens * sizes.merge**2
+    return int(4 * patches * sizes.values)
 
 
 def memory_table(
@@ -136,32 +132,25 @@ def memory_table(
     reference: bool,
     features_mib: float | None,
 ) -> list[Item]:
-    """Add up what one device holds.
+    """List what one device holds.
 
     Args:
-        sharding: what ranks share.
         a_pass: forward and backward of a micro-batch.
-        rollout: what the engine holds.
         state_bytes: optimizer state of one weight, by the type of the weight.
         temporaries: True if the optimizer's step makes a list of temporaries as large as one moment.
         reference: True if a second model is held.
-        features_mib: most memory of kept image features; None for no limit.
-
-    Returns:
-        The items that take memory on the device.
+        features_mib: most memory of kept image features, MiB; None for no limit.
     """
     whole = weight_bytes(phantom)
     counts: dict[torch.dtype, int] = {}
     for weight in phantom.learning:
         counts[weight.dtype] = counts.get(weight.dtype, 0) + weight.numel()
     trained = sum(counts.values())
-    half = sharding.deepspeed and phantom.base.lm_head.weight.element_size() < 4
+    half = sharding.deepspeed and phantom.backbone.head.element_size() < 4
     kept = 0 if sharding.offload_weights else whole // sharding.share(sharding.weights)
     # What computes is gathered again: a layer, and the next one, ahead of time.
-    layer = sum(weight.nbytes for weight in phantom.base.model.language_model.layers[0].parameters())
-    ends = {
-        id(w): w.nbytes for w in (phantom.base.lm_head.weight, phantom.base.model.language_model.embed_tokens.weight)
-    }
+    layer = sum(weight.nbytes for weight in phantom.backbone.layers[0].parameters())
+    ends = {id(w): w.nbytes for w in (phantom.backbone.head, *phantom.backbone.embedding.parameters())}
     gathered = 2 * layer + sum(ends.values()) if sharding.weights else 0
     # Under DeepSpeed gradients are accumulated in float32, and the optimizer steps in it.
     width = {dtype: 4 if sharding.deepspeed else dtype.itemsize for dtype in counts}
@@ -200,25 +189,16 @@ def memory_table(
 
 
 def totals(items: list[Item]) -> tuple[int, int, int]:
-    """Memory of each phase.
-
-    Returns:
-        Their sums, bytes.
-    """
+    """Add up each phase, bytes."""
     rollout, update, step = (sum(item.bytes[phase] for item in items) for phase in range(3))
     return rollout, update, step
 
 
-def levers(config: Any, sharding: Sharding, optimizer: str) -> list[str]:
-    """Say what makes a run smaller, what costs least first.
+def levers(config: PolicyConfig, sharding: Sharding, optimizer: str) -> list[str]:
+    """Say in a line each what makes a run smaller, what costs least first; what is in use already is left out.
 
     Args:
-        config: the policy's settings.
-        sharding: what ranks share.
         optimizer: class path of the optimizer.
-
-    Returns:
-        One line each, what is in use already left out.
     """
     found = []
     if config.activation_checkpointing != "full":
@@ -238,14 +218,7 @@ def levers(config: Any, sharding: Sharding, optimizer: str) -> list[str]:
 
 
 def adapters(path: str) -> str:
-    """Say how adapters are asked for: by the fragment for the policy's size if there is one, else by their key.
-
-    Args:
-        path: the ``path`` of the policy's config.
-
-    Returns:
-        Words of the command line.
-    """
+    """Say how the command line asks for adapters: by the fragment for the policy's size if there is one."""
     size = re.search(r"Qwen3-VL-(\d+B)", path)
     fragment = Path("configs", "model", f"qwen3_vl_{size[1].lower()}_lora.yaml") if size else None
     return f"--model.policy {fragment}" if fragment and fragment.is_file() else "--model.policy.lora '{rank: 32}'"

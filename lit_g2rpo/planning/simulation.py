@@ -1,24 +1,26 @@
 """The real forward, loss and backward of a micro-batch on tensors without data, and the memory that they would take."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import PreTrainedConfig
 
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.planning.live import LiveMemory
+from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.config import PolicyConfig
-from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt
+from lit_g2rpo.policy.families.family import Family
+from lit_g2rpo.policy.feature_store import FeatureStore
 from lit_g2rpo.policy.forward.packing import packed_states
-from lit_g2rpo.policy.forward.vision import FeatureStore, keep_features
+from lit_g2rpo.policy.forward.vision import keep_features
 from lit_g2rpo.policy.head.token_stats import head_loss
 from lit_g2rpo.policy.loading import prepare
+from lit_g2rpo.policy.policy import without_adapters
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,45 +60,37 @@ class Phantom:
     """A policy of the real classes whose weights have shapes and no data.
 
     Args:
-        shape: sizes of the model.
-        config: which parts learn and how.
+        shape: sizes of the model, a configuration of the family.
         device: ``cpu`` or ``cuda``, whose kernels and tile sizes are meant.
         dtype: type of the weights.
         autocast: compute in bfloat16 where the weights are wider.
     """
 
     def __init__(
-        self, shape: Qwen3VLConfig, config: PolicyConfig, device: str, dtype: torch.dtype, autocast: bool
+        self,
+        family: Family,
+        shape: PreTrainedConfig,
+        config: PolicyConfig,
+        device: str,
+        dtype: torch.dtype,
+        autocast: bool,
     ) -> None:
         self.device, self.autocast = device, autocast
         # Index tensors of the host stay real, so that the code that reads them runs as it is.
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
-            model: Any = Qwen3VLForConditionalGeneration._from_config(  # type: ignore[no-untyped-call]
-                shape, dtype=dtype, attn_implementation=config.attention
-            )
-            model = prepare(model.train(), config)
+            model = family.model_class._from_config(shape, dtype=dtype, attn_implementation=config.attention)
+            model = prepare(model.train(), family, config)
         with self._mode:
             _give_device(model)
         self.parameters: dict[str, Tensor] = dict(model.named_parameters())
-        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.buffers = list(model.buffers())
-        self._policy: Any = SimpleNamespace(
-            base=self.base,
-            device=torch.device("cpu"),
-            attention=config.packed_attention or ("merged" if device == "cpu" else "two_part"),
-            tower_learns=any(weight.requires_grad for weight in self.base.model.visual.parameters()),
-            counters=Counters(),
-            features=FeatureStore(float("inf")),
-        )
+        self._sizes = family.image_sizes(shape)
         # As Policy's: one small image, for a batch that has none while the tower learns.
-        side = 4 * self.base.config.vision_config.spatial_merge_size
-        self._policy.blank = self._prompt(MicrobatchSize(20, ((side, side),), ()))
-
-    @property
-    def tower_learns(self) -> bool:
-        """True if the vision tower runs in every pass."""
-        return bool(self._policy.tower_learns)
+        side = 4 * self._sizes.merge
+        blank = self._prompt(MicrobatchSize(20, ((side, side),), ()))
+        attention = config.packed_attention or ("merged" if device == "cpu" else "two_part")
+        self.backbone = Backbone(without_adapters(model), family, blank, 0, attention, FeatureStore(float("inf")))
 
     @property
     def learning(self) -> list[Tensor]:
@@ -104,28 +98,24 @@ class Phantom:
         return [weight for weight in self.parameters.values() if weight.requires_grad]
 
     def microbatch(self, size: MicrobatchSize, objective: Objective, gradients: bool) -> PassMemory:
-        """Run forward and backward of a micro-batch.
+        """Measure forward and backward of a micro-batch.
 
         Args:
-            size: what it holds.
             gradients: True if an earlier micro-batch of the same optimizer step has left gradients.
-
-        Returns:
-            Its memory.
         """
         prompts = [self._prompt(size) for _ in size.groups]
         rows = [prompt for prompt, group in zip(prompts, size.groups, strict=True) for _ in group]
         completions = [torch.zeros(tokens, dtype=torch.long) for group in size.groups for tokens in group]
         live = LiveMemory([*self.parameters.values(), *self.buffers])
         with live:
-            if not self.tower_learns:
-                keep_features(self._policy, prompts)
+            if not self.backbone.tower_learns:
+                keep_features(self.backbone, prompts)
             if gradients:
                 for weight in self.learning:
                     weight.grad = torch.zeros_like(weight)
             before, live.peak = live.now, live.now
             with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-                hidden = packed_states(self._policy, rows, completions)
+                hidden = packed_states(self.backbone, rows, completions)
                 kept = live.now - before
                 loss = self._loss(hidden, completions, objective)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -135,13 +125,11 @@ class Phantom:
         return PassMemory(min(kept, max(beside, 0)), max(beside - kept, 0))
 
     def _prompt(self, size: MicrobatchSize) -> EncodedPrompt:
-        vision = self.base.config.vision_config
         ids, types = torch.zeros(2, size.prompt_tokens, dtype=torch.long)
         patches = sum(height * width for height, width in size.grids)
-        types[: patches // vision.spatial_merge_size**2] = 1
+        types[: patches // self._sizes.merge**2] = 1
         with self._mode:
-            channels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-            pixels = torch.empty(patches, channels) if patches else None
+            pixels = torch.empty(patches, self._sizes.values) if patches else None
         grid = torch.tensor([[1, *grid] for grid in size.grids]) if patches else None
         return EncodedPrompt(
             ids, types, torch.arange(size.prompt_tokens).expand(3, -1), size.prompt_tokens, pixels, grid
@@ -159,22 +147,21 @@ class Phantom:
             task_ids=torch.zeros(len(zero), dtype=torch.long),
             completion_ids=None if objective.elementwise else torch.arange(len(lengths)).repeat_interleave(lengths),
         )
-        weight, targets = self.base.lm_head.weight, torch.cat(completions)
         loss, _ = head_loss(
             hidden,
-            weight,
-            targets,
+            self.backbone.head,
+            torch.cat(completions),
             fields,
             objective.token_loss,
             elementwise=objective.elementwise,
-            # phantoms lie on the processor, which has every kernel
+            # phantoms lie on the CPU, which has every kernel
             device=self.device,
         )
         return loss
 
 
 def _give_device(model: Any) -> None:
-    """Replace what lies nowhere by phantoms on the processor; weights that are shared stay shared."""
+    """Replace what lies nowhere by phantoms on the CPU; weights that are shared stay shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):

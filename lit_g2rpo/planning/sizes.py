@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from transformers import Qwen3VLConfig
+from transformers import PreTrainedConfig, Qwen3VLConfig
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.policy.loading import resolve_path
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.families.family import Family
+from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
+from lit_g2rpo.policy.loading import find_family, resolve_path
 
 # text: layers, width, inner width, heads; vision: layers, width, inner width, layers that feed DeepStack; tied head
 PUBLISHED: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, list[int]], bool]] = {
@@ -15,23 +18,22 @@ PUBLISHED: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, list[
 }
 
 
-def model_config(path: str) -> Qwen3VLConfig:
-    """Find the configuration of a policy without its weights.
-
-    Args:
-        path: the ``path`` of a policy's config.
+def planned_model(config: PolicyConfig) -> tuple[Family, PreTrainedConfig]:
+    """Find the family and the sizes of a policy without its weights.
 
     Returns:
-        The configuration: as published for the models that are known by name, of the folder or hub for others.
+        The family, and sizes as published for the models that are known by name, of the folder or hub for others.
 
     Raises:
-        UserError: if there is none.
+        UserError: if the configuration cannot be read, or its family is not known.
     """
+    path = config.path
     name = next((name for name in PUBLISHED if path.startswith(name)), None)
     if name is not None:
-        return published(name)
+        return (find_family(config) if config.family else Qwen3VL()), published(name)
     try:
-        return Qwen3VLConfig.from_pretrained(resolve_path(path))
+        family = find_family(config)
+        return family, family.model_class.config_class.from_pretrained(resolve_path(path))
     except (OSError, ValueError) as error:
         raise UserError(
             f"model.policy.path '{path}': its configuration cannot be read: {str(error).strip().splitlines()[0]}"
@@ -39,14 +41,7 @@ def model_config(path: str) -> Qwen3VLConfig:
 
 
 def published(name: str) -> Qwen3VLConfig:
-    """Build the configuration of a published model.
-
-    Args:
-        name: one of ``PUBLISHED``.
-
-    Returns:
-        The configuration.
-    """
+    """Build the configuration of a published model, one of ``PUBLISHED``."""
     (layers, width, inner, heads), (depth, vision_width, vision_inner, deepstack), tied = PUBLISHED[name]
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
     text = {

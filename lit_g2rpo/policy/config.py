@@ -34,10 +34,11 @@ class PolicyConfig:
 
     Args:
         path: a folder, a hub name, or ``package:<module>/<folder>`` for a folder inside an installed package.
+        family: model family, by short name or as ``package.module.Name``; null for that of the checkpoint's model_type.
         dtype: type of the weights.
         attention: attention implementation of transformers, for the vision tower and for padded rows.
         packing: learn from groups in one packed sequence, each prompt once; false: padded rows, a prompt in each.
-        packed_attention: attention of packed groups: ``merged`` (kernels of the CPU), ``two_part`` (anywhere), ``flex``
+        packed_attention: attention of packed groups: ``merged`` (CPU kernels), ``two_part`` (anywhere), ``flex``
             (flex attention, CUDA only); null for ``merged`` on the CPU and ``two_part`` elsewhere.
         shapes: of tensors: ``exact`` as prompts and completions come, or ``static``, padded to few sizes, for devices
             that compile for each shape; null for ``static`` on those and ``exact`` elsewhere.
@@ -53,6 +54,7 @@ class PolicyConfig:
     """
 
     path: str
+    family: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "sdpa"
     packing: bool = True

@@ -1,4 +1,4 @@
-"""From prompts to the tensors of a Qwen3-VL forward."""
+"""From prompts to the tensors of a forward."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.policy.families.family import Family
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -18,26 +19,22 @@ class Features:
 
     Args:
         embeddings: what stands in for the image-pad tokens, ``[n, H]``.
-        deepstack: what the first layers of the language model add at image tokens, ``[n, H]`` per layer.
+        added: what the first layers of the text model add at image tokens, ``[n, H]`` per layer.
     """
 
     embeddings: Tensor
-    deepstack: list[Tensor]
+    added: list[Tensor]
 
     @property
     def bytes(self) -> int:
-        """Memory that they take."""
-        return sum(tensor.nbytes for tensor in (self.embeddings, *self.deepstack))
+        """Memory that they take, bytes."""
+        return sum(tensor.nbytes for tensor in (self.embeddings, *self.added))
 
     def to(self, device: torch.device) -> "Features":
-        """The same features on a device.
-
-        Returns:
-            Themselves if they lie there already.
-        """
+        """Move the features to a device, unless they are there already."""
         if self.embeddings.device == device:
             return self
-        return Features(self.embeddings.to(device), [layer.to(device) for layer in self.deepstack])
+        return Features(self.embeddings.to(device), [layer.to(device) for layer in self.added])
 
 
 @dataclass(slots=True)
@@ -46,9 +43,9 @@ class EncodedPrompt:
 
     Args:
         input_ids: ``[L]`` long, image-pad tokens expanded.
-        token_types: 1 at image tokens, 0 elsewhere, ``[L]`` long (the model places M-RoPE by it).
-        positions: M-RoPE position of each token: time, height, width, ``[3, L]`` long.
-        next_position: M-RoPE position of the first completion token; later ones count up from it.
+        token_types: 1 at image tokens, 0 elsewhere, ``[L]`` long.
+        positions: position of each token: time, height, width, ``[3, L]`` long.
+        next_position: position of the first completion token; later ones count up from it.
         pixel_values: patches of all images, ``[patches, channels]``; None without images.
         image_grid: frames, rows and columns of patches of each image, ``[images, 3]`` long; None without images.
         features: the encoded images, kept here where the vision tower does not learn.
@@ -71,14 +68,11 @@ class EncodedPrompt:
 def packs(
     rows: list[EncodedPrompt], size: Callable[[EncodedPrompt], int], most: float
 ) -> Iterator[list[EncodedPrompt]]:
-    """Cut prompts into packs that are computed at a time, which bounds the memory of activations.
+    """Cut prompts, in their order, into packs that are computed at a time, which bounds the memory of activations.
 
     Args:
         size: size of a prompt.
         most: largest size of a pack; a larger prompt is alone in its own.
-
-    Yields:
-        The packs, in the order of the prompts.
     """
     pack: list[EncodedPrompt] = []
     total = 0
@@ -92,15 +86,8 @@ def packs(
         yield pack
 
 
-def encode(processor: Any, model: Any, prompt: Prompt) -> EncodedPrompt:
-    """Tokenize a prompt and cut its images into patches.
-
-    Args:
-        processor: the policy's processor.
-        model: the Qwen3-VL model, which places M-RoPE.
-
-    Returns:
-        The encoded prompt, on the CPU.
+def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> EncodedPrompt:
+    """Tokenize a prompt and cut its images into patches, on the CPU.
 
     Raises:
         UserError: if places and images of the prompt do not match.
@@ -112,8 +99,8 @@ def encode(processor: Any, model: Any, prompt: Prompt) -> EncodedPrompt:
     inputs = processor(text=[text], images=prompt.images or None, return_tensors="pt")
     input_ids, grid = inputs["input_ids"][0], inputs.get("image_grid_thw")
     token_types = (input_ids == processor.image_token_id).long()
-    # On the CPU, where the loops of the model's own function cost no synchronisation with a device.
-    positions, _ = model.model.get_rope_index(input_ids[None], token_types[None], grid)
+    # On the CPU, where the loops of the model's own function cost no synchronization with a device.
+    positions = family.positions(model, input_ids[None], token_types[None], grid)
     return EncodedPrompt(
         input_ids=input_ids,
         token_types=token_types,
@@ -125,25 +112,14 @@ def encode(processor: Any, model: Any, prompt: Prompt) -> EncodedPrompt:
 
 
 def blank_prompt(side: int) -> Prompt:
-    """A prompt with one black image, which gives a batch without images the same forward as any other.
-
-    Args:
-        side: side of the image, pixels.
-
-    Returns:
-        The prompt.
-    """
+    """Make a prompt with one black image of ``side`` pixels, for a batch without images."""
     content = [{"type": "image"}, {"type": "text", "text": "."}]
     image = Image.new("RGB", (side, side))
     return Prompt("blank", "", "", [{"role": "user", "content": content}], [image], {})
 
 
 def blank_text(token: int) -> EncodedPrompt:
-    """A prompt of one token, which gives an empty batch the same forward as any other.
-
-    Returns:
-        The prompt, already encoded.
-    """
+    """Make an encoded prompt of one token, for an empty batch."""
     one = torch.zeros(1, dtype=torch.long)
     return EncodedPrompt(one + token, one, one.expand(3, 1), 1, None, None)
 
@@ -154,7 +130,6 @@ def collate(rows: list[EncodedPrompt], completions: list[Tensor], pad: int, side
     Args:
         rows: the prompt of each row, ``N`` of them.
         completions: completion tokens of each row, ``[T_i]`` long (empty before generation).
-        pad: id of the pad token.
         side: ``left`` for generation, ``right`` for training.
 
     Returns:

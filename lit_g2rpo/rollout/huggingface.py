@@ -72,8 +72,7 @@ class HuggingFaceEngine(RolloutEngine):
             torch.from_numpy(uniform).to(device),
             torch.tensor(policy.forbidden_token_ids, device=device),
         )
-        # The model keeps the M-RoPE offsets of its last batch and would add them to a batch without images.
-        policy.base.model.rope_deltas = None
+        policy.backbone.family.forget_batch(policy.base)
         sequences = policy.model.generate(
             **{name: tensor.to(device) for name, tensor in batch.items()},
             generation_config=GenerationConfig(  # type: ignore[no-untyped-call]

@@ -51,18 +51,13 @@ def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | No
 @shard.register
 def _(strategy: ModelParallelStrategy, policy: Policy) -> None:
     mesh = strategy.device_mesh["data_parallel"]
-    for block in _blocks(policy):
+    # split, gathered and released one by one
+    for block in policy.backbone.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(policy, mesh=mesh)
     # Embedding and head are used outside their modules: these gather them once per pass.
     for method in ("loss", "token_stats"):
         register_fsdp_forward_method(policy, method)
-
-
-def _blocks(policy: Policy) -> Iterator[nn.Module]:
-    """List what is split, gathered and released as a unit: each decoder layer and vision block."""
-    model = policy.base.model
-    yield from (*model.language_model.layers, *model.visual.blocks)
 
 
 @generation_context.register

@@ -63,7 +63,7 @@ def measured_parameters(policy: Policy) -> list[nn.Parameter]:
     Returns:
         The parameters; none where the layer is frozen or its weights are split over ranks.
     """
-    layer = policy.base.model.language_model.layers[-1]
+    layer = policy.backbone.layers[-1]
     # DeepSpeed marks the weights it splits with an id, those of FSDP have a local part
     return [p for p in layer.parameters() if p.requires_grad and not hasattr(p, "ds_id") and not hasattr(p, "to_local")]
 

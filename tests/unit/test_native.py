@@ -15,8 +15,10 @@ import lit_g2rpo.rollout.native.prefill
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.mini.policy import initial_policy
+from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig, Shapes
 from lit_g2rpo.policy.counters import Counters
+from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Sampling
@@ -225,9 +227,9 @@ def test_reading_prompts_in_a_memory_budget_changes_nothing(
     whole = sample(NativeEngine(), policy, mixed_prompts, 2, Sampling(8))
     read: list[list[int]] = []
 
-    def record(policy: Policy, decoder: Any, pack: list[Any], *rest: Any) -> torch.Tensor:
+    def record(backbone: Backbone, decoder: Any, pack: list[Any], *rest: Any) -> torch.Tensor:
         read.append([len(prompt.input_ids) for prompt in pack])
-        return _read(policy, decoder, pack, *rest)
+        return _read(backbone, decoder, pack, *rest)
 
     monkeypatch.setattr(lit_g2rpo.rollout.native.prefill, "_read", record)
     policy.counters = Counters()
@@ -266,7 +268,7 @@ def test_projections_with_a_bias(
 ) -> None:
     config = deepcopy(policy.base.config)
     config.text_config.attention_bias = True
-    biased = Policy(initial_policy(config, seed=4), policy.processor)
+    biased = Policy(initial_policy(config, seed=4), policy.processor, Qwen3VL())
     biased.base.generation_config = policy.base.generation_config
     with torch.no_grad():
         for name, parameter in biased.named_parameters():

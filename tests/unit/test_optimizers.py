@@ -14,7 +14,6 @@ from test_configs import compose
 from lit_g2rpo.cli.trainer import TrainerCLI
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.collectives import Ranks
-from lit_g2rpo.policy.loading import part_of
 from lit_g2rpo.training.checks import check_rounding
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "g2rpo.yaml"
@@ -161,7 +160,7 @@ def test_each_part_learns_at_its_own_rate(random_folder: str, tmp_path: Path, fr
     before = {name: weight.detach().clone() for name, weight in run.policy.named_parameters()}
     trainer(tmp_path, 1).fit(run, data())
     # Adam's first step moves every weight that has a gradient by the rate, whatever the gradient
-    steps = dict.fromkeys(rates, 0.0)
+    steps, part_of = dict.fromkeys(rates, 0.0), run.policy.backbone.family.part_of
     for name, weight in run.policy.named_parameters():
         step = (
             weight.detach() - before[name] * (1 if part_of(name) in frozen else 1 - 1e-5 * rates[part_of(name)])

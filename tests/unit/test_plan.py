@@ -16,7 +16,7 @@ from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.planning.memory import adapters
 from lit_g2rpo.planning.sharding import sharding_of
 from lit_g2rpo.planning.simulation import MicrobatchSize, Phantom
-from lit_g2rpo.planning.sizes import PUBLISHED, model_config
+from lit_g2rpo.planning.sizes import PUBLISHED, planned_model
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.strategies import G2RPODeepSpeedStrategy
@@ -29,7 +29,8 @@ LENGTHS = (40, 25, 31)
     ("name", "billions"), list(zip(PUBLISHED, (2.127532032, 4.437815808, 8.767123696), strict=True))
 )
 def test_published_models_have_the_published_number_of_weights(name: str, billions: float) -> None:
-    phantom = Phantom(model_config(f"{name}-Instruct"), PolicyConfig(name), "cuda", torch.bfloat16, True)
+    config = PolicyConfig(f"{name}-Instruct")
+    phantom = Phantom(*planned_model(config), config, "cuda", torch.bfloat16, True)
     assert sum(weight.numel() for weight in phantom.parameters.values()) == pytest.approx(billions * 1e9, rel=1e-9)
     assert phantom.learning == list(phantom.parameters.values())
 
@@ -42,7 +43,7 @@ def saved(folder: str, config: dict[str, Any]) -> tuple[int, int]:
     weights = {weight.untyped_storage()._cdata for weight in policy.parameters()}
     features = policy.encode(prompt).features
     if features is not None:
-        weights |= {t.untyped_storage()._cdata for t in (features.embeddings, *features.deepstack)}
+        weights |= {t.untyped_storage()._cdata for t in (features.embeddings, *features.added)}
     found: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -71,21 +72,18 @@ def test_a_phantom_keeps_what_a_real_forward_saves(random_folder: str, config: d
     if "lora" in config:
         pytest.importorskip("peft")
     expected, length = saved(random_folder, config)
-    shape = model_config(random_folder)
-    patches = 64 // shape.vision_config.patch_size
-    phantom = Phantom(shape, PolicyConfig(random_folder, **config), "cpu", torch.float32, False)
+    asked = PolicyConfig(random_folder, **config)
+    phantom = Phantom(*planned_model(asked), asked, "cpu", torch.float32, False)
+    patches = 64 // phantom.backbone.image_sizes.patch
     kept = phantom.microbatch(MicrobatchSize(length, ((patches, patches),), (LENGTHS,)), GRPO(), True).kept
     # the hidden states themselves are alive too, and index tensors are not counted
     assert kept == pytest.approx(expected, rel=0.05)
 
 
 def test_recomputing_keeps_less_and_longer_completions_more(random_folder: str) -> None:
-    shape = model_config(random_folder)
-
     def kept(mode: Any, tokens: int) -> int:
-        phantom = Phantom(
-            shape, PolicyConfig(random_folder, activation_checkpointing=mode), "cuda", torch.float32, False
-        )
+        config = PolicyConfig(random_folder, activation_checkpointing=mode)
+        phantom = Phantom(*planned_model(config), config, "cuda", torch.float32, False)
         return phantom.microbatch(MicrobatchSize(100, (), ((tokens,) * 4,)), GRPO(), True).kept
 
     off, selective, full = (kept(mode, 200) for mode in ("off", "selective", "full"))

@@ -11,7 +11,7 @@ from lit_g2rpo.experience import Microbatch, Prompt
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
-from lit_g2rpo.policy.loading import load_policy, part_of
+from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 
 
@@ -120,7 +120,7 @@ def test_adapters_off_are_the_reference(random_folder: str, vision: bool) -> Non
     policy = load_policy(PolicyConfig(path=random_folder, lora=LoraConfig(rank=2, alpha=4, vision=vision)))
     trained = [n for n, p in policy.named_parameters() if p.requires_grad]
     assert all("lora_" in n for n in trained)
-    assert {part_of(n) for n in trained} == ({"language", "vision"} if vision else {"language"})
+    assert {policy.backbone.family.part_of(n) for n in trained} == ({"language", "vision"} if vision else {"language"})
     adapted = {n.split(".lora_")[0] for n in trained if ".visual." in n}
     linear = {n for n, m in policy.named_modules() if ".visual.blocks." in n and hasattr(m, "base_layer")}
     assert adapted == linear

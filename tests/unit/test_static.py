@@ -96,7 +96,7 @@ def test_features_are_encoded_once_and_equal_those_of_exact_shapes(
             assert prompt.encoded.features is None
             continue
         torch.testing.assert_close(prompt.encoded.features.embeddings, copy.encoded.features.embeddings)
-        torch.testing.assert_close(prompt.encoded.features.deepstack, copy.encoded.features.deepstack)
+        torch.testing.assert_close(prompt.encoded.features.added, copy.encoded.features.added)
 
 
 @pytest.mark.parametrize("options", [{}, {"freeze": FROZEN}])

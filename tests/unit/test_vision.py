@@ -9,7 +9,9 @@ from helpers.prompts import make_prompt
 import lit_g2rpo.policy.forward.vision
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.config import PolicyConfig
-from lit_g2rpo.policy.forward.vision import FeatureStore, PatchProjection, image_features
+from lit_g2rpo.policy.feature_store import FeatureStore
+from lit_g2rpo.policy.forward.patches import PatchProjection
+from lit_g2rpo.policy.forward.vision import image_features
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 
@@ -24,7 +26,7 @@ def load(folder: str, **options: Any) -> Policy:
 def test_features_are_those_of_the_model_image_by_image(random_folder: str, mixed_prompts: list[Prompt]) -> None:
     policy = load(random_folder, freeze=FROZEN)
     rows = [policy.encode(prompt) for prompt in mixed_prompts]
-    found = image_features(policy, [*rows, rows[2]])
+    found = image_features(policy.backbone, [*rows, rows[2]])
     assert found[0] is None
     assert found[4] is found[2]
     assert policy.counters.images_encoded == 4
@@ -32,7 +34,7 @@ def test_features_are_those_of_the_model_image_by_image(random_folder: str, mixe
         assert features is not None
         own = policy.base.model.get_image_features(row.pixel_values, row.image_grid, return_dict=True)
         torch.testing.assert_close(features.embeddings, torch.cat(own.pooler_output), atol=1e-5, rtol=1e-5)
-        for ours, theirs in zip(features.deepstack, own.deepstack_features, strict=True):
+        for ours, theirs in zip(features.added, own.deepstack_features, strict=True):
             torch.testing.assert_close(ours, torch.cat(theirs), atol=1e-5, rtol=1e-5)
 
 
@@ -58,13 +60,13 @@ def test_a_frozen_tower_encodes_some_images_at_a_time(
 ) -> None:
     policy = load(random_folder, freeze=FROZEN)
     rows = [policy.encode(prompt) for prompt in mixed_prompts]
-    whole = image_features(policy, rows)
+    whole = image_features(policy.backbone, rows)
     for row in rows:
         row.features = None
     monkeypatch.setattr(lit_g2rpo.policy.forward.vision, "PATCHES", patches)
     read: list[int] = []
     policy.base.model.visual.register_forward_pre_hook(lambda _, arguments: read.append(len(arguments[0])))
-    for found, expected in zip(image_features(policy, rows), whole, strict=True):
+    for found, expected in zip(image_features(policy.backbone, rows), whole, strict=True):
         if found is not None and expected is not None:
             torch.testing.assert_close(found.embeddings, expected.embeddings, atol=1e-6, rtol=1e-5)
     sizes = [row.patches for row in rows if row.patches]
@@ -78,7 +80,7 @@ def test_a_trained_tower_encodes_in_every_pass_with_gradient(random_folder: str)
     policy.prepare_features([prompt])
     assert policy.counters.images_encoded == 0
     for passes in (1, 2):
-        found = image_features(policy, [policy.encode(prompt)])[0]
+        found = image_features(policy.backbone, [policy.encode(prompt)])[0]
         assert found is not None
         assert found.embeddings.requires_grad
         assert policy.encode(prompt).features is None
@@ -100,11 +102,11 @@ def test_features_beyond_the_limit_wait_in_host_memory(random_folder: str) -> No
     policy = load(random_folder, freeze=FROZEN)
     prompts = [make_prompt(f"p{i}", 1) for i in range(3)]
     rows = [policy.encode(prompt) for prompt in prompts]
-    features = [found.to(torch.device("meta")) for found in image_features(policy, rows) if found is not None]
+    features = [found.to(torch.device("meta")) for found in image_features(policy.backbone, rows) if found is not None]
     store = FeatureStore(2.5 * features[0].bytes)
     for row, found in zip(rows[:2], features, strict=False):
         store.keep(row, found)
-    real = image_features(policy, [policy.encode(make_prompt("p3", 1))])[0]
+    real = image_features(policy.backbone, [policy.encode(make_prompt("p3", 1))])[0]
     assert real is not None
     store.keep(rows[2], real)
     assert [row.features.embeddings.device.type for row in rows if row.features] == ["meta", "meta", "cpu"]

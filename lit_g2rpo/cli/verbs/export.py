@@ -92,10 +92,11 @@ def save(policy: Policy, origin: str, folder: Path) -> None:
         if found := origin_file(origin, name):
             shutil.copy(found, folder / name)
     own = type(policy.processor).__name__
+    stock = next(kind for kind in type(policy.processor).__mro__ if kind.__module__.startswith("transformers."))
     for path in folder.glob("*.json"):
         if "rocessor_class" in (text := path.read_text()):
             # the stock classes read the folder too
-            path.write_text(text.replace(f'"{own}"', '"Qwen3VLProcessor"'))
+            path.write_text(text.replace(f'"{own}"', f'"{stock.__name__}"'))
 
 
 def origin_file(origin: str, name: str) -> str | None:

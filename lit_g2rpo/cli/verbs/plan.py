@@ -16,8 +16,9 @@ from lit_g2rpo.hardware.hooks import Sharding
 from lit_g2rpo.planning.memory import PHASES, Item, RolloutSize, levers, memory_table, totals
 from lit_g2rpo.planning.sharding import sharding_of
 from lit_g2rpo.planning.simulation import MicrobatchSize, PassMemory, Phantom
-from lit_g2rpo.planning.sizes import model_config
+from lit_g2rpo.planning.sizes import planned_model
 from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.policy.families.family import ImageSizes
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.training.memory_trial import state_bytes
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
@@ -71,16 +72,16 @@ def run(verb: str, arguments: list[str]) -> None:
     steps = optimizer_steps_per_rollout(module.update.epochs, module.update.microbatches, accumulate)
     check_sizes(module.rollout.prompts, ranks, module.update.microbatches, accumulate)
 
-    shape = model_config(policy.path)
+    family, shape = planned_model(policy)
     dtype, autocast = types_of(policy.dtype, str(trainer.precision), sharding)
-    grids, image_tokens = images_of(policy, shape.vision_config, config.images, data.max_prompt_tokens)
+    grids, image_tokens = images_of(policy, family.image_sizes(shape), config.images, data.max_prompt_tokens)
     own = module.rollout.prompts // ranks
     group = module.rollout.group_size
     groups = -(-own // module.update.microbatches)
     # Fewer groups than micro-batches: groups are cut, and their prompts repeated.
     rows = group if own >= module.update.microbatches else max(1, group * own // module.update.microbatches)
     size = MicrobatchSize(data.max_prompt_tokens, grids, ((data.max_completion_tokens,) * rows,) * groups)
-    phantom = Phantom(shape, policy, device, dtype, autocast)
+    phantom = Phantom(family, shape, policy, device, dtype, autocast)
     a_pass = phantom.microbatch(size, module.objective, accumulate > 1)
     rollout = RolloutSize(
         own, group, data.max_prompt_tokens, image_tokens, data.max_completion_tokens, module.rollout.max_rows,
@@ -160,12 +161,13 @@ def types_of(dtype: str, precision: str, sharding: Sharding) -> tuple[torch.dtyp
 
 
 def images_of(
-    policy: PolicyConfig, vision: Any, count: int, prompt_tokens: int
+    policy: PolicyConfig, sizes: ImageSizes, count: int, prompt_tokens: int
 ) -> tuple[tuple[tuple[int, int], ...], int]:
     """Size the images of the worst prompt.
 
     Args:
-        vision: configuration of the tower.
+        policy: settings of the policy.
+        sizes: how images become tokens.
         count: images of a prompt.
         prompt_tokens: longest prompt.
 
@@ -185,8 +187,8 @@ def images_of(
             raise UserError(
                 "the image processor cannot be read; say the largest area: model.policy.max_pixels"
             ) from error
-    merge = vision.spatial_merge_size
-    tokens = int(pixels or 0) // (vision.patch_size * merge) ** 2
+    merge = sizes.merge
+    tokens = int(pixels or 0) // (sizes.patch * merge) ** 2
     tokens = min(tokens, (prompt_tokens - 1) // max(count, 1))
     height = int(tokens**0.5)
     if not height or not count:

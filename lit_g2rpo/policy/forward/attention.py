@@ -19,7 +19,7 @@ NAME = "grouped"
 
 
 Kind = Literal["merged", "two_part", "flex"]
-"""Flash kernels of the CPU merged by log-sum-exp; padded groups anywhere; flex attention, which learns on CUDA only."""
+"""CPU flash kernels merged by log-sum-exp; padded groups anywhere; flex attention, which learns on CUDA only."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,15 +42,7 @@ class Layout:
 
 
 def make_layout(spans: list[Span], device: torch.device, kind: Kind) -> Layout:
-    """Compute what an attention wants to know of a packed sequence on the host and send it to the device.
-
-    Args:
-        spans: prompt and completions of each group, in the order in which they lie.
-        device: where the sequence will be.
-
-    Returns:
-        The layout.
-    """
+    """Compute on the host what an attention must know of a packed sequence, and send it to the device."""
     if kind == "merged":
         return Layout(spans, [], [])
     if kind == "flex":
@@ -78,16 +70,14 @@ def grouped_attention(
     layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: by groups where a layout is given, else its own ``sdpa``.
+    """Attend, as transformers calls it: by groups where a layout is given, else its own ``sdpa``.
 
     Args:
-        module: the attention module.
         query: ``[1, heads, N, D]``.
         key: ``[1, key heads, N, D]``.
         value: ``[1, key heads, N, D]``.
         attention_mask: used without a layout only.
         scaling: factor on the scores.
-        layout: where groups lie.
         **options: used without a layout only.
 
     Returns:
@@ -110,17 +100,9 @@ def grouped_attention(
 
 
 def two_part_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float) -> Tensor:
-    """Group by group: the prompt causal over itself, its completions over ``[prompt | own]``, padded to the longest.
+    """Attend group by group: the prompt causal over itself, its completions over ``[prompt | own]``, padded.
 
-    Args:
-        query: ``[1, heads, N, D]``.
-        key: ``[1, key heads, N, D]``.
-        value: ``[1, key heads, N, D]``.
-        layout: where groups lie, with index tensors.
-        scaling: factor on the scores.
-
-    Returns:
-        What each token has read, ``[1, N, heads, D]``.
+    Shapes are those of `grouped_attention`; the layout has index tensors.
     """
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)

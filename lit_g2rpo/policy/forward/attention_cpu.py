@@ -38,24 +38,15 @@ class Span:
 class MergedAttention(torch.autograd.Function):
     """Prompt and completions causal over themselves, completions over their prompt; no key repeated, no pad, no mask.
 
+    Queries are ``[1, heads, N, D]``, keys and values ``[1, key heads, N, D]``, what is read ``[1, N, heads, D]``.
+
     A softmax over two sets of keys is the mean of the two softmaxes weighted by their sums. Given the merged output and
     log-sum-exp, the kernel's own backward yields each part's share of the gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scaling: float) -> Tensor:
-        """Read.
-
-        Args:
-            ctx: keeps what the backward needs.
-            query: ``[1, heads, N, D]``.
-            key: ``[1, key heads, N, D]``.
-            value: ``[1, key heads, N, D]``.
-            scaling: factor on the scores.
-
-        Returns:
-            What each token has read, ``[1, N, heads, D]``.
-        """
+        """Read, with the scores times ``scaling``."""
         own, shared = _sizes(spans)
         parts = [
             _forward(*part, 0.0, True, scale=scaling)
@@ -74,15 +65,7 @@ class MergedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key and value.
-
-        Args:
-            ctx: what the forward kept.
-            grad: gradient of what was read, ``[1, N, heads, D]``.
-
-        Returns:
-            The three gradients, and None for spans and scaling.
-        """
+        """Compute the gradients of query, key and value."""
         query, key, value, out, sums = ctx.saved_tensors
         inputs = grad.transpose(1, 2), query, key, value, out, sums
         own, shared = _sizes(ctx.spans)
@@ -102,7 +85,7 @@ class MergedAttention(torch.autograd.Function):
 
 
 def _sizes(spans: list[Span]) -> tuple[list[int], list[tuple[slice, slice]]]:
-    """Lengths of what is causal over itself, in order, and ranges of the completions of a prompt and of that prompt."""
+    """List lengths of what is causal over itself, and for each prompt the ranges of its completions and of itself."""
     own, shared = [], []
     for span in spans:
         own += [length for length in (span.prompt, *span.completions) if length]

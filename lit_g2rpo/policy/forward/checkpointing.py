@@ -23,8 +23,8 @@ def checkpoint_activations(model: Any, mode: Literal["off", "selective", "full"]
     """Recompute activations of each layer in the backward pass.
 
     Args:
-        model: a Qwen3-VL model.
-        mode: recompute nothing with ``off``, all but products of matrices and attention with ``selective``, all with
+        model: a Hugging Face model.
+        mode: recompute nothing with ``off``, all but matrix products and attention with ``selective``, all with
             ``full``.
     """
     if mode == "off":

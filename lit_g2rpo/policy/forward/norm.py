@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import rms_norm
+from typing_extensions import override
 
 
 class Norm(nn.Module):
@@ -17,15 +18,8 @@ class Norm(nn.Module):
     weight: Tensor
     variance_epsilon: float
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise.
-
-        Args:
-            x: ``[..., H]``.
-
-        Returns:
-            ``[..., H]``.
-        """
         if x.device.type == "cpu" and x.dtype.itemsize >= 4:
             scaled: Tensor = _Norm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
             return scaled
@@ -52,16 +46,3 @@ class _Norm(torch.autograd.Function):
         mean = (product @ weight)[..., None].div_(x.shape[-1])
         weight_grad = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         return (grad * weight).sub_(scaled.mul_(mean)).mul_(factor), weight_grad, None
-
-
-def replace_norms(text: Any) -> None:
-    """Let the norms of a text model run as `Norm`; weights and their names stay.
-
-    Args:
-        text: the text model.
-    """
-    for layer in text.layers:
-        attention = layer.self_attn
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm, attention.q_norm, attention.k_norm):
-            norm.__class__ = Norm
-    text.norm.__class__ = Norm

@@ -1,44 +1,29 @@
 """The padded forward: every row with its own prompt and images, by the model's own code; oracle of the packed one."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.encoding import EncodedPrompt, collate
 
-if TYPE_CHECKING:
-    from lit_g2rpo.policy.policy import Policy
 
-
-def padded_states(policy: "Policy", rows: list[EncodedPrompt], completions: list[Tensor]) -> Tensor:
-    """Hidden states that predict every completion token, by one padded forward.
-
-    Args:
-        rows: the prompt of each row, ``N`` of them.
-        completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
-
-    Returns:
-        Last hidden states, ``[M, H]`` over the ``M = sum T_i`` tokens in row order.
-    """
+def padded_states(backbone: Backbone, rows: list[EncodedPrompt], completions: list[Tensor]) -> Tensor:
+    """Compute what `packed_states` computes by one padded forward."""
     count, dummy = sum(len(tokens) for tokens in completions), 0
     # Every rank runs the same modules in every micro-batch, and gradients exist everywhere (zero, not missing).
     if not any(row.pixel_values is not None for row in rows):
-        blank = policy.blank
+        blank = backbone.blank
         rows, completions, dummy = [*rows, blank], [*completions, blank.input_ids[-1:]], len(blank.input_ids) + 1
-    batch = collate(rows, completions, policy.pad_token_id, side="right")
+    batch = collate(rows, completions, backbone.pad_token_id, side="right")
     at = [
         (i, len(row.input_ids) - 1 + t)
         for i, (row, tokens) in enumerate(zip(rows, completions, strict=True))
         for t in range(len(tokens))
     ]
-    row_index, token_index = torch.tensor(at).T.to(policy.device)
-    batch = {name: tensor.to(policy.device) for name, tensor in batch.items()}
-    positions, _ = policy.base.model.get_rope_index(
-        batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], None, batch["attention_mask"]
-    )
-    hidden = policy.base.model(**batch, position_ids=positions, use_cache=False).last_hidden_state
-    counters = policy.counters
+    row_index, token_index = torch.tensor(at).T.to(backbone.device)
+    batch = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
+    hidden = backbone.family.padded_states(backbone.model, batch)
+    counters = backbone.counters
     counters.train_passes += 1
     counters.images_encoded += len(batch["image_grid_thw"])
     counters.train_completion_tokens += count
@@ -47,5 +32,4 @@ def padded_states(policy: "Policy", rows: list[EncodedPrompt], completions: list
         len(row.input_ids) + len(tokens) for row, tokens in zip(rows, completions, strict=True)
     ) + dummy  # fmt: skip
     # A slice keeps the dummy in the graph.
-    states: Tensor = hidden[row_index, token_index][:count]
-    return states
+    return hidden[row_index, token_index][:count]

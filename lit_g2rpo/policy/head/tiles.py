@@ -59,14 +59,7 @@ class Head:
         self.weight_grad = hidden.new_zeros(weight.shape, dtype=self.dtype) if weight_grad else None
 
     def stats(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Read one tile.
-
-        Args:
-            part: the tile, one of ``parts``.
-
-        Returns:
-            Log-probabilities and entropies, nats, ``[m]`` each.
-        """
+        """Read one of the tiles: log-probabilities and entropies, nats, ``[m]`` each."""
         targets = self.targets[part, None]
         tile = self._tile[: len(targets)]
         self._product(self.hidden[part].to(self.weight.dtype), self.weight.T, tile)
@@ -81,7 +74,7 @@ class Head:
         return zip(*(torch.split(tensor, len(self._scratch)) for tensor in tensors), strict=True)
 
     def _softmax(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn logits into probabilities in place; log-probabilities of the targets and entropies come back."""
+        """Turn logits into probabilities in place; return log-probabilities of the targets and entropies."""
         rows.sub_(rows.amax(-1, keepdim=True))
         exps = torch.exp(rows, out=self._scratch[: len(rows)])
         total = exps.sum(-1, keepdim=True)
@@ -96,7 +89,6 @@ class Head:
         """Add the gradients of the tile that was read last.
 
         Args:
-            part: the tile.
             logprob_grad: d loss / d log-probability of each token, ``[m]``; None for 0.
             entropy_grad: d loss / d entropy of each token, ``[m]``; None for 0, which saves work.
         """
@@ -138,7 +130,7 @@ class Head:
 
 
 def factor_dtype(hidden: Tensor, weight: Tensor, device: str | None = None) -> torch.dtype:
-    """Type of the factors of the head's products; sums and logits are in float32 or wider in any case.
+    """Choose the type of the factors of the head's products; sums and logits are float32 or wider in any case.
 
     Args:
         hidden: hidden states ``[M, H]``.

@@ -25,7 +25,7 @@ def head_loss(
     elementwise: bool = True,
     device: str | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of tokens straight from hidden states; the gradient of an elementwise one is formed on the way.
+    """Compute the loss of tokens straight from hidden states; the gradient of an elementwise one is formed on the way.
 
     Args:
         hidden: hidden states that predict the targets, ``[M, H]``.
@@ -70,14 +70,9 @@ def head_loss(
 def token_logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float = 1.0, device: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of its distribution, in float32 or wider.
+    """Compute log-probability of each target and entropy of its distribution, in float32 or wider.
 
-    Args:
-        hidden: hidden states that predict the targets, ``[M, H]``.
-        weight: the head, ``[V, H]``.
-        targets: token ids, ``[M]`` long.
-        temperature: softmax temperature.
-        device: kind of device whose tiles and arithmetic are meant; None for where the tensors lie.
+    Args are those of `head_loss`.
 
     Returns:
         Log-probabilities and entropies, nats, ``[M]`` each; their gradients compute the logits a second time.
@@ -90,7 +85,7 @@ def token_logprobs(
 
 
 def logits_stats(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of its distribution from logits.
+    """Compute log-probability of each target and entropy of its distribution from logits.
 
     Args:
         logits: ``[M, V]``, already divided by the temperature.
@@ -107,7 +102,7 @@ def logits_stats(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _loss_of_part(
     head: Head, part: slice, fields: TokenFields, token_loss: TokenLoss, with_grad: bool
 ) -> dict[str, Tensor]:
-    """Loss and diagnostics of a tile, whose gradient joins those of the head."""
+    """Compute loss and diagnostics of a tile, and add its gradient to those of the head."""
     values = {field.name: getattr(fields, field.name) for field in dataclasses.fields(fields)}
     of_part = dataclasses.replace(fields, **{name: v[part] for name, v in values.items() if v is not None})
     logprobs, entropy = (value.requires_grad_(with_grad) for value in head.stats(part))
@@ -122,17 +117,7 @@ def _loss_of_part(
 def loss_of_tokens(
     token_loss: TokenLoss, logprobs: Tensor, entropy: Tensor, fields: TokenFields
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of each token with its diagnostics, those of every objective among them.
-
-    Args:
-        token_loss: loss of each token from log-probabilities, entropies and fields.
-        logprobs: nats, ``[M]``.
-        entropy: nats, ``[M]``.
-        fields: what the loss depends on besides, ``[M]`` each.
-
-    Returns:
-        The loss and diagnostics without gradient, ``[M]`` each.
-    """
+    """Compute the loss of each token, ``[M]``, and its diagnostics without gradient, those of every objective too."""
     loss, metrics = token_loss(logprobs, entropy, fields)
     metrics = metrics | {"nll": -logprobs, "entropy": entropy, "loss": loss}
     return loss, {name: value.detach() for name, value in metrics.items()}
@@ -142,12 +127,8 @@ def attach(loss: Tensor, hidden: Tensor, weight: Tensor, grads: list[Tensor | No
     """Give a loss the gradients that are known already.
 
     Args:
-        loss: a scalar.
-        hidden: hidden states.
+        loss: a scalar, to be differentiated once.
         grads: d loss / d hidden and d loss / d weight, scaled in place by the backward; None where there is none.
-
-    Returns:
-        The loss, to be differentiated once.
     """
     attached: Tensor = _Attached.apply(loss, hidden, weight, grads)  # type: ignore[no-untyped-call]
     return attached

@@ -206,7 +206,7 @@ class Scorer:
         self._pool.close()
 
     def _warn_of_none(self, one: Scored) -> None:
-        """A function that forgets to return gives None: no failure, but nothing to learn from either."""
+        """Warn of a function that forgets to return: None is no failure, but teaches nothing either."""
         path = str(one.path)
         self._nones[path] = self._nones.get(path, 0) + 1 if one.result.error == NOT_APPLICABLE else 0
         if self._nones[path] == SMALLEST_WINDOW:

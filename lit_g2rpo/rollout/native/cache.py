@@ -10,7 +10,6 @@ class PromptCache:
     """Keys and values of prompts, ``[P * K, width, D]`` per layer.
 
     Args:
-        decoder: the text model.
         lengths: tokens of each prompt, ``P`` of them.
         width: tokens that a prompt has room for.
     """
@@ -25,22 +24,11 @@ class PromptCache:
         self.bias = bias.repeat_interleave(self._heads, 0)[:, None]
 
     def write(self, layer: int, prompt: int, key: Tensor, value: Tensor) -> None:
-        """Store a prompt.
-
-        Args:
-            prompt: index of the prompt.
-            key: ``[L, K, D]``.
-            value: ``[L, K, D]``.
-        """
+        """Store keys and values, ``[L, K, D]``, of a prompt by its index."""
         self._memory[layer, :, prompt, :, : len(key)] = torch.stack([key, value]).transpose(1, 2)
 
     def move(self, source: int, target: int) -> None:
-        """Put one prompt in another's place.
-
-        Args:
-            source: index of the prompt that stays.
-            target: index of the prompt that is overwritten.
-        """
+        """Overwrite one prompt, by its index, with another."""
         self._memory[:, :, target] = self._memory[:, :, source]
         bias = self.bias.view(-1, self._heads, *self.bias.shape[1:])
         bias[target] = bias[source]
@@ -50,7 +38,6 @@ class SlotCache:
     """Keys and values of completions' own tokens, ``[slots * K, width, D]`` per layer.
 
     Args:
-        decoder: the text model.
         slots: completions held at a time.
         width: tokens that a completion has room for.
     """
@@ -60,23 +47,11 @@ class SlotCache:
         self.keys, self.values = _by_layer(self._memory)
 
     def write(self, layer: int, place: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store one token of each of ``N`` completions.
-
-        Args:
-            place: see `write_token`.
-            key: ``[N, K, D]``.
-            value: ``[N, K, D]``.
-        """
+        """Store one token of each of ``N`` completions, as `write_token` does."""
         write_token(self.keys[layer], self.values[layer], place, key, value)
 
     def move(self, sources: list[int], targets: list[int], span: int) -> None:
-        """Put some completions in the places of others.
-
-        Args:
-            sources: slots of completions that stay.
-            targets: slots that are overwritten.
-            span: tokens that the completions have.
-        """
+        """Overwrite the first ``span`` tokens of some slots, ``targets``, with those of others."""
         self._memory[:, :, targets, :, :span] = self._memory[:, :, sources, :, :span]
 
 
@@ -84,7 +59,6 @@ class LayerCache:
     """Keys and values, one tensor per layer: a write to a part of one large tensor would compile to a copy of it.
 
     Args:
-        decoder: the text model.
         rows: prompts or completions.
         width: tokens that each has room for.
     """
@@ -97,7 +71,7 @@ class LayerCache:
         self.bias: Tensor
 
     def write(self, layer: int, place: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store one token of each of ``N`` rows, as in a `SlotCache`."""
+        """Store one token of each of ``N`` rows, as `write_token` does."""
         write_token(self.keys[layer], self.values[layer], place, key, value)
 
 
@@ -123,6 +97,6 @@ def _memory(decoder: Decoder, rows: int, width: int) -> Tensor:
 
 
 def _by_layer(memory: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Keys and values of each layer, rows and heads in one dimension, which is what batched products take."""
+    """Split keys and values by layer, rows and heads in one dimension, which is what batched products take."""
     keys, values = memory.flatten(2, 3).unbind(1)
     return keys.unbind(), values.unbind()

@@ -1,13 +1,13 @@
 """The text model as one function of tokens, positions and a way to attend."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.head.tiles import factor_dtype
 from lit_g2rpo.rollout.native.weights import read_layers
 
@@ -16,27 +16,22 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Decoder:
-    """Run the layers of a Qwen3-VL text model on flat rows of tokens, without the model's own code around them.
-
-    Args:
-        base: ``Qwen3VLForConditionalGeneration``.
+    """Run the layers of a text model on flat rows of tokens, without the model's own code around them.
 
     Raises:
         UserError: if the model has a part that this decoder does not know.
     """
 
-    def __init__(self, base: Any) -> None:
-        text, config = base.model.language_model, base.model.language_model.config
-        rope = config.rope_parameters["rope_type"]
-        if base.config.model_type != "qwen3_vl" or rope in ("dynamic", "longrope"):
-            raise UserError(
-                f"model.rollout.engine 'native' knows no {base.config.model_type} with {rope} rope; use 'huggingface'"
-            )
+    def __init__(self, backbone: Backbone) -> None:
+        text, config = backbone.text, backbone.text.config
+        kind, rope = backbone.model.config.model_type, config.rope_parameters["rope_type"]
+        if not backbone.family.native_decoder or rope in ("dynamic", "longrope"):
+            raise UserError(f"model.rollout.engine 'native' knows no {kind} with {rope} rope; use 'huggingface'")
         self.key_heads: int = config.num_key_value_heads
         self.repeats: int = config.num_attention_heads // config.num_key_value_heads
         self.head_dim: int = text.layers[0].self_attn.head_dim
         self.eps: float = config.rms_norm_eps
-        self.embedding, self.head = text.embed_tokens.weight, base.lm_head.weight
+        self.embedding, self.head = text.embed_tokens.weight, backbone.head
         self.norm, self.rotary = text.norm.weight, text.rotary_emb
         device, own = self.embedding.device.type, self.embedding.dtype
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -54,10 +49,10 @@ class Decoder:
         return torch.promote_types(self.dtype, torch.float32)
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables of rotary embedding.
+        """Compute the tables of rotary embedding.
 
         Args:
-            positions: M-RoPE positions, ``[3, N]`` long.
+            positions: ``[3, N]`` long.
 
         Returns:
             Cosine, and sine with the sign of the rotation folded in, ``[N, 1, D]`` each.
@@ -106,14 +101,7 @@ class Decoder:
         return (x * cosine).add_(x.roll(x.shape[-1] // 2, -1).mul_(sine))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the next token.
-
-        Args:
-            hidden: ``[N, H]``.
-
-        Returns:
-            ``[N, V]``, float32 or wider.
-        """
+        """Score the next token: from ``[N, H]`` to ``[N, V]``, float32 or wider."""
         # The same types as in training, where logits of half precision would round log-probabilities by too much.
         dtype = factor_dtype(hidden, self.head)
         with torch.autocast(hidden.device.type, enabled=False):

@@ -29,7 +29,7 @@ class NativeEngine(RolloutEngine):
     """Sample with the policy's live weights, which it reads anew for each rollout.
 
     Whole groups are held at a time, at most ``max_rows`` rows of them; a larger group keeps its prompt while its rows
-    take turns, so that every prompt is read once.
+    take turns, so that every prompt is read once. A part that only ``huggingface`` knows is a `UserError`.
 
     Args:
         max_rows: most rows held at a time.
@@ -57,7 +57,7 @@ class NativeEngine(RolloutEngine):
             completions = []
             # Without the bookkeeping of autograd: 7 % of a rollout of a small policy. XLA knows no inference mode.
             with torch.no_grad() if self.policy.device.type == "xla" else torch.inference_mode():
-                decoder = Decoder(self.policy.base)
+                decoder = Decoder(self.policy.backbone)
                 for start in range(0, len(prompts), size):
                     own = prompts[start : start + size]
                     told = finished and partial(_told, finished, start)
@@ -85,7 +85,7 @@ class NativeEngine(RolloutEngine):
         lengths = [len(prompt.input_ids) for prompt in encoded]
         room = -(-max(lengths) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE if fixed else max(lengths)
         cache = PromptCache(decoder, lengths, room)
-        hidden = prefill(policy, decoder, encoded, cache, self.prefill_mib)
+        hidden = prefill(policy.backbone, decoder, encoded, cache, self.prefill_mib)
         table = CompletionTable(policy, prompts, encoded, group_size, sampling, finished)
         size = min(fixed or self.max_rows, table.spare)
         waiting = _draw_first(table, decoder.logits(hidden), size)
@@ -140,5 +140,5 @@ def _told(finished: Finished, start: int, index: int, completions: list[Completi
 
 
 def _rounded(size: int, full: int) -> int:
-    """The smallest eighth, quarter, half or whole of ``full`` that holds ``size``."""
+    """Find the smallest eighth, quarter, half or whole of ``full`` that holds ``size``."""
     return next(part for part in (-(-full // 8), -(-full // 4), -(-full // 2), full) if part >= size)

@@ -34,9 +34,7 @@ class StaticRollout:
     """One rollout of ``P`` prompts, ``N = P * G`` rows that take turns in ``S`` slots.
 
     Args:
-        decoder: its text model.
-        group_size: completions per prompt.
-        sampling: how to draw.
+        group_size: completions per prompt, ``G``.
         slots: rows decoded at a time.
         finished: told of each group as soon as its last row is done.
     """
@@ -117,11 +115,11 @@ class StaticRollout:
             k, v = (tensor.expand(len(q), -1, -1, -1) for tensor in (k, v))
             return scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 1, 0, 3).flatten(1)
 
-        images = image_rows(self.policy, packed, size)
+        images = image_rows(self.policy.backbone, packed, size)
         ids = padded(packed.input_ids, size, self.policy.pad_token_id).to(self.device)
         x = images.embedded(embedding(ids, self.decoder.embedding))
         positions = padded(packed.positions, size).to(self.device)
-        self.decoder(x, self.decoder.rotation(positions), attend, (None, images.deepstack))
+        self.decoder(x, self.decoder.rotation(positions), attend, (None, images.added))
         self.policy.counters.prefill_tokens += size
 
     def decode(self) -> None:
@@ -188,5 +186,5 @@ class StaticRollout:
 
 
 def _rounded(size: int, full: int) -> int:
-    """The smallest quarter, half or whole of ``full`` that holds ``size``."""
+    """Find the smallest quarter, half or whole of ``full`` that holds ``size``."""
     return next(part for part in (-(-full // 4), -(-full // 2), full) if part >= size)

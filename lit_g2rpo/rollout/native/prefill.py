@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
+from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.encoding import EncodedPrompt, packs
 from lit_g2rpo.policy.forward.vision import image_features
-from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.native.cache import PromptCache
 from lit_g2rpo.rollout.native.decoder import Decoder
 
 
 def token_bytes(config: Any, width: int) -> int:
-    """Memory that a token takes while its prompt is read.
+    """Estimate the memory that a token takes while its prompt is read.
 
     Args:
         config: the text model's.
@@ -27,15 +27,12 @@ def token_bytes(config: Any, width: int) -> int:
 
 
 def prefill(
-    policy: Policy, decoder: Decoder, prompts: list[EncodedPrompt], cache: PromptCache, budget_mib: float
+    backbone: Backbone, decoder: Decoder, prompts: list[EncodedPrompt], cache: PromptCache, budget_mib: float
 ) -> Tensor:
     """Read prompts into the cache.
 
     Args:
-        policy: the policy, for its vision tower and counters.
-        decoder: the text model.
-        prompts: the prompts, ``P`` of them.
-        cache: where keys and values go.
+        prompts: ``P`` of them.
         budget_mib: most memory that activations take, MiB; a prompt that needs more is read alone.
 
     Returns:
@@ -43,25 +40,25 @@ def prefill(
     """
     last: list[Tensor] = []
     first = 0
-    most = budget_mib * 2**20 / token_bytes(policy.base.config.text_config, decoder.embedding.element_size())
+    most = budget_mib * 2**20 / token_bytes(backbone.text.config, decoder.embedding.element_size())
     for pack in packs(prompts, lambda prompt: len(prompt.input_ids), most):
-        last.append(_read(policy, decoder, pack, first, cache))
+        last.append(_read(backbone, decoder, pack, first, cache))
         first += len(pack)
-        policy.counters.prefill_tokens += sum(len(prompt.input_ids) for prompt in pack)
+        backbone.counters.prefill_tokens += sum(len(prompt.input_ids) for prompt in pack)
     return torch.cat(last)
 
 
-def _read(policy: Policy, decoder: Decoder, pack: list[EncodedPrompt], first: int, cache: PromptCache) -> Tensor:
-    device = policy.device
+def _read(backbone: Backbone, decoder: Decoder, pack: list[EncodedPrompt], first: int, cache: PromptCache) -> Tensor:
+    device = backbone.device
     lengths = [len(prompt.input_ids) for prompt in pack]
     ends = torch.tensor(lengths).cumsum(0).tolist()
     x = embedding(torch.cat([prompt.input_ids for prompt in pack]).to(device), decoder.embedding)
-    features = [found for found in image_features(policy, pack) if found is not None]
+    features = [found for found in image_features(backbone, pack) if found is not None]
     images = None
     if features:
         places = torch.cat([prompt.token_types for prompt in pack]).nonzero()[:, 0].to(device)
         x.index_copy_(0, places, torch.cat([found.embeddings for found in features]).to(device, x.dtype))
-        layers = zip(*(found.deepstack for found in features), strict=True)
+        layers = zip(*(found.added for found in features), strict=True)
         images = places, [torch.cat(layer).to(device) for layer in layers]
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

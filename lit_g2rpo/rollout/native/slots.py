@@ -36,7 +36,6 @@ class Slots:
     Every tensor keeps its address, so that a step can be captured once and replayed.
 
     Args:
-        decoder: the text model.
         prompts: keys and values of the prompts.
         table: what is drawn for each row.
         size: number of slots.
@@ -64,11 +63,7 @@ class Slots:
         self.held = sorted(set(table.prompt_of_row))
 
     def step(self, shape: StepShape) -> None:
-        """Decode one token in each slot.
-
-        Args:
-            shape: sizes of the step.
-        """
+        """Decode one token in each slot."""
         row, token, index, done = (state[: shape.slots] for state in (self.row, self.token, self.index, self.done))
         heads = len(self._heads)
         place = self.place[: shape.slots * heads]
@@ -143,11 +138,7 @@ class Slots:
         del self.rows[kept:]
 
     def drop_prompts(self, waiting: deque[int]) -> None:
-        """Forget prompts that no row needs any more.
-
-        Args:
-            waiting: rows without a slot yet.
-        """
+        """Forget prompts that neither a row in a slot nor a waiting one needs any more."""
         needed = {self.table.prompt_of_row[row] for row in (*self.rows, *waiting)}
         for place in reversed(range(len(self.held))):
             if self.held[place] not in needed:

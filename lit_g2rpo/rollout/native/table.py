@@ -15,10 +15,8 @@ class CompletionTable:
     """Completions of ``P`` prompts, ``N = P * G`` rows, and a spare row that idle slots write to.
 
     Args:
-        policy: the policy, for its device and tokens.
-        encoded: the same as tensors.
-        group_size: completions per prompt.
-        sampling: how to draw.
+        encoded: the same prompts as tensors.
+        group_size: completions per prompt, ``G``.
         finished: told of each group as soon as its last row is done.
     """
 
@@ -93,11 +91,7 @@ class CompletionTable:
                 self._finished(prompt, self._groups[prompt])
 
     def completions(self) -> list[Completion]:
-        """The completions of all groups that are complete, prompt by prompt.
-
-        Returns:
-            At most ``N`` completions on the CPU.
-        """
+        """List the completions, on the CPU, of all groups that are complete, prompt by prompt."""
         return [completion for prompt in sorted(self._groups) for completion in self._groups[prompt]]
 
     def _read(self, prompt: int, tokens: Tensor, logprobs: Tensor, entropy: Tensor, ends: Tensor) -> list[Completion]:

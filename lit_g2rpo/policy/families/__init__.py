@@ -1,0 +1,1 @@
+"""Model families: one file for each says where the parts of its models are."""

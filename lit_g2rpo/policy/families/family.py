@@ -1,0 +1,166 @@
+"""What the policy asks of a family of models: where its parts are, and how they are called."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_g2rpo.policy.config import LoraConfig, Part
+from lit_g2rpo.policy.forward.attention import Layout
+
+
+@dataclass(slots=True, frozen=True)
+class ImageSizes:
+    """How images become tokens.
+
+    Args:
+        patch: side of a patch, pixels.
+        values: numbers in a patch, its frames and channels included.
+        merge: patches per side of an image token.
+        levels: tensors of features per image: the embeddings, and one for each text layer that adds features of its
+            own at image tokens.
+    """
+
+    patch: int
+    values: int
+    merge: int
+    levels: int
+
+
+class Family(ABC):
+    """Name the parts of a vision-language model in one place; nothing else knows their names.
+
+    Inputs are those of Qwen's processors (``input_ids``, ``mm_token_type_ids``, ``pixel_values``, ``image_grid_thw``),
+    and positions have three axes: time, height, width.
+
+    ``model`` is always the Hugging Face model itself, inside its adapters if it has any. Models and configurations are
+    ``Any``: torch types each attribute of a module as a tensor or a module, and transformers fills configurations at
+    run time.
+    """
+
+    model_class: type[Any]
+    """The ``PreTrainedModel``."""
+
+    processor_class: type[Any]
+    """Turns messages and images into inputs."""
+
+    native_decoder = False
+    """True if `rollout.native` can run the text model: its layers are called and normed as those of Qwen3."""
+
+    @abstractmethod
+    def text(self, model: Any) -> Any:
+        """Find the text model, which has ``embed_tokens``, ``layers``, ``norm`` and a ``config`` of its own."""
+
+    @abstractmethod
+    def tower(self, model: Any) -> nn.Module:
+        """Find the vision tower, its mergers included."""
+
+    @abstractmethod
+    def blocks(self, model: Any) -> list[nn.Module]:
+        """List the modules whose weights are split over ranks and gathered apart: the layers of text and tower."""
+
+    @abstractmethod
+    def image_sizes(self, config: Any) -> ImageSizes:
+        """Read how images become tokens from a model's configuration."""
+
+    @abstractmethod
+    def forbidden_token_ids(self, config: Any) -> list[int]:
+        """List the ids that must never be sampled, such as those that stand for an image."""
+
+    @abstractmethod
+    def part_of(self, name: str) -> Part:
+        """Say which part a weight belongs to.
+
+        Args:
+            name: name of the weight, wrappers' prefixes included.
+
+        Returns:
+            ``vision`` (the tower without its mergers), ``merger`` or ``language``.
+        """
+
+    @abstractmethod
+    def adapter_targets(self, lora: LoraConfig) -> str:
+        """Write the regular expression of the linear layers that get an adapter, as ``peft`` takes it."""
+
+    @abstractmethod
+    def prepare_for_packing(self, model: Any) -> None:
+        """Make a model run packed groups next to everything it does already; weights and their names stay."""
+
+    @abstractmethod
+    def positions(
+        self, model: Any, input_ids: Tensor, token_types: Tensor, grid: Tensor | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Place the tokens of rows.
+
+        Args:
+            input_ids: ``[N, L]`` long, image-pad tokens expanded.
+            token_types: 1 at image tokens, 0 elsewhere, ``[N, L]`` long.
+            grid: frames, rows and columns of patches of each image, ``[images, 3]`` long.
+            mask: 0 at pads, ``[N, L]`` long; None for no pads.
+
+        Returns:
+            ``[3, N, L]`` long.
+        """
+
+    @abstractmethod
+    def image_features(self, model: Any, pixels: Tensor, grid: Tensor) -> list[tuple[Tensor, ...]]:
+        """Run the vision tower.
+
+        Args:
+            pixels: patches of all images, ``[patches, values]``.
+            grid: frames, rows and columns of patches of each image, ``[images, 3]`` long.
+
+        Returns:
+            For each level (see `ImageSizes`) the features of each image, ``[n_i, H]``.
+        """
+
+    @abstractmethod
+    def padded_image_features(self, model: Any, pixels: Tensor, grid: Tensor, size: int) -> list[Tensor]:
+        """Run the vision tower in a fixed shape.
+
+        Args:
+            pixels: patches of all images, ``[patches, values]``, on the CPU; possibly none.
+            grid: frames, rows and columns of patches of each image, ``[images, 3]`` long, on the CPU.
+            size: patches to pad to.
+
+        Returns:
+            For each level the features of all images and then of pads, ``[size / merge^2, H]``, on the model's device.
+        """
+
+    @abstractmethod
+    def hidden_states(
+        self,
+        model: Any,
+        embeddings: Tensor,
+        positions: Tensor,
+        layout: Layout,
+        places: Tensor | None,
+        added: list[Tensor],
+    ) -> Tensor:
+        """Run the text model on a packed sequence; the model is prepared for it.
+
+        Args:
+            embeddings: ``[N, H]``, those of images in their places.
+            positions: ``[3, N]`` long.
+            layout: which tokens see which.
+            places: indices of the ``n`` image tokens; None if ``added`` covers all ``N`` tokens.
+            added: features that the first layers add, ``[n, H]`` per layer; empty without images.
+
+        Returns:
+            Last hidden states, ``[N, H]``.
+        """
+
+    @abstractmethod
+    def padded_states(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Run the model's own code on padded rows.
+
+        Args:
+            batch: the inputs as `collate` makes them, on the model's device, with at least one image.
+
+        Returns:
+            Last hidden states, ``[N, L, H]``.
+        """
+
+    def forget_batch(self, model: Any) -> None:  # noqa: B027  # most models keep nothing
+        """Forget what the model keeps of its last batch and would use in its own ``generate``."""
