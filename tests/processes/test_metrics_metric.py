@@ -2,17 +2,15 @@
 
 import os
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import finished
 
 from lit_g2rpo.evaluation import BENCHMARKS
 from lit_g2rpo.evaluation.metric import BenchmarkMetric, CircularAccuracy, metric_of
 
-ROOT = Path(__file__).resolve().parents[2]
 CHARTQA = [(1.0, "human"), (0.0, "human"), (None, "augmented"), (1.0, "augmented"), (1.0, "augmented")]
 MMBENCH = [(1.0, "q1"), (1.0, "q2"), (0.0, "q1"), (1.0, "q2"), (1.0, "q3")]
 
@@ -84,23 +82,15 @@ def rank_main(rank, port):
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_come_to_the_figures_of_one():
+def test_two_processes_come_to_the_figures_of_one(commands):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
-    ranks = [
-        subprocess.Popen(
-            [*command, rank, port], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        for rank in "01"
-    ]
+    ranks = [commands.start(sys.executable, __file__, rank, port) for rank in "01"]
     expected = f"{plain(chartqa(CHARTQA).compute())}\n{plain(mmbench(MMBENCH).compute())}\n"
-    for rank in ranks:
-        out, err = rank.communicate(timeout=120)
-        assert rank.returncode == 0, err
-        assert out == expected
+    for rank in map(finished, ranks):
+        assert rank.returncode == 0, rank.stderr
+        assert rank.stdout == expected
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """The callbacks folder lies at the root and is imported from inside the package."""
 
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import lightning.pytorch as L
+from helpers.paths import ROOT
 
 from lit_g2rpo import callbacks
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_callbacks_are_a_relative_link():
@@ -20,9 +17,8 @@ def test_callbacks_are_a_relative_link():
     assert not (ROOT / "callbacks").is_symlink()
 
 
-def test_the_folder_cannot_be_imported_by_its_own_name():
-    command = [sys.executable, "-c", "import callbacks"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_the_folder_cannot_be_imported_by_its_own_name(commands):
+    result = commands.run(sys.executable, "-c", "import callbacks", cwd=ROOT)
     assert result.returncode != 0
     assert result.stderr.strip().endswith("ImportError: import these as lit_g2rpo.callbacks")
 

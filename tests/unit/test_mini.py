@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.paths import WEIGHTS
 
 from lit_g2rpo.mini.data import EVALUATION_SEED, MiniDataset, MiniPrompts
 from lit_g2rpo.mini.images import SIDE
@@ -19,8 +19,6 @@ from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.rewards import score
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
-
-WEIGHTS = Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights"
 
 
 @pytest.mark.parametrize("task", TASKS)
