@@ -13,6 +13,8 @@ from hypothesis import settings
 
 from lit_g2rpo.experience import Prompt
 
+pytest_plugins = ["helpers.processes"]
+
 TESTS = Path(__file__).resolve().parent
 # processes that tests start find the checkout and the helpers
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])

@@ -1,4 +1,7 @@
-"""One rollout of training on so many processes; writes what a test compares."""
+"""One rollout of training on so many processes; writes what a test compares.
+
+``python tests/helpers/ddp_run.py POLICY OUT KIND ...`` trains each kind on two processes.
+"""
 
 import json
 import sys
@@ -43,7 +46,7 @@ class MixedData(PromptData):
 
 
 class NeuronOnCPU(NeuronAccelerator):
-    """The accelerator of Trainium with the processor for a device."""
+    """The accelerator of Trainium with the CPU for a device."""
 
     device_type = "cpu"
     package = None
@@ -73,13 +76,19 @@ class Record(pl.Callback):
             })  # fmt: skip
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    lit_g2rpo.rewards.running.scorer.score = varied_score
-    folder, out, devices, kind = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+def run(folder: str, out: Path, devices: int, kind: str) -> None:
+    """Train one rollout.
+
+    Args:
+        folder: the policy.
+        out: where the figures go.
+        devices: how many processes.
+        kind: ``mini``, ``neuron`` (the same on the path of Trainium) or ``mixed``.
+    """
+    torch.manual_seed(0)
     record = Record()
     sizes: dict[str, Any] = {"accumulate_grad_batches": 2, "strategy": "ddp" if devices > 1 else "auto"}
-    if sys.argv[5:] == ["neuron"]:
+    if kind == "neuron":
         sizes |= {"strategy": NeuronDDPStrategy(process_group_backend="gloo"), "accelerator": NeuronOnCPU()}
     source: PromptData
     if kind == "mixed":
@@ -91,13 +100,10 @@ if __name__ == "__main__":
         # 5 x 6 rows in batches of 4: the ranks run out of rows in the last batch
         source = data(max_completion_tokens=8, val_per_task=5, val_batch_size=4)
         run = module(folder)
-    fit = trainer(
-        out, steps=run.update.microbatches // 2, callbacks=[record], devices=devices,
-        **sizes,
-    )  # fmt: skip
+    fit = trainer(out, steps=run.update.microbatches // 2, callbacks=[record], devices=devices, **sizes)
     fit.fit(run, source)
     validation: dict[str, float] = {}
-    if kind == "mini":
+    if kind != "mixed":
         fit.limit_val_batches = 1.0
         validation = dict(fit.validate(run, source, verbose=False)[0])
     if fit.global_rank == 0:
@@ -105,3 +111,10 @@ if __name__ == "__main__":
         (out / "steps.json").write_text(json.dumps(record.steps))
         (out / "validation.json").write_text(json.dumps(validation | {"rows": sum(run.validation_sizes.values())}))
         torch.save({"gradients": record.gradients, "weights": run.policy.state_dict()}, out / "tensors.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    lit_g2rpo.rewards.running.scorer.score = varied_score
+    for kind in sys.argv[3:]:
+        run(sys.argv[1], Path(sys.argv[2]) / kind, 2, kind)

@@ -4,7 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.paths import ROOT
+
 # on 3.11 rglob does not follow the link to callbacks
 FILES = sorted({*(ROOT / "lit_g2rpo").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")})
 FILES = [path for path in FILES if (ROOT / "lit_g2rpo" / "callbacks") not in path.parents]

@@ -1,6 +1,6 @@
 """A tiny module with the public handles of the real one, for tests of callbacks on a real trainer.
 
-``python tests/toy.py FOLDER`` trains it for long enough to be interrupted.
+``python tests/helpers/toy.py FOLDER ROLLOUT`` trains it, and waits there to be interrupted.
 """
 
 import sys
@@ -248,20 +248,22 @@ def fit(
     return trainer
 
 
-def main(folder: str) -> None:
-    """Train slowly, saying which batch begins."""
+def main(folder: str, rollout: int) -> None:
+    """Train and wait at the beginning of a rollout for a line, so that signals find it there."""
     from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
 
-    class Announce(L.Callback):
+    class Wait(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-            print("batch", *batch, flush=True)
+            if batch == (rollout, 0):
+                print("waiting", flush=True)
+                sys.stdin.readline()
 
         def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
             print("validation", flush=True)
 
-    callbacks = [Announce(), GracefulInterrupt(), RolloutCheckpoint(every_rollouts=50)]
-    fit(ToyModule(seconds=0.05), Path(folder), callbacks, rollouts=1000, validate_every=4)
+    callbacks = [Wait(), GracefulInterrupt(), RolloutCheckpoint(every_rollouts=50)]
+    fit(ToyModule(), Path(folder), callbacks, rollouts=1000, validate_every=4)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 
 from helpers.toy import ToyModule, fit
 
@@ -61,16 +60,16 @@ def test_the_record_says_what_the_run_was_made_with(tmp_path):
     assert "run/versions/text_summary" in events.Tags()["tensors"]
 
 
-def test_a_commit_is_named_only_for_a_tracked_file(tmp_path):
+def test_a_commit_is_named_only_for_a_tracked_file(tmp_path, commands):
     file = tmp_path / "module.py"
     file.write_text("1\n")
     assert git_commit(file) is None
 
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(
-            ["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True
-        )
+        done = commands.run("git", "-C", tmp_path, *identity, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done
 
     git("init")
     assert git_commit(file) is None

@@ -1,19 +1,16 @@
-"""The command line: quick help, one clear line for every mistake, and a whole run read back."""
+"""The command line: quick help, and one clear line for every mistake."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+from helpers.paths import ROOT
+from helpers.processes import Commands
 
 from lit_g2rpo.__main__ import VERBS, main
 from lit_g2rpo.cli.checkpoints import find_checkpoint, run_of, version_of
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.training.schedule import check_sizes, log_every_n_steps, max_steps, val_check_interval
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ["--config", str(ROOT / "configs" / "g2rpo.yaml")]
 
 
@@ -28,16 +25,15 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["export", "-h"]])
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
+def test_help_imports_nothing_heavy(commands: Commands, words: list[str]) -> None:
     code = (
         "import sys; from lit_g2rpo.__main__ import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules);"
         "assert not heavy, heavy; sys.exit(code)"
     )
-    result = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    shown = commands.python("-c", code, *words)
     for verb in VERBS if words == ["--help"] else ["--schedule.rollouts", "--model.rollout.group_size"]:
-        assert verb in result.stdout
+        assert verb in shown
 
 
 def test_every_verb_has_a_module_and_a_function() -> None:
@@ -176,49 +172,3 @@ def test_last_is_the_newest_of_the_experiment(tmp_path: Path) -> None:
     assert run_of(only, experiment) == experiment / "version_0"
     assert run_of(tmp_path / "other.ckpt", experiment) is None
     assert [version_of(experiment / name) for name in ("version_3", "mine")] == [3, "mine"]
-
-
-def small(policy: str) -> list[str]:
-    """Words that make the default run a matter of seconds."""
-    sizes = {
-        "model.policy.path": policy,
-        "model.rollout.prompts": "6",
-        "model.rollout.group_size": "2",
-        "data.val_per_task": "1",
-        "data.max_completion_tokens": "8",
-        "schedule.rollouts": "2",
-        "schedule.validate_every": "1",
-        "schedule.checkpoint_every": "1",
-        "trainer.accelerator": "cpu",
-    }
-    return [word for key, value in sizes.items() for word in (f"--{key}", value)]
-
-
-@pytest.mark.slow
-def test_a_run_and_its_continuation_share_a_folder(random_folder: str, tmp_path: Path) -> None:
-    def cli(*words: str) -> "subprocess.CompletedProcess[str]":
-        # a random policy has nothing but tied groups, and an alarm says so
-        quiet = ["-W", "error::UserWarning", "-W", "ignore:alarm:UserWarning"]
-        command = [sys.executable, *quiet, "-m", "lit_g2rpo", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first = cli("fit", *RECIPE, *small(random_folder))
-    assert first.returncode == 0, first.stderr
-    for noise in ("Warning", "GPU available", "Tip:", "Loading weights", "not set, defaulting"):
-        assert noise not in first.stdout + first.stderr
-    run = tmp_path / "runs" / "g2rpo" / "version_0"
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
-    again = cli("fit", "--config", str(run / "config.yaml"), "--schedule.rollouts", "3", "--ckpt_path", "last")
-    assert again.returncode == 0, again.stderr
-    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
-
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run)).Reload()
-    assert {"train/loss", "rollout/reward", "val/accuracy"} <= set(events.Tags()["scalars"])
-    assert [point.step for point in events.Scalars("train/loss")] == [1, 3, 5]
-    other = cli("validate", *RECIPE, *small("package:lit_g2rpo.nowhere/weights"), "--ckpt_path", "last")
-    assert other.returncode == 2
-    assert other.stderr.strip().splitlines()[-1].startswith("error: model.policy.path")

@@ -3,12 +3,12 @@
 import fnmatch
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
+from helpers.processes import Commands
 
-ROOT = Path(__file__).parents[2]
 IMAGES = ["Dockerfile", "Dockerfile.neuron"]
 
 
@@ -38,9 +38,9 @@ def test_torch_is_pinned_alike_everywhere(name: str) -> None:
     assert pins == {"2.13.0"}
 
 
-def test_the_context_leaves_out_nothing_that_is_tracked_but_what_belongs_to_git() -> None:
+def test_the_context_leaves_out_nothing_that_is_tracked_but_what_belongs_to_git(commands: Commands) -> None:
     patterns = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()]
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    tracked = commands.run("git", "ls-files", cwd=ROOT)
     if tracked.returncode:
         pytest.skip("no git checkout")
     left_out = [

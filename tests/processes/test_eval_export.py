@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 import tomllib
 from types import SimpleNamespace
@@ -22,11 +21,11 @@ def folder(tmp_path):
     return tmp_path / "out"
 
 
-def test_files_are_whole(folder):
+def test_files_are_whole(folder, commands):
     for path in folder.rglob("*.py"):
         compile(path.read_text(), str(path), "exec")
     for path in folder.glob("*.sh"):
-        assert subprocess.run(["sh", "-n", path]).returncode == 0
+        assert commands.run("sh", "-n", path).returncode == 0
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     entry = project["project"]["entry-points"]["lmms_eval.models"]["g2rpo"]
     module, name = entry.split(":")
@@ -96,13 +95,10 @@ def test_the_answer_alone_is_handed_on(text, answer):
     assert answer_alone(text, envelope, "think", "answer") == answer
 
 
-def test_the_copied_reader_needs_nothing_else(folder):
+def test_the_copied_reader_needs_nothing_else(folder, commands):
     code = "from g2rpo_suites.envelope import envelope as e; import sys; print(e('<answer>7</answer>').answer)"
     code += "; assert not any(name.startswith('lit_g2rpo') for name in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment, timeout=60
-    )
+    result = commands.run(sys.executable, "-c", code, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)})
     assert (result.stdout, result.stderr) == ("7\n", "")
 
 

@@ -2,12 +2,10 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
 
 from lit_g2rpo.objectives import G2RPO, EntropyBand, LengthBand
 from lit_g2rpo.objectives.advantages import gaussian, normal_scores
@@ -15,7 +13,7 @@ from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.objectives.filtering import kept_groups
 from lit_g2rpo.objectives.shaping import entropy_direction, length_reward
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_g2rpo.py"
+EXAMPLE = ROOT / "examples" / "minimal_g2rpo.py"
 DOUBLE = torch.float64
 EXACT = {"atol": 1e-8, "rtol": 1e-8}
 
@@ -124,8 +122,8 @@ def test_the_example_stands_alone():
     assert "lit_g2rpo" not in EXAMPLE.read_text()
 
 
-def test_the_example_runs_and_every_task_improves():
-    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, timeout=300, check=True)
-    lines = [[float(x) for x in re.findall(r"[a-z]+ (\d\.\d{3})", line)] for line in done.stdout.splitlines()]
+def test_the_example_runs_and_every_task_improves(commands):
+    said = commands.python(EXAMPLE)
+    lines = [[float(x) for x in re.findall(r"[a-z]+ (\d\.\d{3})", line)] for line in said.splitlines()]
     assert all(len(line) == 3 for line in lines)
     assert all(last > max(0.8, first + 0.5) for first, last in zip(lines[0], lines[-1], strict=True))

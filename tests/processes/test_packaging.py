@@ -5,14 +5,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
+from helpers.paths import ROOT
 
 from lit_g2rpo import callbacks
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_callbacks_are_a_relative_link():
@@ -23,9 +21,8 @@ def test_callbacks_are_a_relative_link():
     assert not (ROOT / "callbacks").is_symlink()
 
 
-def test_the_folder_cannot_be_imported_by_its_own_name():
-    command = [sys.executable, "-c", "import callbacks"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_the_folder_cannot_be_imported_by_its_own_name(commands):
+    result = commands.run(sys.executable, "-c", "import callbacks", cwd=ROOT)
     assert result.returncode != 0
     assert result.stderr.strip().endswith("ImportError: import these as lit_g2rpo.callbacks")
 

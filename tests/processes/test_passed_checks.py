@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.imports import imports, part_of
+from helpers.processes import HANG_SECONDS
 from PIL import Image
 
 from lit_g2rpo.data.files import passed_checks, readers
@@ -261,7 +262,7 @@ def test_an_image_that_is_gone_since_is_found_when_it_is_opened(path: Path, star
 
 def _races(path: Path, barrier: Any, found: Any) -> None:
     for seed in range(20):
-        barrier.wait(60)
+        barrier.wait(HANG_SECONDS)
         found.put((seed, opened(path, defaults={"seed": str(seed)}).task_names()))
 
 
@@ -269,13 +270,17 @@ def test_processes_that_start_at_once_agree(path: Path, cache: Path, start: Star
     spawn = multiprocessing.get_context("spawn")
     barrier, found = spawn.Barrier(2), spawn.Queue()
     processes = [spawn.Process(target=_races, args=(path, barrier, found)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    assert sorted(found.get(timeout=120) for _ in range(40)) == sorted(
-        (seed, [NAMES[i % 3] for i in range(ROWS)]) for seed in range(20) for _ in range(2)
-    )
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+    try:
+        for process in processes:
+            process.start()
+        assert sorted(found.get(timeout=HANG_SECONDS) for _ in range(40)) == sorted(
+            (seed, [NAMES[i % 3] for i in range(ROWS)]) for seed in range(20) for _ in range(2)
+        )
+        for process in processes:
+            process.join(HANG_SECONDS)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
     assert [file.suffix for file in cache.iterdir()] == [".passed"] * 20
     assert [start(path, defaults={"seed": str(seed)}) for seed in range(20)] == [0] * 20

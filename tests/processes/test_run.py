@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.paths import CONFIGS
+from helpers.processes import Commands
 
-ROOT = Path(__file__).parents[2]
+from lit_g2rpo.__main__ import main
+
 SMALL = [
     "--schedule.rollouts=2", "--schedule.validate_every=2", "--schedule.checkpoint_every=1",
     "--model.rollout.prompts=12", "--model.rollout.group_size=2",
@@ -16,21 +20,37 @@ SMALL = [
 ]  # fmt: skip
 
 
-def command(verb: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    config = ["--config", str(ROOT / "configs" / "g2rpo.yaml"), *SMALL]
-    return subprocess.run(
-        [sys.executable, "-m", "lit_g2rpo", verb, *config, *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+RECIPE = ["--config", str(CONFIGS / "g2rpo.yaml"), *SMALL]
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def fitted(
+    tmp_path_factory: pytest.TempPathFactory, shared_commands: Commands
+) -> "tuple[Path, subprocess.CompletedProcess[str]]":
     folder = tmp_path_factory.mktemp("fit")
-    result = command("fit", folder)
+    command = [sys.executable, "-m", "lit_g2rpo", "fit", *RECIPE]
+    result = shared_commands.run(*command, cwd=folder, env=os.environ | {"COLUMNS": "120"})
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, result
+
+
+@pytest.fixture
+def follow(
+    fitted: "tuple[Path, subprocess.CompletedProcess[str]]",
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., str]:
+    """Run another verb on that run, here, and return what it prints."""
+    monkeypatch.chdir(fitted[0])
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(verb: str, *words: str) -> str:
+        code = main([verb, *RECIPE, "--ckpt_path", "last", *words])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return said.out + said.err
+
+    return run
 
 
 def test_the_console_says_what_runs_and_what_came_of_it(
@@ -85,26 +105,21 @@ def test_the_run_folder_holds_config_versions_and_checkpoints(
     assert any(name.startswith("best-rollout=") for name in names)
 
 
-def test_test_writes_predictions_and_metrics(fitted: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    folder = fitted[0]
-    result = command("test", folder, "--ckpt_path", "last")
-    assert result.returncode == 0, result.stderr[-3000:]
-    [predictions] = (folder / "runs").glob("**/predictions.jsonl")
+def test_test_writes_predictions_and_metrics(follow: Callable[..., str]) -> None:
+    said = follow("test")
+    [predictions] = Path("runs").glob("**/predictions.jsonl")
     rows = [json.loads(line) for line in predictions.read_text().splitlines()]
     assert [row["index"] for row in rows] == list(range(12))
-    metrics = json.loads(next((folder / "runs").glob("**/metrics.json")).read_text())
+    metrics = json.loads(next(Path("runs").glob("**/metrics.json")).read_text())
     assert "ocr" in json.dumps(metrics)
-    assert "ocr" in result.stdout
+    assert "ocr" in said
 
 
-def test_validate_prints_the_table(fitted: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    result = command("validate", fitted[0], "--ckpt_path", "last")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("spatial_grounding") == 1
+def test_validate_prints_the_table(follow: Callable[..., str]) -> None:
+    assert follow("validate").count("spatial_grounding") == 1
 
 
-def test_resume_continues_in_the_same_folder(fitted: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    result = command("fit", fitted[0], "--ckpt_path", "last", "--schedule.rollouts=3")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert [path.name for path in (fitted[0] / "runs" / "g2rpo").iterdir()] == ["version_0"]
-    assert "rollout 3/3" in result.stdout + result.stderr
+def test_resume_continues_in_the_same_folder(follow: Callable[..., str]) -> None:
+    said = follow("fit", "--schedule.rollouts=3")
+    assert [path.name for path in Path("runs/g2rpo").iterdir()] == ["version_0"]
+    assert "rollout 3/3" in said

@@ -2,11 +2,11 @@
 
 import os
 import socket
-import subprocess
 import sys
 
 import pytest
 import torch
+from helpers.processes import Commands, finished
 
 from lit_g2rpo.evaluation.task_means import TaskMeans
 
@@ -46,18 +46,13 @@ def rank_main(rank, port):
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_come_to_the_means_of_one():
+def test_two_processes_come_to_the_means_of_one(commands: Commands):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, __file__]
-    ranks = [
-        subprocess.Popen([*command, rank, port], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    for rank in ranks:
-        out, err = rank.communicate(timeout=300)
-        assert (rank.returncode, out) == (0, "True\n"), err
+    ranks = [commands.start(sys.executable, __file__, rank, port) for rank in "01"]
+    for rank in map(finished, ranks):
+        assert (rank.returncode, rank.stdout) == (0, "True\n"), rank.stderr
 
 
 if __name__ == "__main__":

@@ -3,19 +3,17 @@
 import html
 import re
 import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.processes import Commands
 from PIL import Image
 
 from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
 
 BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on the path"),
-]
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on the path")
 QUIET = [
     "--headless",
     "--no-sandbox",
@@ -100,11 +98,17 @@ def folder(tmp_path):
     return path
 
 
-def dumped(page: Path, address: str = "") -> str:
+@pytest.fixture
+def dumped(commands: Commands) -> Callable[..., str]:
     """The document after its scripts have run."""
-    profile = page.parent.parent / "profile"
-    command = [str(BROWSER), *QUIET, f"--user-data-dir={profile}", f"{page.as_uri()}{address}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    def dump(page: Path, address: str = "") -> str:
+        profile = page.parent.parent / "profile"
+        done = commands.run(BROWSER, *QUIET, f"--user-data-dir={profile}", f"{page.as_uri()}{address}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return dump
 
 
 def text_of(document: str, pattern: str) -> list[str]:
@@ -123,7 +127,7 @@ def acting(folder: Path, script: str) -> Path:
     return page
 
 
-def test_a_link_leads_to_a_group(folder):
+def test_a_link_leads_to_a_group(folder, dumped):
     document = dumped(folder / "index.html", "#rollout=10&task=ocr&group=2")
     assert "<title>Rollouts of g2rpo/version_0</title>" in document
     assert text_of(document, '<output id="place">.*?</output>') == ["2 of 2"]
@@ -147,7 +151,7 @@ def test_a_link_leads_to_a_group(folder):
     assert summary in text_of(document, '<p id="message".*?</p>')[0]
 
 
-def test_the_newest_rollout_comes_first_and_all_its_groups(folder):
+def test_the_newest_rollout_comes_first_and_all_its_groups(folder, dumped):
     document = dumped(folder / "index.html")
     assert text_of(document, '<output id="place">.*?</output>') == ["1 of 3"]
     assert re.findall(r'<button class="dropped".*?>', document)
@@ -155,7 +159,7 @@ def test_the_newest_rollout_comes_first_and_all_its_groups(folder):
     assert text_of(document, '<select id="rollout">.*?</select>') == ["710"]
 
 
-def test_search_and_order(folder):
+def test_search_and_order(folder, dumped):
     document = dumped(folder / "index.html", "#rollout=10&search=FIVE&order=reward")
     assert text_of(document, '<output id="place">.*?</output>') == ["1 of 1"]
     assert [card[:5] for card in cards(document)] == ["10.75", "00.50"]
@@ -164,7 +168,7 @@ def test_search_and_order(folder):
     assert '<main id="main" hidden' in nothing
 
 
-def test_keys_walk_groups_and_rollouts(folder):
+def test_keys_walk_groups_and_rollouts(folder, dumped):
     def place(keys, address):
         # each key acts on what the last one led to, and a change of address takes effect a moment later
         script = f"""
@@ -181,7 +185,7 @@ def test_keys_walk_groups_and_rollouts(folder):
     assert place(["[", "]", "ArrowRight"], "#rollout=10&group=1") == "m1?"
 
 
-def test_what_the_policy_writes_is_never_markup(folder):
+def test_what_the_policy_writes_is_never_markup(folder, dumped):
     attack = "</script></pre><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     hostile = completion(attack, 0.5, 0.1, error=attack, tokens=[attack, "\u2028</script>"])
     hostile["parts"] = {"accuracy": 0.5, "format": 1.0, attack: 0.5}
@@ -196,7 +200,7 @@ def test_what_the_policy_writes_is_never_markup(folder):
     assert len(re.findall("<script", document)) == 3  # rollouts.js, page.js and the rollout
 
 
-def test_a_page_without_rollouts_and_a_rollout_that_is_gone(folder):
+def test_a_page_without_rollouts_and_a_rollout_that_is_gone(folder, dumped):
     (folder / "rollout_000007.js").unlink()
     assert "rollout 7 is no longer kept" in dumped(folder / "index.html", "#rollout=7")
     assert "Rollout 3 is not here." in dumped(folder / "index.html", "#rollout=3")

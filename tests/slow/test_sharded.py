@@ -1,25 +1,21 @@
 """Two real gloo processes under DDP, DeepSpeed's three stages and FSDP2 learn what one process learns."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.paths import CONFIGS, HELPERS
+from helpers.processes import Commands
 from transformers import Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.__main__ import main
 from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards
 
-TESTS = Path(__file__).parents[1]
-RECIPE = ["--config", str(TESTS.parent / "configs" / "g2rpo.yaml")]
+RECIPE = ["--config", str(CONFIGS / "g2rpo.yaml")]
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "fsdp2"]
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +35,23 @@ def untied_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 class Runs:
     """Run each strategy once, when a test first asks for it."""
 
-    def __init__(self, policy: str, folder: Path) -> None:
-        self.policy, self.folder = policy, folder
+    def __init__(self, policy: str, folder: Path, commands: Commands) -> None:
+        self.policy, self.folder, self.commands = policy, folder, commands
         self.done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     def __call__(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if name not in self.done:
             out = self.folder / name
             out.mkdir()
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-            devices = "1" if name == "single" else "2"
-            command = [sys.executable, str(TESTS / "helpers" / "sharded_run.py"), self.policy, str(out), devices, name]
-            result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-            assert result.returncode == 0, result.stderr[-3000:]
+            devices = 1 if name == "single" else 2
+            self.commands.python(HELPERS / "sharded_run.py", self.policy, out, devices, name)
             self.done[name] = json.loads((out / "result_rank0.json").read_text()), torch.load(out / "weights.pt")
         return self.done[name]
 
 
 @pytest.fixture(scope="module")
-def runs(untied_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(untied_folder, tmp_path_factory.mktemp("runs"))
+def runs(untied_folder: str, tmp_path_factory: pytest.TempPathFactory, shared_commands: Commands) -> Runs:
+    return Runs(untied_folder, tmp_path_factory.mktemp("runs"), shared_commands)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -1,15 +1,15 @@
-"""PyTorch/XLA on the processor against the same code run eagerly; ``tests/xla.sh`` makes the environment for it."""
+"""PyTorch/XLA on the CPU against the same code run eagerly; ``tests/xla.sh`` makes the environment for it."""
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.paths import CONFIGS, ROOT
+from helpers.processes import Commands
 
 pytest.importorskip("torch_xla")
 pytestmark = pytest.mark.xla
@@ -19,9 +19,8 @@ import torch_xla  # noqa: E402
 
 torch_xla.device()
 
-from test_native import assert_same  # noqa: E402
-from test_packing import FROZEN, OBJECTIVE, assert_equal, batch  # noqa: E402
-from test_packing import load as load_whole  # noqa: E402
+from helpers.forwards import FROZEN, OBJECTIVE, assert_equal, assert_same, batch  # noqa: E402
+from helpers.forwards import load as load_whole  # noqa: E402
 
 from lit_g2rpo.experience import Prompt  # noqa: E402
 from lit_g2rpo.hardware.hooks import end_graph  # noqa: E402
@@ -31,8 +30,6 @@ from lit_g2rpo.policy.policy import Policy  # noqa: E402
 from lit_g2rpo.rollout.engine import Sampling  # noqa: E402
 from lit_g2rpo.rollout.native.engine import NativeEngine  # noqa: E402
 from lit_g2rpo.strategies import XLAStrategy  # noqa: E402
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +103,16 @@ def test_completions_equal_eager(tiny_folder: str, mixed_prompts: list[Prompt], 
     assert_same(*found)
 
 
-def test_the_default_run_begins_as_on_the_processor(tmp_path: Path) -> None:
+def test_the_default_run_begins_as_on_the_cpu(tmp_path: Path, commands: Commands) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     curves = []
     for strategy in ("xla_trainium", "cpu"):
-        subprocess.run(
-            [
-                sys.executable, "-m", "lit_g2rpo", "fit", "--config", str(ROOT / "configs" / "g2rpo.yaml"),
-                "--trainer", str(ROOT / "configs" / "strategy" / f"{strategy}.yaml"), "--name", strategy,
-                "--schedule.rollouts=2", "--trainer.callbacks=[]", "--trainer.limit_val_batches=0",
-                "--trainer.num_sanity_val_steps=0",
-            ],
-            cwd=tmp_path, check=True, timeout=400, stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PJRT_DEVICE": "CPU"},
+        commands.python(
+            "-m", "lit_g2rpo", "fit", "--config", CONFIGS / "g2rpo.yaml",
+            "--trainer", CONFIGS / "strategy" / f"{strategy}.yaml", "--name", strategy,
+            "--schedule.rollouts=2", "--trainer.callbacks=[]", "--trainer.limit_val_batches=0",
+            "--trainer.num_sanity_val_steps=0",
         )  # fmt: skip
         events = EventAccumulator(str(tmp_path / "runs" / strategy / "version_0"), size_guidance={"scalars": 0})
         events.Reload()
@@ -132,15 +125,13 @@ def test_the_default_run_begins_as_on_the_processor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("microbatches", "accumulate", "batches"), [("2", "1", "50"), ("4", "2", "30")])
-def test_nothing_compiles_after_the_warm_up(tmp_path: Path, microbatches: str, accumulate: str, batches: str) -> None:
+def test_nothing_compiles_after_the_warm_up(
+    tmp_path: Path, commands: Commands, microbatches: str, accumulate: str, batches: str
+) -> None:
     found = tmp_path / "found.json"
-    subprocess.run(
-        [
-            sys.executable, str(ROOT / "benchmarks" / "xla_compiles.py"), "--batches", batches, "--json", str(found),
-            "--microbatches", microbatches, "--accumulate", accumulate,
-        ],
-        check=True, timeout=580, stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PJRT_DEVICE": "CPU"},
+    commands.python(
+        ROOT / "benchmarks" / "xla_compiles.py", "--batches", batches, "--json", found,
+        "--microbatches", microbatches, "--accumulate", accumulate,
     )  # fmt: skip
     figures = json.loads(found.read_text())["figures"]
     assert figures["compilations, warm-up"] > 3 * figures["sizes of micro-batches"] > 30

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.composed import Composed, compose
+from helpers.paths import CONFIGS
 
-from lit_g2rpo.cli.trainer import TrainerCLI
+from lit_g2rpo import callbacks
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 FRAGMENTS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml"))
 STRATEGIES = [name for name in FRAGMENTS if name.startswith("strategy/")]
@@ -21,24 +21,6 @@ KEYS = {
     "trainer": "trainer",
     "strategy": "trainer",
 }
-
-
-class Composed(TrainerCLI):
-    """Parses, and builds nothing."""
-
-    def before_instantiate_classes(self) -> None: ...
-
-    def instantiate_classes(self) -> None: ...
-
-    def after_instantiate_classes(self) -> None: ...
-
-    def _run_subcommand(self, subcommand: str) -> None: ...
-
-
-def compose(*words: str, verb: str = "fit") -> Any:
-    return Composed(verb, [str(CONFIGS / word.removeprefix("@")) if word[0] == "@" else word for word in words]).config[
-        verb
-    ]
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -93,7 +75,7 @@ def test_a_recipe_builds_its_parts(recipe: str) -> None:
     built = cli.parser.instantiate(cli.config).fit
     assert built.model.rollout.seed == cli.config.fit.seed_everything
     assert built.data.max_completion_tokens > 0
-    assert len(built.trainer.callbacks) == 13
+    assert sorted(type(callback).__name__ for callback in built.trainer.callbacks) == sorted(callbacks.__all__)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -109,7 +91,8 @@ def test_every_recipe_takes_every_strategy(recipe: str, strategy: str) -> None:
         assert {key: config.trainer.strategy.init_args[key] for key in arguments} == arguments
     elif strategy_given is not None:
         assert config.trainer.strategy == strategy_given
-    assert len(config.trainer.callbacks) == 13
+    names = [callback.class_path.removeprefix("lit_g2rpo.callbacks.") for callback in config.trainer.callbacks]
+    assert sorted(names) == sorted(callbacks.__all__)
 
 
 @pytest.mark.parametrize(

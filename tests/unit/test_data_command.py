@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.paths import RELEASED
 from PIL import Image
 
 from lit_g2rpo.cli.verbs.data import main
@@ -17,7 +18,6 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.tasks import TASKS
 
-RELEASED = Path(__file__).parents[3] / "shared" / "data" / "openvlthinker_v2_sample_train.json"
 ROW = {
     "problem": "<image> What is it?", "problem_type": "multiple choice", "options": ["A. cat", "B. dog"],
     "answer": "<answer>B</answer>", "images": ["a.png"], "task_type": "general_vqa_science_stem",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.paths import WEIGHTS
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
@@ -25,7 +26,7 @@ from lit_g2rpo.rewards.config import RewardConfig
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PROMPTS, MICROBATCHES, ROLLOUTS = 6, 4, 3
-PROCESSOR = ImageOnlyQwen3VLProcessor.from_pretrained(Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights")
+PROCESSOR = ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
 
 
 @pytest.fixture(autouse=True)

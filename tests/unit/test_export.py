@@ -5,6 +5,7 @@ from pathlib import Path
 import helpers.build as build
 import pytest
 import torch
+from helpers.paths import ROOT
 from helpers.prompts import make_prompt
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -14,7 +15,6 @@ from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ["--config", str(ROOT / "configs" / "g2rpo.yaml")]
 
 

@@ -21,7 +21,6 @@ PARTS = re.compile(r"\blm_head\b|\blanguage_model\b|\.visual\b|deepstack|\b(text
 NAMING = {
     "lit_g2rpo/mini/policy.py": "chooses the sizes of a Qwen3-VL of its own",
     "lit_g2rpo/planning/sizes.py": "holds the published sizes of Qwen3-VL",
-    "lit_g2rpo/strategies/fsdp_sharding.py": "to take Backbone.blocks",
 }
 
 

@@ -27,7 +27,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, reply: Callable[[str], Any]) -> None:
         self.reply, self.requests, self.headers = reply, [], []
-        self.busy = self.most = 0
+        self.busy = self.most = self.dripped = 0
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -64,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
                 for i in range(len(data)):
                     self.wfile.write(data[i : i + 1])
                     self.wfile.flush()
+                    server.dripped += 1
                     time.sleep(0.05)
             else:
                 self.wfile.write(data)
@@ -189,12 +190,14 @@ def test_it_tries_again_after_trouble_but_not_after_a_refusal(serve: Callable[..
 
 
 def test_a_slow_judge_is_not_waited_for(serve: Callable[..., Any]) -> None:
-    start = time.perf_counter()
-    _, judge = serve(lambda text: time.sleep(1.5) or "5", timeout=0.3, retries=0)
+    end = threading.Event()
+    server, judge = serve(lambda text: end.wait(600) and "5", timeout=0.3, retries=0)
     assert grade(judge, "a") == ["timeout"]
-    _, judge = serve(lambda text: (200, b"drip" * 50), timeout=0.5, retries=0)
+    assert server.busy, "the server is still at it"
+    end.set()
+    server, judge = serve(lambda text: (200, b"drip" * 50), timeout=0.5, retries=0)
     assert grade(judge, "a") == ["timeout"]
-    assert time.perf_counter() - start < 5
+    assert server.dripped < 200, "the reply is not whole yet"
 
 
 def test_nobody_there() -> None:

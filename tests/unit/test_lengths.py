@@ -1,18 +1,16 @@
 """Lengths of prompts with their images, against the processor itself."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.paths import WEIGHTS
 from PIL import Image
 
 from lit_g2rpo.data.lengths import LongPrompt, check_lengths, check_prompt, expanded_length, image_tokens
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
-
-WEIGHTS = Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights"
 
 
 @pytest.fixture(scope="module")

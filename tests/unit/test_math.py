@@ -1,10 +1,8 @@
-"""Equality of mathematical results, with algebra in real worker processes."""
+"""Equality of mathematical results that needs no algebra."""
 
 import math
 import re
-import threading
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -15,14 +13,7 @@ from lit_g2rpo.rewards.answers.arithmetic import arithmetic
 from lit_g2rpo.rewards.answers.notation import is_balanced, is_explosive, is_words, normal_form
 from lit_g2rpo.rewards.rules import math as maths
 from lit_g2rpo.rewards.rules.math import TimedOut, results_agree
-from lit_g2rpo.rewards.running.pool import Pool, use_pool
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    pool = Pool(workers=1, seconds=20.0)  # far from the time of a comparison even on a busy machine
-    yield pool
-    pool.close()
+from lit_g2rpo.rewards.running.pool import Pool
 
 
 @pytest.fixture
@@ -66,52 +57,15 @@ def test_numbers_and_words_that_differ_need_no_process(answer: str, gold: str, n
     assert not results_agree(answer, gold)
 
 
-ALGEBRA_AGREES = [
-    ("1+x", "x+1"), ("x^2+2x+1", "(x+1)^2"), ("\u221a2", "\\sqrt{2}"), ("sqrt(2)", "\\sqrt{2}"),
-    ("\u221a10", "\\sqrt{10}"), ("\\sqrt{8}", "2\\sqrt{2}"), ("pi/2", "\\frac{\\pi}{2}"), ("x\u00b2", "x^2"),
-    ("x**2", "x^2"), ("x^-1", "\\frac{1}{x}"), ("2*x", "2x"), ("x^10", "x^{10}"), ("x^(1/2)", "\\sqrt{x}"),
-    ("\\sqrt{576}", "24"), ("2^{10}", "1024"), ("10!", "3628800"), ("2.5\u00d710^3", "2500"),
-    ("\\{2,1\\}", "\\{1,2\\}"), ("[1, 2)", "[1,2)"),
-    ("\\begin{bmatrix}1\\\\2\\end{bmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
-    ("\\frac{\\sin x}{\\cos x}", "\\tan x"), ("y=1+2x", "y=2x+1"), ("\\frac{1}{\\sqrt{3}}", "\\frac{\\sqrt{3}}{3}"),
-    ("3.14159265", "\\pi"), ("f(2)=24", "24"),
-]  # fmt: skip
-ALGEBRA_DIFFERS = [
-    ("x+2", "x+1"), ("x2", "x\u00b2"), ("(2,1)", "(1,2)"), ("x=7,x=8", "7"), ("7 \\text{ or } 8", "7"),
-    ("1,2,3", "1,2"), ("\\sqrt{4}", "7"), ("\\pi", "3.14"), ("y", "x+1-1"),
-]  # fmt: skip
-
-
-def test_algebra(pool: Pool) -> None:
-    use_pool(pool)
-    wrong = [pair for pair in ALGEBRA_AGREES if not results_agree(*pair)]
-    wrong += [pair for pair in ALGEBRA_DIFFERS if results_agree(*pair)]
-    assert not wrong
-    assert pool.restarts == 0
-
-
-def test_algebra_from_a_thread(pool: Pool) -> None:
-    found: list[bool] = []
-
-    def compare() -> None:
-        use_pool(pool)
-        found.extend([results_agree("1+x", "x+1"), results_agree("x+2", "x+1")])
-
-    thread = threading.Thread(target=compare)
-    thread.start()
-    thread.join()
-    assert found == [True, False]
-
-
 @pytest.mark.parametrize(
     "answer",
     ["9**9**9", "9^{9^{9}}", "99999999!", "2**(10**9)", "(1+x)**99999", "((9!)!)!", "1e5^100000", "x^{9999999}"],
 )
 def test_what_is_too_large_is_refused_at_once(answer: str, no_algebra: None) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(TimedOut):
         results_agree(answer, "\\frac{x}{2}")
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_small_powers_are_not_refused() -> None:
@@ -128,10 +82,10 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_reading_takes_no_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     form = normal_form(text)
     (is_words(form), is_balanced(form), is_explosive(form), maths.quantity(form), maths.value(form))
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @given(st.text(max_size=60).filter(lambda text: normal_form(text)))

@@ -1,11 +1,11 @@
 """A fragment for each benchmark that is scored without a judge, and rows as it describes them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from helpers.paths import CONFIGS
 from PIL import Image
 
 from lit_g2rpo.data import JsonPrompts
@@ -14,7 +14,7 @@ from lit_g2rpo.evaluation.benchmarks import benchmark_error
 from lit_g2rpo.evaluation.masks import encode_mask
 from lit_g2rpo.rewards.rules.document import references
 
-DATA = Path(__file__).resolve().parents[2] / "configs" / "data"
+DATA = CONFIGS / "data"
 OFFICIAL = [name for name, benchmark in BENCHMARKS.items() if benchmark.official]
 CHOICE = {"answer": "B", "options": ["cat", "dog"]}
 BOX = '{"boxes": [0, 0, 500, 500]}'

@@ -226,7 +226,7 @@ def test_rules_are_finite_and_bounded_on_noise():
     for name in BENCHMARKS.keys() - {"mathverse", "mathvision"}:
         row = rows.get(name, CHOICE)
         for answer in [*long, "1e999", "nan", *noise]:
-            start = time.perf_counter()
+            start = time.process_time()
             value = BENCHMARKS[name].value(answer, row)
             assert value is None or 0 <= value <= 1
-            assert time.perf_counter() - start < 2
+            assert time.process_time() - start < 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.paths import WEIGHTS
 
 from lit_g2rpo.mini.data import EVALUATION_SEED, MiniDataset, MiniPrompts
 from lit_g2rpo.mini.images import SIDE
@@ -21,7 +22,6 @@ from lit_g2rpo.rewards import score
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 
-WEIGHTS = Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights"
 DIGESTS = {
     "breast_cancer.csv": "fed3eb72d0575ef6",
     "china.jpg": "8378025ad2519d64",

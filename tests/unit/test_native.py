@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.forwards import assert_same
 from helpers.prompts import make_prompt
 
 import lit_g2rpo.rollout.native.decoder
@@ -15,16 +16,16 @@ import lit_g2rpo.rollout.native.prefill
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.mini.policy import initial_policy
-from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.config import LoraConfig, PolicyConfig, Shapes
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
+from lit_g2rpo.policy.forward.vision import image_features
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native.engine import NativeEngine
-from lit_g2rpo.rollout.native.prefill import _read, token_bytes
+from lit_g2rpo.rollout.native.prefill import token_bytes
 from lit_g2rpo.rollout.native.slots import Slots, StepShape
 from lit_g2rpo.rollout.native.weights import read_layers
 
@@ -59,14 +60,6 @@ def sample(
 ) -> list[Completion]:
     engine.attach(policy)
     return engine.generate(prompts, group_size, sampling)
-
-
-def assert_same(ours: list[Completion], theirs: list[Completion]) -> None:
-    assert [c.token_ids.tolist() for c in ours] == [c.token_ids.tolist() for c in theirs]
-    assert [(c.text, c.truncated) for c in ours] == [(c.text, c.truncated) for c in theirs]
-    for name in ("logprobs", "entropy"):
-        values = (torch.cat([getattr(c, name) for c in side]) for side in (ours, theirs))
-        torch.testing.assert_close(*values, atol=1e-5, rtol=0)
 
 
 def end_often(policy: Policy, prompts: list[Prompt], sampling: Sampling) -> list[Completion]:
@@ -227,11 +220,11 @@ def test_reading_prompts_in_a_memory_budget_changes_nothing(
     whole = sample(NativeEngine(), policy, mixed_prompts, 2, Sampling(8))
     read: list[list[int]] = []
 
-    def record(backbone: Backbone, decoder: Any, pack: list[Any], *rest: Any) -> torch.Tensor:
+    def record(tower: Any, pack: list[Any]) -> Any:
         read.append([len(prompt.input_ids) for prompt in pack])
-        return _read(backbone, decoder, pack, *rest)
+        return image_features(tower, pack)
 
-    monkeypatch.setattr(lit_g2rpo.rollout.native.prefill, "_read", record)
+    monkeypatch.setattr(lit_g2rpo.rollout.native.prefill, "image_features", record)
     policy.counters = Counters()
     budget = tokens * token_bytes(policy.base.config.text_config, 4) / 2**20
     assert_same(sample(NativeEngine(prefill_mib=budget), policy, mixed_prompts, 2, Sampling(8)), whole)

@@ -9,11 +9,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from helpers.build import data, module, trainer, varied_score
+from helpers.paths import ROOT
 
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.policy.encoding import collate
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_g2rpo.py"
+EXAMPLE = ROOT / "examples" / "minimal_g2rpo.py"
 
 
 class Capture(pl.Callback):

@@ -34,6 +34,7 @@ from lit_g2rpo.rewards import (
 )
 from lit_g2rpo.rewards.gold import gold_completion, gold_error
 from lit_g2rpo.rewards.rows.canonical import canonical
+from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.tasks import TASKS, Task
 
@@ -73,7 +74,7 @@ def test_it_is_scored(answer: str, accuracy: float, error: str | None) -> None:
 
 def test_it_is_scored_in_the_threads_of_a_scorer() -> None:
     scorer = Scorer()
-    results = scorer.score([RIGHT] * 40, [row()] * 40, tasks=["ocr"] * 40)
+    results = scorer.score(Batch([RIGHT] * 40, [row()] * 40, ["ocr"] * 40))
     scorer.close()
     assert [result.total for result in results] == [1.0] * 40
 

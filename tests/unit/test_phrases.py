@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.paths import CONFIGS
 from PIL import Image
 
 from lit_g2rpo.cli.verbs.data import main
@@ -17,7 +18,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import BENCHMARKS
 from lit_g2rpo.rewards.rows.canonical import canonical
 
-DATA = Path(__file__).resolve().parents[2] / "configs" / "data"
+DATA = CONFIGS / "data"
 ASKED = "<image> Please provide the bounding box coordinate of the region this sentence describes: {}."
 # of 640 x 480: x 64..320, y 120..360
 PUBLISHED = {

@@ -1,10 +1,10 @@
 """What `plan` computes without weights: published sizes, what passes keep, what strategies split, and its errors."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.paths import CONFIGS, ROOT
 from helpers.prompts import make_prompt
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
@@ -21,7 +21,7 @@ from lit_g2rpo.policy.config import LoraConfig, PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.strategies import G2RPODeepSpeedStrategy
 
-RECIPE = ["plan", "--config", str(Path(__file__).resolve().parents[2] / "configs" / "g2rpo.yaml")]
+RECIPE = ["plan", "--config", str(CONFIGS / "g2rpo.yaml")]
 LENGTHS = (40, 25, 31)
 
 
@@ -184,7 +184,7 @@ def test_the_types_that_weights_lie_in(dtype: str, precision: str, split: bool, 
 
 
 def test_adapters_are_asked_for_by_a_fragment_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(ROOT)
     assert adapters("Qwen/Qwen3-VL-8B-Instruct") == "--model.policy configs/model/qwen3_vl_8b_lora.yaml"
     assert adapters("Qwen/Qwen3-VL-4B-Instruct") == adapters("mine") == "--model.policy.lora '{rank: 32}'"
 

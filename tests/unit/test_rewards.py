@@ -1,9 +1,9 @@
 """Scores of completions: totals, error codes, and values by hand."""
 
 import json
-from pathlib import Path
 
 import pytest
+from helpers.paths import RELEASED
 from helpers.reward_cases import GOLD, accuracy, sample, wrapped
 
 from lit_g2rpo.errors import UserError
@@ -13,8 +13,6 @@ from lit_g2rpo.rewards.answers.numbers import number
 from lit_g2rpo.rewards.answers.text import character_accuracy, fold
 from lit_g2rpo.rewards.rules.math import results_agree
 from lit_g2rpo.rewards.rules.regression import mean_relative_accuracy
-
-RELEASED = Path(__file__).parents[3] / "shared" / "data" / "openvlthinker_v2_sample_train.json"
 
 
 @pytest.mark.skipif(not RELEASED.exists(), reason="the released sample is not on this machine")
@@ -209,7 +207,7 @@ def test_results_agree(answer: str, gold: str) -> None:
     [
         ("8", "7"), ("1 2 3 4 5 6 7", "7"), ("7, 8, 9", "7"), ("7 or 8", "7"), ("8. No wait, 7", "7"), ("on", "no"),
         ("5}\\boxed{6", "6"), ("5}\\boxed{6", "5"), ("12", "12%"), ("10 m", "10 cm"), ("0.333", "1/3"),
-        ("x2", "x\u00b2"), ("1/0", "1"), ("1000001", "1000000"), ("minute", "hour"), ("b", "B"), ("", "7"),
+        ("1/0", "1"), ("1000001", "1000000"), ("minute", "hour"), ("b", "B"), ("", "7"),
         ("7" * 600, "7" * 600),
     ],
 )  # fmt: skip

@@ -5,18 +5,17 @@ import math
 import random
 from collections import defaultdict
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.paths import RELEASED
 from helpers.reward_cases import GOLD, accuracy, sample, wrapped
 
 from lit_g2rpo.rewards import RewardConfig, score
 from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.rules.parity import rounded_numbers_agree, single_precision_accuracy, word_accuracy
 
-RELEASED = Path(__file__).parents[3] / "shared" / "data" / "openvlthinker_v2_sample_train.json"
 CONFIG = RewardConfig(style="onethinker")
 
 needs_rows = pytest.mark.skipif(not RELEASED.exists(), reason="the released sample is not on this machine")

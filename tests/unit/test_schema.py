@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.paths import RELEASED
 from PIL import Image
 
 from lit_g2rpo.data.files.json_rows import JsonRows, to_prompt
@@ -13,8 +14,6 @@ from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.tasks import TASKS
-
-RELEASED = Path(__file__).parents[3] / "shared" / "data" / "openvlthinker_v2_sample_train.json"
 
 
 @pytest.fixture(autouse=True)

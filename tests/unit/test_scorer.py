@@ -11,7 +11,6 @@ import pytest
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards import RewardConfig, score
-from lit_g2rpo.rewards.running import pool as pool_module
 from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.judge import JudgeConfig
 from lit_g2rpo.rewards.running.limits import Limits
@@ -56,25 +55,6 @@ def test_the_same_scores_as_one_by_one_in_the_same_order(scorer: Callable[..., S
     assert (one.failures, one.timeouts, one.restarts) == (0, 0, 0)
     assert one.seconds > 0
     assert one.score(Batch([], [], [])) == []
-
-
-def test_algebra_runs_in_processes_and_a_limit_is_counted_apart(scorer: Callable[..., Scorer]) -> None:
-    one = scorer(limits=Limits(workers=1, seconds=20.0))
-    answers = ["1+x", "x+2", "9**9**9", "1+x"] * 8
-    found = one.score(Batch([wrapped(a) for a in answers], [MATH] * 32, ["math"] * 32))
-    assert [result.accuracy for result in found] == [1.0, 0.0, 0.0, 1.0] * 8
-    assert [result.error for result in found] == [None, None, "timeout", None] * 8
-    assert (one.timeouts, one.failures, one.restarts) == (8, 0, 0)
-    one.close()
-    assert not one._pool._running
-
-
-def test_processes_that_cannot_start_stop_the_run(
-    scorer: Callable[..., Scorer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool_module, "_START", pool_module._START.replace("main()", "missing()"))
-    with pytest.raises(UserError, match="a process for mathematics does not start"):
-        scorer().score(Batch([wrapped("1+x")], [MATH], ["math"]))
 
 
 def test_user_rewards_serve_their_tasks_only(scorer: Callable[..., Scorer]) -> None:

@@ -1,18 +1,14 @@
 """The studies of shaping: how runs are judged, and what the wordy policy is taught."""
 
-import sys
 from pathlib import Path
 
 import pytest
+import shaping
+import wordy
+from helpers.paths import ROOT
 from transformers import AutoTokenizer
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import shaping  # noqa: E402
-import wordy  # noqa: E402
-
-from lit_g2rpo.mini.data import MiniDataset  # noqa: E402
+from lit_g2rpo.mini.data import MiniDataset
 
 
 def test_running_means_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from helpers.build import data, module, trainer
-from test_native import assert_same
-from test_packing import FROZEN, OBJECTIVE, _exact_norms, assert_equal, batch, learn, load  # noqa: F401
+from helpers.forwards import FROZEN, OBJECTIVE, assert_equal, assert_same, batch, learn, load
 
 import lit_g2rpo.policy.fixed_shapes.vision
 import lit_g2rpo.rollout.native.fixed_shapes
@@ -26,6 +25,8 @@ CASES = [
     pytest.param({"freeze": FROZEN}, id="frozen-tower"),
     pytest.param({"freeze": FROZEN, "lora": LoraConfig(rank=4, alpha=8)}, id="lora"),
 ]
+
+pytestmark = pytest.mark.usefixtures("exact_norms")
 
 
 def test_a_bucket_adds_a_quarter_at_most() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.paths import ROOT
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.registry import load
@@ -19,7 +19,7 @@ from lit_g2rpo.rewards.running.adapters import Batch, adapt
 from lit_g2rpo.rewards.running.outcome import Failure, read_outcome
 from lit_g2rpo.rewards.running.user import UserReward
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "custom_reward.py"
+EXAMPLE = ROOT / "examples" / "custom_reward.py"
 ROW = {"problem": "2+3?", "problem_type": "math", "answer": "<answer>5</answer>", "data_source": "sums", "level": 3}
 
 
@@ -200,27 +200,28 @@ def test_a_batch_needs_as_many_values(source: str, write: Callable[[str], str]) 
     assert [value.code for value in values] == ["bad_value"] * 2
 
 
-def test_a_call_that_takes_too_long(write: Callable[[str], str]) -> None:
-    start = time.perf_counter()
-    slow = "import time\ndef f(completion, sample):\n    time.sleep(20 * ('slow' in completion))\n    return 1.0"
-    values = UserReward(write(slow), 0.3)(batch("1", "slow", "2"))
+def test_a_call_that_takes_too_long(write: Callable[[str], str], tmp_path: Path) -> None:
+    waited = tmp_path / "waited"
+    end = f"\n    open({str(waited)!r}, 'w').close()\n"
+    slow = "import time\ndef f(completion, sample):\n    if 'slow' in completion:\n        time.sleep(60)"
+    slow += end.replace("    ", "        ") + "    return 1.0"
+    values = UserReward(write(slow), 1.0)(batch("1", "slow", "2"))
     assert [value if value == 1.0 else value.code for value in values] == [1.0, "timeout", 1.0]
-    waits = "import asyncio\nasync def f(completion, sample):\n    await asyncio.sleep(20 * ('slow' in completion))\n"
-    waits += "    return 1.0"
-    values = UserReward(write(waits), 0.5)(batch("1", "slow", "2"))
+    waits = slow.replace("import time", "import asyncio").replace("def f", "async def f")
+    values = UserReward(write(waits.replace("time.sleep", "await asyncio.sleep")), 1.0)(batch("1", "slow", "2"))
     assert [value if value == 1.0 else value.code for value in values] == [1.0, "timeout", 1.0]
-    blocks = "import time\nasync def f(completion, sample):\n    time.sleep(20)"
+    blocks = "import time\nasync def f(completion, sample):\n    time.sleep(60)" + end
     assert [value.code for value in UserReward(write(blocks), 0.3)(batch("1", "2"))] == ["timeout"] * 2
-    whole = "import asyncio\nasync def f(completions):\n    await asyncio.sleep(20)"
+    whole = "import asyncio\nasync def f(completions):\n    await asyncio.sleep(60)" + end
     assert [value.code for value in UserReward(write(whole), 0.3)(batch("1", "2"))] == ["timeout"] * 2
-    assert time.perf_counter() - start < 15
+    assert not waited.exists()
 
 
 def test_a_function_that_hangs_is_given_up(write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_g2rpo.rewards.running.user.PATIENCE", 2)
     path = write("import time\ndef f(completion, sample):\n    time.sleep(20 * ('slow' in completion))\n    return 1.0")
-    reward = UserReward(path, 0.2)
-    with pytest.warns(UserWarning, match=r"gave no value within 0\.2 s"):
+    reward = UserReward(path, 0.5)
+    with pytest.warns(UserWarning, match=r"gave no value within 0\.5 s"):
         values = reward(batch("slow", "1", "slow", "slow", "slow", "2"))
     assert [getattr(value, "code", value) for value in values] == ["timeout", 1.0, *["timeout"] * 4]
     assert "not tried" in values[-1].message
@@ -230,15 +231,13 @@ def test_a_function_that_hangs_is_given_up(write: Callable[[str], str], monkeypa
 
 
 def test_asynchronous_calls_wait_together_even_under_a_running_loop(write: Callable[[str], str]) -> None:
-    waits = "import asyncio\nasync def f(completion, sample):\n    await asyncio.sleep(0.3)\n    return 1.0"
-    reward = UserReward(write(waits))
+    waits = "import asyncio\nall = asyncio.Barrier(20)\nasync def f(completion, sample):\n    await all.wait()\n"
+    reward = UserReward(write(waits + "    return 1.0"))
 
     async def inside() -> list[Any]:
         return reward(batch(*"abcdefghijklmnopqrst"))
 
-    start = time.perf_counter()
     assert asyncio.run(inside()) == [1.0] * 20
-    assert time.perf_counter() - start < 3
 
 
 def test_without_a_limit_the_function_runs_in_the_callers_thread(write: Callable[[str], str]) -> None:

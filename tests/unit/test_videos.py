@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.paths import WEIGHTS
 from PIL import Image
 
 from lit_g2rpo.cli.verbs.data import main
@@ -100,7 +101,7 @@ def test_a_row_becomes_frames_behind_their_times(root: Path) -> None:
     assert kinds == ["text", "image"] * 4 + ["text"]
     outline, sizes = rows.outline(0)
     assert outline.messages == prompt.messages
-    processor = ImageOnlyQwen3VLProcessor.from_pretrained(Path(__file__).parents[2] / "lit_g2rpo" / "mini" / "weights")
+    processor = ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
     encoded = processor(
         text=[processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)],
         images=prompt.images,

@@ -1,24 +1,19 @@
 """The gradient of each task against a full backward by hand."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers.build import data, module, trainer, varied_score
+from helpers.build import data, module, trainer
 
 from lit_g2rpo.experience import Microbatch
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.training.task_gradients import measured_parameters, rows_of_task, task_gradients
 
 LAST = "layers.3."
-TESTS = Path(__file__).parents[1]
 # a small step, so that no clip decides
 SMALL_STEP = partial(torch.optim.SGD, lr=1e-4)
 
@@ -85,46 +80,3 @@ def test_only_what_learns_in_the_last_layer_is_measured(random_folder: str, tmp_
     assert all(f"language_model.{LAST}" in name for name in found)
     run.policy.requires_grad_(False)
     assert measured_parameters(run.policy) == []
-
-
-@pytest.mark.slow
-def test_two_ranks_measure_what_one_measures(random_folder: str, tmp_path: Path) -> None:
-    """Each of two ranks has rows of some tasks only, and joins the others with an empty micro-batch."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-    found = []
-    for devices in (1, 2):
-        out = tmp_path / str(devices)
-        command = [sys.executable, __file__, random_folder, str(out), str(devices)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-3000:]
-        found.append([json.loads((out / f"{rank}.json").read_text()) for rank in range(devices)])
-    one, two = found
-    assert two[0] == two[1]
-    assert one[0].keys() == two[0].keys()
-    assert len(one[0]) > 2
-    for name, (norm, tokens) in one[0].items():
-        assert two[0][name] == [pytest.approx(norm, rel=1e-3), tokens]
-
-
-class Write(pl.Callback):
-    """Write what each rank found."""
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        found = task_gradients(pl_module, pl_module.experience.microbatches[0])
-        out = Path(trainer.default_root_dir)
-        out.mkdir(parents=True, exist_ok=True)
-        values = {name: [pull.norm, pull.tokens] for name, pull in found.items()}
-        (out / f"{trainer.global_rank}.json").write_text(json.dumps(values))
-
-
-if __name__ == "__main__":
-    import lit_g2rpo.rewards.running.scorer
-
-    torch.set_num_threads(1)
-    lit_g2rpo.rewards.running.scorer.score = varied_score
-    folder, out, devices = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    run = module(folder, G2RPO(filtering="off"), update={"microbatches": 1})
-    run.optimizer = SMALL_STEP
-    strategy = "ddp" if devices > 1 else "auto"
-    options = {"devices": devices, "strategy": strategy, "accumulate_grad_batches": 1}
-    trainer(out, 1, callbacks=[Write()], **options).fit(run, data())

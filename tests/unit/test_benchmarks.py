@@ -1,26 +1,20 @@
 """The benchmarks' own machinery: clocks, turns, prompts, forced lengths, and that both sides do the same work."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import common
+import device_table
+import gaps
+import hardware
+import longest
+import ours
 import pytest
+import scaling
+import step_memory
+import step_vs_trl
 import torch
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import common  # noqa: E402
-import device_table  # noqa: E402
-import gaps  # noqa: E402
-import hardware  # noqa: E402
-import longest  # noqa: E402
-import ours  # noqa: E402
-import scaling  # noqa: E402
-import step_memory  # noqa: E402
-import step_vs_trl  # noqa: E402
-import turns  # noqa: E402
+import turns
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +24,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "script", ["step_vs_trl.py", "step_memory.py", "scaling.py", "hardware.py", "longest.py", "gaps.py"]
-)
-def test_help(script: str) -> None:
-    shown = subprocess.run([sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "--json" in shown.stdout
+@pytest.mark.parametrize("script", [step_vs_trl, step_memory, scaling, hardware, longest, gaps])
+def test_help(script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", [script.__file__, "--help"])
+    with pytest.raises(SystemExit) as left:
+        script.main()
+    assert left.value.code == 0
+    assert "--json" in capsys.readouterr().out
 
 
 def test_phases_exclude_the_phases_inside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,21 +123,6 @@ def test_the_longest_completion_is_found_by_training_on_each_length(folder: Path
     result = longest.run(case | {"lora": False, "lengths": [4, 6], "limit_gib": None})
     assert list(result["peaks"]) == ["4", "6"]
     assert result["ended"] == "the longest that was tried fits"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("work", [(), (("tower", True),), (("lora", True), ("kl", 0.04), ("updates", 2))])
-def test_both_sides_do_the_same_work(tmp_path: Path, work: tuple[tuple[str, Any], ...]) -> None:
-    pytest.importorskip("trl")
-    rows = 4 // dict(work).get("updates", 1)
-    case = step_vs_trl.Case(4, max_tokens=6, variable=True, prompts=2, group_size=2, work=work)
-    sides, lengths, made = step_vs_trl.build(case, tmp_path, 3, [{"rows": rows}])
-    steps = turns.measure(sides, 2, cuda=False)
-    step_vs_trl.same_work(sides, lengths, 3, made.updates)
-    peer = steps[f"rows={rows}"][0]["counters"]
-    assert peer["images_preprocessed"] == 2 * 4  # every completion, twice
-    assert peer["prefill_tokens"] == 4 * (32 + 4)
-    assert peer["row_steps"] == 4 * (max(map(max, lengths.values())) - 1)
 
 
 def test_the_table_of_a_device_says_what_failed_and_what_is_beyond_its_limit(tmp_path: Path) -> None:

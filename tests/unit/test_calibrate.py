@@ -1,14 +1,11 @@
 """``calibrate`` from the command line: a fragment that the next fit takes, or nothing at all."""
 
-import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from helpers.paths import ROOT
 
 from lit_g2rpo.__main__ import main
 from lit_g2rpo.cli.verbs.calibrate import fragment, without_own_keys
@@ -16,7 +13,6 @@ from lit_g2rpo.cli.verbs.calibrate_report import Proposal, spread
 from lit_g2rpo.objectives.calibration import Measured
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ["--config", str(ROOT / "configs" / "g2rpo.yaml")]
 
 
@@ -95,24 +91,3 @@ def test_the_words_that_fit_does_not_know_are_left_out():
 def test_quantiles_in_words():
     assert spread([0.0, 1.0], 2) == "0.10 0.50 0.90"
     assert spread([], 2) == "-"
-
-
-def command(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "lit_g2rpo", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.mark.slow
-def test_the_next_fit_takes_the_fragment():
-    line = command("calibrate", *RECIPE, "--prompts_per_task", "4", "--seed_everything", "3").splitlines()[-1]
-    words = shlex.split(line.partition("python -m lit_g2rpo ")[2])
-    assert words[0] == "fit"
-    assert "rollout 1/1" in command(*words, "--schedule.rollouts", "1", "--data.val_per_task", "1")
-    config = yaml.safe_load(Path("runs/g2rpo/version_0/config.yaml").read_text())
-    proposed = yaml.safe_load(Path("bands.yaml").read_text())
-    assert config["data"]["init_args"]["tasks"] == proposed["init_args"]["tasks"]
-    assert config["data"]["init_args"]["seed"] == 3, "the rest of the recipe's data stays"

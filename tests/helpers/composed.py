@@ -1,0 +1,25 @@
+"""Command lines parsed and not run."""
+
+from typing import Any
+
+from helpers.paths import CONFIGS
+from lit_g2rpo.cli.trainer import TrainerCLI
+
+
+class Composed(TrainerCLI):
+    """Parses, and builds nothing."""
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def after_instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def compose(*words: str, verb: str = "fit") -> Any:
+    """Return the configuration of a command line; ``@name`` is a file in ``configs``."""
+    return Composed(verb, [str(CONFIGS / word.removeprefix("@")) if word[0] == "@" else word for word in words]).config[
+        verb
+    ]

@@ -1,0 +1,10 @@
+"""Where things lie in the checkout."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HELPERS = ROOT / "tests" / "helpers"
+CONFIGS = ROOT / "configs"
+WEIGHTS = ROOT / "lit_g2rpo" / "mini" / "weights"
+# not in the checkout but beside it; tests that need it are skipped where it is not
+RELEASED = ROOT.parent / "shared" / "data" / "openvlthinker_v2_sample_train.json"

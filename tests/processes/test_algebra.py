@@ -1,0 +1,84 @@
+"""Equality by algebra, in real worker processes."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from helpers.reward_cases import accuracy, wrapped
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards import RewardConfig
+from lit_g2rpo.rewards.rules.math import results_agree
+from lit_g2rpo.rewards.running import pool as pool_module
+from lit_g2rpo.rewards.running.adapters import Batch
+from lit_g2rpo.rewards.running.limits import Limits
+from lit_g2rpo.rewards.running.pool import Pool, use_pool
+from lit_g2rpo.rewards.running.scorer import Scorer
+
+MATH = {"problem": "?", "problem_type": "math", "answer": "x+1"}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    pool = Pool(workers=1, seconds=20.0)  # far from the time of a comparison even on a busy machine
+    yield pool
+    pool.close()
+
+
+ALGEBRA_AGREES = [
+    ("1+x", "x+1"), ("x^2+2x+1", "(x+1)^2"), ("\u221a2", "\\sqrt{2}"), ("sqrt(2)", "\\sqrt{2}"),
+    ("\u221a10", "\\sqrt{10}"), ("\\sqrt{8}", "2\\sqrt{2}"), ("pi/2", "\\frac{\\pi}{2}"), ("x\u00b2", "x^2"),
+    ("x**2", "x^2"), ("x^-1", "\\frac{1}{x}"), ("2*x", "2x"), ("x^10", "x^{10}"), ("x^(1/2)", "\\sqrt{x}"),
+    ("\\sqrt{576}", "24"), ("2^{10}", "1024"), ("10!", "3628800"), ("2.5\u00d710^3", "2500"),
+    ("\\{2,1\\}", "\\{1,2\\}"), ("[1, 2)", "[1,2)"),
+    ("\\begin{bmatrix}1\\\\2\\end{bmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("\\frac{\\sin x}{\\cos x}", "\\tan x"), ("y=1+2x", "y=2x+1"), ("\\frac{1}{\\sqrt{3}}", "\\frac{\\sqrt{3}}{3}"),
+    ("3.14159265", "\\pi"), ("f(2)=24", "24"),
+]  # fmt: skip
+ALGEBRA_DIFFERS = [
+    ("x+2", "x+1"), ("x2", "x\u00b2"), ("(2,1)", "(1,2)"), ("x=7,x=8", "7"), ("7 \\text{ or } 8", "7"),
+    ("1,2,3", "1,2"), ("\\sqrt{4}", "7"), ("\\pi", "3.14"), ("y", "x+1-1"),
+]  # fmt: skip
+
+
+def test_algebra(pool: Pool) -> None:
+    use_pool(pool)
+    wrong = [pair for pair in ALGEBRA_AGREES if not results_agree(*pair)]
+    wrong += [pair for pair in ALGEBRA_DIFFERS if results_agree(*pair)]
+    assert not wrong
+    assert pool.restarts == 0
+
+
+def test_algebra_from_a_thread(pool: Pool) -> None:
+    found: list[bool] = []
+
+    def compare() -> None:
+        use_pool(pool)
+        found.extend([results_agree("1+x", "x+1"), results_agree("x+2", "x+1")])
+
+    thread = threading.Thread(target=compare)
+    thread.start()
+    thread.join()
+    assert found == [True, False]
+
+
+def test_formulas_of_science_are_compared_too(pool: Pool) -> None:
+    use_pool(pool)
+    assert accuracy("scientific", "nacl", "NaCl2") == 0.0
+
+
+def test_algebra_runs_in_processes_and_a_limit_is_counted_apart() -> None:
+    one = Scorer(RewardConfig(), limits=Limits(workers=1, seconds=20.0))
+    answers = ["1+x", "x+2", "9**9**9", "1+x"] * 8
+    found = one.score(Batch([wrapped(a) for a in answers], [MATH] * 32, ["math"] * 32))
+    assert [result.accuracy for result in found] == [1.0, 0.0, 0.0, 1.0] * 8
+    assert [result.error for result in found] == [None, None, "timeout", None] * 8
+    assert (one.timeouts, one.failures, one.restarts) == (8, 0, 0)
+    one.close()
+    assert not one._pool._running
+
+
+def test_processes_that_cannot_start_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_START", pool_module._START.replace("main()", "missing()"))
+    with pytest.raises(UserError, match="a process for mathematics does not start"):
+        Scorer(RewardConfig()).score(Batch([wrapped("1+x")], [MATH], ["math"]))

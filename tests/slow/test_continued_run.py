@@ -1,0 +1,53 @@
+"""A run from the command line and its continuation, read back."""
+
+import sys
+from pathlib import Path
+
+import torch
+from helpers.paths import CONFIGS
+from helpers.processes import Commands
+
+RECIPE = ["--config", str(CONFIGS / "g2rpo.yaml")]
+
+
+def small(policy: str) -> list[str]:
+    """Words that make the default run a matter of seconds."""
+    sizes = {
+        "model.policy.path": policy,
+        "model.rollout.prompts": "6",
+        "model.rollout.group_size": "2",
+        "data.val_per_task": "1",
+        "data.max_completion_tokens": "8",
+        "schedule.rollouts": "2",
+        "schedule.validate_every": "1",
+        "schedule.checkpoint_every": "1",
+        "trainer.accelerator": "cpu",
+    }
+    return [word for key, value in sizes.items() for word in (f"--{key}", value)]
+
+
+def test_a_run_and_its_continuation_share_a_folder(random_folder: str, tmp_path: Path, commands: Commands) -> None:
+    # a random policy has nothing but tied groups, and an alarm says so
+    quiet = ["-W", "error::UserWarning", "-W", "ignore:alarm:UserWarning"]
+    cli = [sys.executable, *quiet, "-m", "lit_g2rpo"]
+    first = commands.run(*cli, "fit", *RECIPE, *small(random_folder))
+    assert first.returncode == 0, first.stderr
+    for noise in ("Warning", "GPU available", "Tip:", "Loading weights", "not set, defaulting"):
+        assert noise not in first.stdout + first.stderr
+    run = tmp_path / "runs" / "g2rpo" / "version_0"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    again = commands.run(
+        *cli, "fit", "--config", run / "config.yaml", "--schedule.rollouts", "3", "--ckpt_path", "last"
+    )
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    assert {"train/loss", "rollout/reward", "val/accuracy"} <= set(events.Tags()["scalars"])
+    assert [point.step for point in events.Scalars("train/loss")] == [1, 3, 5]
+    other = commands.run(*cli, "validate", *RECIPE, *small("package:lit_g2rpo.nowhere/weights"), "--ckpt_path", "last")
+    assert other.returncode == 2
+    assert other.stderr.strip().splitlines()[-1].startswith("error: model.policy.path")
