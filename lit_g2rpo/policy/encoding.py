@@ -1,6 +1,5 @@
 """From prompts to the tensors of a forward."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,27 +62,6 @@ class EncodedPrompt:
     def patches(self) -> int:
         """Number of patches of its images."""
         return 0 if self.pixel_values is None else len(self.pixel_values)
-
-
-def packs(
-    rows: list[EncodedPrompt], size: Callable[[EncodedPrompt], int], most: float
-) -> Iterator[list[EncodedPrompt]]:
-    """Cut prompts, in their order, into packs that are computed at a time, which bounds the memory of activations.
-
-    Args:
-        size: size of a prompt.
-        most: largest size of a pack; a larger prompt is alone in its own.
-    """
-    pack: list[EncodedPrompt] = []
-    total = 0
-    for row in rows:
-        if pack and total + size(row) > most:
-            yield pack
-            pack, total = [], 0
-        pack.append(row)
-        total += size(row)
-    if pack:
-        yield pack
 
 
 def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> EncodedPrompt:

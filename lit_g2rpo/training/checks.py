@@ -16,8 +16,8 @@ from lit_g2rpo.hardware.hooks import keeps_masters
 from lit_g2rpo.training.run import Run
 
 
-def check_rewards(run: Run, values: Tensor, prompts: list[Prompt]) -> None:
-    """Stop if a reward or sampling log-probability of any rank is not finite.
+def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:
+    """Stop at a reward or sampling log-probability that is not finite, on whichever rank.
 
     Args:
         values: what is known of all completions, ``[P, G, columns]``.
@@ -27,9 +27,8 @@ def check_rewards(run: Run, values: Tensor, prompts: list[Prompt]) -> None:
         NonFiniteError: on every rank, after each rank has saved the ids of its prompts concerned.
     """
     bad = ~values.isfinite().all(-1).all(-1)
-    if bad.any():
-        own = bad[run.ranks.rank :: run.ranks.count].tolist()
-        _stop(run, "a reward or log-probability", [prompt.id for prompt, b in zip(prompts, own, strict=True) if b])
+    own = bad[run.ranks.rank :: run.ranks.count].tolist()
+    _stop(run, "a reward or log-probability", [prompt.id for prompt, b in zip(prompts, own, strict=True) if b])
 
 
 def check_shapes(run: Run) -> None:

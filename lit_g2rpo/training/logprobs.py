@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from lit_g2rpo.experience import Experience
+from lit_g2rpo.policy.batching import balanced_bins
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.training.bins import balanced_bins
 from lit_g2rpo.training.run import Run
 from lit_g2rpo.training.table import trained_rows
 

@@ -13,7 +13,7 @@ from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.training.background_scoring import BackgroundScoring
-from lit_g2rpo.training.checks import check_rewards
+from lit_g2rpo.training.checks import stop_at_scores
 from lit_g2rpo.training.logprobs import logprobs_of, ref_logprobs
 from lit_g2rpo.training.metrics import rollout_metrics
 from lit_g2rpo.training.run import Run
@@ -137,7 +137,8 @@ class _Drawn:
         ]
         own = to_share(self.prompts, self.completions, self.rewards, list(run.tasks), lengths)
         values = run.ranks.gather_prompts(own)
-        check_rewards(run, values, self.prompts)
+        if not values.isfinite().all():
+            stop_at_scores(run, values, self.prompts)
         return values
 
 

@@ -12,9 +12,9 @@ from lit_g2rpo.objectives.losses import truncated_importance
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.relative_bands import reference_length_reward
 from lit_g2rpo.objectives.shaping import entropy_direction, length_reward
+from lit_g2rpo.policy.batching import balanced_bins
 from lit_g2rpo.rewards import RewardResult, problem_type_id
 from lit_g2rpo.tasks import Task
-from lit_g2rpo.training.bins import balanced_bins
 
 COLUMNS = (
     "total", "accuracy", "format", "structure", "length", "truncated", "entropy", "logprobs", "task", "problem_type",

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
-from lit_g2rpo.policy.forward.attention import Kind, grouped_attention, make_layout
-from lit_g2rpo.policy.forward.attention_cpu import Span
+from lit_g2rpo.policy.forward.attention import Kind, Span, grouped_attention, make_layout
 
 WIDTH, HEADS, KEY_HEADS = 16, 4, 2
 # uneven groups; one-token rows that take no place; a group of such rows alone; one row; a one-token prompt

@@ -6,7 +6,7 @@ import torch
 from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
 from lit_g2rpo.objectives import GRPO
 from lit_g2rpo.objectives.losses import ppo
-from lit_g2rpo.training.bins import balanced_bins
+from lit_g2rpo.policy.batching import balanced_bins
 from lit_g2rpo.training.table import Cut, build_microbatches, trained_rows
 
 

@@ -24,10 +24,10 @@ from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
+from lit_g2rpo.rollout.native.decoder import read_layers
 from lit_g2rpo.rollout.native.engine import NativeEngine
 from lit_g2rpo.rollout.native.prefill import token_bytes
 from lit_g2rpo.rollout.native.slots import Slots, StepShape
-from lit_g2rpo.rollout.native.weights import read_layers
 
 
 @pytest.fixture(scope="module")

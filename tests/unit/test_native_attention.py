@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from lit_g2rpo.rollout.native.decode_attention import shared_attention
+from lit_g2rpo.rollout.native.attention import shared_attention
 
 KEY_HEADS, REPEATS, DIM = 2, 3, 8
 PROMPTS = [7, 4]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
-from lit_g2rpo.policy.forward.norm import Norm
+from lit_g2rpo.policy.forward.layers import Norm
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-6), (torch.bfloat16, 0.0)])

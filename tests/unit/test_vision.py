@@ -10,7 +10,7 @@ import lit_g2rpo.policy.forward.vision
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.feature_store import FeatureStore
-from lit_g2rpo.policy.forward.patches import PatchProjection
+from lit_g2rpo.policy.forward.layers import PatchProjection
 from lit_g2rpo.policy.forward.vision import image_features
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy

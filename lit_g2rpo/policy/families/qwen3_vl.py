@@ -12,8 +12,7 @@ from typing_extensions import override
 from lit_g2rpo.policy.config import LoraConfig, Part
 from lit_g2rpo.policy.families.family import Family, ImageSizes
 from lit_g2rpo.policy.forward.attention import NAME, Layout
-from lit_g2rpo.policy.forward.norm import Norm
-from lit_g2rpo.policy.forward.patches import PatchProjection
+from lit_g2rpo.policy.forward.layers import Norm, PatchProjection
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 
 

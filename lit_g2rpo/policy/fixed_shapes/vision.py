@@ -5,7 +5,8 @@ from torch import Tensor
 
 from lit_g2rpo.hardware.hooks import end_graph
 from lit_g2rpo.policy.backbone import Backbone
-from lit_g2rpo.policy.encoding import EncodedPrompt, Features, packs
+from lit_g2rpo.policy.batching import packs
+from lit_g2rpo.policy.encoding import EncodedPrompt, Features
 from lit_g2rpo.policy.fixed_shapes.buckets import bucket
 
 PATCHES = 4096

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.encoding import EncodedPrompt
-from lit_g2rpo.policy.forward.attention import make_layout
-from lit_g2rpo.policy.forward.attention_cpu import Span
+from lit_g2rpo.policy.forward.attention import Span, make_layout
 from lit_g2rpo.policy.forward.vision import image_features
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from lit_g2rpo.policy.backbone import Backbone
-from lit_g2rpo.policy.encoding import EncodedPrompt, Features, packs
+from lit_g2rpo.policy.batching import packs
+from lit_g2rpo.policy.encoding import EncodedPrompt, Features
 
 PATCHES = 4096
 """Patches encoded at a time where the tower does not learn: those of an image of a megapixel; more at a time were a

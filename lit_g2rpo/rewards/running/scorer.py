@@ -146,7 +146,7 @@ class Scorer:
             by_path.setdefault(self._paths.get(task), []).append(i)
         scored: dict[int, Scored] = {}
         for path, indices in by_path.items():
-            part = batch.only(indices)
+            part = batch if len(by_path) == 1 else batch.only(indices)
             found = self._built_in(part) if path is None else self._user(path, part, group_size)
             scored |= zip(indices, found, strict=True)
         self.seconds += time.perf_counter() - start

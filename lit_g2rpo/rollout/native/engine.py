@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling
-from lit_g2rpo.rollout.native.cache import PromptCache
+from lit_g2rpo.rollout.native.attention import PromptCache
 from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.fixed_shapes import CHECK_EVERY, StaticRollout
 from lit_g2rpo.rollout.native.graphs import captured

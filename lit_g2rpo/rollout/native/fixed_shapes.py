@@ -12,14 +12,14 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.hardware.hooks import end_graph
-from lit_g2rpo.policy.encoding import EncodedPrompt, packs
+from lit_g2rpo.policy.batching import packs
+from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.fixed_shapes.buckets import bucket, padded
 from lit_g2rpo.policy.fixed_shapes.forward import group_mask, image_rows
 from lit_g2rpo.policy.forward.packing import pack
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Finished, Sampling
-from lit_g2rpo.rollout.native.cache import LayerCache
-from lit_g2rpo.rollout.native.decode_attention import grid_of_heads, shared_attention
+from lit_g2rpo.rollout.native.attention import LayerCache, grid_of_heads, shared_attention
 from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.table import CompletionTable
 

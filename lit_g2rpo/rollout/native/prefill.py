@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from lit_g2rpo.policy.backbone import Backbone
-from lit_g2rpo.policy.encoding import EncodedPrompt, packs
+from lit_g2rpo.policy.batching import packs
+from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.forward.vision import image_features
-from lit_g2rpo.rollout.native.cache import PromptCache
+from lit_g2rpo.rollout.native.attention import PromptCache
 from lit_g2rpo.rollout.native.decoder import Decoder
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from lit_g2rpo.rollout.native.cache import PromptCache, SlotCache
-from lit_g2rpo.rollout.native.decode_attention import grid_of_heads, shared_attention
+from lit_g2rpo.rollout.native.attention import PromptCache, SlotCache, grid_of_heads, shared_attention
 from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.table import CompletionTable
 

@@ -1,8 +1,32 @@
-"""Spreading completions over forward passes of about equal size."""
+"""How rows are spread over passes."""
+
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
 from lit_g2rpo.experience import Experience
+from lit_g2rpo.policy.encoding import EncodedPrompt
+
+
+def packs(
+    rows: list[EncodedPrompt], size: Callable[[EncodedPrompt], int], most: float
+) -> Iterator[list[EncodedPrompt]]:
+    """Cut prompts, in their order, into packs that are computed at a time, which bounds the memory of activations.
+
+    Args:
+        size: size of a prompt.
+        most: largest size of a pack; a larger prompt is alone in its own.
+    """
+    pack: list[EncodedPrompt] = []
+    total = 0
+    for row in rows:
+        if pack and total + size(row) > most:
+            yield pack
+            pack, total = [], 0
+        pack.append(row)
+        total += size(row)
+    if pack:
+        yield pack
 
 
 def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[list[int]]:
