@@ -267,7 +267,7 @@ class Ours:
 
     def counters(self) -> dict[str, int]:
         """Work since the start."""
-        return asdict(self.module.policy.counters)
+        return asdict(self.module.policy.backbone.counters)
 
     def moved(self) -> float:
         """Distance of the weights from where they started."""

@@ -244,7 +244,7 @@ def compare(model: Any, processor: Any, args: argparse.Namespace, image_tokens: 
 
 
 def _tokens(policy: Policy) -> int:
-    counters = policy.counters
+    counters = policy.backbone.counters
     return counters.train_prompt_tokens + counters.train_completion_tokens + counters.train_padded_tokens
 
 

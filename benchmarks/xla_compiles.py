@@ -56,12 +56,12 @@ class Counts(pl.Callback):
         done = module.rollout_index - FIRST - len(module.sizes)
         if done == 0:
             self.warm_up, self.warm_up_seconds = compilations(), time.process_time()
-            module.policy.counters.train_padded_tokens = module.policy.counters.train_passes = 0
+            module.policy.backbone.counters.train_padded_tokens = module.policy.backbone.counters.train_passes = 0
             self._start = tokens_of(module)
         elif done == self.batches:
             self.after = compilations() - self.warm_up
             self.seconds = (time.process_time() - self.warm_up_seconds) / self.batches
-            self.waste = module.policy.counters.train_padded_tokens / (tokens_of(module) - self._start)
+            self.waste = module.policy.backbone.counters.train_padded_tokens / (tokens_of(module) - self._start)
             trainer.should_stop = True
 
 
@@ -81,7 +81,9 @@ def fallbacks() -> list[str]:
 
 def tokens_of(module: Any) -> int:
     """Tokens that training has learned from so far."""
-    return int(module.policy.counters.train_prompt_tokens + module.policy.counters.train_completion_tokens)
+    return int(
+        module.policy.backbone.counters.train_prompt_tokens + module.policy.backbone.counters.train_completion_tokens
+    )
 
 
 class WarmedUp(G2RPOModule):

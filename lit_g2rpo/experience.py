@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.running.adapters import Batch
 
 
@@ -35,6 +36,11 @@ class Prompt:
     sample: dict[str, Any]
     demonstration: str | None = None
     encoded: Any = None
+
+    @property
+    def answer(self) -> str:
+        """The reference answer without its tags; empty if there is none."""
+        return unwrap(str(self.sample.get("answer") or ""))
 
     @property
     def text(self) -> str:

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -11,9 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.module import EvaluationModule
-from lit_g2rpo.experience import Experience, Microbatch, Prompt
+from lit_g2rpo.experience import Experience, Prompt
 from lit_g2rpo.hardware.hooks import shard
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
@@ -25,12 +24,12 @@ from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
-from lit_g2rpo.training.checks import check_gradient, check_rounding, check_shapes, gradient_norm
+from lit_g2rpo.training.checks import check_gradient, check_rounding, check_settings, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
 from lit_g2rpo.training.metrics import StepMetrics
 from lit_g2rpo.training.resume import check_checkpoint, check_learning, experience_state, restore_experience
 from lit_g2rpo.training.rollout import collect
-from lit_g2rpo.training.run import PromptLoader, Run
+from lit_g2rpo.training.run import PromptLoader
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
 from lit_g2rpo.training.table import Cut, build_microbatches
 
@@ -72,27 +71,8 @@ class G2RPOModule(EvaluationModule):
         super().__init__(evaluation, build_sampler(rollout), rollout.seed, reward, reward_limits, judge)
         # The reference and frozen weights may be absent from a checkpoint; check_checkpoint holds the rest to it.
         self.strict_loading = False
-        if objective.needs_groups and rollout.group_size < 2:
-            raise UserError(
-                f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
-                "so it must be at least 2"
-            )
         self.engine = build_engine(rollout)
-        if objective.needs_groups != self.engine.samples:
-            raise UserError(
-                f"model.rollout.engine is {rollout.engine}, but model.objective {type(objective).__name__} "
-                + (
-                    "compares completions of one prompt, and demonstrations are all the same; give native, or the "
-                    "objective Supervised"
-                    if objective.needs_groups
-                    else "imitates what it is given, which must not be its own samples; give demonstrations"
-                )
-            )
-        if objective.importance_cap is not None and rollout.old_logprobs != "recompute":
-            raise UserError(
-                "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "
-                "model.rollout.old_logprobs: recompute"
-            )
+        check_settings(objective, rollout, self.engine)
         self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
         self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
@@ -103,8 +83,6 @@ class G2RPOModule(EvaluationModule):
         self._rollout_metrics: dict[str, float] = {}
         self._next_microbatch = 0
         self._collected_at = time.perf_counter()
-
-    # ---- sizes
 
     @property
     def policy_path(self) -> str:
@@ -150,8 +128,6 @@ class G2RPOModule(EvaluationModule):
     def describe(self) -> dict[str, str]:
         """Say what will run, as the rows of a table."""
         return describe(self)
-
-    # ---- set-up
 
     @override
     def setup(self, stage: str) -> None:
@@ -200,8 +176,6 @@ class G2RPOModule(EvaluationModule):
         """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes."""
         self.policy.encode(prompt)
 
-    # ---- training
-
     @override
     def training_step(self, batch: tuple[list[Prompt], int], batch_idx: int) -> Tensor:
         """Compute the loss of one micro-batch; the first one of a rollout samples it.
@@ -209,9 +183,6 @@ class G2RPOModule(EvaluationModule):
         Args:
             batch: this rank's prompts and the index of the micro-batch in the rollout.
             batch_idx: index of the micro-batch in the epoch.
-
-        Returns:
-            The loss.
         """
         prompts, index = batch
         if index == 0:
@@ -231,14 +202,7 @@ class G2RPOModule(EvaluationModule):
         return loss
 
     def collect(self, prompts: list[Prompt]) -> Experience:
-        """Sample, score, filter and form advantages for one rollout.
-
-        Args:
-            prompts: this rank's prompts.
-
-        Returns:
-            The experience, cut into micro-batches.
-        """
+        """Sample, score, filter and form advantages for one rollout of this rank's prompts, cut into micro-batches."""
         experience, self._collected = collect(self, prompts)
         self._rollout_metrics = self._collected
         experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)
@@ -248,14 +212,7 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log a number on the host: Lightning would add it up on the device, in a graph that differs with the metrics.
-
-        Args:
-            name: name of the metric.
-            value: a number, or a tensor, which stays where it is.
-            *args: as Lightning's.
-            **kwargs: as Lightning's.
-        """
+        # on the host: Lightning would add numbers up on the device, in a graph that differs with the metrics
         super().log(name, value if isinstance(value, Tensor) else torch.tensor(float(value)), *args, **kwargs)
 
     def perform(self, function: Callable[[], T]) -> T:
@@ -280,21 +237,15 @@ class G2RPOModule(EvaluationModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         # 16 bits overflow now and then by design: the scaler skips that step and lowers its scale, until it has none.
         if scaler is None or scaler.get_scale() <= 1:
-            check_gradient(self, norm, self._learned())
+            assert self.experience is not None, "a step follows a rollout"
+            end = self._next_microbatch
+            check_gradient(self, norm, self.experience.microbatches[end - self.trainer.accumulate_grad_batches : end])
         self.log("train/grad_norm", norm)
-
-    def _learned(self) -> list[Microbatch]:
-        """Return the micro-batches of the optimizer step at hand."""
-        assert self.experience is not None, "a step follows a rollout"
-        end = self._next_microbatch
-        return self.experience.microbatches[end - self.trainer.accumulate_grad_batches : end]
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
         if batch[1] + 1 == self.microbatches_per_rollout:
             self.log("perf/update_seconds", time.perf_counter() - self._collected_at)
-
-    # ---- checkpoints
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -313,11 +264,7 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the sampling state and the partially trained rollout.
-
-        Raises:
-            UserError: if it is a checkpoint of another model, or of a run in which more learned.
-        """
+        """Restore the sampling state and the partially trained rollout."""
         check_checkpoint(self, self.policy_path, checkpoint)
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_learning(self, checkpoint.get("state_dict", ()))
@@ -331,17 +278,7 @@ class G2RPOModule(EvaluationModule):
         self._rollout_metrics = self._collected = state.get("metrics", {})
 
     def _restore(self, prompts: list[Prompt]) -> Experience:
-        if self._restored is None:
-            raise UserError(
-                "the checkpoint was written inside a rollout but holds no experience; start from another one"
-            )
         experience = restore_experience(self, self._restored, prompts)
         experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)
         self._restored = None
         return experience
-
-
-if TYPE_CHECKING:
-
-    def _is_a_run(module: G2RPOModule) -> Run:
-        return module

@@ -62,11 +62,11 @@ class Preflight(L.Callback):
             return
         self._done = True
         run = run_of(pl_module)
-        own, run.policy.counters = run.policy.counters, Counters()
+        own, run.policy.backbone.counters = run.policy.backbone.counters, Counters()
         try:
             self._try_all(trainer, run)
         finally:
-            run.policy.counters = own
+            run.policy.backbone.counters = own
 
     # where no validation comes first, as in a resumed run
     on_train_start = on_sanity_check_start

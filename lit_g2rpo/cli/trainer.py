@@ -22,6 +22,7 @@ from lit_g2rpo.hardware.hooks import reads_folders
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
 from lit_g2rpo.training import schedule
+from lit_g2rpo.training.run import Run
 
 SHORT = {
     "--limit": "--data.limit",
@@ -32,8 +33,8 @@ SHORT = {
 
 TASK_KEY = re.compile(r"--data\.(?:init_args\.)?tasks\.(?P<task>[^.=]+)\.(?P<key>[^.=]+)(?:=(?P<value>.*))?", re.DOTALL)
 
-# what the data asks of the module
-_: type[PromptUser] = G2RPOModule
+# what data and training ask of the module
+_: tuple[type[PromptUser], type[Run]] = (G2RPOModule, G2RPOModule)
 
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from lit_g2rpo.objectives.advantages import centered, leave_one_out, linear_ranks, standardized, whitened
-from lit_g2rpo.objectives.objective import Mean, Objective
+from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.objectives.settings import Mean
 
 
 class GRPO(Objective):

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.planning.live import LiveMemory
-from lit_g2rpo.policy.backbone import Backbone
+from lit_g2rpo.policy.backbone import Backbone, without_adapters
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.families.family import Family
@@ -20,7 +20,6 @@ from lit_g2rpo.policy.forward.packing import packed_states
 from lit_g2rpo.policy.forward.vision import keep_features
 from lit_g2rpo.policy.head.token_stats import head_loss
 from lit_g2rpo.policy.loading import prepare
-from lit_g2rpo.policy.policy import without_adapters
 
 
 @dataclass(slots=True, frozen=True)

@@ -92,3 +92,8 @@ class Backbone:
     def image_sizes(self) -> ImageSizes:
         """How images become tokens."""
         return self.family.image_sizes(self.model.config)
+
+
+def without_adapters(model: Any) -> Any:
+    """Unwrap the Hugging Face model itself from a ``peft`` model around it, if there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

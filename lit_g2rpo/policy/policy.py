@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_g2rpo.experience import Microbatch, Prompt
-from lit_g2rpo.policy.backbone import Backbone
+from lit_g2rpo.policy.backbone import Backbone, without_adapters
 from lit_g2rpo.policy.config import Shapes
-from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.policy.encoding import EncodedPrompt, blank_prompt, encode
 from lit_g2rpo.policy.families.family import Family
 from lit_g2rpo.policy.feature_store import FeatureStore
@@ -22,7 +21,6 @@ from lit_g2rpo.policy.forward.packing import packed_states
 from lit_g2rpo.policy.forward.padded import padded_states
 from lit_g2rpo.policy.forward.vision import keep_features
 from lit_g2rpo.policy.head.token_stats import TokenLoss, head_loss, token_logprobs
-from lit_g2rpo.rewards.answers.parse import unwrap
 
 COMPILED = ("xla", "neuron")
 """Kinds of devices that compile for each shape."""
@@ -59,8 +57,7 @@ class Policy(nn.Module):
         self.temperature = 1.0
         base, limit = without_adapters(model), features_on_device_mib
         sizes = family.image_sizes(base.config)
-        # A trainer builds models in the context of its device, but prompts lie on the CPU.
-        with torch.device("cpu"):
+        with torch.device("cpu"):  # a trainer builds models in the context of its device, but prompts lie on the CPU
             blank = encode(processor, base, family, blank_prompt(4 * sizes.patch * sizes.merge))
         features = FeatureStore(math.inf if limit is None else limit * 2**20)
         # no module: weights keep their names, and what moves or splits them finds them once
@@ -77,25 +74,13 @@ class Policy(nn.Module):
         return self.backbone.device
 
     @property
-    def counters(self) -> Counters:
-        """What it has worked on."""
-        return self.backbone.counters
-
-    @counters.setter
-    def counters(self, counters: Counters) -> None:
-        self.backbone.counters = counters
-
-    @property
     def static(self) -> bool:
         """True if everything runs in few fixed shapes."""
         return (self._shapes or ("static" if self.device.type in COMPILED else "exact")) == "static"
 
     @property
     def empty(self) -> Tensor:
-        """An empty tensor where loss fields lie, of the type that losses are computed in.
-
-        That is the policy's device, and the CPU where shapes are fixed: tiles are cut there before they are sent.
-        """
+        """An empty tensor where loss fields lie, of their type; with fixed shapes tiles are cut on the CPU."""
         return torch.empty(0, device="cpu" if self.static else self.device, dtype=self.backbone.loss_dtype)
 
     @property
@@ -120,28 +105,18 @@ class Policy(nn.Module):
         """Tokenize a prompt, on the CPU, once; later calls for the same object return the same tensors."""
         if prompt.encoded is None:
             prompt.encoded = encode(self.processor, self.base, self.backbone.family, prompt)
-            self.counters.images_preprocessed += len(prompt.images)
+            self.backbone.counters.images_preprocessed += len(prompt.images)
         encoded: EncodedPrompt = prompt.encoded
         return encoded
-
-    def answer_length(self, prompt: Prompt) -> int:
-        """Count the tokens of a prompt's reference answer, its tags left out.
-
-        Returns:
-            The number of tokens; 0 if it has no answer.
-        """
-        answer = unwrap(str(prompt.sample.get("answer") or ""))
-        return len(self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Tensor) -> str:
         """Turn completion tokens, ``[T]`` long, into text without special tokens."""
         return str(self.processor.tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def prepare_features(self, prompts: list[Prompt]) -> None:
-        """Tokenize prompts, and encode their images where the vision tower does not learn, before training needs them.
+        """Tokenize prompts, and encode their images if the vision tower does not learn; call it on gathered weights.
 
-        Training passes then never run the tower, so that all ranks run the same modules. Where weights are sharded,
-        call this where they are gathered.
+        Training passes then never run the tower, so that all ranks run the same modules.
         """
         rows = [self.encode(prompt) for prompt in prompts]
         if self.backbone.tower_learns:
@@ -152,10 +127,7 @@ class Policy(nn.Module):
             keep_features(self.backbone, rows)
 
     def hidden_states(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the hidden states that predict every completion token.
-
-        Rows of one prompt object share its tokens and images. A batch without a row gets a dummy that is cut off
-        again, and so does one without an image where the vision tower learns.
+        """Compute the hidden states that predict every completion token; rows of one prompt object share its tokens.
 
         Args:
             prompts: the prompt of each row, ``N`` of them.
@@ -189,14 +161,11 @@ class Policy(nn.Module):
             self.train(training)
 
     def loss(self, microbatch: Microbatch, token_loss: TokenLoss) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of one micro-batch and its diagnostics.
-
-        Args:
-            token_loss: loss of each token; elementwise unless the fields number the completions.
+        """Compute the loss of one micro-batch, its normalizer included.
 
         Returns:
-            The loss (a scalar that already holds the normalizer), and elementwise diagnostics ``[M]`` without gradient,
-            among them ``nll``, ``entropy`` and ``loss``.
+            The loss, a scalar, and elementwise diagnostics ``[M]`` without gradient, among them ``nll``, ``entropy``
+            and ``loss``.
         """
         if self.static:
             rows = [self.encode(prompt) for prompt in microbatch.prompts]
@@ -217,8 +186,3 @@ class Policy(nn.Module):
         """Switch the adapters off, so that the policy is its own reference."""
         with self.model.disable_adapter():
             yield
-
-
-def without_adapters(model: Any) -> Any:
-    """Unwrap the Hugging Face model itself from a ``peft`` model around it, if there is one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

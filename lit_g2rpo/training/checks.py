@@ -13,7 +13,38 @@ from lit_g2rpo.experience import Microbatch, Prompt
 from lit_g2rpo.files import write_text
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.hooks import keeps_masters
+from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.rollout.config import RolloutConfig
+from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.training.run import Run
+
+
+def check_settings(objective: Objective, rollout: RolloutConfig, engine: RolloutEngine) -> None:
+    """Refuse settings that contradict each other.
+
+    Raises:
+        UserError: if an objective cannot learn from what the engine gives.
+    """
+    if objective.needs_groups and rollout.group_size < 2:
+        raise UserError(
+            f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
+            "so it must be at least 2"
+        )
+    if objective.needs_groups != engine.samples:
+        raise UserError(
+            f"model.rollout.engine is {rollout.engine}, but model.objective {type(objective).__name__} "
+            + (
+                "compares completions of one prompt, and demonstrations are all the same; give native, or the "
+                "objective Supervised"
+                if objective.needs_groups
+                else "imitates what it is given, which must not be its own samples; give demonstrations"
+            )
+        )
+    if objective.importance_cap is not None and rollout.old_logprobs != "recompute":
+        raise UserError(
+            "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "
+            "model.rollout.old_logprobs: recompute"
+        )
 
 
 def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:

@@ -6,7 +6,10 @@ from torch import Tensor
 from lit_g2rpo.experience import RolloutTable
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.fields import TokenFields
+from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.training.table import Columns
+
+COUNTS = ("rollout/reward_failures", "rollout/reward_timeouts", "rollout/reward_restarts")
 
 
 def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: list[str]) -> dict[str, float]:
@@ -36,6 +39,12 @@ def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: 
         metrics[f"rollout/entropy{suffix}"] = float(first["entropy"][rows].sum() / tokens)
         metrics[f"rollout/nll{suffix}"] = float(-first["logprobs"][rows].sum() / tokens)
     return metrics
+
+
+def reward_counts(scorer: Scorer, ranks: Ranks) -> dict[str, float]:
+    """Add up over ranks how often rewards have failed, and what limits have ended."""
+    counts = ranks.sum(torch.tensor([scorer.failures, scorer.timeouts, scorer.restarts])).tolist()
+    return dict(zip(COUNTS, map(float, counts), strict=True))
 
 
 class StepMetrics:

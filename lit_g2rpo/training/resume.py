@@ -52,19 +52,21 @@ def experience_state(experience: Experience, max_tokens: int, ranks: Ranks) -> d
     return state | {name: getattr(table, name) for name in TABLE} | {"refills": experience.refills}
 
 
-def restore_experience(run: Run, state: dict[str, Any], prompts: list[Prompt]) -> Experience:
+def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Prompt]) -> Experience:
     """Read this rank's part of a rollout back.
 
     Args:
-        state: from ``experience_state``.
+        state: from ``experience_state``; None if the checkpoint holds none.
         prompts: this rank's prompts, from the data.
 
     Returns:
         The experience, not yet cut into micro-batches.
 
     Raises:
-        UserError: if the data no longer gives the prompts that were sampled for.
+        UserError: if the data no longer gives the prompts that were sampled for, or there is no state.
     """
+    if state is None:
+        raise UserError("the checkpoint was written inside a rollout but holds no experience; start from another one")
     rank, world = run.ranks.rank, run.ranks.count
     table = RolloutTable(**{name: state[name] for name in TABLE})
     own = {name: tensor[rank::world] for name, tensor in state.items() if name not in (*TABLE, "refills")}

@@ -9,13 +9,12 @@ from torch import Tensor
 from lit_g2rpo.experience import Completion, Experience, Prompt, to_score
 from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.rewards import RewardResult
-from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.training.background_scoring import BackgroundScoring
 from lit_g2rpo.training.checks import stop_at_scores
 from lit_g2rpo.training.logprobs import logprobs_of, ref_logprobs
-from lit_g2rpo.training.metrics import rollout_metrics
+from lit_g2rpo.training.metrics import reward_counts, rollout_metrics
 from lit_g2rpo.training.run import Run
 from lit_g2rpo.training.table import build_table, shaped_columns, to_share, usable_groups
 
@@ -24,11 +23,8 @@ from lit_g2rpo.training.table import build_table, shaped_columns, to_share, usab
 def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, float]]:
     """Sample, score, filter and form advantages; log-probabilities are computed last, for what is learned from alone.
 
-    Args:
-        prompts: this rank's prompts.
-
     Returns:
-        The experience, not yet cut into micro-batches, and the metrics of the rollout, the same on every rank.
+        The experience of this rank's prompts, not yet cut, and the metrics of the rollout, the same on every rank.
     """
     drawn = _Drawn(run, prompts)
     first = shaped_columns(drawn.values, run.objective, run.tasks)
@@ -56,10 +52,7 @@ def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, floa
     metrics = rollout_metrics(table, usable, first, list(run.tasks))
     if run.objective.filtering == "refill":
         metrics["rollout/refilled"] = sum(map(len, drawn.refills)) / len(drawn.values)
-    counts = [run.scorer.failures, run.scorer.timeouts, run.scorer.restarts]
-    counted = zip(("failures", "timeouts", "restarts"), run.ranks.sum(torch.tensor(counts)).tolist(), strict=True)
-    metrics |= {f"rollout/reward_{name}": float(count) for name, count in counted}
-    return experience, metrics | {
+    return experience, metrics | reward_counts(run.scorer, run.ranks) | {
         "data/failures": float(run.loader.failures),
         "perf/rollout_seconds": drawn.seconds[0],
         "perf/score_seconds": drawn.seconds[1],
@@ -69,11 +62,7 @@ def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, floa
 
 
 class _Drawn:
-    """What has been drawn of a rollout: this rank's completions with their rewards, and the columns of all ranks.
-
-    Args:
-        prompts: this rank's prompts.
-    """
+    """What has been drawn of a rollout: this rank's completions with their rewards, and the columns of all ranks."""
 
     def __init__(self, run: Run, prompts: list[Prompt]) -> None:
         self.run, self.prompts = run, list(prompts)
@@ -130,19 +119,11 @@ class _Drawn:
 
     def _gathered(self) -> Tensor:
         run = self.run
-        lengths = [
-            _answer_length(run, prompt) if band is not None and band.unit == "reference" else 0
-            for prompt in self.prompts
-            for band in [run.tasks[prompt.task].relative_length]
-        ]
+        bands = [run.tasks[prompt.task].relative_length for prompt in self.prompts]
+        asked = [p.answer if b and b.unit == "reference" else "" for p, b in zip(self.prompts, bands, strict=True)]
+        lengths = [len(run.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0 for text in asked]
         own = to_share(self.prompts, self.completions, self.rewards, list(run.tasks), lengths)
         values = run.ranks.gather_prompts(own)
         if not values.isfinite().all():
             stop_at_scores(run, values, self.prompts)
         return values
-
-
-def _answer_length(run: Run, prompt: Prompt) -> int:
-    """Count the tokens of a prompt's reference answer without its tags; 0 if it has none."""
-    answer = unwrap(str(prompt.sample.get("answer") or ""))
-    return len(run.tokenizer(answer, add_special_tokens=False)["input_ids"])

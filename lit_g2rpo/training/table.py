@@ -51,13 +51,10 @@ def to_share(
     tasks: list[str],
     references: list[int],
 ) -> Tensor:
-    """Write what other ranks must know of this rank's ``p`` prompts and their completions as numbers.
+    """Write what other ranks must know of this rank's ``p`` prompts as numbers, ``[p, G, len(COLUMNS)]`` float64.
 
     Args:
         references: length of each prompt's reference answer, tokens; 0 where no band asks for it.
-
-    Returns:
-        ``[p, G, len(COLUMNS)]`` float64.
     """
     group_size = len(completions) // len(prompts)
     rows = []
@@ -163,9 +160,6 @@ def build_microbatches(experience: Experience, cut: Cut, like: Tensor) -> list[M
 
     Args:
         like: an empty tensor of the device and type that the loss fields get.
-
-    Returns:
-        ``epochs * updates * accumulate`` micro-batches; some may be empty.
     """
     table = experience.table
     prompts = len(table.lengths)

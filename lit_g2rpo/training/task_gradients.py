@@ -96,7 +96,7 @@ def rows_of_task(microbatch: Microbatch, task: str) -> Microbatch:
 def _gradient_norm(run: Run, microbatch: Microbatch, parameters: list[nn.Parameter]) -> Tensor:
     """Norm of the gradient of a micro-batch's loss, averaged over ranks, a scalar."""
     policy, trainer = run.policy, run.trainer
-    own, policy.counters = policy.counters, Counters()
+    own, policy.backbone.counters = policy.backbone.counters, Counters()
     devices = [policy.device] if policy.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), torch.enable_grad(), trainer.precision_plugin.train_step_context():
@@ -105,7 +105,7 @@ def _gradient_norm(run: Run, microbatch: Microbatch, parameters: list[nn.Paramet
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     finally:
         # the loader's thread may have preprocessed images meanwhile
-        own.images_preprocessed += policy.counters.images_preprocessed
-        policy.counters = own
+        own.images_preprocessed += policy.backbone.counters.images_preprocessed
+        policy.backbone.counters = own
     means = [trainer.strategy.reduce(gradient.float(), reduce_op="mean") for gradient in gradients]
     return torch.nn.utils.get_total_norm(means)

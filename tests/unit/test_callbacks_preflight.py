@@ -51,7 +51,12 @@ def limited(kind: int, value: int) -> Iterator[None]:
 def state_of(run: Any) -> dict[str, Any]:
     weights = {name: weight.detach().clone() for name, weight in run.policy.state_dict().items()}
     moments = list(run.trainer.optimizers[0].state.values())
-    return {"weights": weights, "moments": moments, "rng": torch.get_rng_state(), "counters": run.policy.counters}
+    return {
+        "weights": weights,
+        "moments": moments,
+        "rng": torch.get_rng_state(),
+        "counters": run.policy.backbone.counters,
+    }
 
 
 def test_a_run_is_bit_for_bit_the_same_with_and_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

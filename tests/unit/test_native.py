@@ -38,7 +38,7 @@ def random_policy(random_folder: str) -> Policy:
 @pytest.fixture
 def policy(random_policy: Policy) -> Iterator[Policy]:
     """The policy with fresh counters; its end tokens may be changed."""
-    random_policy.counters = Counters()
+    random_policy.backbone.counters = Counters()
     ends = random_policy.base.generation_config.eos_token_id
     yield random_policy
     random_policy.base.generation_config.eos_token_id = ends
@@ -129,15 +129,15 @@ def test_a_group_is_handed_over_as_soon_as_its_last_row_is_done(
     def finished(index: int, completions: list[Completion]) -> None:
         assert index not in handed
         handed[index] = completions
-        steps.append(policy.counters.row_steps)
+        steps.append(policy.backbone.counters.row_steps)
 
     engine = NativeEngine(max_rows, slots)
     engine.attach(policy)
-    before = policy.counters.row_steps
+    before = policy.backbone.counters.row_steps
     completions = engine.generate(mixed_prompts, 4, sampling, finished)
     assert [c for i in sorted(handed) for c in handed[i]] == completions
     assert len(set(steps)) > 1, "groups end at different steps"
-    assert before < min(steps) < policy.counters.row_steps
+    assert before < min(steps) < policy.backbone.counters.row_steps
     assert not any(c.logprobs.is_inference() for c in completions)
 
 
@@ -197,20 +197,20 @@ def test_compact_decoding_holds_nothing_that_is_done(
 def test_counters_are_exact(policy: Policy, mixed_prompts: list[Prompt]) -> None:
     sampling = Sampling(40, seed=5)
     end_often(policy, mixed_prompts, sampling)
-    policy.counters = Counters()
+    policy.backbone.counters = Counters()
     completions = sample(NativeEngine(), policy, mixed_prompts, 4, sampling)
     tokens = sum(len(c.token_ids) for c in completions)
-    assert policy.counters.prefill_tokens == sum(len(policy.encode(p).input_ids) for p in mixed_prompts)
-    assert policy.counters.images_encoded == sum(len(p.images) for p in mixed_prompts)
+    assert policy.backbone.counters.prefill_tokens == sum(len(policy.encode(p).input_ids) for p in mixed_prompts)
+    assert policy.backbone.counters.images_encoded == sum(len(p.images) for p in mixed_prompts)
     # the first token of a row comes from its prompt, every other costs one step
-    assert policy.counters.row_steps == tokens - len(completions)
+    assert policy.backbone.counters.row_steps == tokens - len(completions)
 
 
 def test_a_group_that_takes_turns_reads_its_prompt_once(policy: Policy) -> None:
     prompt = make_prompt("one", 1)
     completions = sample(NativeEngine(max_rows=3), policy, [prompt], 8, Sampling(6))
     assert len(completions) == 8
-    assert policy.counters.prefill_tokens == len(policy.encode(prompt).input_ids)
+    assert policy.backbone.counters.prefill_tokens == len(policy.encode(prompt).input_ids)
 
 
 @pytest.mark.parametrize("tokens", [1, 70])
@@ -225,14 +225,14 @@ def test_reading_prompts_in_a_memory_budget_changes_nothing(
         return image_features(tower, pack)
 
     monkeypatch.setattr(lit_g2rpo.rollout.native.prefill, "image_features", record)
-    policy.counters = Counters()
+    policy.backbone.counters = Counters()
     budget = tokens * token_bytes(policy.base.config.text_config, 4) / 2**20
     assert_same(sample(NativeEngine(prefill_mib=budget), policy, mixed_prompts, 2, Sampling(8)), whole)
     lengths = [len(policy.encode(p).input_ids) for p in mixed_prompts]
     assert list(chain(*read)) == lengths
     assert all(len(pack) == 1 or sum(pack) <= tokens for pack in read)
     assert len(read) == len(lengths) if tokens == 1 else 1 < len(read) < len(lengths)
-    assert policy.counters.prefill_tokens == sum(lengths)
+    assert policy.backbone.counters.prefill_tokens == sum(lengths)
 
 
 def test_live_modules_equal_fused_copies(

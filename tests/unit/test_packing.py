@@ -46,7 +46,7 @@ def test_a_split_group_repeats_its_prompt_and_nothing_else_changes(random_folder
     )
     split = load(random_folder, True, torch.float64)
     assert_equal(learn(split, first, second), learn(load(random_folder, False, torch.float64), whole), torch.float64)
-    assert split.counters.train_prompt_tokens == 2 * len(split.encode(whole.prompts[0]).input_ids)
+    assert split.backbone.counters.train_prompt_tokens == 2 * len(split.encode(whole.prompts[0]).input_ids)
 
 
 def cut(whole: Microbatch, rows: slice) -> TokenFields:
@@ -64,14 +64,14 @@ def test_an_empty_batch_gives_zero_gradients(random_folder: str, freeze: list[An
     loss, gradients = learn(policy, batch([], torch.float32))
     assert loss == 0
     assert all(gradient.abs().max() == 0 for gradient in gradients.values())
-    assert policy.counters.images_encoded == (0 if freeze or lora else 1)
+    assert policy.backbone.counters.images_encoded == (0 if freeze or lora else 1)
 
 
 def test_text_under_a_trained_tower_changes_no_gradient_of_the_rest(random_folder: str) -> None:
     microbatch = batch([make_prompt("text", 0)], torch.float64)
     policy = load(random_folder, True, torch.float64)
     loss, gradients = learn(policy, microbatch)
-    assert policy.counters.images_encoded == 1
+    assert policy.backbone.counters.images_encoded == 1
     expected, without = learn(load(random_folder, True, torch.float64, freeze=FROZEN), microbatch)
     torch.testing.assert_close(loss, expected)
     for name, gradient in gradients.items():
@@ -83,7 +83,7 @@ def test_counters_are_exact(random_folder: str, mixed_prompts: list[Prompt]) -> 
     microbatch = batch(mixed_prompts, torch.float32)
     for _ in range(2):
         learn(policy, microbatch)
-    counters = policy.counters
+    counters = policy.backbone.counters
     assert counters.train_passes == 2
     assert counters.train_prompt_tokens == 2 * sum(len(policy.encode(prompt).input_ids) for prompt in mixed_prompts)
     # the last token of a completion predicts nothing
@@ -99,7 +99,7 @@ def test_padded_counters_count_every_row(random_folder: str, mixed_prompts: list
     rows = [len(policy.encode(p).input_ids) for p in microbatch.prompts]
     answers = [len(ids) for ids in microbatch.token_ids]
     longest = max(a + b for a, b in zip(rows, answers, strict=True))
-    counters = policy.counters
+    counters = policy.backbone.counters
     assert counters.train_prompt_tokens == sum(rows)
     assert counters.train_completion_tokens == sum(answers)
     assert counters.train_padded_tokens == len(rows) * longest - sum(rows) - sum(answers)

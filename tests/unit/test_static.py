@@ -91,7 +91,7 @@ def test_features_are_encoded_once_and_equal_those_of_exact_shapes(
     copies = [replace(prompt, encoded=None) for prompt in mixed_prompts]
     ours.prepare_features([*mixed_prompts, mixed_prompts[1]])
     theirs.prepare_features(copies)
-    assert ours.counters.images_encoded == sum(len(prompt.images) for prompt in mixed_prompts)
+    assert ours.backbone.counters.images_encoded == sum(len(prompt.images) for prompt in mixed_prompts)
     for prompt, copy in zip(mixed_prompts, copies, strict=True):
         if not prompt.images:
             assert prompt.encoded.features is None
@@ -146,7 +146,7 @@ def test_a_run_learns_the_same_in_fixed_shapes(random_folder: str, tmp_path: Pat
         run, steps = module(random_folder, shapes=shapes, freeze=freeze), Steps()
         trainer(tmp_path, 4, callbacks=[steps]).fit(run, data())
         found.append(steps.metrics)
-        waste = run.policy.counters.train_padded_tokens / run.policy.counters.train_passes
+        waste = run.policy.backbone.counters.train_padded_tokens / run.policy.backbone.counters.train_passes
         assert (waste > 0) == (shapes == "static")
     ours, theirs = found
     assert len(ours) == len(theirs) == 4

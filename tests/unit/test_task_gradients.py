@@ -26,10 +26,10 @@ class Probe(pl.Callback):
         for parameter in policy.parameters():
             parameter.grad = torch.full_like(parameter, 0.5)
         before = {n: w.clone() for n, w in policy.state_dict().items()}
-        counters, state = dataclasses.replace(policy.counters), torch.get_rng_state()
+        counters, state = dataclasses.replace(policy.backbone.counters), torch.get_rng_state()
         self.microbatch = pl_module.experience.microbatches[0]
         self.found = task_gradients(pl_module, self.microbatch)
-        assert policy.counters == counters
+        assert policy.backbone.counters == counters
         assert torch.equal(torch.get_rng_state(), state)
         for name, weight in policy.state_dict().items():
             assert torch.equal(weight, before[name]), name

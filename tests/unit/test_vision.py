@@ -29,7 +29,7 @@ def test_features_are_those_of_the_model_image_by_image(random_folder: str, mixe
     found = image_features(policy.backbone, [*rows, rows[2]])
     assert found[0] is None
     assert found[4] is found[2]
-    assert policy.counters.images_encoded == 4
+    assert policy.backbone.counters.images_encoded == 4
     for row, features in zip(rows[1:], found[1:4], strict=True):
         assert features is not None
         own = policy.base.model.get_image_features(row.pixel_values, row.image_grid, return_dict=True)
@@ -43,7 +43,7 @@ def test_training_never_runs_a_frozen_tower_once_features_are_prepared(
 ) -> None:
     policy = load(random_folder, freeze=FROZEN)
     policy.prepare_features(mixed_prompts)
-    assert policy.counters.images_encoded == 4
+    assert policy.backbone.counters.images_encoded == 4
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("the tower ran")
@@ -51,7 +51,7 @@ def test_training_never_runs_a_frozen_tower_once_features_are_prepared(
     monkeypatch.setattr(policy.base.model.visual, "forward", fail)
     for prompts in (mixed_prompts, mixed_prompts[:1], []):
         policy.token_stats(prompts, [TOKENS[0]] * len(prompts))
-    assert policy.counters.images_encoded == 4
+    assert policy.backbone.counters.images_encoded == 4
 
 
 @pytest.mark.parametrize("patches", [1, 200])
@@ -78,13 +78,13 @@ def test_a_frozen_tower_encodes_some_images_at_a_time(
 def test_a_trained_tower_encodes_in_every_pass_with_gradient(random_folder: str) -> None:
     policy, prompt = load(random_folder), make_prompt("one", 1)
     policy.prepare_features([prompt])
-    assert policy.counters.images_encoded == 0
+    assert policy.backbone.counters.images_encoded == 0
     for passes in (1, 2):
         found = image_features(policy.backbone, [policy.encode(prompt)])[0]
         assert found is not None
         assert found.embeddings.requires_grad
         assert policy.encode(prompt).features is None
-        assert policy.counters.images_encoded == passes
+        assert policy.backbone.counters.images_encoded == passes
 
 
 def test_a_reference_of_a_trained_tower_leaves_no_features_behind(random_folder: str) -> None:

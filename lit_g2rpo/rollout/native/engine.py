@@ -107,7 +107,7 @@ class NativeEngine(RolloutEngine):
                 slots.drop_prompts(waiting)
                 group = slots.arrange()
             slots.step(StepShape(len(slots.rows), slots.longest, len(slots.held), group))
-            self.policy.counters.row_steps += len(slots.rows)
+            self.policy.backbone.counters.row_steps += len(slots.rows)
 
     def _decode_fixed(self, slots: Slots, waiting: deque[int], group: int) -> None:
         """Decode in few shapes: sizes are rounded up, and what is done is looked at every few steps."""
@@ -121,7 +121,7 @@ class NativeEngine(RolloutEngine):
             shape = StepShape(_rounded(len(slots.rows), slots.size), span, len(slots.held), group)
             for _ in range(CHECK_EVERY):
                 step(shape)
-            self.policy.counters.row_steps += CHECK_EVERY * shape.slots
+            self.policy.backbone.counters.row_steps += CHECK_EVERY * shape.slots
 
 
 def _draw_first(table: CompletionTable, logits: Tensor, size: int) -> deque[int]:

@@ -120,7 +120,7 @@ class StaticRollout:
         x = images.embedded(embedding(ids, self.decoder.embedding))
         positions = padded(packed.positions, size).to(self.device)
         self.decoder(x, self.decoder.rotation(positions), attend, (None, images.added))
-        self.policy.counters.prefill_tokens += size
+        self.policy.backbone.counters.prefill_tokens += size
 
     def decode(self) -> None:
         """Decode all rows; waiting ones take the slots of those that are done."""
@@ -140,7 +140,7 @@ class StaticRollout:
             for _ in range(CHECK_EVERY):
                 self._step(span)
                 end_graph(self.device)
-            self.policy.counters.row_steps += CHECK_EVERY * len(self.rows)
+            self.policy.backbone.counters.row_steps += CHECK_EVERY * len(self.rows)
 
     def _fill(self, free: list[int], waiting: deque[int]) -> None:
         """Give free slots to waiting rows; everything is sent whole, so that the sizes stay."""
