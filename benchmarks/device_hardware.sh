@@ -8,7 +8,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/device.sh"
 
 rows="default gpu zero2 zero3"
-# DeepSpeed's strategies are for GPUs; tests/test_sharded.py has them on processors
+# DeepSpeed's strategies are for GPUs; tests/slow/test_sharded.py has them on processors
 [ "$device" = cuda ] || rows="default cpu"
 
 "$python" "$here/hardware.py" --build "${SHAPE:-2b}" --policy "$scratch/policy" >"$out/build.log" 2>&1 || { tail -1 "$out/build.log"; exit 1; }
