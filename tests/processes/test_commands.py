@@ -26,19 +26,23 @@ def test_that_starts_something(commands):
 
 
 @pytest.mark.parametrize(
-    ("last", "number"),
+    ("last", "number", "options"),
     [
-        ("assert False", None),
-        ("time.sleep(600)", signal.SIGINT),
-        ("time.sleep(600)", signal.SIGTERM),
-        ("time.sleep(600)", signal.SIGKILL),
+        ("assert False", None, []),
+        ("time.sleep(600)", signal.SIGINT, []),
+        ("time.sleep(600)", signal.SIGTERM, []),
+        ("time.sleep(600)", signal.SIGKILL, []),
+        ("time.sleep(600)", signal.SIGINT, ["-n", "1"]),
+        ("time.sleep(600)", signal.SIGKILL, ["-n", "1"]),
     ],
-    ids=["failed", "interrupted", "terminated", "killed"],
+    ids=["failed", "interrupted", "terminated", "killed", "interrupted worker", "killed worker"],
 )
-def test_no_process_is_left(tmp_path: Path, commands: Commands, last: str, number: signal.Signals | None) -> None:
+def test_no_process_is_left(
+    tmp_path: Path, commands: Commands, last: str, number: signal.Signals | None, options: list[str]
+) -> None:
     (tmp_path / "test_inner.py").write_text(TEST + textwrap.indent(last, "    "))
     inner = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "helpers.processes", "-c", "/dev/null", "test_inner.py"]
-    process = commands.start(*inner)
+    process = commands.start(*inner, *options)
     assert process.stderr
     line = process.stderr.readline()
     assert line.startswith("pids "), line

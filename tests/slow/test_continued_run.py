@@ -3,9 +3,12 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from helpers.paths import CONFIGS
 from helpers.processes import Commands
+
+from lit_g2rpo.__main__ import main
 
 RECIPE = ["--config", str(CONFIGS / "g2rpo.yaml")]
 
@@ -26,7 +29,9 @@ def small(policy: str) -> list[str]:
     return [word for key, value in sizes.items() for word in (f"--{key}", value)]
 
 
-def test_a_run_and_its_continuation_share_a_folder(random_folder: str, tmp_path: Path, commands: Commands) -> None:
+def test_a_run_and_its_continuation_share_a_folder(
+    random_folder: str, tmp_path: Path, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
     # a random policy has nothing but tied groups, and an alarm says so
     quiet = ["-W", "error::UserWarning", "-W", "ignore:alarm:UserWarning"]
     cli = [sys.executable, *quiet, "-m", "lit_g2rpo"]
@@ -48,6 +53,6 @@ def test_a_run_and_its_continuation_share_a_folder(random_folder: str, tmp_path:
     events = EventAccumulator(str(run)).Reload()
     assert {"train/loss", "rollout/reward", "val/accuracy"} <= set(events.Tags()["scalars"])
     assert [point.step for point in events.Scalars("train/loss")] == [1, 3, 5]
-    other = commands.run(*cli, "validate", *RECIPE, *small("package:lit_g2rpo.nowhere/weights"), "--ckpt_path", "last")
-    assert other.returncode == 2
-    assert other.stderr.strip().splitlines()[-1].startswith("error: model.policy.path")
+    capsys.readouterr()
+    assert main(["validate", *RECIPE, *small("package:lit_g2rpo.nowhere/weights"), "--ckpt_path", "last"]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: model.policy.path")

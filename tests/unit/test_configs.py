@@ -12,7 +12,6 @@ from lit_g2rpo import callbacks
 
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 FRAGMENTS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml"))
-STRATEGIES = [name for name in FRAGMENTS if name.startswith("strategy/")]
 KEYS = {
     "model": "model.policy",
     "objective": "model.objective",
@@ -76,23 +75,6 @@ def test_a_recipe_builds_its_parts(recipe: str) -> None:
     assert built.model.rollout.seed == cli.config.fit.seed_everything
     assert built.data.max_completion_tokens > 0
     assert sorted(type(callback).__name__ for callback in built.trainer.callbacks) == sorted(callbacks.__all__)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_takes_every_strategy(recipe: str, strategy: str) -> None:
-    config = compose("--config", f"@{recipe}", "--trainer", f"@{strategy}")
-    fragment = yaml.safe_load((CONFIGS / strategy).read_text())
-    strategy_given = fragment.pop("strategy", None)
-    assert {key: config.trainer[key] for key in fragment} == fragment
-    if isinstance(strategy_given, dict):
-        assert config.trainer.strategy.class_path == strategy_given["class_path"]
-        arguments = strategy_given.get("init_args", {})
-        assert {key: config.trainer.strategy.init_args[key] for key in arguments} == arguments
-    elif strategy_given is not None:
-        assert config.trainer.strategy == strategy_given
-    names = [callback.class_path.removeprefix("lit_g2rpo.callbacks.") for callback in config.trainer.callbacks]
-    assert sorted(names) == sorted(callbacks.__all__)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_no_table_is_made_up_for_a_strategy_that_says_nothing(strategy: Any, mes
     ],
 )
 def test_the_types_that_weights_lie_in(dtype: str, precision: str, split: bool, expected: tuple[Any, bool]) -> None:
-    """DeepSpeed gives all weights the type of the precision; `tests/test_sharded.py` looks at those of adapters."""
+    """DeepSpeed gives all weights the precision's type; `tests/slow/test_sharded.py` looks at those of adapters."""
     assert types_of(dtype, precision, sharding_of(deepspeed(stage=3) if split else "auto", 1)) == expected
 
 

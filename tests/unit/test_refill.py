@@ -60,14 +60,25 @@ class SaveAt(Callback):
             trainer.save_checkpoint(self.path)
 
 
+@pytest.fixture(scope="module")
+def straight(random_folder: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Notes, Path]:
+    """Three rollouts of two steps, with checkpoints after the first three steps."""
+    folder = tmp_path_factory.mktemp("straight")
+    saves = [SaveAt(step, folder / f"{step}.ckpt") for step in (1, 2, 3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lit_g2rpo.rewards.running.scorer, "score", coin_score)
+        return *run(random_folder, folder, 6, callbacks=saves), folder
+
+
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_resume_draws_the_same(random_folder: str, tmp_path: Path, step: int) -> None:
+def test_resume_draws_the_same(
+    straight: tuple[Any, Notes, Path], random_folder: str, tmp_path: Path, step: int
+) -> None:
     """Steps 1 and 3 lie inside a rollout, whose replaced prompts are opened again."""
-    path = tmp_path / "cut.ckpt"
-    straight, notes = run(random_folder, tmp_path / "a", 6, callbacks=[SaveAt(step, path)])
-    resumed, more = run(random_folder, tmp_path / "b", 6, ckpt_path=path)
+    whole, notes, folder = straight
+    resumed, more = run(random_folder, tmp_path, 6, ckpt_path=folder / f"{step}.ckpt")
     for rollout, again in zip(notes.rollouts[-len(more.rollouts) :], more.rollouts, strict=True):
         assert rollout["prompts"] == again["prompts"]
         assert rollout["completions"] == again["completions"]
-    one, other = straight.lightning_module.state_dict(), resumed.lightning_module.state_dict()
+    one, other = whole.lightning_module.state_dict(), resumed.lightning_module.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -6,9 +6,10 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers.build import data, module, trainer
+from helpers.build import data, module, trainer, varied_score
 from lightning.pytorch.plugins import MixedPrecision
 
+import lit_g2rpo.rewards.running.scorer
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.objectives import G2RPO, GRPO, Objective, Supervised
 
@@ -32,16 +33,29 @@ def first_step(folder: str, tmp_path: Path, accumulate: int, objective: G2RPO) -
     return keep.gradients, float(fit.callback_metrics["train/loss"])
 
 
+def terms() -> G2RPO:
+    return G2RPO(filtering="off", entropy_coefficient=0.05, length_weight=0.1, kl_coefficient=0.1)
+
+
+@pytest.fixture(scope="module")
+def whole(random_folder: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], float]:
+    """Gradient and loss of one big batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lit_g2rpo.rewards.running.scorer, "score", varied_score)
+        return first_step(random_folder, tmp_path_factory.mktemp("whole"), 1, terms())
+
+
 @pytest.mark.parametrize("accumulate", [2, 3, 5])
 @pytest.mark.usefixtures("varied_rewards")
-def test_unequal_microbatches_add_up_to_one_big_batch(random_folder: str, tmp_path: Path, accumulate: int) -> None:
-    objective = G2RPO(filtering="off", entropy_coefficient=0.05, length_weight=0.1, kl_coefficient=0.1)
-    whole, loss = first_step(random_folder, tmp_path, 1, objective)
-    parts, parts_loss = first_step(random_folder, tmp_path, accumulate, objective)
+def test_unequal_microbatches_add_up_to_one_big_batch(
+    whole: tuple[dict[str, torch.Tensor], float], random_folder: str, tmp_path: Path, accumulate: int
+) -> None:
+    gradients, loss = whole
+    parts, parts_loss = first_step(random_folder, tmp_path, accumulate, terms())
     assert parts_loss == pytest.approx(loss, abs=1e-6)
-    scale = max(g.abs().max() for g in whole.values())
+    scale = max(g.abs().max() for g in gradients.values())
     assert scale > 1e-3
-    for name, gradient in whole.items():
+    for name, gradient in gradients.items():
         assert (gradient - parts[name]).abs().max() < 1e-5 * scale, name
 
 
@@ -94,7 +108,6 @@ def test_an_overflow_of_16_bits_is_the_scalers_matter(random_folder: str, tmp_pa
 def test_a_reward_that_is_not_finite_stops_the_run(
     random_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lit_g2rpo.rewards.running.scorer
     from lit_g2rpo.rewards import RewardResult
 
     nan = RewardResult(
@@ -165,7 +178,7 @@ def test_engine_and_trainer_agree_on_the_first_update_alone(
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", "float32"), ("32-true", "bfloat16")])
 @pytest.mark.usefixtures("varied_rewards")
-def test_half_precision_learns_on_the_processor(random_folder: str, tmp_path: Path, precision: str, dtype: str) -> None:
+def test_half_precision_learns_on_the_cpu(random_folder: str, tmp_path: Path, precision: str, dtype: str) -> None:
     keep = Gradient()
     run = module(random_folder, dtype=dtype)
     fit = trainer(tmp_path, 1, callbacks=[keep], precision=precision)
