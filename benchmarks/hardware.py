@@ -41,8 +41,10 @@ class Figures(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the figures to the file that the environment names."""
         from lit_g2rpo.callbacks.preflight.checks import logprob_gaps
+        from lit_g2rpo.training.run import run_of
 
-        run: Any = pl_module
+        run = run_of(pl_module)
+        assert run.experience is not None
         peak = (
             torch.cuda.max_memory_allocated() if run.device.type == "cuda" else
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

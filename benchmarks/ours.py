@@ -153,7 +153,7 @@ class _Watch(pl.Callback):
     def __init__(self, side: "Ours", pause: Callable[[], None]) -> None:
         self.side, self.pause = side, pause
 
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, module: G2RPOModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch[1] + 1 == module.microbatches_per_rollout:
             completions = zip(module.experience.prompts, _groups(module), strict=True)
             self.side.lengths.append({prompt.id: [len(c.token_ids) for c in group] for prompt, group in completions})
@@ -161,7 +161,7 @@ class _Watch(pl.Callback):
             self.pause()
 
 
-def _groups(module: Any) -> list[Any]:
+def _groups(module: G2RPOModule) -> list[Any]:
     completions, size = module.experience.completions, module.rollout.group_size
     return [completions[i : i + size] for i in range(0, len(completions), size)]
 

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -28,46 +27,43 @@ PATH = (
     "objectives/objective.py",
 )
 """Files that lead from the loader's prompts to the loss, engine and reward taken as interfaces."""
-TITLES = ("micro-batch 0", "micro-batch 1")
+THREADS = {"MainThread": 0, "scoring": 0, "reward": 1}
+"""Threads by the start of their names: that of the step and the one that it starts; those that score, which live as
+long as the run. The loader's, which prepares the next rollout, is none of them."""
 
 
-@contextlib.contextmanager
-def entered(codes: set[CodeType]) -> Iterator[None]:
-    """Note the code that is entered inside, in this thread and in those that it starts.
-
-    Args:
-        codes: where to note it.
-    """
-
-    def note(frame: Any, event: str, _: Any) -> None:
-        if event == "call":
-            codes.add(frame.f_code)
-
-    threading.setprofile(note)
-    sys.setprofile(note)
-    try:
-        yield
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
-
-
-def trace() -> list[set[CodeType]]:
+def trace() -> list[tuple[set[CodeType], set[CodeType]]]:
     """Run the default recipe for one rollout.
 
     Returns:
-        The code entered by each micro-batch's training step.
+        For each micro-batch the code entered by its training step and by threads that it starts, and by those that
+        score meanwhile.
     """
     from lit_g2rpo.module import G2RPOModule
 
-    steps: list[set[CodeType]] = []
-    original = G2RPOModule.training_step
+    steps: list[tuple[set[CodeType], set[CodeType]]] = []
+    original, stepping = G2RPOModule.training_step, False
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if stepping and event == "call":
+            name = threading.current_thread().name
+            for start, place in THREADS.items():
+                if name.startswith(start):
+                    steps[-1][place].add(frame.f_code)
 
     def training_step(self: G2RPOModule, *args: Any) -> Any:
-        steps.append(set())
-        with entered(steps[-1]):
+        nonlocal stepping
+        steps.append((set(), set()))
+        stepping = True
+        sys.setprofile(note)
+        try:
             return original(self, *args)
+        finally:
+            sys.setprofile(None)
+            stepping = False
 
+    # threads are followed from their start
+    threading.setprofile(note)
     G2RPOModule.training_step = training_step  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         importlib.import_module("lit_g2rpo.__main__").dispatch(
@@ -109,14 +105,15 @@ def main() -> None:
     parser.add_argument("--files", action="store_true", help="list the functions entered, file by file")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    for title, codes in zip(TITLES, trace(), strict=True):
-        found = functions(codes)
-        nodes = [node for of_file in found.values() for node in of_file]
-        lines = sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in nodes)
-        print(
-            f"{title}: {len(found)} files, {len(nodes)} functions, {lines} lines of functions, of which "
-            f"{sum(map(docstring, nodes))} docstring"
-        )
+    for number, (own, scoring) in enumerate(trace()):
+        for what, codes in (("", own), (", with the threads that score", own | scoring)):
+            found = functions(codes)
+            nodes = [node for of_file in found.values() for node in of_file]
+            lines = sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in nodes)
+            print(
+                f"micro-batch {number}{what}: {len(found)} files, {len(nodes)} functions, {lines} lines of functions, "
+                f"of which {sum(map(docstring, nodes))} docstring"
+            )
         for path, of_file in found.items() if arguments.files else ():
             print(f"  {path.relative_to(ROOT)}: {', '.join(node.name for node in of_file)}")
     sizes = {name: len((PACKAGE / name).read_text().splitlines()) for name in PATH}

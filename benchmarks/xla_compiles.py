@@ -47,7 +47,7 @@ class Counts(pl.Callback):
     seconds: float = 0.0
     waste: float = 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: "WarmedUp", outputs: Any, batch: Any, index: int) -> None:
         """Look at the counters once a rollout has been learned from."""
         if batch[1] + 1 < module.microbatches_per_rollout:
             return
@@ -79,7 +79,7 @@ def fallbacks() -> list[str]:
     return [name for name in metrics.counter_names() if name.startswith("aten::") and "_local_scalar" not in name]
 
 
-def tokens_of(module: Any) -> int:
+def tokens_of(module: G2RPOModule) -> int:
     """Tokens that training has learned from so far."""
     return int(
         module.policy.backbone.counters.train_prompt_tokens + module.policy.backbone.counters.train_completion_tokens

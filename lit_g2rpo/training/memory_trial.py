@@ -101,8 +101,9 @@ def in_step(run: Run, function: Callable[[], Tensor]) -> Tensor:
     """
     strategy, module = run.trainer.strategy, run.trainer.lightning_module
     with run.trainer.precision_plugin.train_step_context():
-        if strategy.model is module or strategy.model is None:
+        if strategy.model is module:
             return function()
+        assert strategy.model is not None, "a strategy holds its model once it is set up"
         return cast(Tensor, strategy._forward_redirection(strategy.model, module, "perform", function))
 
 

@@ -253,7 +253,7 @@ def test_the_config_parser_reads_every_argument(objective):
     name = f"{objective.__module__}.{objective.__name__}"
     init = parser.parse_args([f"--objective={name}"]).objective.init_args
     if objective is not Supervised:
-        assert set(inspect.signature(Objective.__init__).parameters) - {"self"} <= set(vars(init))
+        assert set(inspect.signature(ObjectiveSettings.__init__).parameters) - {"self"} <= set(vars(init))
         changed = parser.parse_args([f"--objective={name}", "--objective.clip_high=0.28"])
         assert parser.instantiate(changed).objective.clip_high == 0.28
     else:

@@ -91,7 +91,7 @@ def test_its_rows_are_read_and_checked(tmp_path: Path) -> None:
     [(bad, place)] = reader.read(rows, 1)
     with pytest.raises(UserError, match=r"cannot be scored \(bad_gold\); it must be a colour in one word"):
         check_row(bad, place, TASKS, tmp_path, RewardConfig())
-    report = FileCheck(reader, TASKS).examine([str(path)])
+    report = FileCheck(reader, TASKS).run([str(path)])
     assert [kind for kind, _ in report.errors] == ["gold"]
     assert report.kinds["ocr", NAME].rows == 2
 

@@ -132,18 +132,19 @@ def _head_scales(attention: Any) -> Tensor:
     return torch.cat([queries, attention.k_norm.weight.expand(config.num_key_value_heads, -1)])
 
 
-def _weight(module: Any) -> tuple[Tensor, Tensor | None]:
+def _weight(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Read weight and bias of a linear layer, with its adapters merged in where they are on."""
-    if type(module) is nn.Linear:
-        return module.weight, module.bias
-    if not hasattr(module, "get_delta_weight"):
+    # peft types nothing of its layers
+    if type(layer) is nn.Linear:
+        return layer.weight, layer.bias
+    if not hasattr(layer, "get_delta_weight"):
         raise UserError(
-            f"model.rollout.engine 'native' cannot copy the weight of a {type(module).__name__}; use 'huggingface'"
+            f"model.rollout.engine 'native' cannot copy the weight of a {type(layer).__name__}; use 'huggingface'"
         )
-    weight, bias = _weight(module.get_base_layer())
-    if not module.disable_adapters and not module.merged:
-        for name in module.active_adapters:
-            weight = weight + module.get_delta_weight(name)
+    weight, bias = _weight(layer.get_base_layer())
+    if not layer.disable_adapters and not layer.merged:
+        for name in layer.active_adapters:
+            weight = weight + layer.get_delta_weight(name)
     return weight, bias
 
 
