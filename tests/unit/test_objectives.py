@@ -33,6 +33,7 @@ from lit_g2rpo.objectives.advantages import (
 )
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
 from lit_g2rpo.objectives.losses import ppo
+from lit_g2rpo.objectives.settings import ObjectiveSettings
 
 DOUBLE = torch.float64
 
