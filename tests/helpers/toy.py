@@ -1,6 +1,6 @@
 """A tiny module with the public handles of the real one, for tests of callbacks on a real trainer.
 
-``python tests/helpers/toy.py FOLDER ROLLOUT`` trains it, and waits there to be interrupted.
+``python tests/helpers/toy.py FOLDER ...`` trains it once in each folder, and waits to be interrupted.
 """
 
 import sys
@@ -237,13 +237,13 @@ def fit(
     return trainer
 
 
-def main(folder: str, rollout: int) -> None:
-    """Train and wait at the beginning of a rollout for a line, so that signals find it there."""
+def main(folder: str) -> None:
+    """Train and wait at the beginning of the third rollout for a line, so that signals find it there."""
     from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
 
     class Wait(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-            if batch == (rollout, 0):
+            if batch == (2, 0):
                 print("waiting", flush=True)
                 sys.stdin.readline()
 
@@ -252,7 +252,9 @@ def main(folder: str, rollout: int) -> None:
 
     callbacks = [Wait(), GracefulInterrupt(), RolloutCheckpoint(every_rollouts=50)]
     fit(ToyModule(), Path(folder), callbacks, rollouts=1000, validate_every=4)
+    print("left", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    for folder in sys.argv[1:]:
+        main(folder)
