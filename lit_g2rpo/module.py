@@ -115,12 +115,6 @@ class G2RPOModule(EvaluationModule):
         return self.update.epochs * self.updates_per_epoch
 
     @property
-    def cut(self) -> Cut:
-        """How a rollout is cut into optimizer steps and micro-batches."""
-        accumulate = self.trainer.accumulate_grad_batches
-        return Cut(self.update.epochs, self.updates_per_epoch, accumulate, self.max_tokens, self.objective)
-
-    @property
     def reference_needed(self) -> bool:
         """True if the loss has a KL term."""
         return self.objective.kl_coefficient > 0
@@ -170,7 +164,9 @@ class G2RPOModule(EvaluationModule):
     @override
     def on_fit_start(self) -> None:
         check_shapes(self)
-        self._step = StepMetrics(list(self.tasks), self.ranks, self.trainer.accumulate_grad_batches)
+        accumulate = self.trainer.accumulate_grad_batches
+        self.cut = Cut(self.update.epochs, self.updates_per_epoch, accumulate, self.max_tokens, self.objective)
+        self._step = StepMetrics(list(self.tasks), self.ranks, accumulate)
 
     def prepare_prompt(self, prompt: Prompt) -> None:
         """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes."""
@@ -258,7 +254,7 @@ class G2RPOModule(EvaluationModule):
             "objective": self.objective.state_dict(),
         }
         if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
-            state["experience"] = experience_state(self.experience, self.max_tokens, self.ranks)
+            state["experience"] = experience_state(self.experience, self.cut.max_tokens, self.ranks)
             state["metrics"] = self._collected
         checkpoint["g2rpo"] = copy.deepcopy(state)
 

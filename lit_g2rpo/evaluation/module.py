@@ -51,8 +51,6 @@ class EvaluationModule(L.LightningModule):
     policy: Policy
     scorer: Scorer
     ranks: Ranks
-    max_prompt_tokens: int
-    max_tokens: int
 
     def __init__(
         self,
@@ -76,15 +74,18 @@ class EvaluationModule(L.LightningModule):
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes: dict[str, int] = {}
 
+    @property
+    def _data(self) -> PromptSettings:
+        return cast(PromptSettings, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest completion, tokens."""
+        return self._data.max_completion_tokens
+
     @override
     def setup(self, stage: str) -> None:
-        data = cast(PromptSettings, self.trainer.datamodule)  # type: ignore[attr-defined]
-        self.tasks, self.max_prompt_tokens, self.max_tokens = (
-            data.tasks,
-            data.max_prompt_tokens,
-            data.max_completion_tokens,
-        )
-        self.ranks = Ranks(self.trainer)
+        self.tasks, self.ranks = self._data.tasks, Ranks(self.trainer)
         folder = self.trainer.log_dir
         self.scorer = Scorer(
             self.reward,

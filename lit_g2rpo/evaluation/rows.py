@@ -14,6 +14,7 @@ from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.answers.parse import envelope, last_boxed
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.rules.math import TimedOut
+from lit_g2rpo.tasks import Task
 from lit_g2rpo.training.run import RunHandles
 
 NOT_KEPT = ("problem", "images", "videos", "demonstration")
@@ -127,6 +128,8 @@ def settings(run: RunHandles, verb: str) -> dict[str, Any]:
     """
     checkpoint = run.trainer.ckpt_path
     stat = Path(checkpoint).stat() if checkpoint else None
+    # callbacks ask before the module has taken its tasks from the data
+    tasks: dict[str, Task] = getattr(getattr(run.trainer, "datamodule", None), "tasks", run.tasks)
     return {
         "verb": verb,
         "policy": run.policy_path,
@@ -136,7 +139,7 @@ def settings(run: RunHandles, verb: str) -> dict[str, Any]:
         "seed": run.rollout.seed,
         "max_completion_tokens": run.max_tokens,
         "reward": asdict(run.reward),
-        "reward_functions": {name: task.reward for name, task in run.tasks.items() if task.reward},
+        "reward_functions": {name: task.reward for name, task in tasks.items() if task.reward},
     }
 
 

@@ -100,7 +100,7 @@ class _Drawn:
         run, config = self.run, self.run.rollout
         clock = [time.perf_counter()]
         sampling = Sampling(
-            run.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, run.rollout_index, wave
+            run.cut.max_tokens, config.temperature, config.top_p, config.top_k, config.seed, run.rollout_index, wave
         )
 
         def attempt(indices: list[int], own: list[Completion]) -> list[Scored]:

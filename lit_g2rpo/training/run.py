@@ -26,7 +26,6 @@ class PromptSettings(Protocol):
     """What training asks of the datamodule."""
 
     tasks: dict[str, Task]
-    max_prompt_tokens: int
     max_completion_tokens: int
 
 
@@ -103,6 +102,7 @@ class Run(RunHandles, Protocol):
     engine: RolloutEngine
     scorer: Scorer
     update: UpdateConfig
+    cut: Cut
     optimizer: Callable[[Any], Optimizer]
 
     @property
@@ -112,10 +112,6 @@ class Run(RunHandles, Protocol):
     @property
     def loader(self) -> PromptLoader:
         """The training loader."""
-
-    @property
-    def cut(self) -> Cut:
-        """How a rollout is cut into optimizer steps and micro-batches."""
 
     @property
     def updates_per_epoch(self) -> int:

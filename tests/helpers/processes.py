@@ -14,6 +14,10 @@ from typing import IO, Any
 
 import pytest
 
+# a shell that starts the tests in the background has them ignore Ctrl-C, and so would all that they start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 HANG_SECONDS = 900.0
 """Wall clock after which a command is taken to hang: a guard and no limit, since a busy machine may be slow."""
 
