@@ -11,4 +11,4 @@ fi
 . "$folder/bin/activate"
 # the last pair there is; one command, so that nothing moves torch
 pip install --quiet torch==2.9.0 torch_xla==2.9.0 -e ".[test]"
-python -m pytest -q -m xla tests/slow/test_xla.py
+python -m pytest -q -n 0 -m xla tests/slow/test_xla.py

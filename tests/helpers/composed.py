@@ -1,9 +1,20 @@
-"""Command lines parsed and not run."""
+"""The recipes and fragments, and command lines parsed and not run."""
 
 from typing import Any
 
 from helpers.paths import CONFIGS
 from lit_g2rpo.cli.trainer import TrainerCLI
+
+RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+FRAGMENTS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml"))
+KEYS = {
+    "model": "model.policy",
+    "objective": "model.objective",
+    "optimizer": "model.optimizer",
+    "data": "data",
+    "trainer": "trainer",
+    "strategy": "trainer",
+}
 
 
 class Composed(TrainerCLI):

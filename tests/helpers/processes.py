@@ -78,14 +78,14 @@ def _kill(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def read_until(pipe: IO[str] | None, start: str) -> None:
-    """Read lines until one that begins so."""
+def read_until(pipe: IO[str] | None, start: str) -> str:
+    """Read lines until one that begins so, and return them."""
     assert pipe is not None
     seen = ""
     for line in pipe:
         seen += line
         if line.startswith(start):
-            return
+            return seen
     raise AssertionError(f"the output ended without {start!r}:\n{seen}")
 
 

@@ -1,10 +1,9 @@
 """A tiny module with the public handles of the real one, for tests of callbacks on a real trainer.
 
-``python tests/helpers/toy.py FOLDER ROLLOUT`` trains it, and waits there to be interrupted.
+``python tests/helpers/toy.py FOLDER ...`` trains it once in each folder, and waits to be interrupted.
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +77,6 @@ class ToyModule(L.LightningModule):
     Args:
         entropy: entropy of task ``a`` in a rollout.
         length: mean completion length in a rollout.
-        seconds: time that a micro-batch takes.
         validation: ``val/accuracy`` after a rollout.
     """
 
@@ -91,7 +89,6 @@ class ToyModule(L.LightningModule):
         entropy: Callable[[int], float] = lambda rollout: 0.4,
         length: Callable[[int], float] = lambda rollout: 30.0,
         validation: Callable[[int], float] = lambda rollout: rollout / 100,
-        seconds: float = 0.0,
         images: int = 1,
     ) -> None:
         super().__init__()
@@ -100,13 +97,7 @@ class ToyModule(L.LightningModule):
         self.tokenizer = ToyTokenizer()
         self.rollout, self.reward, self.evaluation = RolloutConfig(), DEFAULT, EvaluationConfig()
         self.max_tokens = 8
-        self.entropy, self.length, self.validation, self.seconds, self.images = (
-            entropy,
-            length,
-            validation,
-            seconds,
-            images,
-        )
+        self.entropy, self.length, self.validation, self.images = entropy, length, validation, images
         self.tasks = {
             "a": Task("a", length=LengthBand(10, 20, 40, 60), entropy=EntropyBand(0.2, 0.6)),
             "b": Task("b", length=LengthBand(10, 20, 40, 60)),
@@ -168,7 +159,6 @@ class ToyModule(L.LightningModule):
         rollout, index = batch
         if index == 0:
             self.experience = self.collect()
-        time.sleep(self.seconds)
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
             metrics = {"rollout/reward": 0.5, "rollout/accuracy": 0.25, "rollout/length": 30.0}
             metrics |= {"rollout/entropy/a": self.entropy(self.rollout_index), "rollout/entropy/b": 9.0}
@@ -184,7 +174,6 @@ class ToyModule(L.LightningModule):
 
     # rows reach callbacks, which Lightning's types do not know
     def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
-        time.sleep(self.seconds)
         return []
 
     def on_validation_epoch_end(self) -> None:
@@ -248,13 +237,13 @@ def fit(
     return trainer
 
 
-def main(folder: str, rollout: int) -> None:
-    """Train and wait at the beginning of a rollout for a line, so that signals find it there."""
+def main(folder: str) -> None:
+    """Train and wait at the beginning of the third rollout for a line, so that signals find it there."""
     from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
 
     class Wait(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-            if batch == (rollout, 0):
+            if batch == (2, 0):
                 print("waiting", flush=True)
                 sys.stdin.readline()
 
@@ -263,7 +252,9 @@ def main(folder: str, rollout: int) -> None:
 
     callbacks = [Wait(), GracefulInterrupt(), RolloutCheckpoint(every_rollouts=50)]
     fit(ToyModule(), Path(folder), callbacks, rollouts=1000, validate_every=4)
+    print("left", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    for folder in sys.argv[1:]:
+        main(folder)

@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,40 +15,51 @@ from helpers.toy import ToyModule, fit
 
 from lit_g2rpo.callbacks import RolloutCheckpoint
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
-@pytest.fixture
-def waiting(tmp_path, commands):
-    """Start a run that waits at the beginning of a rollout, counted from 0."""
 
-    def start(rollout):
-        command = [sys.executable, HELPERS / "toy.py", tmp_path, rollout]
-        process = commands.start(*command, stdin=subprocess.PIPE)
+class Interrupted(NamedTuple):
+    """Runs in one process: one after a signal each, and the last after two Ctrl-C."""
+
+    folder: Path
+    said: dict[signal.Signals, tuple[str, str]]
+    aborted: int
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, shared_commands):
+    folder, used, said = tmp_path_factory.mktemp("interrupted"), children_seconds(), {}
+    folders = [folder / name for name in (*(number.name for number in SIGNALS), "aborted")]
+    process = shared_commands.start(sys.executable, HELPERS / "toy.py", *folders, stdin=subprocess.PIPE)
+    for number in SIGNALS:
         read_until(process.stdout, "waiting")
-        return process
+        process.send_signal(number)
+        errors = read_until(process.stderr, f"{number.name}: saving at the next optimizer step")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        said[number] = read_until(process.stdout, "left"), errors
+    read_until(process.stdout, "waiting")
+    process.send_signal(signal.SIGINT)
+    errors = read_until(process.stderr, "SIGINT: saving")
+    assert "Traceback" not in errors
+    process.send_signal(signal.SIGINT)
+    return Interrupted(folder, said, finished(process).returncode, children_seconds() - used)
 
-    return start
 
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_leaves_and_resumes(tmp_path, waiting, number):
-    used = children_seconds()
-    process = waiting(2)
-    process.send_signal(number)
-    read_until(process.stderr, f"{number.name}: saving at the next optimizer step")
-    process.stdin.write("\n")
-    process.stdin.flush()
-    done = finished(process)
-    # not what the other 997 rollouts would take
-    assert children_seconds() - used < 60
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_saves_leaves_and_resumes(tmp_path, interrupted, number):
+    output, errors = interrupted.said[number]
+    assert "Traceback" not in errors
     # the signal came in the first half of rollout 3, so its first optimizer step is the last
-    last = tmp_path / "toy/version_0/checkpoints/last.ckpt"
-    assert "Stopped after optimizer step 5 (rollout 3)" in done.stdout
-    assert f"--ckpt_path {last}" in done.stdout
+    last = interrupted.folder / number.name / "toy/version_0/checkpoints/last.ckpt"
+    assert "Stopped after optimizer step 5 (rollout 3)" in output
+    assert f"--ckpt_path {last}" in output
     assert last.resolve().name == "rollout=00003-step=000005.ckpt"
     assert torch.load(last, weights_only=False)["global_step"] == 5
-    assert "validation" not in done.stdout
+    assert "validation" not in output
+    # not what the other 997 rollouts would take
+    assert interrupted.seconds < 60
 
     resumed, whole = ToyModule(), ToyModule()
     fit(resumed, tmp_path / "resumed", [], rollouts=6, checkpoint=str(last))
@@ -54,13 +67,10 @@ def test_a_signal_saves_leaves_and_resumes(tmp_path, waiting, number):
     assert torch.equal(resumed.policy.weight, whole.policy.weight)
 
 
-def test_a_second_ctrl_c_aborts_at_once(tmp_path, waiting):
-    process = waiting(1)
-    process.send_signal(signal.SIGINT)
-    read_until(process.stderr, "SIGINT: saving")
-    process.send_signal(signal.SIGINT)
-    assert finished(process).returncode != 0
-    assert not (tmp_path / "toy/version_0/checkpoints/last.ckpt").exists()
+def test_a_second_ctrl_c_aborts_at_once(interrupted):
+    assert interrupted.aborted != 0
+    checkpoints = interrupted.folder / "aborted" / "toy/version_0/checkpoints"
+    assert not (checkpoints / "last.ckpt").exists()
 
 
 def test_no_validation_is_begun_and_the_trainer_is_left_as_it_was(tmp_path, capfd):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 
@@ -32,7 +31,7 @@ def test_the_package_exports_every_callback():
     assert callbacks.__file__ == str(ROOT / "lit_g2rpo" / "callbacks" / "__init__.py")
 
 
-def test_a_wheel_holds_every_file_of_the_package_and_the_licences_of_its_data(tmp_path):
+def test_a_wheel_holds_every_file_of_the_package_and_the_licences_of_its_data(tmp_path, commands):
     pytest.importorskip("build")
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns("__pycache__", "runs")
@@ -41,9 +40,7 @@ def test_a_wheel_holds_every_file_of_the_package_and_the_licences_of_its_data(tm
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     # isolated, it would install its build tools anew
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
+    commands.python("-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source)
     [wheel] = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     files = [path for top in ("lit_g2rpo", "callbacks") for path in (ROOT / top).rglob("*") if path.is_file()]

@@ -1,25 +1,14 @@
-"""Every recipe and fragment composes, alone and with every other."""
+"""Every recipe composes and builds its parts; fragments say what they fill."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers.composed import Composed, compose
+from helpers.composed import FRAGMENTS, KEYS, RECIPES, Composed, compose
 from helpers.paths import CONFIGS
 
 from lit_g2rpo import callbacks
-
-RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
-FRAGMENTS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml"))
-KEYS = {
-    "model": "model.policy",
-    "objective": "model.objective",
-    "optimizer": "model.optimizer",
-    "data": "data",
-    "trainer": "trainer",
-    "strategy": "trainer",
-}
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -51,15 +40,6 @@ def test_the_loader_above_sees_a_doubled_key() -> None:
 def test_a_fragment_names_the_key_it_fills(name: str) -> None:
     first = (CONFIGS / name).read_text().splitlines()[0]
     assert first.startswith(f"# fills {KEYS[name.split('/')[0]]}: ")
-
-
-@pytest.mark.parametrize("name", FRAGMENTS)
-def test_a_fragment_works_on_the_command_line(name: str) -> None:
-    if name == "optimizer/eight_bit.yaml":
-        pytest.importorskip("bitsandbytes")
-    sizes = ["--model.update.microbatches", "64"]
-    config = compose("--config", "@g2rpo.yaml", f"--{KEYS[name.split('/')[0]]}", f"@{name}", *sizes)
-    assert config.trainer.max_steps > 0
 
 
 @pytest.mark.parametrize("name", FRAGMENTS)

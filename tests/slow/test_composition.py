@@ -1,17 +1,23 @@
-"""Every recipe composes with every strategy."""
+"""Every fragment composes with the default recipe, and every recipe with every strategy: a hundred parses."""
 
 import pytest
 import yaml
-from helpers.composed import compose
+from helpers.composed import FRAGMENTS, KEYS, RECIPES, compose
 from helpers.paths import CONFIGS
 
 from lit_g2rpo import callbacks
 
-RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
-STRATEGIES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("strategy/*.yaml"))
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_a_fragment_works_on_the_command_line(name: str) -> None:
+    if name == "optimizer/eight_bit.yaml":
+        pytest.importorskip("bitsandbytes")
+    sizes = ["--model.update.microbatches", "64"]
+    config = compose("--config", "@g2rpo.yaml", f"--{KEYS[name.split('/')[0]]}", f"@{name}", *sizes)
+    assert config.trainer.max_steps > 0
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in FRAGMENTS if name.startswith("strategy/")])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_takes_every_strategy(recipe: str, strategy: str) -> None:
     config = compose("--config", f"@{recipe}", "--trainer", f"@{strategy}")
