@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 from torch import Tensor
@@ -11,6 +11,14 @@ from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.running.adapters import Batch
+
+
+class Encoded(Protocol):
+    """A prompt as tensors; the policy alone knows more of it."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Tokens, image-pad tokens expanded, ``[L]`` long."""
 
 
 @dataclass(slots=True)
@@ -35,7 +43,7 @@ class Prompt:
     images: list[Image.Image]
     sample: dict[str, Any]
     demonstration: str | None = None
-    encoded: Any = None
+    encoded: Encoded | None = None
 
     @property
     def answer(self) -> str:

@@ -46,7 +46,8 @@ def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[lis
     rows_of: dict[int, list[int]] = {}
     for row in chosen[own].flatten().nonzero().flatten().tolist():
         rows_of.setdefault(row // group_size, []).append(row)
-    prompts = {group: len(experience.prompts[group].encoded.input_ids) for group in rows_of}
+    encoded = {group: experience.prompts[group].encoded for group in rows_of}
+    prompts = {group: len(one.input_ids) for group, one in encoded.items() if one is not None}
     sizes = {group: prompts[group] + sum(lengths[i] for i in rows) for group, rows in rows_of.items()}
     mean = sum(sizes.values()) / bins
     parts: list[tuple[int, list[int]]] = []

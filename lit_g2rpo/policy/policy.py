@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,8 +106,7 @@ class Policy(nn.Module):
         if prompt.encoded is None:
             prompt.encoded = encode(self.processor, self.base, self.backbone.family, prompt)
             self.backbone.counters.images_preprocessed += len(prompt.images)
-        encoded: EncodedPrompt = prompt.encoded
-        return encoded
+        return cast(EncodedPrompt, prompt.encoded)
 
     def decode(self, token_ids: Tensor) -> str:
         """Turn completion tokens, ``[T]`` long, into text without special tokens."""

@@ -2,8 +2,8 @@
 
 import subprocess
 import time
-from typing import Any
 
+import lightning.pytorch as L
 import torch.distributed as dist
 
 from lit_g2rpo.errors import RankError
@@ -12,7 +12,7 @@ PATIENCE = 5.0
 """Seconds that other processes have to end by themselves."""
 
 
-def end_ranks(trainer: Any, error: Exception) -> None:
+def end_ranks(trainer: L.Trainer, error: Exception) -> None:
     """End the processes that this one has started, which may wait for it in a collective.
 
     Args:
