@@ -71,6 +71,25 @@ def arguments(
     return {p.name: keys[p.name] for p in parameters if p.name in keys} | dict(options)
 
 
+def build(kind: type[T], name: str, where: str, **arguments: Any) -> T:
+    """Build an object of a class that was found by name.
+
+    Raises:
+        UserError: if the class cannot be built, whatever it raises.
+    """
+    try:
+        return kind(**arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where} is {name!r}, which cannot be built ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """Write an error of someone else's code on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def load(path: str, where: str) -> Any:
     """Import an object by its path.
 
@@ -91,9 +110,7 @@ def load(path: str, where: str) -> Any:
     try:
         module = _from_file(Path(file)) if colon else _from_path(module_name)
     except Exception as error:
-        raise UserError(
-            f"{where} is {path!r}, whose module cannot be imported ({type(error).__name__}: {error})"
-        ) from error
+        raise UserError(f"{where} is {path!r}, whose module cannot be imported ({one_line(error)})") from error
     name = name if colon else attribute
     if not hasattr(module, name):
         names = sorted(key for key, value in vars(module).items() if callable(value) and key[0] != "_")

@@ -6,7 +6,7 @@ from typing import Any
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import rules
-from lit_g2rpo.registry import instance
+from lit_g2rpo.registry import instance, one_line
 from lit_g2rpo.rewards.answers.parse import unbox
 
 MMSTAR = {
@@ -195,4 +195,6 @@ def benchmark_error(row: Mapping[str, Any]) -> str | None:
         benchmark.value("0", row)
     except ValueError as error:
         return f"benchmark {row['benchmark']}: {error}"
+    except Exception as error:  # a rule from outside may raise anything
+        return f"benchmark {row['benchmark']}: its rule fails ({one_line(error)})"
     return None

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any, Protocol
 
 import torch
@@ -167,7 +168,8 @@ def build_loss(name: str, keys: Mapping[str, Any], options: Mapping[str, Any]) -
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    if isinstance(function, type) or len(parameters) < 3:
+    given = [p for p in parameters[:3] if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    if isinstance(function, type) or len(given) < 3:
         raise UserError(f"{where} is {name!r}, which is no function of logprobs, old_logprobs and advantages")
     named = parameters[3:]
     own = [parameter for parameter in named if parameter.name != "completion_ids"]

@@ -12,7 +12,7 @@ from lit_g2rpo.policy.config import LoraConfig, Part, PolicyConfig
 from lit_g2rpo.policy.families.family import Family
 from lit_g2rpo.policy.forward.checkpointing import checkpoint_activations
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.registry import lookup
+from lit_g2rpo.registry import build, lookup
 
 FAMILIES = {"qwen3_vl": "lit_g2rpo.policy.families.qwen3_vl.Qwen3VL"}
 """Model families by the ``model_type`` of their configurations."""
@@ -71,7 +71,7 @@ def find_family(config: PolicyConfig) -> Family:
     family = lookup(name, FAMILIES, where)
     if not (isinstance(family, type) and issubclass(family, Family)):
         raise UserError(f"{where} is {name!r}, which is no subclass of {Family.__module__}.{Family.__name__}")
-    return family()
+    return build(family, name, where)
 
 
 def prepare(model: Any, family: Family, config: PolicyConfig) -> Any:

@@ -4,7 +4,7 @@ import inspect
 from dataclasses import fields
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.registry import arguments, lookup
+from lit_g2rpo.registry import arguments, build, lookup
 from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.demonstrations import DemonstrationEngine
 from lit_g2rpo.rollout.engine import RolloutEngine
@@ -30,8 +30,8 @@ def build_engine(config: RolloutConfig) -> RolloutEngine:
         raise UserError(f"{where} is {config.engine!r}, which is no class of rollout.engine.RolloutEngine")
     keys = {field.name: getattr(config, field.name) for field in fields(config)}
     parameters = inspect.signature(kind).parameters.values()
-    engine: RolloutEngine = kind(**arguments(parameters, keys, config.engine_options, f"{where}_options"))
-    return engine
+    given = arguments(parameters, keys, config.engine_options, f"{where}_options")
+    return build(kind, config.engine, where, **given)
 
 
 def build_sampler(config: RolloutConfig) -> RolloutEngine:

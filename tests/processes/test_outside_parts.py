@@ -16,6 +16,7 @@ from lit_g2rpo.objectives import Objective
 from lit_g2rpo.objectives.advantages import centered
 from lit_g2rpo.policy.families.qwen3_vl import Qwen3VL
 from lit_g2rpo.rewards import ProblemType, compared
+from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.rollout.native.engine import NativeEngine
 
 
@@ -62,6 +63,24 @@ class Halved(NativeEngine):
         used.add("engine")
         shorter = replace(sampling, max_tokens=int(sampling.max_tokens * self.part))
         return super().generate(prompts, group_size, shorter, finished)
+
+
+def by_name(*, logprobs, old_logprobs, advantages):
+    return -advantages * logprobs, {}
+
+
+class Unfinished(RolloutEngine):
+    """An engine that cannot generate."""
+
+    def __init__(self, *, part):
+        self.part = part
+
+
+class Failing(Qwen3VL):
+    """A family that fails."""
+
+    def __init__(self):
+        raise KeyError("no such part")
 
 
 class Family(Qwen3VL):
@@ -129,9 +148,15 @@ def test_a_run_of_parts_from_outside_learns(
         ("model.objective.init_args.loss=pppo", "did you mean ppo? Known: ppo, cispo, sapo, gspo, gspo_token"),
         ("model.rollout.engine=nativ", "did you mean native? Known: native, huggingface, demonstrations"),
         ("model.policy.family=qwen3", "did you mean qwen3_vl? Known: qwen3_vl"),
+        ("model.objective.init_args.loss=outside_parts.by_name", "which is no function of logprobs, old_logprobs and"),
+        (
+            "model.rollout.engine=outside_parts.Unfinished",
+            "which cannot be built (TypeError: Can't instantiate",
+        ),
+        ("model.policy.family=outside_parts.Failing", "which cannot be built (KeyError: 'no such part')"),
     ],
 )
-def test_an_unknown_name_gets_those_that_are_known(
+def test_a_wrong_name_or_part_is_one_line(
     words: list[str], option: str, known: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", *words, f"--{option}"]) == 2

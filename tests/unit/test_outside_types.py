@@ -202,3 +202,14 @@ def test_a_benchmark() -> None:
     figures = summarize(rows)["tasks"][BENCHMARK]
     assert (figures["metric"], figures["rule"], figures["score"]) == ("accuracy", "official", pytest.approx(2 / 3))
     assert figures["details"] == {"light": 1.0, "dark": 0.5, "mean over shade": 0.75}
+
+
+BROKEN = Benchmark(title="Broken", metric="accuracy", rule=lambda answer, row: 1 / 0, words="nothing", source="nowhere")
+
+
+def test_a_benchmark_whose_rule_fails_is_one_line_and_ends_no_evaluation() -> None:
+    broken = row(benchmark=f"{__name__}.BROKEN")
+    message = benchmark_error(canonical(broken))
+    assert message == f"benchmark {__name__}.BROKEN: its rule fails (ZeroDivisionError: division by zero)"
+    found = verdict(RIGHT, canonical(broken), score(RIGHT, broken))
+    assert (found["error"], found["score"]) == ("ZeroDivisionError", 0.0)
