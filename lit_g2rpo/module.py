@@ -133,7 +133,8 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def configure_model(self) -> None:
-        if hasattr(self, "policy"):
+        # not hasattr, after which a type checker takes the rest for unreachable
+        if getattr(self, "policy", None) is not None:
             return
         self.policy = load_policy(self.policy_config).train()
         self.policy.temperature = self.rollout.temperature or 1.0

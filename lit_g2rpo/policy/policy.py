@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,10 @@ class Policy(nn.Module):
         features_on_device_mib: most memory that kept image features take on the device, MiB; None for no limit.
         shapes: ``exact`` or ``static``; None for ``static`` on devices that compile for each shape.
     """
+
+    if TYPE_CHECKING:
+        # torch's own answers every name, so that no checker would see a renamed member
+        __getattr__: None  # type: ignore[misc, assignment]
 
     def __init__(
         self,
