@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
 from lit_g2rpo.callbacks.rollouts.token_text import TokenText
 from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.registry import one_line
 from lit_g2rpo.rewards.answers.parse import envelope, unwrap
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.problem_types import known_problem_type
@@ -124,7 +126,11 @@ def shapes(problem_type: str, answer: str) -> dict[str, list[Any]]:
         ``boxes`` (left, top, right, bottom) and ``points`` (x, y), on the 0..1000 grid; both empty if there are none.
     """
     kind = known_problem_type(problem_type)
-    boxes, points = kind.draw(answer) if kind is not None and kind.draw is not None else ([], [])
+    try:
+        boxes, points = kind.draw(answer) if kind is not None and kind.draw is not None else ([], [])
+    except Exception as error:  # of a type from outside: a page must not end a run
+        rank_zero_warn(f"problem type {problem_type} cannot draw an answer ({one_line(error)}); it is left out")
+        boxes, points = [], []
     return {"boxes": boxes, "points": points}
 
 

@@ -34,7 +34,7 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
     return max(found, key=lambda path: (path.stat().st_mtime_ns, len(str(path)), str(path)))
 
 
-def run_of(path: Path, experiment: Path) -> Path | None:
+def run_folder_of(path: Path, experiment: Path) -> Path | None:
     """Find the run folder of an experiment that a checkpoint or config lies in; None if it lies outside."""
     # absolute, not resolved: last.ckpt may be a link
     path, experiment = path.absolute(), experiment.absolute()

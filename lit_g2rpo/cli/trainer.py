@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.cli import quiet
-from lit_g2rpo.cli.checkpoints import LAST, find_checkpoint, remove_new, run_of, version_of
+from lit_g2rpo.cli.checkpoints import LAST, find_checkpoint, remove_new, run_folder_of, version_of
 from lit_g2rpo.cli.parser import ConfigParser
 from lit_g2rpo.data.datamodule import PromptData, PromptUser
 from lit_g2rpo.errors import UserError
@@ -131,10 +131,10 @@ class TrainerCLI(LightningCLI):
             run = experiment / (version if isinstance(version, str) else f"version_{version}")
         else:
             for path in config.get("config") or []:
-                run = run_of(Path(str(path.absolute if hasattr(path, "absolute") else path)), experiment) or run
+                run = run_folder_of(Path(str(path.absolute if hasattr(path, "absolute") else path)), experiment) or run
         path = find_checkpoint(config.ckpt_path, experiment, run)
         config.ckpt_path = str(path)
-        run = run_of(path, experiment)
+        run = run_folder_of(path, experiment)
         continues = self.verb != "fit" or path.name == LAST
         if arguments is not None and "version" in arguments and arguments.version is None and run and continues:
             arguments.version = version_of(run)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from lit_g2rpo.data.lengths import LongPrompt, check_prompt
 from lit_g2rpo.data.media.images import ImageError
@@ -234,3 +234,10 @@ class RolloutLoader:
                 f"{self.failures} of {self.drawn} rows failed to open, more than data.max_failure_rate "
                 f"{self.max_failure_rate}; the last one: {loaded.failures[-1] if loaded.failures else 'see above'}"
             )
+
+
+if TYPE_CHECKING:
+    from lit_g2rpo.training.run import PromptLoader
+
+    # what training asks of the loader
+    _: type[PromptLoader] = RolloutLoader

@@ -94,12 +94,8 @@ def to_prompt(sample: MiniSample, demonstration: str | None = None) -> Prompt:
         messages=[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}],
         images=[sample.image],
         sample={
-            "id": sample.id,
-            "problem": sample.question,
             "problem_type": sample.problem_type,
             "task_type": sample.task,
-            "data_source": "mini",
-            "images": [],
             "answer": f"<answer>{sample.answer}</answer>",
             "options": [f"{letter}. {text}" for letter, text in zip(annotator.LETTERS, sample.options, strict=False)],
         },

@@ -148,7 +148,13 @@ class Loss:
     def __call__(self, logprobs: Tensor, fields: TokenFields) -> TokenLosses:
         """Form the loss of each token of a micro-batch, or of a part of it where the loss is elementwise."""
         ids = {} if self.elementwise else {"completion_ids": fields.completion_ids}
-        return self.function(logprobs, fields.old_logprobs, fields.advantages, **self.coefficients, **ids)
+        loss, metrics = self.function(logprobs, fields.old_logprobs, fields.advantages, **self.coefficients, **ids)
+        if loss.shape != logprobs.shape:
+            raise UserError(
+                f"model.objective.loss returned {list(loss.shape)} for {len(logprobs)} tokens; it must return the loss "
+                "of each token"
+            )
+        return loss, metrics
 
 
 def build_loss(name: str, keys: Mapping[str, Any], options: Mapping[str, Any]) -> Loss:

@@ -1,5 +1,6 @@
 """The reward of a completion: accuracy by problem type, and format."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -108,8 +109,12 @@ def _accuracy(
     if not kind.verbatim:
         answer, gold = unbox(answer), unbox(gold)
     try:
-        return kind.accuracy(answer, gold, row, config), None
+        accuracy = kind.accuracy(answer, gold, row, config)
     except Unreadable as reason:
         return 0.0, str(reason)
     except TimedOut:
         return 0.0, "timeout"
+    if not 0 <= accuracy <= 1:
+        # of a type from outside; what a custom reward returns is held to the same
+        return 0.0, "out_of_range" if math.isfinite(accuracy) else "not_finite"
+    return accuracy, None

@@ -33,9 +33,11 @@ def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | No
 
 @sharding.register(FSDPStrategy)
 def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
-    if arguments.get("sharding_strategy", "FULL_SHARD") != "FULL_SHARD":
+    # as a text, or as torch's own types where a class path was given
+    kind, offload = arguments.get("sharding_strategy", "FULL_SHARD"), arguments.get("cpu_offload")
+    if getattr(kind, "name", kind) != "FULL_SHARD":
         return None
-    host = bool(arguments.get("cpu_offload"))
+    host = bool(getattr(offload, "offload_params", offload))
     return Sharding(
         "FSDP", ranks, weights=True, gradients=True, optimizer=True, offload_optimizer=host, offload_weights=host
     )

@@ -73,9 +73,7 @@ class XLAStrategy(SingleDeviceXLAStrategy):
         except RuntimeError as error:
             raise UserError(f"trainer.strategy g2rpo_xla finds no device: {str(error).splitlines()[0]}") from error
         if torch_xla.runtime.device_type() == "CPU":
-            rank_zero_warn(
-                "g2rpo_xla compiles for the processor: PJRT_DEVICE is CPU, which is also what it is if not set"
-            )
+            rank_zero_warn("g2rpo_xla compiles for the CPU: PJRT_DEVICE is CPU, which is also what it is if not set")
 
     @override
     def post_backward(self, closure_loss: Tensor) -> None:

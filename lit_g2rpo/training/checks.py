@@ -25,6 +25,9 @@ def check_settings(objective: Objective, rollout: RolloutConfig, engine: Rollout
     Raises:
         UserError: if an objective cannot learn from what the engine gives.
     """
+    if type(objective).advantages is Objective.advantages and not hasattr(objective, "estimator"):
+        name = type(objective).__name__
+        raise UserError(f"model.objective {name} has neither an estimator nor advantages of its own; give one of them")
     if objective.needs_groups and rollout.group_size < 2:
         raise UserError(
             f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "

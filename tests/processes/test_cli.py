@@ -7,7 +7,7 @@ from helpers.paths import ROOT
 from helpers.processes import Commands
 
 from lit_g2rpo.__main__ import VERBS, main
-from lit_g2rpo.cli.checkpoints import find_checkpoint, run_of, version_of
+from lit_g2rpo.cli.checkpoints import find_checkpoint, run_folder_of, version_of
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.training.schedule import check_sizes, log_every_n_steps, max_steps, val_check_interval
 
@@ -167,8 +167,8 @@ def test_last_is_the_newest_of_the_experiment(tmp_path: Path) -> None:
         (folder / "last.ckpt").symlink_to("rollout=1.ckpt")
     found = find_checkpoint("last", experiment)
     assert found == experiment / "version_1" / "checkpoints" / "last.ckpt"
-    assert run_of(found, experiment) == experiment / "version_1"
+    assert run_folder_of(found, experiment) == experiment / "version_1"
     only = find_checkpoint("last", experiment, experiment / "version_0")
-    assert run_of(only, experiment) == experiment / "version_0"
-    assert run_of(tmp_path / "other.ckpt", experiment) is None
+    assert run_folder_of(only, experiment) == experiment / "version_0"
+    assert run_folder_of(tmp_path / "other.ckpt", experiment) is None
     assert [version_of(experiment / name) for name in ("version_3", "mine")] == [3, "mine"]

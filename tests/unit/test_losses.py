@@ -1,6 +1,7 @@
 """Clipped loss and KL penalty, against numbers worked out by hand and finite differences."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -275,3 +276,12 @@ def test_expected_gradients_of_the_kl_estimators():
 def test_importance_is_cut_at_the_cap_and_stays_finite():
     found = truncated_importance(torch.tensor([0.0, -1, 500]), torch.tensor([0.0, 0, 0]), 2.0)
     torch.testing.assert_close(found, torch.tensor([1.0, math.exp(-1), 2.0]))
+
+
+def test_a_loss_that_is_no_loss_of_each_token_is_refused(monkeypatch):
+    monkeypatch.setitem(LOSSES, "mean", lambda logprobs, old_logprobs, advantages: (advantages.mean(), {}))
+    objective = GRPO(loss="mean")
+    with pytest.raises(
+        UserError, match=r"model.objective.loss returned \[\] for 3 tokens; it must return the loss of each"
+    ):
+        objective._loss(torch.zeros(3), SimpleNamespace(old_logprobs=torch.zeros(3), advantages=torch.ones(3)))

@@ -213,3 +213,23 @@ def test_a_benchmark_whose_rule_fails_is_one_line_and_ends_no_evaluation() -> No
     assert message == f"benchmark {__name__}.BROKEN: its rule fails (ZeroDivisionError: division by zero)"
     found = verdict(RIGHT, canonical(broken), score(RIGHT, broken))
     assert (found["error"], found["score"]) == ("ZeroDivisionError", 0.0)
+
+
+@pytest.mark.parametrize(("value", "error"), [(7.0, "out_of_range"), (float("nan"), "not_finite")])
+def test_a_rule_that_leaves_its_range_scores_nothing(value: float, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = ProblemType(rule=compared(colour, colour, lambda answer, gold: value), answer_form="?", gold_form="?")
+    monkeypatch.setattr(f"{__name__}.COLOUR", wrong)
+    found = score(RIGHT, row())
+    assert (found.accuracy, found.error) == (0.0, error)
+
+
+def test_an_answer_that_cannot_be_drawn_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = ProblemType(
+        rule=compared(colour, colour, lambda answer, gold: 1.0),
+        answer_form="?",
+        gold_form="?",
+        draw=lambda answer: 1 / 0,
+    )
+    monkeypatch.setattr(f"{__name__}.COLOUR", wrong)
+    with pytest.warns(UserWarning, match="cannot draw an answer .ZeroDivisionError: division by zero.; it is left"):
+        assert shapes(NAME, "red") == {"boxes": [], "points": []}

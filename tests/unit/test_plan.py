@@ -7,6 +7,7 @@ import torch
 from helpers.paths import CONFIGS, ROOT
 from helpers.prompts import make_prompt
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.distributed.fsdp import CPUOffload, ShardingStrategy
 
 from lit_g2rpo.__main__ import main
 from lit_g2rpo.cli.verbs.plan import types_of
@@ -117,6 +118,12 @@ def deepspeed(**arguments: Any) -> dict[str, Any]:
         ({"class_path": "lit_g2rpo.strategies.FSDP2Strategy"}, 2, Sharding("FSDP2", 2, True, True, True)),
         (stock("ModelParallelStrategy", tensor_parallel_size=1), 2, Sharding("FSDP2", 2, True, True, True)),
         ("fsdp", 2, Sharding("FSDP", 2, True, True, True)),
+        (
+            stock("FSDPStrategy", sharding_strategy=ShardingStrategy.FULL_SHARD),
+            2,
+            Sharding("FSDP", 2, True, True, True),
+        ),
+        (stock("FSDPStrategy", cpu_offload=CPUOffload(False)), 2, Sharding("FSDP", 2, True, True, True)),
         ("fsdp_cpu_offload", 2, Sharding("FSDP", 2, True, True, True, False, False, True, True)),
         ("auto", 4, Sharding("DDP", 4, copies_gradients=True)),
         (stock("DDPStrategy", gradient_as_bucket_view=True), 4, Sharding("DDP", 4)),
