@@ -182,3 +182,10 @@ class PromptData(LightningDataModule):
             prepare=self.user().prepare_prompt,
             max_prompt_tokens=self.max_prompt_tokens,
         )
+
+
+if TYPE_CHECKING:
+    from lit_g2rpo.training.run import PromptSettings
+
+    # what training asks of the datamodule
+    _: type[PromptSettings] = PromptData
