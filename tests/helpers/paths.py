@@ -8,3 +8,4 @@ CONFIGS = ROOT / "configs"
 WEIGHTS = ROOT / "lit_g2rpo" / "mini" / "weights"
 # not in the checkout but beside it; tests that need it are skipped where it is not
 RELEASED = ROOT.parent / "shared" / "data" / "openvlthinker_v2_sample_train.json"
+CASES = ROOT.parent / "shared" / "cases"
