@@ -114,8 +114,7 @@ class Alarms(L.Callback):
             logged |= {f"alarm/value/{name}": value, f"alarm/{name}": float(count >= self.patience)}
             if count == self.patience:
                 self._raise(trainer, name, value)
-        for logger in trainer.loggers:
-            logger.log_metrics(logged, step=trainer.global_step)
+        pl_module.log_dict(logged)
 
     def _raise(self, trainer: L.Trainer, name: str, value: float) -> None:
         rank_zero_warn(

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from lit_g2rpo.callbacks.logged import forget_later_points
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.training.run import handles
@@ -68,6 +69,8 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._interval = self.every_rollouts * handles(pl_module).steps_per_rollout
         self._saved_step = trainer.global_step
         self._pending = False
+        if trainer.global_step:
+            forget_later_points(trainer, handles(pl_module).rollout_index)
 
     @override
     def on_train_batch_end(
@@ -109,6 +112,8 @@ class RolloutCheckpoint(ModelCheckpoint):
     def _save_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pending = False
         self._saved_step = trainer.global_step
+        # the curves first: what the checkpoint is ahead of them would be missing after a resume
+        handles(pl_module).finish_rollout()
         name = f"rollout={handles(pl_module).rollout_index:05d}-step={trainer.global_step:06d}.ckpt"
         path = str(Path(str(self.dirpath)) / name)
         self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")

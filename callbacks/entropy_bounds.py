@@ -22,7 +22,7 @@ class EntropyBounds(L.Callback):
 
     The gauge ``entropy_bounds/<task>`` is the signed distance to the band, nats: 0 inside, positive above, negative
     below; ``entropy_bounds/outside/<task>`` is the fraction of the task's rollouts so far that were outside. A task
-    that a rollout lacks counts for nothing, and its gauge is NaN there. The entropy is the one that the objective
+    that a rollout lacks counts for nothing, and has no gauge there. The entropy is the one that the objective
     shapes, exact or sampled, over the tokens of all ranks, so that every rank decides alike.
 
     Args:
@@ -83,8 +83,6 @@ class EntropyBounds(L.Callback):
         for name, task in run.tasks.items():
             entropy = metric(trainer, f"{source}/{name}") if name in present else None
             if task.entropy is None or entropy is None or not math.isfinite(entropy):
-                if name in self._observed:
-                    gauges[f"entropy_bounds/{name}"] = math.nan
                 continue
             distance = band_distance(entropy, task.entropy)
             crossed = self._count(name, (distance > 0) - (distance < 0))
@@ -95,7 +93,7 @@ class EntropyBounds(L.Callback):
             if self.action == "adapt":
                 task.entropy_scale = self._scale.get(name, 1.0)
                 gauges[f"entropy_bounds/scale/{name}"] = task.entropy_scale
-        pl_module.log_dict(gauges, on_step=True, on_epoch=False)
+        pl_module.log_dict(gauges)
 
     def _count(self, name: str, side: int) -> bool:
         """Count a rollout of a task, and tell whether it is the first outside since one on the other side."""

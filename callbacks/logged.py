@@ -23,6 +23,20 @@ def per_task(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
     return {key[len(prefix) :]: float(metrics[key]) for key in sorted(metrics) if key.startswith(prefix)}
 
 
+def forget_later_points(trainer: L.Trainer, rollout: int) -> None:
+    """Have TensorBoard drop the points after a rollout, which a run that was killed wrote and a resumed one repeats.
+
+    Source: the purge_step of torch.utils.tensorboard.SummaryWriter, which is known only after its writer exists.
+    """
+    writer = tensorboard_writer(trainer) if trainer.is_global_zero else None
+    if writer is not None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        start = SessionLog(status=SessionLog.START)
+        writer.file_writer.add_event(Event(step=rollout + 1, file_version="brain.Event:2"))
+        writer.file_writer.add_event(Event(step=rollout + 1, session_log=start))
+
+
 def tensorboard_writer(trainer: L.Trainer) -> Any:
     """Find the TensorBoard writer of a run, which has no types; None if there is none."""
     for logger in trainer.loggers:

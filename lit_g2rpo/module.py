@@ -78,9 +78,6 @@ class G2RPOModule(EvaluationModule):
         self.reference: Policy | None = None
         self.experience: Experience | None = None
         self._restored: dict[str, Any] | None = None
-        # metrics of the present rollout, and the same until they are logged
-        self._collected: dict[str, float] = {}
-        self._rollout_metrics: dict[str, float] = {}
         self._next_microbatch = 0
         self._collected_at = time.perf_counter()
 
@@ -194,23 +191,20 @@ class G2RPOModule(EvaluationModule):
         self._step.add(metrics, microbatch.fields, on_policy)
         self._next_microbatch = index + 1
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.log_dict(self._rollout_metrics | self._step.reduce())
-            self._rollout_metrics = {}
+            self.log_dict(self._step.reduce())
+            if self.trainer.global_step + 1 == self.trainer.max_steps:
+                # validation follows a stop, and its last point is what the run is judged by, whatever its interval
+                self.trainer.should_stop = True
         return loss
 
     def collect(self, prompts: list[Prompt]) -> Experience:
         """Sample, score, filter and form advantages for one rollout of this rank's prompts, cut into micro-batches."""
-        experience, self._collected = collect(self, prompts)
-        self._rollout_metrics = self._collected
+        experience, metrics = collect(self, prompts)
+        self.log_dict(metrics)
         experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)
         self.rollout_index += 1
         self._collected_at = time.perf_counter()
         return experience
-
-    @override
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        # on the host: Lightning would add numbers up on the device, in a graph that differs with the metrics
-        super().log(name, value if isinstance(value, Tensor) else torch.tensor(float(value)), *args, **kwargs)
 
     def perform(self, function: Callable[[], T]) -> T:
         """Call a function; a strategy that wraps the module can route the call through its wrapper."""
@@ -241,8 +235,18 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
-        if batch[1] + 1 == self.microbatches_per_rollout:
-            self.log("perf/update_seconds", time.perf_counter() - self._collected_at)
+        self.finish_rollout()
+
+    def finish_rollout(self) -> None:
+        """Write the point of a rollout once it has been learned from; inside one, and after, there is none to write."""
+        if self._next_microbatch < self.microbatches_per_rollout or "train/loss" not in self.point:
+            return
+        self.log("perf/update_seconds", time.perf_counter() - self._collected_at)
+        log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning does not declare it
+        if self.rollout_index % max(1, log_every // self.steps_per_rollout):
+            self.point = {}
+        else:
+            self.write_point()
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -256,7 +260,7 @@ class G2RPOModule(EvaluationModule):
         }
         if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
             state["experience"] = experience_state(self.experience, self.cut.max_tokens, self.ranks)
-            state["metrics"] = self._collected
+            state["point"] = {name: float(value) for name, value in self.point.items()}
         checkpoint["g2rpo"] = copy.deepcopy(state)
 
     @override
@@ -271,8 +275,7 @@ class G2RPOModule(EvaluationModule):
         self.objective.load_state_dict(state["objective"])
         # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
-        # The logger has a point for a rollout's last step only, which the run that sampled it never reached.
-        self._rollout_metrics = self._collected = state.get("metrics", {})
+        self.point = state.get("point", {})
 
     def _restore(self, prompts: list[Prompt]) -> Experience:
         experience = restore_experience(self, self._restored, prompts)

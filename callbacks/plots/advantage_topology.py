@@ -86,12 +86,10 @@ class AdvantageTopology(L.Callback):
         for name, prompts in sets.items():
             stats = advantage_stats(table, prompts, flipped)
             values |= {f"topology/{what}/{name}": value for what, value in stats.items()}
-        for logger in trainer.loggers:
-            # not through the module, which would show the tasks that a rollout lacks from an earlier one
-            logger.log_metrics(values, step=trainer.global_step)
+        pl_module.log_dict(values)
         writer = tensorboard_writer(trainer)
         if writer is not None and past % self.every_rollouts == 0:
-            self._show(writer, table, sets, values, trainer.global_step)
+            self._show(writer, table, sets, values, run.rollout_index)
 
     def _measure(self, run: Run, microbatch: Microbatch) -> dict[str, float]:
         start = time.perf_counter()

@@ -91,7 +91,7 @@ class BandPlots(L.Callback):
         self._drawn = rollout
         curves = {name: self._history[name] for name in sorted(self._history)}
         for name, figure in {"length": length_figure(curves), "entropy": entropy_figure(curves)}.items():
-            writer.add_image(f"bands/{name}", pixels(figure), trainer.global_step, dataformats="HWC")
+            writer.add_image(f"bands/{name}", pixels(figure), rollout, dataformats="HWC")
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -106,15 +106,15 @@ class RolloutLog(L.Callback):
         return {"step": run.trainer.global_step, **group_record(rollout, index, run.reward, self._spell)}
 
     def _show(self, writer: Any, run: RunHandles, rollout: Experience) -> None:
-        step, copies = run.trainer.global_step, defaultdict[str, int](int)
+        copies = defaultdict[str, int](int)
         for index in choose(rollout.prompts, self.groups, (run.rollout_index - 1) // self.every_rollouts):
             prompt = rollout.prompts[index]
             copies[prompt.task] += 1
             tag = f"groups/{prompt.task}" + (f"/{copies[prompt.task]}" if copies[prompt.task] > 1 else "")
-            writer.add_text(tag, group_text(self._record(run, rollout, index)), step)
+            writer.add_text(tag, group_text(self._record(run, rollout, index)), run.rollout_index)
             for number, image in enumerate(prompt.images):
                 name = f"{tag}/image_{number}" if len(prompt.images) > 1 else f"{tag}/image"
-                writer.add_image(name, np.asarray(small_image(image)), step, dataformats="HWC")
+                writer.add_image(name, np.asarray(small_image(image)), run.rollout_index, dataformats="HWC")
 
 
 def choose(prompts: Sequence[Prompt], groups: int, turn: int) -> list[int]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import lightning.pytorch as L
 import torch
 from typing_extensions import override
 
@@ -22,6 +21,7 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.curves import CurvesModule
 from lit_g2rpo.training.run import PromptSettings
 
 Rows = list[dict[str, Any]]
@@ -29,7 +29,7 @@ Numbered = tuple[list[Prompt], list[int | None]]
 """Prompts and their numbers in the dataset; one without a number only keeps ranks in step."""
 
 
-class EvaluationModule(L.LightningModule):
+class EvaluationModule(CurvesModule):
     """Sample from a policy and score what it wrote; training builds on it.
 
     Args:
@@ -70,7 +70,6 @@ class EvaluationModule(L.LightningModule):
         self.evaluation, self.evaluation_engine, self._seed = evaluation, engine, seed
         self.reward, self.reward_limits, self.judge = reward, reward_limits, judge
         self.tasks: dict[str, Task] = {}
-        self.rollout_index = 0
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes: dict[str, int] = {}
 
@@ -154,9 +153,8 @@ class EvaluationModule(L.LightningModule):
             metrics |= {f"{prefix}/{name}/{task}": of_task[name] for task, of_task in means.items()}
             metrics[f"{prefix}/{name}"] = _mean([of_task[name] for of_task in means.values()])
         self.log_dict(metrics)
-        if self.trainer.sanity_checking and self.logger is not None:
-            # Lightning logs nothing during its check before training, but this is the first point of every curve.
-            self.logger.log_metrics(metrics, step=0)
+        # also in Lightning's check before training, which is the first point of every curve
+        self.write_point()
         return metrics
 
 

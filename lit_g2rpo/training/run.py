@@ -90,6 +90,9 @@ class RunHandles(Protocol):
     def steps_per_rollout(self) -> int:
         """Optimizer steps that one rollout is worth."""
 
+    def finish_rollout(self) -> None:
+        """Write the point of a rollout once it has been learned from; inside one, and after, there is none to write."""
+
     def describe(self) -> dict[str, str]:
         """Say what will run, as the rows of a table."""
 

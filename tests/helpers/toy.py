@@ -23,6 +23,7 @@ from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.config import DEFAULT
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.curves import CurvesModule
 from lit_g2rpo.training.run import RunHandles
 
 MICROBATCHES = 4
@@ -71,7 +72,7 @@ def prompt(name: str, task: str, images: int = 1) -> Prompt:
     )
 
 
-class ToyModule(L.LightningModule):
+class ToyModule(CurvesModule):
     """A linear policy whose rollouts and metrics follow from their number.
 
     Args:
@@ -103,7 +104,6 @@ class ToyModule(L.LightningModule):
             "b": Task("b", length=LengthBand(10, 20, 40, 60)),
         }
         self.objective = Objective(entropy_coefficient=0.02)
-        self.rollout_index = 0
         self.experience: Experience | None = None
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes = {"a": 3, "b": 4}
@@ -124,6 +124,13 @@ class ToyModule(L.LightningModule):
     @property
     def steps_per_rollout(self) -> int:
         return MICROBATCHES // self.trainer.accumulate_grad_batches
+
+    def finish_rollout(self) -> None:
+        if self.point and self.trainer.global_step % self.steps_per_rollout == 0:
+            self.write_point()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.finish_rollout()
 
     def describe(self) -> dict[str, str]:
         return {"policy": "toy (4 parameters)", "tasks": "a, b", "updates": f"{self.steps_per_rollout} per rollout"}
@@ -180,6 +187,7 @@ class ToyModule(L.LightningModule):
         accuracy = self.validation(self.rollout_index)
         metrics = {"val/accuracy": accuracy, "val/accuracy/a": accuracy - 0.1, "val/accuracy/b": accuracy + 0.1}
         self.log_dict(metrics)
+        self.write_point()
         self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
 
     def test_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]

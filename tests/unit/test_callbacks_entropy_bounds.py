@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from helpers.toy import MICROBATCHES, ToyModule, fit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_g2rpo.callbacks import EntropyBounds
 from lit_g2rpo.callbacks.entropy_bounds import band_distance
@@ -91,11 +92,13 @@ class Absent(ToyModule):
 
 
 def test_an_absent_task_counts_for_nothing_and_keeps_no_gauge(tmp_path):
-    bounds, gauges = EntropyBounds(patience=2), Gauges()
+    bounds = EntropyBounds(patience=2)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="entropy of task")
-        fit(Absent(entropy=lambda r: 0.9 if r < 4 else 0.4), tmp_path, [bounds, gauges], 4)
-    assert [math.isnan(distance) for distance, _ in gauges.values] == [False, True, True, False]
+        fit(Absent(entropy=lambda r: 0.9 if r < 4 else 0.4), tmp_path, [bounds], 4)
+    found = EventAccumulator(str(tmp_path / "toy/version_0")).Reload()
+    for gauge in ("entropy_bounds/a", "entropy_bounds/outside/a"):
+        assert [event.step for event in found.Scalars(gauge)] == [1, 4]
     assert bounds.state_dict()["observed"] == {"a": 2}
     assert bounds.state_dict()["outside"] == {"a": 1}
 

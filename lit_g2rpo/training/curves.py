@@ -1,0 +1,36 @@
+"""Curves of what was measured: one point per rollout, with what that rollout had."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+
+class CurvesModule(L.LightningModule):
+    """Collect what is logged into points, and send each point to the loggers once, counted in rollouts.
+
+    Lightning's own way to the loggers repeats the last value of a metric that a rollout lacks, and sends a step's
+    metrics after its checkpoint.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rollout_index = 0
+        self.point: dict[str, Any] = {}
+
+    @override
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Add a value to the present point, and tell Lightning's callbacks of it."""
+        self.point[name] = value
+        # on the host: Lightning would add numbers up on the device, in a graph that differs with the metrics
+        value = value if isinstance(value, Tensor) else torch.tensor(float(value))
+        super().log(name, value, *args, **kwargs | {"logger": False})
+
+    def write_point(self) -> None:
+        """Send the present point to the loggers, and begin another."""
+        values, self.point = {name: float(value) for name, value in self.point.items()}, {}
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.rollout_index)
+            logger.save()
