@@ -63,7 +63,7 @@ def fit(folder: str, at: Path, rollouts: int, *callbacks: pl.Callback, cut: Path
         check_val_every_n_epoch=None,
         **defaults | options,
     )
-    made.fit(module(folder, G2RPO(filtering="drop", entropy_coefficient=0.02)), data(), ckpt_path=cut)
+    made.fit(module(folder, G2RPO(filtering="drop", entropy_coefficient=0.0)), data(), ckpt_path=cut)
 
 
 @pytest.fixture
