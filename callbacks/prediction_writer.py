@@ -15,19 +15,20 @@ from lit_g2rpo.callbacks.logged import per_task
 from lit_g2rpo.callbacks.run_folder import run_folder
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.evaluation.predictions import NAME, Row, append, begin, finish, unfinished
+from lit_g2rpo.evaluation.predictions import FILES, Row, append, begin, finish, unfinished
 from lit_g2rpo.evaluation.report import Baseline, read_baseline, summarize
 from lit_g2rpo.evaluation.rows import settings
 from lit_g2rpo.evaluation.table import show
 from lit_g2rpo.files import write_text
 from lit_g2rpo.training.run import RunHandles, handles
 
-VERBS = ("test", "predict")
 VALIDATED = ("accuracy", "format", "length", "truncated")
 
 
 class PredictionWriter(L.Callback):
-    """Write ``predictions.jsonl`` for test and predict, ``metrics.json`` for test, and print the figures per task.
+    """Write a file of predictions for test and for predict, ``metrics.json`` for test, and print the figures per task.
+
+    ``metrics.json`` names the file that it was made from.
 
     A batch's output is a list of rows as ``evaluation.row`` makes them. The first rank writes the rows of all ranks as
     they come, and in the end puts them in the order of the dataset, each once. A run that was killed is continued by
@@ -36,24 +37,24 @@ class PredictionWriter(L.Callback):
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
-        self._folder = Path()
+        self._path = Path()
         self._settings: dict[str, Any] = {}
         self._done: list[Row] = []
         self._baseline: Baseline | None = None
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage not in VERBS:
+        if stage not in FILES:
             return
         run = handles(pl_module)
         self._settings, self._done = settings(run, stage), []
         baseline = run.evaluation.baseline
         # the ranks agree on the folder, so it cannot be asked for by one of them
-        self._folder, problem = run_folder(trainer), ""
+        self._path, problem = run_folder(trainer) / FILES[stage], ""
         if trainer.is_global_zero:
             try:
                 self._baseline = read_baseline(baseline) if baseline and stage == "test" else None
-                self._done = self._complete(unfinished(self._folder, self._settings), run, stage)
+                self._done = self._complete(unfinished(self._path, self._settings), run, stage)
             except UserError as error:
                 problem = str(error)
         # the other ranks may not see the file, and all of them must leave out the same rows
@@ -72,7 +73,7 @@ class PredictionWriter(L.Callback):
         dataset = data.test_dataset() if stage == "test" else data.predict_dataset()
         tasks = list(dataset.task_names())[: data.limit] if dataset is not None else []
         if any(row["index"] >= len(tasks) or row["task"] != tasks[row["index"]] for row in rows):
-            raise UserError(f"{self._folder / NAME} was begun on other data; delete that file to start anew")
+            raise UserError(f"{self._path} was begun on other data; delete that file to start anew")
         made: dict[int, set[int]] = {}
         for row in rows:
             made.setdefault(row["index"], set()).add(row["repeat"])
@@ -86,7 +87,7 @@ class PredictionWriter(L.Callback):
         if trainer.is_global_zero:
             if self._done:
                 print(f"continuing: {len(self._done)} predictions are there already")
-            self._file = begin(self._folder, self._settings, self._done)
+            self._file = begin(self._path, self._settings, self._done)
 
     def _write(self, trainer: L.Trainer, rows: list[Row]) -> None:
         for part in gather_rows(trainer, rows):
@@ -97,7 +98,7 @@ class PredictionWriter(L.Callback):
         assert self._file is not None
         self._file.close()
         self._file = None
-        return finish(self._folder)
+        return finish(self._path)
 
     @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -113,10 +114,12 @@ class PredictionWriter(L.Callback):
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = summarize(self._finish(), self._baseline)
-        write_text(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
+        path = self._path.with_name("metrics.json")
+        record = metrics | {"predictions": self._path.name, "settings": self._settings}
+        write_text(path, json.dumps(record, indent=2) + "\n")
         show(metrics)
-        show_path("metrics", self._folder / "metrics.json")
-        show_path("predictions", self._folder / NAME)
+        show_path("metrics", path)
+        show_path("predictions", self._path)
 
     @override
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -132,7 +135,7 @@ class PredictionWriter(L.Callback):
     @rank_zero_only
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._finish()
-        show_path("predictions", self._folder / NAME)
+        show_path("predictions", self._path)
 
     @override
     @rank_zero_only

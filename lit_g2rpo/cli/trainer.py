@@ -153,6 +153,8 @@ class TrainerCLI(LightningCLI):
         config = self.config[self.verb] if self.verb else self.config
         ckpt_path, strategy = config.get("ckpt_path"), self.trainer.strategy
         check_deepspeed(strategy, ckpt_path)
+        if self.verb == "fit":
+            check_length(config.trainer)
         if ckpt_path and Path(ckpt_path).is_dir() and not reads_folders(strategy):
             raise UserError(
                 f"--ckpt_path {ckpt_path} is a folder; give a checkpoint in it, or the strategy that wrote it as folder"
@@ -179,6 +181,22 @@ class TrainerCLI(LightningCLI):
                 remove_new(new)
             end_ranks(self.trainer, error)
             raise
+
+
+def check_length(trainer: Namespace) -> None:
+    """Refuse keys of Lightning's trainer that would end a run, or thin its data, against the schedule.
+
+    Raises:
+        UserError: if one is set.
+    """
+    for key, neutral in {
+        "max_epochs": (None, -1),
+        "limit_train_batches": (None, 1.0),
+        "overfit_batches": (0.0,),
+    }.items():
+        value = trainer.get(key)
+        if value not in neutral:
+            raise UserError(f"trainer.{key} is {value}; leave it out: the length of a run is schedule.rollouts")
 
 
 def derived(key: str, value: int, group: Namespace, owner: str) -> int:
@@ -225,6 +243,8 @@ def seed(seed_everything: bool | int, rollout: Namespace) -> int:
     if isinstance(seed_everything, bool):
         word = str(seed_everything).lower()
         raise UserError(f"seed_everything is {word}; give a whole number, since every completion follows from it")
+    if not 0 <= seed_everything < 2**32:
+        raise UserError(f"seed_everything is {seed_everything}; it must be from 0 to {2**32 - 1}")
     return derived("model.rollout.seed", seed_everything, rollout, "seed_everything")
 
 

@@ -10,6 +10,7 @@ from lit_g2rpo.data.evaluation_batches import ShardedBatches
 from lit_g2rpo.data.lengths import Outlined, check_lengths
 from lit_g2rpo.data.loader import PromptDataset, RolloutLoader
 from lit_g2rpo.data.order.mixture import Mixture
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rollout.config import RolloutConfig, UpdateConfig
@@ -74,6 +75,13 @@ class PromptData(LightningDataModule):
         max_completion_tokens: int = 4096,
     ) -> None:
         super().__init__()
+        sizes = {"val_batch_size": val_batch_size, "limit": limit, "rollouts_per_epoch": rollouts_per_epoch}
+        sizes |= {"max_prompt_tokens": max_prompt_tokens, "max_completion_tokens": max_completion_tokens}
+        for key, size in sizes.items():
+            if size is not None and size < 1:
+                raise UserError(f"data.{key} is {size}; it must be 1 or more")
+        if not 0 <= max_failure_rate <= 1:
+            raise UserError(f"data.max_failure_rate is {max_failure_rate}; it must be from 0 to 1")
         self.val_batch_size = val_batch_size
         self.limit = limit
         self.done: frozenset[int] = frozenset()

@@ -21,6 +21,7 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.checks import check_sampling
 from lit_g2rpo.training.curves import CurvesModule
 from lit_g2rpo.training.run import PromptSettings
 
@@ -62,6 +63,7 @@ class EvaluationModule(CurvesModule):
         judge: JudgeConfig | None,
     ) -> None:
         super().__init__()
+        check_sampling("model.evaluation", evaluation.temperature, evaluation.top_p, evaluation.top_k)
         if evaluation.repeats < 1 or (evaluation.repeats > 1 and evaluation.temperature == 0):
             raise UserError(
                 f"model.evaluation.repeats is {evaluation.repeats} at temperature {evaluation.temperature}; give at "

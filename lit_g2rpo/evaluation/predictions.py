@@ -9,8 +9,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import write_text
 
 NAME = "predictions.jsonl"
-SETTINGS = ".predictions.settings.json"
-"""Beside the predictions of a run that has not ended: what they were made with."""
+FILES = {"test": NAME, "predict": "predictions_predict.jsonl"}
+"""The file that each verb writes into the folder of the run."""
 
 Row = dict[str, Any]
 
@@ -32,8 +32,8 @@ def read_predictions(path: Path) -> list[Row]:
     return rows
 
 
-def unfinished(folder: Path, settings: dict[str, Any]) -> list[Row]:
-    """Read the rows, perhaps none, that a run that was killed left in its folder; the last line may be torn.
+def unfinished(file: Path, settings: dict[str, Any]) -> list[Row]:
+    """Read the rows, perhaps none, that a run that was killed left in its file; the last line may be torn.
 
     Args:
         settings: what this run would make its predictions with.
@@ -41,28 +41,28 @@ def unfinished(folder: Path, settings: dict[str, Any]) -> list[Row]:
     Raises:
         UserError: if it was made with other settings.
     """
-    if not ((folder / SETTINGS).exists() and (folder / NAME).exists()):
+    if not (_settings(file).exists() and file.exists()):
         return []
-    begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    begun = json.loads(_settings(file).read_text(encoding="utf-8"))
     settings = json.loads(json.dumps(settings))
     for key in settings.keys() | begun.keys():
         if begun.get(key) != settings.get(key):
             raise UserError(
-                f"{folder / NAME} was begun with {key} {begun.get(key)!r}, this run has {settings.get(key)!r}; "
+                f"{file} was begun with {key} {begun.get(key)!r}, this run has {settings.get(key)!r}; "
                 "finish it with the same settings, or delete that file to start anew"
             )
-    return [row for row in map(_row, _lines(folder / NAME)) if row is not None]
+    return [row for row in map(_row, _lines(file)) if row is not None]
 
 
-def begin(folder: Path, settings: dict[str, Any], rows: Iterable[Row]) -> TextIO:
-    """Open the file in a run's folder for appending, with the rows that an earlier run left.
+def begin(file: Path, settings: dict[str, Any], rows: Iterable[Row]) -> TextIO:
+    """Open a verb's file for appending, with the rows that an earlier run left.
 
     Args:
         settings: what the predictions are made with.
     """
-    write_text(folder / NAME, "".join(map(_line, rows)))
-    write_text(folder / SETTINGS, json.dumps(settings))
-    return (folder / NAME).open("a", encoding="utf-8")
+    write_text(file, "".join(map(_line, rows)))
+    write_text(_settings(file), json.dumps(settings))
+    return file.open("a", encoding="utf-8")
 
 
 def append(file: TextIO, rows: Iterable[Row]) -> None:
@@ -71,15 +71,20 @@ def append(file: TextIO, rows: Iterable[Row]) -> None:
     file.flush()
 
 
-def finish(folder: Path) -> list[Row]:
+def finish(file: Path) -> list[Row]:
     """Put the rows of a run in the order of the dataset, each once, mark it as ended, and return them."""
     by_place: dict[tuple[int, int], Row] = {}
-    for row in filter(None, map(_row, _lines(folder / NAME))):
+    for row in filter(None, map(_row, _lines(file))):
         by_place.setdefault((row["index"], row["repeat"]), row)
     rows = [by_place[place] for place in sorted(by_place)]
-    write_text(folder / NAME, "".join(map(_line, rows)))
-    (folder / SETTINGS).unlink()
+    write_text(file, "".join(map(_line, rows)))
+    _settings(file).unlink()
     return rows
+
+
+def _settings(file: Path) -> Path:
+    """Beside the predictions of a run that has not ended: what they are made with."""
+    return file.with_name(f".{file.stem}.settings.json")
 
 
 def _lines(path: Path) -> list[str]:

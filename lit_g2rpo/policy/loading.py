@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.policy.config import LoraConfig, Part, PolicyConfig
@@ -31,15 +33,18 @@ def load_policy(config: PolicyConfig) -> Policy:
     try:
         family = find_family(config)
         processor = family.processor_class.from_pretrained(path)
-        model = family.model_class.from_pretrained(
-            path, dtype=getattr(torch, config.dtype), attn_implementation=config.attention
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        model = load_model(family, config)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"model.policy.path '{config.path}' cannot be loaded as a {config.family or 'Qwen3-VL'} checkpoint: "
             f"{reason}; give a folder written by save_pretrained or a hub name such as Qwen/Qwen3-VL-2B-Instruct"
         ) from error
+    if not processor.chat_template:
+        raise UserError(
+            f"model.policy.path '{config.path}' has no chat template; add the chat_template.jinja of the model it was "
+            "made from"
+        )
     size = dict(processor.image_processor.size)
     if config.min_pixels is not None:
         size["shortest_edge"] = config.min_pixels
@@ -57,6 +62,57 @@ def load_policy(config: PolicyConfig) -> Policy:
     )
 
 
+def load_model(family: Family, config: PolicyConfig) -> Any:
+    """Load a model whose every weight comes from the checkpoint.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        UserError: if weights are missing, of another shape or left over, or the checkpoint is of another family.
+    """
+    path = resolve_path(config.path)
+    model_type, expected = model_type_of(path), family.model_class.config_class.model_type
+    if model_type != expected:
+        raise UserError(
+            f"model.policy.path '{config.path}' holds a model of type {model_type!r}, but model.policy.family "
+            f"{config.family} loads {expected!r}; leave the family out, or give a checkpoint of it"
+        )
+    # transformers fills such weights with random numbers and warns of it in a table
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        model, report = family.model_class.from_pretrained(
+            path,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(loud)
+    for what, found in {
+        "are missing": report["missing_keys"],
+        "have another shape than its config.json says": [key for key, *_ in report["mismatched_keys"]],
+        "have no place in the model": report["unexpected_keys"],
+    }.items():
+        if found:
+            raise UserError(
+                f"model.policy.path '{config.path}': {len(found)} weights {what}, the first is {min(found)}; a policy "
+                "is trained from exactly what its folder holds, so copy or export the folder again"
+            )
+    return model
+
+
+def model_type_of(path: str) -> str:
+    """Read the ``model_type`` of a checkpoint.
+
+    Raises:
+        OSError: if the checkpoint's configuration cannot be read.
+    """
+    return str(PreTrainedConfig.get_config_dict(path)[0].get("model_type"))
+
+
 def find_family(config: PolicyConfig) -> Family:
     """Find the family of a policy's model, by its name or by the checkpoint's ``model_type``.
 
@@ -66,8 +122,12 @@ def find_family(config: PolicyConfig) -> Family:
     """
     name, where = config.family, "model.policy.family"
     if name is None:
-        found = PreTrainedConfig.get_config_dict(resolve_path(config.path))[0]
-        name, where = str(found.get("model_type")), f"model.policy.family (null: the model_type of '{config.path}')"
+        name = model_type_of(resolve_path(config.path))
+        if name not in FAMILIES:
+            raise UserError(
+                f"model.policy.path '{config.path}' holds a model of type {name!r}, which no family here loads; give a "
+                f"checkpoint of {', '.join(FAMILIES)}, or model.policy.family as package.module.Name"
+            )
     family = lookup(name, FAMILIES, where)
     if not (isinstance(family, type) and issubclass(family, Family)):
         raise UserError(f"{where} is {name!r}, which is no subclass of {Family.__module__}.{Family.__name__}")

@@ -9,6 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin,
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from typing_extensions import override
 
+IMAGE_TOKEN = "<|image_pad|>"
+
 
 class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
     """Turn chat messages and PIL images into model inputs.
@@ -46,5 +48,8 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        # of a folder without one, transformers makes an empty tokenizer
+        if IMAGE_TOKEN not in tokenizer.get_vocab():
+            raise ValueError(f"its tokenizer has no token {IMAGE_TOKEN}: tokenizer.json is missing, or another model's")
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(image_processor, tokenizer)

@@ -1,6 +1,7 @@
 """Checks that stop a run before it learns from a number that is not one, or in shapes that do not fit."""
 
 import json
+import math
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,17 @@ def check_settings(objective: Objective, rollout: RolloutConfig, engine: Rollout
     if type(objective).advantages is Objective.advantages and not hasattr(objective, "estimator"):
         name = type(objective).__name__
         raise UserError(f"model.objective {name} has neither an estimator nor advantages of its own; give one of them")
+    check_sampling("model.rollout", rollout.temperature, rollout.top_p, rollout.top_k)
+    if engine.samples and rollout.temperature == 0:
+        raise UserError(
+            "model.rollout.temperature is 0, which samples one and the same completion for a prompt; its groups teach "
+            "nothing: give a temperature above 0, such as 1.0"
+        )
+    if rollout.seed < 0:
+        raise UserError(f"model.rollout.seed is {rollout.seed}; it must be 0 or more")
+    for key in ("max_rows", "slots", "prefill_mib"):
+        if (value := getattr(rollout, key)) is not None and value <= 0:
+            raise UserError(f"model.rollout.{key} is {value}; it must be above 0")
     if objective.needs_groups and rollout.group_size < 2:
         raise UserError(
             f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
@@ -48,6 +60,23 @@ def check_settings(objective: Objective, rollout: RolloutConfig, engine: Rollout
             "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "
             "model.rollout.old_logprobs: recompute"
         )
+
+
+def check_sampling(where: str, temperature: float, top_p: float, top_k: int) -> None:
+    """Refuse settings of sampling that are out of range.
+
+    Args:
+        where: their group in the config.
+
+    Raises:
+        UserError: if one is.
+    """
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"{where}.temperature is {temperature}; it must be 0 or more")
+    if not 0 < top_p <= 1:
+        raise UserError(f"{where}.top_p is {top_p}; it must be above 0 and at most 1, which keeps all tokens")
+    if top_k < 0:
+        raise UserError(f"{where}.top_k is {top_k}; it must be 0, which keeps all tokens, or more")
 
 
 def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:

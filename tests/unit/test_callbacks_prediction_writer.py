@@ -38,10 +38,15 @@ def test_predict_takes_rows_without_gold(tmp_path, capsys):
         def predict_step(self, batch, batch_idx):
             return [plain[index] for index in batch]
 
+    run_test(tmp_path, Module())
+    tested = (tmp_path / "predictions.jsonl").read_bytes()
     trainer(tmp_path).predict(Predict(), datamodule=Data(3), return_predictions=False)
-    assert lines(tmp_path / "predictions.jsonl") == plain
-    assert names(tmp_path) == ["predictions.jsonl"]
-    assert f"predictions: {tmp_path}/predictions.jsonl\n" in capsys.readouterr().out
+    assert lines(tmp_path / "predictions_predict.jsonl") == plain
+    assert names(tmp_path) == ["metrics.json", "predictions.jsonl", "predictions_predict.jsonl"]
+    assert f"predictions: {tmp_path}/predictions_predict.jsonl\n" in capsys.readouterr().out
+    # what test wrote is still what its figures say
+    assert (tmp_path / "predictions.jsonl").read_bytes() == tested
+    assert json.loads((tmp_path / "metrics.json").read_text())["predictions"] == "predictions.jsonl"
 
 
 def test_validate_prints_the_table_and_writes_nothing(tmp_path, capsys):
