@@ -5,10 +5,13 @@ from typing import Any, Literal, get_args
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_g2rpo.callbacks.checkpoint import training_ends
+from lit_g2rpo.callbacks.decline import METRIC, describe_decline, fall
 from lit_g2rpo.callbacks.logged import metric
 from lit_g2rpo.callbacks.plots.advantage_stats import tie_stats
 from lit_g2rpo.callbacks.watch import RolloutWatch
@@ -34,6 +37,8 @@ CURE = {
     "logprob_gap": "check that engine and trainer hold the same weights, type and temperature; "
     "model.rollout.old_logprobs: recompute with model.objective.importance_cap corrects for a small gap",
     "misplaced_tokens": "check that the engine forbids these tokens and that the tokenizer is the policy's own",
+    "below_start": "what was learned does not help: lower the learning rate, raise model.objective.kl_coefficient, or "
+    "look at the rollouts of the tasks that fell",
     "reward_failures": "see reward_failures_rank<r>.jsonl of the run; python -m lit_g2rpo reward test tells more",
 }
 
@@ -43,7 +48,9 @@ class Alarms(L.Callback):
 
     Each rollout logs ``alarm/value/<name>``, and ``alarm/<name>``: 1 while the value has been above its threshold for
     at least ``patience`` rollouts in a row, else 0. There is one warning each time an alarm goes on. All values are
-    over all ranks, so that every rank decides alike. `EntropyBounds` handles exits from the entropy band.
+    over all ranks, so that every rank decides alike. `EntropyBounds` handles exits from the entropy band. A validation
+    that finds the policy worse than the first one did logs ``alarm/below_start``, 1 or 0, and the warning names what
+    became worse; the last one counts however small the loss is, and so does an accuracy of 0.
 
     Args:
         tied_groups: largest share of groups whose rewards are all equal. Completions tied with some other, as most are
@@ -54,7 +61,8 @@ class Alarms(L.Callback):
         misplaced_tokens: most tokens per completion that have no place in one: images, videos, and pads that do not
             end it.
         reward_failures: largest share of completions whose reward failed, by its own fault or the data's.
-        patience: rollouts in a row that a value must be too large.
+        below_start: largest loss of mean validation accuracy against the first validation.
+        patience: rollouts in a row that a value must be too large; validations count at once.
         action: ``warn``, or ``stop`` to end the training as well.
 
     Raises:
@@ -68,6 +76,7 @@ class Alarms(L.Callback):
         logprob_gap: float = 0.05,
         misplaced_tokens: float = 0.0,
         reward_failures: float = 0.01,
+        below_start: float = 0.05,
         patience: int = 3,
         action: Literal["warn", "stop"] = "warn",
     ) -> None:
@@ -77,6 +86,7 @@ class Alarms(L.Callback):
             "logprob_gap": logprob_gap,
             "misplaced_tokens": misplaced_tokens,
             "reward_failures": reward_failures,
+            "below_start": below_start,
         }
         for name, threshold in self.thresholds.items():
             if not threshold >= 0:
@@ -113,14 +123,29 @@ class Alarms(L.Callback):
             self._consecutive[name] = count
             logged |= {f"alarm/value/{name}": value, f"alarm/{name}": float(count >= self.patience)}
             if count == self.patience:
-                self._raise(trainer, name, value)
+                above = f"above {self.thresholds[name]:g} for {self.patience} rollouts"
+                self._raise(trainer, name, f"{MEANING[name]} is {value:.3g}, {above}")
         pl_module.log_dict(logged)
 
-    def _raise(self, trainer: L.Trainer, name: str, value: float) -> None:
-        rank_zero_warn(
-            f"alarm {name}: {MEANING[name]} is {value:.3g}, above {self.thresholds[name]:g} for {self.patience} "
-            f"rollouts: {CURE[name]}"
-        )
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        run = run_of(pl_module)
+        history = [values for values in run.validation_history if METRIC in values]
+        if trainer.state.fn != TrainerFn.FITTING or len(history) < 2:
+            return
+        first, last = history[0], history[-1]
+        lost = describe_decline(first, last)
+        far = fall(first, last) > self.thresholds["below_start"] or not last[METRIC]
+        on = lost is not None and (far or trainer.should_stop or training_ends(trainer))
+        if on and not self._consecutive.get("below_start"):
+            self._raise(trainer, "below_start", str(lost))
+        self._consecutive["below_start"] = int(on)
+        for logger in trainer.loggers:
+            logger.log_metrics({"alarm/below_start": float(on)}, step=run.rollout_index)
+            logger.save()
+
+    def _raise(self, trainer: L.Trainer, name: str, text: str) -> None:
+        rank_zero_warn(f"alarm {name}: {text}: {CURE[name]}")
         if self.action == "stop":
             trainer.should_stop = True
             rank_zero_info(f"Alarms stops the training because of {name}.")

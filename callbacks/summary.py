@@ -10,6 +10,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.decline import METRIC, describe_decline
 from lit_g2rpo.callbacks.logged import per_task
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.training.run import RunHandles, handles
@@ -57,6 +58,10 @@ class RunSummary(L.Callback):
                     lines.append(f"best:        {keeper.best_model_path} ({self._best(keeper)})")
                 if keeper.last_model_path:
                     lines.append(f"continue:    {resume_command(self._folder, keeper.last_model_path)}")
+        if history and METRIC in history[0] and len(history) > 1:
+            lost = describe_decline(history[0], history[-1])
+            if lost is not None:
+                lines.append(f"nothing gained: {lost}")
         for line in lines:
             # paths and commands are to be copied: no wrapping, no markup
             console.print(line, soft_wrap=True, markup=False, highlight=False)

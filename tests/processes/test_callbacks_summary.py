@@ -28,6 +28,14 @@ def test_tables_at_start_and_end(tmp_path, capsys):
     assert "best-rollout=00004.ckpt (val/accuracy 0.380)" in end
 
 
+def test_a_run_that_gained_nothing_says_so_last(tmp_path, capsys):
+    fit(ToyModule(validation=lambda rollout: 0.5 - rollout / 50), tmp_path, [RunSummary()], rollouts=4)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("nothing gained: val/accuracy is 0.420, at the start 0.500: a 0.400 -> 0.320, b 0.600")
+    fit(ToyModule(), tmp_path, [RunSummary()], rollouts=4)
+    assert "nothing gained" not in capsys.readouterr().out
+
+
 def test_a_saved_config_shortens_the_command(tmp_path, capsys):
     folder = tmp_path / "toy/version_0"
     folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_g2rpo.callbacks import Alarms
 from lit_g2rpo.callbacks.alarms import failed, gap_sums, misplaced
+from lit_g2rpo.callbacks.decline import describe_decline
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion
 from lit_g2rpo.rewards import RewardResult
@@ -17,8 +18,8 @@ from lit_g2rpo.rewards import RewardResult
 class Sick(ToyModule):
     """A toy whose rollouts have what the test says: truncated completions (of 4), and a log-probability gap."""
 
-    def __init__(self, truncated=lambda rollout: 0, gap=None):
-        super().__init__()
+    def __init__(self, truncated=lambda rollout: 0, gap=None, **options):
+        super().__init__(**options)
         self.truncated, self.gap = truncated, gap
         self.policy.forbidden_token_ids, self.policy.pad_token_id = [7], 9
 
@@ -123,3 +124,35 @@ def test_failures_are_not_wrong_answers():
 def test_arguments_are_checked(options, message):
     with pytest.raises(UserError, match=message):
         Alarms(**options)
+
+
+def test_a_run_that_ends_below_its_start_says_what_fell(tmp_path):
+    falling = Sick(validation=lambda rollout: 0.5 - rollout / 100)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(falling, tmp_path, [Alarms()], rollouts=8)
+    said = [str(w.message) for w in caught if "below_start" in str(w.message)]
+    # at rollout 6 it is 0.06 below, more than 0.05
+    assert [value for _, value in curve(tmp_path, "alarm/below_start")] == [0, 0, 1, 1]
+    assert len(said) == 1
+    assert said[0].startswith("alarm below_start: val/accuracy is 0.440, at the start 0.500: a 0.400 -> 0.340, b 0.600")
+
+
+@pytest.mark.parametrize(
+    ("ends", "fires"), [(0.5, False), (0.51, False), (0.499, True), (0.0, True)], ids=["same", "up", "down", "nothing"]
+)
+def test_the_last_validation_counts_however_small_the_loss(tmp_path, ends, fires):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Sick(validation=lambda r: ends if r == 4 else 0.5), tmp_path, [Alarms()], rollouts=4)
+    assert any("below_start" in str(w.message) for w in caught) == fires
+
+
+def test_the_alarm_tells_a_lost_format_from_a_lost_skill():
+    before = {"val/accuracy": 0.5, "val/accuracy/a": 0.5, "val/format": 1.0, "val/truncated": 0.0}
+    after = {"val/accuracy": 0.0, "val/accuracy/a": 0.0, "val/format": 0.25, "val/truncated": 0.0}
+    assert describe_decline(before, after) == (
+        "val/accuracy is 0.000, at the start 0.500: a 0.500 -> 0.000, format 1.000 -> 0.250"
+    )
+    assert describe_decline(after, before) is None
+    assert describe_decline(after, after) == "val/accuracy is 0.000, at the start 0.000"
