@@ -52,7 +52,9 @@ class PredictionWriter(L.Callback):
         self._folder, problem = run_folder(trainer), ""
         if trainer.is_global_zero:
             try:
-                self._baseline = read_baseline(baseline) if baseline and stage == "test" else None
+                self._baseline = (
+                    read_baseline(baseline, run.evaluation.reading) if baseline and stage == "test" else None
+                )
                 self._done = self._complete(unfinished(self._folder, self._settings), run, stage)
             except UserError as error:
                 problem = str(error)
@@ -112,7 +114,7 @@ class PredictionWriter(L.Callback):
     @override
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        metrics = summarize(self._finish(), self._baseline)
+        metrics = summarize(self._finish(), self._baseline, handles(pl_module).evaluation.reading)
         write_text(self._folder / "metrics.json", json.dumps(metrics | {"settings": self._settings}, indent=2) + "\n")
         show(metrics)
         show_path("metrics", self._folder / "metrics.json")
