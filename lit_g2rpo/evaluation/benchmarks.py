@@ -7,7 +7,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation import rules
 from lit_g2rpo.evaluation.benchmark import Benchmark
 from lit_g2rpo.evaluation.suite import Suite
-from lit_g2rpo.evaluation.suites import readings, talks
+from lit_g2rpo.evaluation.suites import rules as suite_rules
+from lit_g2rpo.evaluation.suites import talks
 from lit_g2rpo.registry import instance, one_line
 
 MMSTAR = {
@@ -32,8 +33,8 @@ _HUB = "huggingface.co/datasets/"
 
 
 _KIT, _LMMS = "VLMEvalKit 0.0.20 vlmeval/", "lmms-eval 0.7.3 lmms_eval/"
-_INFERRED = Suite("VLMEvalKit d21c5e9 vlmeval/utils/matching_util.py, exact matching", readings.inferred)
-_REFCOCO = Suite(_KIT + "dataset/refcoco.py", readings.overlap)
+_INFERRED = Suite("VLMEvalKit d21c5e9 vlmeval/utils/matching_util.py, exact matching", suite_rules.inferred)
+_REFCOCO = Suite(_KIT + "dataset/refcoco.py", suite_rules.overlap)
 _ANLS = Suite(_LMMS + "api/metrics.py", rules.nearest_reference)
 
 
@@ -61,7 +62,7 @@ BENCHMARKS = {
     "ai2d": Benchmark("AI2D", "accuracy", rules.letter, "the option named", _HUB + "lmms-lab/ai2d", _INFERRED),
     "embspatial": Benchmark(
         "EmbSpatial", "accuracy", rules.letter, "the option named", _HUB + "FlagEval/EmbSpatial-Bench",
-        Suite(_KIT + "dataset/utils/spatial_bench/matching_func.py", readings.concluded),
+        Suite(_KIT + "dataset/utils/spatial_bench/matching_func.py", suite_rules.concluded),
     ),
     "chartqa": Benchmark(
         "ChartQA", "relaxed accuracy", rules.relaxed, "numbers within 5 %, other texts equal but for case",
@@ -77,13 +78,13 @@ BENCHMARKS = {
     ),
     "refspatial": Benchmark(
         "RefSpatial-Bench", "success", rules.in_mask, "share of the points that lie in the mask",
-        _HUB + "BAAI/RefSpatial-Bench", Suite(_LMMS + "tasks/refspatial/utils.py, JSON form", readings.in_mask),
+        _HUB + "BAAI/RefSpatial-Bench", Suite(_LMMS + "tasks/refspatial/utils.py, JSON form", suite_rules.in_mask),
         columns=("mask", "split"), subsets={"split": ("location", "placement", "unseen")},
     ),
     "robospatial": Benchmark(
         "RoboSpatial-Home", "accuracy", rules.robospatial,
         "the answer begins with yes or no as gold does; the first point lies in the gold polygon",
-        _HUB + "chanhee-luke/RoboSpatial-Home", Suite(_KIT + "dataset/robospatialbench.py", readings.robospatial),
+        _HUB + "chanhee-luke/RoboSpatial-Home", Suite(_KIT + "dataset/robospatialbench.py", suite_rules.robospatial),
         columns=("category",), subsets={"category": ("compatibility", "configuration", "context")},
     ),
     "refcoco": _referring("RefCOCO", _HUB + "lmms-lab/RefCOCO"),
@@ -92,30 +93,30 @@ BENCHMARKS = {
     "mmbench": Benchmark(
         "MMBench", "circular accuracy", rules.letter, "the option named, under all rotations of the options",
         "opencompass.openxlab.space/utils/VLMEval/MMBench_DEV_EN.tsv",
-        Suite("VLMEvalKit d21c5e9 vlmeval/dataset/utils/multiple_choice.py", readings.inferred, talks.mmbench),
+        Suite("VLMEvalKit d21c5e9 vlmeval/dataset/utils/multiple_choice.py", suite_rules.inferred, talks.mmbench),
         columns=("circular_id",), circular="circular_id",
     ),
     "mathvista": Benchmark(
         "MathVista", "accuracy", rules.mathvista,
         "option named or spelt most alike; whole or rounded number; same text",
         _HUB + "AI4Math/MathVista, split testmini",
-        Suite(_KIT + "dataset/utils/mathvista.py", readings.mathvista, talks.mathvista, judged=True),
+        Suite(_KIT + "dataset/utils/mathvista.py", suite_rules.mathvista, talks.mathvista, judged=True),
         columns=("answer_type", "precision"),
     ),
     "mathverse": Benchmark(
         "MathVerse", "accuracy", rules.choice_or_math, "option named, or the same mathematical result",
         _HUB + "AI4Math/MathVerse",
-        Suite(_KIT + "dataset/utils/mathverse.py", readings.unread, talks.mathverse, judged=True),
+        Suite(_KIT + "dataset/utils/mathverse.py", suite_rules.unread, talks.mathverse, judged=True),
     ),
     "mathvision": Benchmark(
         "MathVision", "accuracy", rules.choice_or_math, "option named, or the same mathematical result",
         _HUB + "MathLLMs/MathVision",
-        Suite(_KIT + "dataset/utils/mathv.py", readings.mathvision, talks.mathvision, judged=True),
+        Suite(_KIT + "dataset/utils/mathv.py", suite_rules.mathvision, talks.mathvision, judged=True),
     ),
     "charxiv": Benchmark(
         "CharXiv (reasoning)", "accuracy", rules.number_or_text, "the same number, or the same text but for case",
         _HUB + "princeton-nlp/CharXiv, split validation",
-        Suite(_KIT + "dataset/charxiv.py", readings.unread, talks.charxiv, judged=True),
+        Suite(_KIT + "dataset/charxiv.py", suite_rules.unread, talks.charxiv, judged=True),
     ),
 }  # fmt: skip
 

@@ -116,6 +116,11 @@ def summarize(rows: Iterable[Row], baseline: Baseline | None = None, reading: Re
         raise UserError(f"the baseline has {known}; this run has {', '.join(tasks)}: none in common")
     whole = {name: _mean(figures[name] for figures in tasks.values()) for name in ("score", *MEANS)}
     counts = {name: sum(figures[name] for figures in tasks.values()) for name in ("n", "unparsed", "timeouts")}
+    benchmarks = [figures for figures in tasks.values() if "strict" in figures]
+    if benchmarks and all(figures["suite"] is not None for figures in benchmarks):
+        # only so are both means of the same benchmarks
+        whole |= {by: _mean(figures[by] for figures in benchmarks) for by in READINGS}
+        counts |= {name: sum(figures[name] for figures in benchmarks) for name in ("only_strict", "only_suite")}
     bounds = {"interval": interval(np.mean(draws, axis=0))} if draws else {}
     return {"reading": reading, **counts, **whole, **bounds, "tasks": tasks}
 

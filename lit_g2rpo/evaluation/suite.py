@@ -23,8 +23,8 @@ class Suite:
     Args:
         source: the suite, its version and file.
         read: the suite's rule.
-        talk: what the suite asks a judge where its rule reads nothing, of text and data row; None if it asks none, or
-            only for a random guess less. ValueError for a reply that is of no use.
+        talk: what is asked of a judge, of text and data row, where the suite's rule reads nothing; ValueError for a
+            reply that is of no use. None if no judge is asked.
         judged: True if only a judge makes a figure of it; without one there is none.
     """
 

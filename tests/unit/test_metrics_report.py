@@ -185,6 +185,9 @@ def test_both_readings_are_given_with_what_only_one_reads(capsys):
     assert (figures["rule"], figures["judge_failures"], metrics["reading"]) == ("strict", 0, "strict")
     assert "matching_util.py" in figures["suite_source"]
     assert "suite" not in metrics["tasks"]["ocr"]
+    assert (metrics["strict"], metrics["suite"], metrics["only_suite"]) == (0.5, 0.5, 2)
+    unread = read_twice(0, 1, None, benchmark="charxiv") | {"suite_score": None, "suite_error": "no_judge"}
+    assert "suite" not in summarize([*rows, unread])
     show(metrics)
     header, _, line, *_ = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert " ".join(header).startswith("task rows metric score 95 % strict suite only strict only suite format")

@@ -7,7 +7,7 @@ from typing import Any
 from lit_g2rpo.evaluation import rules
 from lit_g2rpo.evaluation.suite import Talk
 from lit_g2rpo.evaluation.suites.options import inferred_option, lettered_texts
-from lit_g2rpo.evaluation.suites.readings import inferred
+from lit_g2rpo.evaluation.suites.rules import inferred
 from lit_g2rpo.rewards.rules.math import results_agree
 from lit_g2rpo.rewards.running.judge import marker
 
