@@ -10,8 +10,11 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import whole
@@ -53,8 +56,10 @@ def convert(table: Path, output: Path) -> int:
         with lines.open("w", encoding="utf-8") as file:
             for row in questions:
                 place = f"{table}, index {row['index']}"
-                (folder / row["index"]).write_bytes(_image(row, rows, place))
-                for rotated in rotations(row, f"{images.name}/{row['index']}", place):
+                content, ending = _image(row, rows, place)
+                name = f"{row['index']}.{ending}"
+                (folder / name).write_bytes(content)
+                for rotated in rotations(row, f"{images.name}/{name}", place):
                     file.write(json.dumps(rotated, ensure_ascii=False) + "\n")
     return len(questions)
 
@@ -106,17 +111,16 @@ def _read(table: Path) -> dict[str, dict[str, str]]:
     return rows
 
 
-def _image(row: Mapping[str, str], rows: Table, place: str) -> bytes:
+def _image(row: Mapping[str, str], rows: Table, place: str) -> tuple[bytes, str]:
     text = row["image"].strip()
     if len(text) <= _REFERENCE:
         text = rows.get(text, {}).get("image", "").strip()
     try:
         content = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        content = b""
-    if not content:
-        raise UserError(f"{place}: 'image' is no base64, and no index of a row that has some")
-    return content
+        with Image.open(BytesIO(content)) as image:
+            return content, (image.format or "img").lower()
+    except (binascii.Error, OSError):
+        raise UserError(f"{place}: 'image' is no image in base64, and no index of a row that has one") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

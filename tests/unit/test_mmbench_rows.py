@@ -87,7 +87,8 @@ def test_the_fragment_reads_the_rows_and_a_letter_bias_earns_nothing(tmp_path, m
     [
         (CAT | {"answer": ""}, r"index 7: answer '', 3 options; .*test split is published without"),
         (CAT | {"answer": "D"}, "index 7: answer 'D', 3 options"),
-        (CAT | {"image": "99"}, "index 7: 'image' is no base64, and no index"),
+        (CAT | {"image": "99"}, "index 7: 'image' is no image in base64, and no index"),
+        (CAT | {"image": "QUJD" * 40}, "index 7: 'image' is no image in base64"),
         (CAT | {"index": "x"}, "'index' must be a whole number"),
     ],
 )

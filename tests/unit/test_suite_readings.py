@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.paths import CASES
 
-from lit_g2rpo.evaluation import BENCHMARKS
+from lit_g2rpo.evaluation import BENCHMARKS, Benchmark, Suite
 from lit_g2rpo.evaluation.masks import encode_mask
 from lit_g2rpo.evaluation.rows import verdict
 from lit_g2rpo.evaluation.suite import suite_text
@@ -265,3 +265,15 @@ def test_hostile_text_costs_little_and_raises_nothing(name):
         value = BENCHMARKS[name].suite.read(text, row)
         assert value is None or 0 <= value <= 1
     assert time.process_time() - began < 2
+
+
+OWN = Benchmark("Own", "accuracy", lambda answer, row: 1.0, "any", "nowhere", Suite("mine", lambda text, row: 1 / 0))
+ALONE = Benchmark("Alone", "accuracy", lambda answer, row: 1.0, "any", "nowhere")
+
+
+@pytest.mark.parametrize(("name", "score_", "error"), [("OWN", 0.0, "ZeroDivisionError"), ("ALONE", None, "no_suite")])
+def test_a_benchmark_from_outside_has_its_own_suite_or_none(name, score_, error):
+    row = canonical({"problem": "?", "answer": "1", "benchmark": f"{__name__}.{name}", "task_type": "x"})
+    text = "<thinking>t</thinking><answer>1</answer>"
+    found = verdict(text, row, score(text, row))
+    assert (found["score"], found["suite_score"], found["suite_error"]) == (1.0, score_, error)
