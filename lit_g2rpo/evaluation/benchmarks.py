@@ -52,7 +52,7 @@ BENCHMARKS = {
     "mmmu": Benchmark(
         "MMMU", "accuracy", rules.mmmu_answer,
         "the benchmark's parser; where it guesses an option at random, no answer", _HUB + "MMMU/MMMU, split validation",
-        Suite(_LMMS + "tasks/mmmu/utils.py, no random guess", rules.mmmu_answer),
+        Suite(_LMMS + "tasks/mmmu/utils.py, no random guess", suite_rules.mmmu_answer),
     ),
     "mmstar": Benchmark(
         "MMStar", "accuracy", rules.letter, "the option named; mean over rows, and mean over categories",

@@ -120,6 +120,11 @@ def test_mmmu_is_read_without_a_guess(text, value):
     assert BENCHMARKS["mmmu"].suite.read(text, ROW) == value
 
 
+def test_mmmu_reads_a_long_text_to_its_end():
+    assert BENCHMARKS["mmmu"].suite.read("Let me think. " * 1000 + "\nSo the answer is 12", {"answer": "12"}) == 1
+    assert BENCHMARKS["mmmu"].suite.read("1" * 40_000, {"answer": "12"}) is None
+
+
 SIZED = {"answer": BOX, "width": 200, "height": 100}
 
 

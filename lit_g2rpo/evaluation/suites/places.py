@@ -13,7 +13,7 @@ from lit_g2rpo.rewards.answers.points import Point
 UNIT = 1.5
 """Coordinates up to this are parts of the image; up to ``GRID`` they lie on the grid; beyond they are pixels."""
 
-_MAX_LITERAL = 4096
+MAX_LITERAL = 4096
 _NUMBER = r"[-+]?(?:\d++(?:\.\d++)?|\.\d++)(?:[eE][-+]?\d++)?"
 _BETWEEN = r"(?:\s*+,\s*+|\s++)"
 _BRACKETED = re.compile(r"\[\s*+(" + rf"){_BETWEEN}(".join([_NUMBER] * 4) + r")\s*+\]")
@@ -87,7 +87,8 @@ def pixels(text: str, width: int, height: int) -> list[tuple[int, int]]:
 def first_point(text: str, row: Mapping[str, Any]) -> Point | None:
     """Read the first point of a JSON or Python list of ``point_2d``, else the first tuple of numbers in the text.
 
-    A tuple of four numbers is a box, of which the first pixel counts; tuples beyond ``UNIT`` are pixels.
+    A list of more than ``MAX_LITERAL`` characters is read as text. A tuple of four numbers is a box, of which the first
+    corner counts; tuples beyond ``UNIT`` are pixels.
 
     Args:
         row: may have ``width`` and ``height`` of the image, pixels.
@@ -122,7 +123,7 @@ def _items(text: str) -> list[Any]:
     if body.startswith("```"):
         body = body.partition("\n")[2] if "\n" in body else body.lstrip("`")
         body = body.strip().removesuffix("```").strip()
-    if len(body) > _MAX_LITERAL:
+    if len(body) > MAX_LITERAL:
         return []
     for read in (json.loads, ast.literal_eval):
         try:

@@ -1,6 +1,6 @@
 """What each suite's rule gives for a text: text and data row in, a number from 0 to 1 out, None if it reads nothing."""
 
-from lit_g2rpo.evaluation import rules
+from lit_g2rpo.evaluation import mmmu, rules
 from lit_g2rpo.evaluation.masks import check_mask, share_of_pixels
 from lit_g2rpo.evaluation.suites.options import concluded_option, inferred_option, lettered_texts
 from lit_g2rpo.evaluation.suites.places import first_box, first_point, pixels
@@ -10,6 +10,14 @@ from lit_g2rpo.rewards.answers.parse import last_boxed
 from lit_g2rpo.rewards.answers.points import inside
 from lit_g2rpo.rewards.problem_type import Row
 from lit_g2rpo.rewards.rules.math import results_agree
+
+MAX_TEXT = 65_536
+"""Most characters of a text that are read."""
+
+
+def mmmu_answer(text: str, row: Row) -> float | None:
+    """Score by MMMU's own rule, also what is longer than an answer."""
+    return rules.mmmu_answer(text, row) if row.get("options") else mmmu.open_answer(text, rules.golds(row), MAX_TEXT)
 
 
 def inferred(text: str, row: Row) -> float | None:
