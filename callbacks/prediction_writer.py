@@ -53,7 +53,9 @@ class PredictionWriter(L.Callback):
         self._path, problem = run_folder(trainer) / FILES[stage], ""
         if trainer.is_global_zero:
             try:
-                self._baseline = read_baseline(baseline) if baseline and stage == "test" else None
+                self._baseline = (
+                    read_baseline(baseline, run.evaluation.reading) if baseline and stage == "test" else None
+                )
                 self._done = self._complete(unfinished(self._path, self._settings), run, stage)
             except UserError as error:
                 problem = str(error)
@@ -113,7 +115,7 @@ class PredictionWriter(L.Callback):
     @override
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        metrics = summarize(self._finish(), self._baseline)
+        metrics = summarize(self._finish(), self._baseline, handles(pl_module).evaluation.reading)
         path = self._path.with_name("metrics.json")
         record = metrics | {"predictions": self._path.name, "settings": self._settings}
         write_text(path, json.dumps(record, indent=2) + "\n")

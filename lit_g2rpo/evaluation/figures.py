@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from lit_g2rpo.evaluation.benchmarks import Benchmark
+from lit_g2rpo.evaluation.benchmark import Benchmark
 
 
 def benchmark_figures(

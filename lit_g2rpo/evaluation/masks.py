@@ -36,13 +36,22 @@ def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
     Source: RefSpatial-Bench of RoboRefer (arXiv 2506.04308), Evaluation/summarize_acc.py.
     """
     height, width = check_mask(mask)
+    return share_of_pixels([(int(x / 1000 * width), int(y / 1000 * height)) for x, y in points], mask)
+
+
+def share_of_pixels(pixels: Sequence[tuple[int, int]], mask: Mapping[str, Any]) -> float:
+    """Return the share of at least one pixel, column and row, in a mask; one outside the image is outside.
+
+    Raises:
+        ValueError: if it is no mask.
+    """
+    height, width = check_mask(mask)
     ends = np.asarray(list(accumulate(mask["runs"])))
     hits = 0
-    for x, y in points:
-        column, row = int(x / 1000 * width), int(y / 1000 * height)
+    for column, row in pixels:
         if 0 <= column < width and 0 <= row < height:
             hits += int(np.searchsorted(ends, row * width + column, side="right")) % 2
-    return hits / len(points)
+    return hits / len(pixels)
 
 
 def check_mask(mask: Any) -> tuple[int, int]:

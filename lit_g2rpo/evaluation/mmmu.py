@@ -8,6 +8,8 @@ from lit_g2rpo.rewards.answers.choice import LETTERS
 MAX_OPEN_ANSWER = 4096
 LEADS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 TRIVIAL = frozenset(":,.!?;'")
+# every digit of a run starts a number, so that the time grows with the square of its length
+_ENDLESS = re.compile(r"\d{101}")
 
 # Each unbounded run is fenced by a literal or by the end of the number.
 _NUMBERS = (
@@ -44,15 +46,18 @@ def option_letter(answer: str, options: Sequence[str]) -> str | None:
     return best if best and places[best] >= 0 else None
 
 
-def open_answer(answer: str, golds: Sequence[str]) -> float | None:
-    """Compare the answer to an open question with the right ones; None beyond ``MAX_OPEN_ANSWER`` characters.
+def open_answer(answer: str, golds: Sequence[str], longest: int = MAX_OPEN_ANSWER) -> float | None:
+    """Compare the answer to an open question with the right ones; None for one that is too long to read.
 
     Candidates are what stands behind words such as "is" or an equals sign, and the numbers there. A gold text must be
     contained in a candidate, a gold number equal one to two decimals.
 
+    Args:
+        longest: most characters; nor may a number have more than 100 digits.
+
     Source: MMMU-Benchmark/MMMU eval/eval_utils.py, parse_open_response and eval_open.
     """
-    if len(answer) > MAX_OPEN_ANSWER:
+    if len(answer) > longest or _ENDLESS.search(answer):
         return None
     phrases = _phrases(answer)
     numbers = [number for phrase in phrases for pattern in _NUMBERS for number in pattern.findall(phrase)]

@@ -8,6 +8,7 @@ import torch
 from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.evaluation.judging import Judging
 from lit_g2rpo.evaluation.rows import row
 from lit_g2rpo.evaluation.task_means import NAMES, TaskMeans
 from lit_g2rpo.experience import Prompt, to_score
@@ -39,7 +40,8 @@ class EvaluationModule(CurvesModule):
         seed: every completion follows from (seed, prompt, completion).
         reward: choices of the built-in reward, for training and evaluation alike.
         reward_limits: what scoring may take.
-        judge: the model that grades tasks whose ``reward`` is ``judge``.
+        judge: the model that grades tasks whose ``reward`` is ``judge``, and in ``test`` the answers to benchmarks
+            whose protocol asks one.
 
     Raises:
         UserError: if settings contradict each other.
@@ -96,6 +98,7 @@ class EvaluationModule(CurvesModule):
             failures_file=Path(folder) / f"reward_failures_rank{self.global_rank}.jsonl" if folder else None,
             total=lambda counts: self.ranks.sum(torch.tensor(counts)).tolist(),
         )
+        self._judging = Judging(self.judge, self.reward) if self.judge is not None and stage == "test" else None
 
     @override
     def teardown(self, stage: str) -> None:
@@ -136,7 +139,13 @@ class EvaluationModule(CurvesModule):
         self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
 
     on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step  # type: ignore[assignment]
+
+    @override
+    def test_step(self, batch: Numbered, batch_idx: int) -> Rows:  # type: ignore[override]  # rows reach callbacks
+        rows = self.validation_step(batch, batch_idx)
+        if self._judging is not None:
+            self._judging.judge(rows)
+        return rows
 
     @override
     def on_test_epoch_end(self) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.evaluation.benchmarks import benchmark_named
+from lit_g2rpo.evaluation.readings import by_suite, tried
 from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.answers.parse import envelope, last_boxed
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
-from lit_g2rpo.rewards.rules.math import TimedOut
 from lit_g2rpo.tasks import Task
 from lit_g2rpo.training.run import RunHandles
 
-NOT_KEPT = ("problem", "images", "videos", "demonstration")
+NOT_KEPT = ("images", "videos", "demonstration")
 """Columns of a data row that its prediction does without."""
 
 
@@ -73,7 +73,8 @@ def verdict(
 
     Returns:
         ``answer``, ``value`` by the rule, ``score``, ``error``, ``accuracy``, ``format`` and ``seconds`` of the
-        scoring; no accuracy and no score for a row without a gold answer.
+        scoring, and for a benchmark what ``by_suite`` returns; no accuracy and no score for a row without a gold
+        answer.
 
     Raises:
         UserError: if the row names a benchmark that does not exist.
@@ -81,23 +82,18 @@ def verdict(
     answer, answered = extracted(text, config), sample.get("answer") is not None
     value: float | None = None
     score, error = (reward.accuracy, reward.error) if answered else (None, None)
+    suite = {}
     if answered and sample.get("benchmark") is not None:
         benchmark = benchmark_named(sample["benchmark"])
-        try:
-            value = benchmark.value(answer, sample) if answer else None
-            error = None if value is not None else "unparsed" if answer else "no_answer"
-        except TimedOut:
-            error = "timeout"
-        except (ValueError, KeyError):
-            error = "bad_gold"
-        except Exception as failure:  # of a rule from outside: one answer must not end an evaluation
-            error = type(failure).__name__
+        value, error = tried(benchmark.value, answer, sample)
         score = benchmark.score(value)
+        suite = by_suite(benchmark, text, sample, config)
     return {
         "answer": answer,
         "value": value,
         "score": score,
         "error": error,
+        **suite,
         "accuracy": reward.accuracy if answered else None,
         "format": reward.format,
         "seconds": reward.seconds,
@@ -136,11 +132,12 @@ def settings(run: RunHandles, verb: str) -> dict[str, Any]:
         "verb": verb,
         "policy": run.policy_path,
         "checkpoint": stat and [str(checkpoint), stat.st_size, stat.st_mtime_ns],
-        # what a run is compared with does not change its predictions
-        "evaluation": {key: value for key, value in asdict(run.evaluation).items() if key != "baseline"},
+        # what a run is compared with, and by which reading, does not change its predictions
+        "evaluation": {k: value for k, value in asdict(run.evaluation).items() if k not in ("baseline", "reading")},
         "seed": run.rollout.seed,
         "max_completion_tokens": run.max_tokens,
         "reward": asdict(run.reward),
+        "judge": run.judge and {"url": run.judge.url, "model": run.judge.model},
         "reward_functions": {name: task.reward for name, task in tasks.items() if task.reward},
     }
 

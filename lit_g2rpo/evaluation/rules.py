@@ -9,10 +9,10 @@ from rapidfuzz.distance import Levenshtein
 from lit_g2rpo.evaluation import mmmu, text
 from lit_g2rpo.evaluation.masks import check_mask, share_in_mask
 from lit_g2rpo.rewards.answers.choice import LETTERS, choice
-from lit_g2rpo.rewards.answers.geometry import box, iou
+from lit_g2rpo.rewards.answers.geometry import Box, box, iou
 from lit_g2rpo.rewards.answers.numbers import number, percentage
 from lit_g2rpo.rewards.answers.parse import unwrap
-from lit_g2rpo.rewards.answers.points import inside, points, region
+from lit_g2rpo.rewards.answers.points import Region, inside, points, region
 from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.problem_type import Row
 from lit_g2rpo.rewards.rules.document import references
@@ -21,7 +21,7 @@ from lit_g2rpo.rewards.rules.math import results_agree
 
 def letter(answer: str, row: Row) -> float | None:
     """Score an answer that names the gold option by its letter or its text."""
-    gold = _gold_letter(row)
+    gold = gold_letter(row)
     named = choice(answer, row["options"])
     return None if named is None else float(named == gold)
 
@@ -29,25 +29,25 @@ def letter(answer: str, row: Row) -> float | None:
 def mmmu_answer(answer: str, row: Row) -> float | None:
     """Score by MMMU's own rule: an option where the row has some, else an open answer."""
     if not row.get("options"):
-        return mmmu.open_answer(answer, _golds(row))
-    gold = _gold_letter(row)
+        return mmmu.open_answer(answer, golds(row))
+    gold = gold_letter(row)
     named = mmmu.option_letter(answer, [option.partition(". ")[2] for option in row["options"]])
     return None if named is None else float(named == gold)
 
 
 def nearest_reference(answer: str, row: Row) -> float | None:
     """Score by similarity with the nearest reference."""
-    return text.anls(answer, _golds(row))
+    return text.anls(answer, golds(row))
 
 
 def relaxed(answer: str, row: Row) -> float | None:
     """Score by relaxed accuracy, with blanks around the answer taken off."""
-    return text.relaxed_accuracy(answer.strip(), _golds(row)[0])
+    return text.relaxed_accuracy(answer.strip(), golds(row)[0])
 
 
 def ocr(answer: str, row: Row) -> float | None:
     """Score an answer that contains a reference."""
-    return text.ocr_hit(answer, _golds(row), row["dataset"])
+    return text.ocr_hit(answer, golds(row), row["dataset"])
 
 
 def in_mask(answer: str, row: Row) -> float | None:
@@ -59,21 +59,16 @@ def in_mask(answer: str, row: Row) -> float | None:
 
 def robospatial(answer: str, row: Row) -> float | None:
     """Score yes or no by how the answer begins; else whether the first point lies in the gold polygon."""
-    gold = unwrap(row["answer"])
-    if gold.lower() in ("yes", "no"):
-        return float(answer.strip().lower().startswith(gold.lower()))
-    polygon = region(gold)
+    polygon = gold_polygon(row)
     if polygon is None:
-        raise ValueError(f"'answer' is {gold[:80]!r}; it must be yes, no or a polygon")
+        return float(answer.strip().lower().startswith(unwrap(row["answer"]).lower()))
     found = points(answer)
     return None if found is None else float(inside(found[0], polygon))
 
 
 def overlap(answer: str, row: Row) -> float | None:
     """Score by intersection over union with the gold box."""
-    gold = box(unwrap(row["answer"]))
-    if gold is None:
-        raise ValueError(f"'answer' is {row['answer'][:80]!r}; it must be a box on the 0..1000 grid")
+    gold = gold_box(row)
     found = box(answer)
     return None if found is None else iou(found, gold)
 
@@ -81,10 +76,10 @@ def overlap(answer: str, row: Row) -> float | None:
 def mathvista(answer: str, row: Row) -> float | None:
     """Score the option named, or the one spelt most alike; a whole or rounded number; else the same text."""
     if row.get("options"):
-        gold = _gold_letter(row)
+        gold = gold_letter(row)
         named = choice(answer, row["options"])
         return float((named or _most_alike(answer, row["options"])) == gold)
-    gold_text, kind = _golds(row)[0], row["answer_type"]
+    gold_text, kind = golds(row)[0], row["answer_type"]
     if kind not in ("integer", "float"):
         return float(fold(answer).casefold() == fold(gold_text).casefold())
     right, value = number(gold_text), percentage(answer)
@@ -97,30 +92,67 @@ def mathvista(answer: str, row: Row) -> float | None:
 
 def choice_or_math(answer: str, row: Row) -> float | None:
     """Score the option named, or the same mathematical result."""
-    return letter(answer, row) if row.get("options") else float(results_agree(answer, _golds(row)[0]))
+    return letter(answer, row) if row.get("options") else float(results_agree(answer, golds(row)[0]))
 
 
 def number_or_text(answer: str, row: Row) -> float | None:
     """Score the same number, or the same text but for case."""
-    gold = _golds(row)[0]
+    gold = golds(row)[0]
     value, right = percentage(answer), percentage(gold)
     if value is not None and right is not None:
         return float(value == right)
     return float(fold(answer).casefold() == fold(gold).casefold())
 
 
-def _golds(row: Row) -> list[str]:
-    golds = references(unwrap(row["answer"]))
-    if not golds:
+def golds(row: Row) -> list[str]:
+    """Return the right answers of a row, at least one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = references(unwrap(row["answer"]))
+    if not found:
         raise ValueError("'answer' is empty; give the right answer, or a list of right answers")
-    return golds
+    return found
 
 
-def _gold_letter(row: Row) -> str:
+def gold_letter(row: Row) -> str:
+    """Return the letter of a row's right option.
+
+    Raises:
+        ValueError: if the answer names none.
+    """
     gold = choice(unwrap(row["answer"]), row["options"]) if row.get("options") else None
     if gold is None:
         raise ValueError(f"'answer' {row['answer'][:80]!r} names none of 'options'; give the letter of one")
     return gold
+
+
+def gold_box(row: Row) -> Box:
+    """Return the right box of a row, on the 0..1000 grid.
+
+    Raises:
+        ValueError: if the answer is none.
+    """
+    gold = box(unwrap(row["answer"]))
+    if gold is None:
+        raise ValueError(f"'answer' is {row['answer'][:80]!r}; it must be a box on the 0..1000 grid")
+    return gold
+
+
+def gold_polygon(row: Row) -> Region | None:
+    """Return the polygon that points must hit, on the 0..1000 grid; None where the answer is yes or no.
+
+    Raises:
+        ValueError: if the answer is neither.
+    """
+    gold = unwrap(row["answer"])
+    if gold.lower() in ("yes", "no"):
+        return None
+    polygon = region(gold)
+    if polygon is None:
+        raise ValueError(f"'answer' is {gold[:80]!r}; it must be yes, no or a polygon")
+    return polygon
 
 
 def _most_alike(answer: str, options: list[str]) -> str:

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 160
+WIDTH = 190
 Figures = Mapping[str, Any]
 
 
@@ -43,6 +43,11 @@ def _columns(tasks: Mapping[str, Figures]) -> dict[str, Callable[[Figures], str]
         "metric": _metric,
         "score": _plain("score", ".3f"),
         "95 %": lambda figures: _interval(figures.get("interval"), ".3f"),
+        "strict": _plain("strict", ".3f"),
+        "suite": lambda figures: _plain("suite", ".3f")(figures) or ("no judge" if figures.get("needs_judge") else ""),
+        "only strict": _plain("only_strict", "d"),
+        "only suite": _plain("only_suite", "d"),
+        "judge failed": lambda figures: _plain("judge_failures", "d")(figures) if figures.get("judge_failures") else "",
         **{key: _plain(key, ".3f") for key in passes},
         "baseline": lambda figures: _plain("score", ".3f")(figures.get("baseline") or {}),
         "change": lambda figures: _plain("difference", "+.3f")(figures.get("baseline") or {}),
@@ -62,7 +67,7 @@ def _plain(key: str, form: str) -> Callable[[Figures], str]:
 def _metric(figures: Figures) -> str:
     if "metric" not in figures:
         return ""
-    return str(figures["metric"]) + (" (rule)" if figures["rule"] == "rule" else "")
+    return str(figures["metric"]) + (f" ({figures['rule']})" if figures["rule"] in ("stand-in", "suite") else "")
 
 
 def _interval(bounds: list[float] | None, form: str) -> str:

@@ -51,6 +51,8 @@ class EvaluationConfig:
         top_k: number of most likely tokens kept, 0 for all.
         repeats: completions per prompt; more than one needs a temperature.
         baseline: ``predictions.jsonl`` or ``metrics.json`` of another run, or its folder, that ``test`` compares with.
+        reading: how a benchmark's answers are read for its score, interval and comparison: ``strict``, the answer block
+            alone, or ``suite``, free text as the evaluation suites do; ``test`` prints both figures.
     """
 
     temperature: float = 0.0
@@ -58,6 +60,7 @@ class EvaluationConfig:
     top_k: int = 0
     repeats: int = 1
     baseline: str | None = None
+    reading: Literal["strict", "suite"] = "strict"
 
 
 @dataclass(slots=True)

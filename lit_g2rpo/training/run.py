@@ -13,6 +13,7 @@ from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards.running.judge import JudgeConfig
 from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engine import RolloutEngine
@@ -59,6 +60,7 @@ class RunHandles(Protocol):
     rollout: RolloutConfig
     reward: RewardConfig
     evaluation: EvaluationConfig
+    judge: JudgeConfig | None
     validation_history: list[dict[str, float]]
     validation_sizes: dict[str, int]
 

@@ -52,6 +52,7 @@ class Evaluation:
     temperature: float = 0.0
     repeats: int = 1
     baseline: str | None = None
+    reading: str = "strict"
 
 
 class Module(ToyModule):

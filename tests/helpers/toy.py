@@ -21,6 +21,7 @@ from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.config import DEFAULT
+from lit_g2rpo.rewards.running.judge import JudgeConfig
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig
 from lit_g2rpo.tasks import Task
 from lit_g2rpo.training.curves import CurvesModule
@@ -97,6 +98,7 @@ class ToyModule(CurvesModule):
         torch.nn.init.constant_(self.policy.weight, 0.5)
         self.tokenizer = ToyTokenizer()
         self.rollout, self.reward, self.evaluation = RolloutConfig(), DEFAULT, EvaluationConfig()
+        self.judge: JudgeConfig | None = None
         self.max_tokens = 8
         self.entropy, self.length, self.validation, self.images = entropy, length, validation, images
         self.tasks = {

@@ -48,6 +48,14 @@ def test_commands_name_what_they_evaluate(folder):
     assert "--judge gpt-4o-mini" in kit
 
 
+def test_without_a_judge_what_needs_one_is_left_out(tmp_path, capsys):
+    main(["/models/a", "--output", str(tmp_path / "out")])
+    data = json.loads((tmp_path / "out" / "vlmevalkit.json").read_text())["data"]
+    assert "MMBench_DEV_EN" in data
+    assert not {"MathVista_MINI", "MathVerse_MINI", "MathVision", "CharXiv_reasoning_val"} & data.keys()
+    assert "need a judge: MathVista_MINI, MathVerse_MINI, MathVision, CharXiv_reasoning_val" in capsys.readouterr().out
+
+
 def test_the_configuration_of_vlmevalkit(folder):
     config = json.loads((folder / "vlmevalkit.json").read_text())
     model = config["model"]["g2rpo"]
@@ -55,7 +63,7 @@ def test_the_configuration_of_vlmevalkit(folder):
     assert (model["model_path"], model["use_vllm"], model["use_custom_prompt"]) == ("/models/run 1", True, False)
     assert "<think>" in model["system_prompt"]
     assert all(data["dataset"] == name for name, data in config["data"].items())
-    assert {"ChartQA_TEST", "OCRBench", "MMStar", "RefCOCO"} <= config["data"].keys()
+    assert {"ChartQA_TEST", "OCRBench", "MMStar", "RefCOCO", "MathVista_MINI"} <= config["data"].keys()
 
 
 def test_a_folder_in_use_is_refused(folder):
@@ -88,7 +96,8 @@ def test_the_instruction_ends_the_last_user_turn():
         ("<think>A or B</think><answer> B </answer>", "B"),
         ("<think><answer>A</answer></think><answer>B</answer>", "B"),
         ("<think>so A", ""),
-        ("B", ""),
+        ("B", "B"),
+        ("<think>so A</think> Option B", "Option B"),
     ],
 )
 def test_the_answer_alone_is_handed_on(text, answer):

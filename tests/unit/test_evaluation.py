@@ -37,7 +37,8 @@ def test_a_row_holds_what_scoring_again_takes():
     entry = json.loads(json.dumps(row(4, 1, prompt, completion("12"), REWARD)))
     assert (entry["index"], entry["repeat"], entry["id"], entry["task"], entry["length"]) == (4, 1, "one", "ocr", 7)
     assert (entry["answer"], entry["gold"], entry["score"], entry["seconds"]) == ("12", "12", 1.0, 0.25)
-    assert entry["sample"] == {"problem_type": "OCR", "task_type": "ocr", "answer": "12", "width": 3}
+    kept = {"problem": "?", "problem_type": "OCR", "task_type": "ocr", "answer": "12", "width": 3}
+    assert entry["sample"] == kept
     again = score(entry["completion"], entry["sample"])
     assert again.accuracy == 1
     assert entry["benchmark"] is entry["value"] is entry["error"] is None
@@ -101,6 +102,7 @@ def module(checkpoint):
         rollout=RolloutConfig(),
         max_tokens=8,
         reward=RewardConfig(),
+        judge=None,
         tasks={"a": Task("a", reward="m.f"), "b": Task("b")},
     )
 

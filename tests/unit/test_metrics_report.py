@@ -90,7 +90,7 @@ def test_a_benchmark_is_a_row_of_its_own_with_its_details():
     ]
     metrics = summarize(rows)
     chartqa = metrics["tasks"]["chartqa"]
-    assert (chartqa["metric"], chartqa["rule"], chartqa["score"]) == ("relaxed accuracy", "official", 0.5)
+    assert (chartqa["metric"], chartqa["rule"], chartqa["score"]) == ("relaxed accuracy", "strict", 0.5)
     assert chartqa["details"] == {"human": 1.0, "augmented": 0.0, "mean over type": 0.5}
     assert list(metrics["tasks"]) == ["chartqa", "ocr"]
 
@@ -163,7 +163,52 @@ def test_the_table_shows_details_and_intervals(capsys):
     ]
     show(summarize(rows + [prediction(9, 1.0, repeat=k) for k in range(2)]))
     out = capsys.readouterr().out
-    assert "circular accuracy (rule)" in out
+    assert "circular accuracy (stand-in)" in out
     assert "  vanilla accuracy" in out
     assert "pass@2" in out
     assert "1.000..1.000" in out
+
+
+def read_twice(index, strict, suite, **columns):
+    """A prediction of AI2D by its two readings; None where one reads nothing."""
+    row = prediction(index, float(strict or 0), benchmark="ai2d", value=strict, error=None if strict else "unparsed")
+    errors = {"suite_error": None if suite is not None else "unparsed"}
+    return row | {"suite_value": suite, "suite_score": float(suite or 0)} | errors | columns
+
+
+def test_both_readings_are_given_with_what_only_one_reads(capsys):
+    rows = [read_twice(0, 1, 1), read_twice(1, None, 1), read_twice(2, None, 0), read_twice(3, 1, None)]
+    metrics = summarize([*rows, prediction(4, 1.0)])
+    figures = metrics["tasks"]["ai2d"]
+    assert (figures["score"], figures["strict"], figures["suite"]) == (0.5, 0.5, 0.5)
+    assert (figures["only_strict"], figures["only_suite"], figures["unparsed"]) == (1, 2, 2)
+    assert (figures["rule"], figures["judge_failures"], metrics["reading"]) == ("strict", 0, "strict")
+    assert "matching_util.py" in figures["suite_source"]
+    assert "suite" not in metrics["tasks"]["ocr"]
+    assert (metrics["strict"], metrics["suite"], metrics["only_suite"]) == (0.5, 0.5, 2)
+    unread = read_twice(0, 1, None, benchmark="charxiv") | {"suite_score": None, "suite_error": "no_judge"}
+    assert "suite" not in summarize([*rows, unread])
+    show(metrics)
+    header, _, line, *_ = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert " ".join(header).startswith("task rows metric score 95 % strict suite only strict only suite format")
+    assert line[:9] == ["ai2d", "4", "accuracy", "0.500", "0.000..1.000", "0.500", "0.500", "1", "2"]
+
+
+def test_the_reading_makes_score_details_and_comparison(tmp_path):
+    ours = [read_twice(i, None, float(i < 3)) for i in range(4)]
+    theirs = [read_twice(i, None, float(i < 1)) for i in range(4)]
+    file = written(tmp_path / "predictions.jsonl", theirs)
+    figures = summarize(ours, read_baseline(file, "suite"), "suite")["tasks"]["ai2d"]
+    assert (figures["score"], figures["strict"], figures["unparsed"], figures["rule"]) == (0.75, 0.0, 0, "suite")
+    assert (figures["baseline"]["score"], figures["baseline"]["difference"]) == (0.25, 0.5)
+    strict = summarize(ours, read_baseline(file))["tasks"]["ai2d"]
+    assert (strict["score"], strict["baseline"]["difference"]) == (0.0, 0.0)
+    (tmp_path / "metrics.json").write_text(json.dumps(summarize(theirs)))
+    assert read_baseline(str(tmp_path / "metrics.json"), "suite").scores == {"ai2d": 0.25}
+    assert read_baseline(str(tmp_path / "metrics.json")).scores == {"ai2d": 0.0}
+
+
+def test_a_baseline_that_no_suite_has_read_is_refused(tmp_path):
+    file = written(tmp_path / "predictions.jsonl", [prediction(0, 1.0, benchmark="ai2d")])
+    with pytest.raises(UserError, match="has no answers that a suite read"):
+        read_baseline(file, "suite")

@@ -200,7 +200,7 @@ def test_a_benchmark() -> None:
             "length": 3, "truncated": False, **found,
         })  # fmt: skip
     figures = summarize(rows)["tasks"][BENCHMARK]
-    assert (figures["metric"], figures["rule"], figures["score"]) == ("accuracy", "official", pytest.approx(2 / 3))
+    assert (figures["metric"], figures["rule"], figures["score"]) == ("accuracy", "strict", pytest.approx(2 / 3))
     assert figures["details"] == {"light": 1.0, "dark": 0.5, "mean over shade": 0.75}
 
 

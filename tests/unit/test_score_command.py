@@ -50,7 +50,7 @@ def test_a_benchmarks_rule_is_used_where_a_row_or_the_user_names_it(tmp_path):
     file = written(tmp_path / "predictions.jsonl", rows)
     assert scored(tmp_path, file)["score"] == 0.0
     chartqa = scored(tmp_path, file, "--benchmark", "chartqa")["tasks"]["chartqa"]
-    assert (chartqa["score"], chartqa["details"]["human"], chartqa["rule"]) == (0.5, 1.0, "official")
+    assert (chartqa["score"], chartqa["details"]["human"], chartqa["rule"]) == (0.5, 1.0, "strict")
     named = [prediction(0, "1950", answer="2010", type="human", benchmark="chartqa")]
     assert scored(tmp_path, written(tmp_path / "named.jsonl", named))["score"] == 1.0
 

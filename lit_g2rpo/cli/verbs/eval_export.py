@@ -28,6 +28,9 @@ VLMEVALKIT_DATA = {
     "EmbSpatialBench": "EmbSpatialBench", "RefSpatial": "RefSpatialBench", "RoboSpatialHome": "RoboSpatialBench",
     "RefCOCO": "RefCOCODataset",
 }  # fmt: skip
+# what VLMEvalKit cannot grade without a judge
+NEEDS_JUDGE = ("MathVista_MINI", "MathVerse_MINI", "MathVision", "CharXiv_reasoning_val")
+NO_JUDGE = "exact_matching"
 MAX_NEW_TOKENS = 8192
 
 LMMS_PLUGIN = '''\
@@ -122,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument("--thinking_tag", default="thinking", help="name of the tag around the reasoning")
     parser.add_argument("--answer_tag", default="answer", help="name of the tag around the answer")
-    parser.add_argument("--judge", default="exact_matching", help="VLMEvalKit's judge, such as gpt-4o-mini")
+    parser.add_argument("--judge", default=NO_JUDGE, help="VLMEvalKit's judge, such as gpt-4o-mini")
     parser.add_argument("--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help="longest completion, tokens")
     options = parser.parse_args(arguments)
     folder: Path = options.output
@@ -150,6 +153,8 @@ def main(arguments: Sequence[str]) -> None:
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
     print(f"{folder}: lmms_eval.sh and vlmevalkit.sh evaluate {options.policy}; each says first what it needs")
+    if options.judge == NO_JUDGE:
+        print(f"left out, since they need a judge: {', '.join(NEEDS_JUDGE)}; --judge gpt-4o-mini brings them back")
 
 
 def instruction(thinking_tag: str, answer_tag: str) -> str:
@@ -202,5 +207,9 @@ def vlmevalkit_config(options: Any, request: str) -> dict[str, Any]:
     }
     return {
         "model": {"g2rpo": model},
-        "data": {name: {"class": kind, "dataset": name} for name, kind in VLMEVALKIT_DATA.items()},
+        "data": {
+            name: {"class": kind, "dataset": name}
+            for name, kind in VLMEVALKIT_DATA.items()
+            if options.judge != NO_JUDGE or name not in NEEDS_JUDGE
+        },
     }

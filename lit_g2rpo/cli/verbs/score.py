@@ -3,11 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_g2rpo.cli.arguments import VerbParser, new_file
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import write_text
+
+if TYPE_CHECKING:
+    from lit_g2rpo.rewards.running.judge import JudgeConfig
 
 DESCRIPTION = """\
 Score a predictions.jsonl again, without the model, and print the table that test prints. The tags and rewards are those
@@ -24,25 +27,51 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("predictions", type=Path, help="predictions.jsonl of a test")
     parser.add_argument("--baseline", help="predictions.jsonl or metrics.json of another run, or its folder")
     parser.add_argument("--benchmark", help="rule to score all rows by, instead of the one that each row names")
+    parser.add_argument("--reading", choices=("strict", "suite"), default="strict", help="reading that is the score")
+    parser.add_argument(
+        "--judge_url", help="endpoint of a judge, for benchmarks that ask one: http://localhost:8000/v1"
+    )
+    parser.add_argument("--judge_model", help="name of the model there")
+    parser.add_argument("--judge_api_key_env", default="", help="environment variable that holds its key")
     parser.add_argument("--json", type=new_file, help="file to write the figures to")
     parser.add_argument("--output", type=new_file, help="file to write the newly scored predictions to")
     options = parser.parse_args(arguments)
+    if bool(options.judge_url) != bool(options.judge_model):
+        parser.error("a judge needs both --judge_url and --judge_model")
 
     # here, so that --help is quick
     from lit_g2rpo.evaluation.predictions import read_predictions
     from lit_g2rpo.evaluation.report import read_baseline, summarize
     from lit_g2rpo.evaluation.table import show
+    from lit_g2rpo.rewards.running.judge import JudgeConfig
 
     rows = read_predictions(options.predictions)
-    baseline = read_baseline(options.baseline) if options.baseline else None
+    baseline = read_baseline(options.baseline, options.reading) if options.baseline else None
     settings = settings_beside(options.predictions)
     rescore(rows, settings, options.benchmark)
-    metrics = summarize(rows, baseline)
+    if options.judge_url:
+        judge(rows, settings, JudgeConfig(options.judge_url, options.judge_model, options.judge_api_key_env))
+    metrics = summarize(rows, baseline, options.reading)
     show(metrics)
     if options.json:
         write_text(options.json, json.dumps(metrics | {"settings": settings}, indent=2) + "\n")
     if options.output:
         write_text(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def judge(rows: list[dict[str, Any]], settings: dict[str, Any], config: "JudgeConfig") -> None:
+    """Let a judge read the answers that the protocols of their benchmarks give to one.
+
+    Args:
+        rows: scored predictions, which are changed.
+        settings: what they were made with, which are told of the judge.
+        config: the judge.
+    """
+    from lit_g2rpo.evaluation.judging import Judging
+    from lit_g2rpo.rewards.config import RewardConfig
+
+    Judging(config, RewardConfig(**settings.get("reward", {}))).judge(rows)
+    settings["judge"] = {"url": config.url, "model": config.model}
 
 
 def settings_beside(predictions: Path) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def answer_alone(text: str, envelope: Any, thinking_tag: str, answer_tag: str) -
         envelope: the function of that name in ``envelope.py``.
 
     Returns:
-        The answer; an empty text if there is none, so that nothing in the reasoning is graded.
+        The answer, else all that stands behind the reasoning, so that a policy that does not know the tags is graded by
+        the suite's own reading; an empty text where the reasoning does not end.
     """
-    return envelope(text, thinking_tag, answer_tag).answer or ""
+    parts = envelope(text, thinking_tag, answer_tag)
+    return str(parts.tail if parts.answer is None else parts.answer)

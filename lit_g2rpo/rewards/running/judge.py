@@ -110,6 +110,10 @@ class Judge:
             grades = dict(zip(distinct, threads.map(self._grade, distinct), strict=True))
         return [self._outcome(request, grades, c) for request, c in zip(requests, batch.completions, strict=True)]
 
+    def ask(self, request: str) -> str | Failure:
+        """Send one request, and return the text of the reply."""
+        return self._ask(request)
+
     def _request(self, batch: Batch, i: int) -> str | float | None:
         """Write the text to send, or the grade that needs no sending, or None."""
         sample = batch.samples[i]
@@ -119,10 +123,8 @@ class Judge:
             return None
         if not answer or len(answer) > MAX_ANSWER:
             return 0.0
-        # An answer cannot hold its own digest, so it cannot close the block and speak as the user.
-        marker = f"-----answer {hashlib.sha256(answer.encode(errors='replace')).hexdigest()[:32]}-----"
         values = {
-            "question": canonical(sample)["problem"], "gold": right, "answer": answer, "marker": marker,
+            "question": canonical(sample)["problem"], "gold": right, "answer": answer, "marker": marker(answer),
             "scale": f"{self.config.scale:g}",
         }  # fmt: skip
         # not str.format, which would read braces in the question
@@ -200,6 +202,11 @@ class Judge:
                 if len(reply) > MAX_REPLY:
                     raise ValueError("too long")
         return reply
+
+
+def marker(answer: str) -> str:
+    """Make the line around an answer, whose digest it holds, so that no answer can close the block and speak on."""
+    return f"-----answer {hashlib.sha256(answer.encode(errors='replace')).hexdigest()[:32]}-----"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
