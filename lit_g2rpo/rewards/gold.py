@@ -4,14 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.parse import unbox, unwrap
+from lit_g2rpo.rewards.answers.references import references
 from lit_g2rpo.rewards.answers.structured import json_value
 from lit_g2rpo.rewards.compose import score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.problem_type import ProblemType
 from lit_g2rpo.rewards.problem_types import known_problem_type, problem_type_named
 from lit_g2rpo.rewards.rows.canonical import canonical
-
-MAX_SHOWN = 80
+from lit_g2rpo.rewards.rows.targets import shown
 
 
 def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str:
@@ -46,35 +48,62 @@ def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str
         return str(reason)
     if "answer" not in row:
         return "has no gold answer; give it in 'answer'"
-    result = score(gold_completion(row, config), row, config)
-    if result.error == "no_reward":
-        name = row["problem_type"]
-        rouge = ", or set model.reward.open_ended to rouge_l" if name == "open-ended" else ""
-        return f"{name!r} has no built-in reward: name one in data.tasks.<task>.reward: my_module.my_function{rouge}"
-    wanted = kind.gold_form_of(row)
-    if result.accuracy < 1:
-        why = result.error or f"scores {result.accuracy:g} against itself"
-        return f"answer {_shown(row['answer'])} cannot be scored ({why}); it must be {wanted}"
-    places = list(_coordinates(json_value(_bare(row)))) if kind.structured else []
-    if places and max(places) <= 1:
-        return f"answer {_shown(row['answer'])} holds fractions of the image; times 1000 it would be {wanted}"
+    answer, wanted = row["answer"], kind.gold_form_of(row)
+    golds = _references(row)
+    for one in golds if len(golds) > 1 else [answer]:
+        if wrong := _error({**row, "answer": one}, kind, config):
+            return wrong
+    if kind.options and len({choice(unbox(one), row["options"]) for one in golds} - {None}) > 1:
+        return f"answer {shown(answer)} names several options; it must be {wanted}"
+    texts = json_value(answer) if kind.verbatim else None
+    if isinstance(texts, list) and all(isinstance(one, str) for one in texts):
+        return (
+            f"answer {shown(answer)} lists texts; it must be {wanted}, or problem_type 'document', which takes a list"
+        )
     return None
 
 
-def _bare(row: Mapping[str, Any]) -> str:
+def _error(row: Mapping[str, Any], kind: ProblemType, config: RewardConfig) -> str | None:
+    name, answer, wanted = row["problem_type"], shown(row["answer"]), kind.gold_form_of(row)
+    result = score(gold_completion(row, config), row, config)
+    if result.error == "no_reward":
+        rouge = ", or set model.reward.open_ended to rouge_l" if name == "open-ended" else ""
+        return f"{name!r} has no built-in reward: name one in data.tasks.<task>.reward: my_module.my_function{rouge}"
+    if result.accuracy < 1:
+        why = result.error or f"scores {result.accuracy:g} against itself"
+        return f"answer {answer} cannot be scored ({why}); it must be {wanted}"
+    lettered = kind.options and row["options"]
+    if kind.unreadable and not lettered and (reason := kind.unreadable(_bare(row))):
+        return f"answer {answer} {reason}; it must be {wanted}"
+    if kind.structured and _has_fractions(json_value(_bare(row))):
+        return f"answer {answer} holds fractions of the image; times 1000 it would be {wanted}"
+    return None
+
+
+def _references(row: Mapping[str, Any]) -> list[str]:
     answer, kind = unwrap(row.get("answer", "")), known_problem_type(row["problem_type"])
+    return references(answer) if kind is not None and kind.references else [answer]
+
+
+def _bare(row: Mapping[str, Any]) -> str:
+    kind = known_problem_type(row["problem_type"])
+    answer = next(iter(_references(row)), "")
     return answer if kind is None or kind.verbatim else unbox(answer)
 
 
-def _coordinates(value: Any) -> Iterator[float]:
+def _has_fractions(value: Any) -> bool:
+    """Tell coordinates that are fractions of the image: all of them, or those of one box."""
+    lists = list(_coordinates(value))
+    places = [place for one in lists for place in one]
+    return bool(places) and (max(places) <= 1 or any(len(one) == 4 and max(one) <= 1 for one in lists))
+
+
+def _coordinates(value: Any) -> Iterator[list[float]]:
+    """Find the lists of numbers in JSON, however deep."""
     if isinstance(value, dict):
         value = [item for key, item in value.items() if key != "time"]
     if isinstance(value, list):
+        if numbers := [item for item in value if isinstance(item, int | float)]:
+            yield numbers
         for item in value:
             yield from _coordinates(item)
-    elif isinstance(value, int | float):
-        yield value
-
-
-def _shown(answer: str) -> str:
-    return repr(answer if len(answer) <= MAX_SHOWN else answer[: MAX_SHOWN - 3] + "...")
