@@ -1,12 +1,13 @@
 """Gold answers: the completion that should score 1, and why it does not."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers.choice import choice
-from lit_g2rpo.rewards.answers.parse import unbox, unwrap
-from lit_g2rpo.rewards.answers.references import references
+from lit_g2rpo.rewards.answers.parse import envelope, unbox, unwrap
+from lit_g2rpo.rewards.answers.references import references, text_list
 from lit_g2rpo.rewards.answers.structured import json_value
 from lit_g2rpo.rewards.compose import score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
@@ -14,6 +15,9 @@ from lit_g2rpo.rewards.problem_type import ProblemType
 from lit_g2rpo.rewards.problem_types import known_problem_type, problem_type_named
 from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.rows.targets import shown
+
+LEAST_DEMONSTRATED = 0.5
+"""Accuracy below which an answer is another one; those to boxes and transcriptions are right by degrees."""
 
 
 def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str:
@@ -49,17 +53,53 @@ def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str
     if "answer" not in row:
         return "has no gold answer; give it in 'answer'"
     answer, wanted = row["answer"], kind.gold_form_of(row)
+    if not kind.structured and (wrong := _list_error(unwrap(answer), kind)):
+        return f"answer {shown(answer)} {wrong}; it must be {wanted}"
     golds = _references(row)
     for one in golds if len(golds) > 1 else [answer]:
         if wrong := _error({**row, "answer": one}, kind, config):
             return wrong
     if kind.options and len({choice(unbox(one), row["options"]) for one in golds} - {None}) > 1:
         return f"answer {shown(answer)} names several options; it must be {wanted}"
-    texts = json_value(answer) if kind.verbatim else None
-    if isinstance(texts, list) and all(isinstance(one, str) for one in texts):
-        return (
-            f"answer {shown(answer)} lists texts; it must be {wanted}, or problem_type 'document', which takes a list"
-        )
+    return None
+
+
+def demonstration_error(row: Mapping[str, Any], config: RewardConfig, scored: bool = True) -> str | None:
+    """Say in one line why the completion that a row gives to imitate is none; None if it is, or there is none.
+
+    Args:
+        row: a row in canonical shape.
+        config: its tags are looked for, and the two usual ones of reasoning beside them.
+        scored: its answer is compared with the gold answer by the built-in reward.
+    """
+    text = row.get("demonstration")
+    if not isinstance(text, str):
+        return None
+    think, tag = config.thinking_tag, config.answer_tag
+    form = f"<{think}>...</{think}><{tag}>...</{tag}>"
+    read = next((name for name in (think, "thinking", "think") if envelope(text, name, tag).well_formed), None)
+    if read is None:
+        return f"'demonstration' is {shown(text)}; it must be {form}"
+    if not scored or "answer" not in row:
+        return None
+    result = score(text, row, replace(config, thinking_tag=read, min_reasoning=0))
+    if result.accuracy < LEAST_DEMONSTRATED and result.error != "no_reward":
+        found = envelope(text, read, tag).answer or ""
+        return f"'demonstration' answers {shown(found)} but 'answer' is {shown(row['answer'])}; one of them is wrong"
+    return None
+
+
+def _list_error(answer: str, kind: ProblemType) -> str | None:
+    """Say what is wrong with a gold answer that is JSON, where the answer of a policy is not."""
+    found = text_list(answer) or json_value(answer)
+    if not isinstance(found, dict | list):
+        return None
+    texts = bool(found) and isinstance(found, list) and all(isinstance(item, str) for item in found)
+    if kind.verbatim:
+        return "lists texts, of which problem_type 'document' takes any" if texts else None
+    # in mathematics [1, 2] is an interval
+    if kind.references and (not all(map(str.strip, found)) if texts else kind.unreadable is None):
+        return "is JSON, but no list of texts, none of them empty"
     return None
 
 

@@ -3,11 +3,26 @@
 import base64
 import binascii
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
+from lit_g2rpo.rewards.answers.choice import LETTERS
 from lit_g2rpo.rewards.problem_types import known_problem_type
 from lit_g2rpo.rewards.rows.phrases import has_phrases
-from lit_g2rpo.rewards.rows.targets import answer_text, lettered, likely_type, listed, mapping, missing, shown, target
+from lit_g2rpo.rewards.rows.targets import (
+    answer_text,
+    conclusion,
+    letter_of,
+    lettered,
+    likely_type,
+    listed,
+    mapping,
+    missing,
+    named,
+    offered_letter,
+    shown,
+    target,
+)  # fmt: skip
 
 IMAGE, VIDEO = "<image>", "<video>"
 
@@ -64,6 +79,8 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     source = str(rest.get("data_source", ""))
     task = rest.get("task_type") or (rest["task"] if isinstance(rest.get("task"), str) else None)
     task = task or TASK_OF_SOURCE.get(source)
+    if kind == "multiple choice" and not options and isinstance(answer, str):
+        answer = offered_letter(problem, answer) or answer
     if not task and (known := known_problem_type(kind)):
         task = known.task
     shape = {
@@ -90,12 +107,27 @@ def _has_shape(row: Mapping[str, Any]) -> bool:
         and type(row.get("id")) is str
         and type(row.get("problem")) is str
         and type(row.get("problem_type")) is str
-        and type(row.get("options")) is list
-        and type(row.get("images")) is list
+        and _are_lettered(row.get("options"))
+        and type(images := row.get("images")) is list
+        and all(map(_is_source, images))
         and "video" not in row
         and all(type(video) in (str, bytes) for video in listed(row.get("videos")) or [])
         and type(row.get("data_source")) is str
-        and type(row.get("answer", "")) is str
+        and type(answer := row.get("answer", "")) is str
+        and conclusion(answer, row["problem_type"]) == answer
+    )
+
+
+def _is_source(image: Any) -> bool:
+    if type(image) is str:
+        return not image.startswith("data:")
+    return type(image) is bytes or hasattr(image, "convert")
+
+
+def _are_lettered(options: Any) -> bool:
+    return type(options) is list and all(
+        type(option) is str and letter_of(option) == letter
+        for option, letter in zip_longest(options, LETTERS[: len(options)])
     )
 
 
@@ -136,7 +168,7 @@ def _video(video: Any) -> Any:
 
 def _image(image: Any) -> Any:
     if isinstance(image, Mapping):
-        image = next((image[key] for key in ("bytes", "path", "image", "url") if image.get(key) is not None), image)
+        image = next((image[key] for key in ("bytes", "path", "image", "url") if _given(image.get(key))), image)
     if isinstance(image, str) and image.startswith("data:image"):
         try:
             return base64.b64decode(image.partition(",")[2], validate=True)
@@ -145,6 +177,10 @@ def _image(image: Any) -> Any:
     if not (isinstance(image, str | bytes) or hasattr(image, "convert")):
         raise ValueError(f"'images' holds {shown(image)}; give paths, bytes or PIL images")
     return image
+
+
+def _given(source: Any) -> bool:
+    return source is not None and not (isinstance(source, str | bytes) and not source)
 
 
 def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tuple[str, str | None, bool]:
@@ -159,7 +195,7 @@ def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tup
     if name is None:
         if "problem_type" in rest:
             return "", None, True
-        raise ValueError(f"no question: none of the columns {', '.join(_QUESTIONS + _TURNS)}; it has {', '.join(rest)}")
+        raise ValueError(f"no question: none of the columns {', '.join(_QUESTIONS + _TURNS)}; it has {named(rest)}")
     turns = listed(rest.pop(name))
     if isinstance(turns, str):
         return turns, None, False
@@ -172,7 +208,7 @@ def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tup
     # A system turn asks for another form of the answer than the prompt of this project does.
     texts = [(role, text) for role, text in texts if role != "system"]
     if [role for role, _ in texts] not in (["user"], ["user", "assistant"]):
-        roles = ", ".join(role for role, _ in texts) or "nothing"
+        roles = named(role for role, _ in texts) or "nothing"
         raise ValueError(f"{name!r} holds {roles}; it must hold one user turn, and an assistant's behind it at most")
     problem = texts[0][1]
     labels = listed(mapping(rest, "objects").get("ref"))

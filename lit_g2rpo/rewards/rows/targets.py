@@ -2,14 +2,25 @@
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.answers.parse import unwrap
+from lit_g2rpo.rewards.answers.references import text_list
 from lit_g2rpo.rewards.problem_types import known_problem_type
 
 # VLM-R1 names its accuracy rule by row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
+
+
+_LETTER = re.compile(
+    r"\s*(?:\(([A-Za-z])\)|([A-Za-z]))(?:[.):\u3001\uff0e\uff1a]?|[.):\u3001\uff0e\uff1a ](.+))\s*", re.DOTALL
+)
+# letters of options in a question: "A. red", "(a) red"; and "A red" where other letters stand like it
+_MARKED = re.compile(r"(?<!\w)([A-Za-z])[.):\]\u3001\uff0e\uff1a]")
+_STANDING = re.compile(r"(?<!\w)([A-Z])(?=\s+\S)")
 
 
 class SizeNeeded(ValueError):
@@ -59,17 +70,27 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
     if value is None and objects.get("bbox") and (reply is None or "<bbox>" in reply):
         return _objects(objects, row)
     value = reply if value is None else value
-    kind = known_problem_type(row.get("problem_type"))
-    return _conclusion(value) if isinstance(value, str) and (kind is None or kind.solution) else value
+    return conclusion(value, row.get("problem_type")) if isinstance(value, str) else value
 
 
-def _conclusion(text: str) -> str:
-    """Find the answer of a solution that is written out: its last answer block, or its last box of LaTeX."""
+def conclusion(text: str, problem_type: Any) -> str:
+    """Find the answer of a solution that is written out: its last answer block, its last box of LaTeX, or behind ####.
+
+    Args:
+        problem_type: of the row, if it names one; that of a type without solutions is left as it is.
+    """
+    if "</answer>" not in text and "\\boxed{" not in text and "####" not in text:
+        return text
+    kind = known_problem_type(problem_type)
+    if kind is not None and not kind.solution:
+        return text
     if "</answer>" in text and not text.lstrip().startswith("<answer>"):
         return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
     start = text.rfind("\\boxed{")
     if start < 0:
-        return text
+        # the mark of GSM8K, whose last line is the result; other lines have headings
+        last = unwrap(text).rpartition("####")[2].strip() if "####" in text else ""
+        return last if last and "\n" not in last else text
     depth = 0
     for end in range(start + len("\\boxed"), len(text)):
         depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -152,7 +173,7 @@ def lettered(options: Any) -> list[str]:
     """Put a letter before each option that has none.
 
     Args:
-        options: a list of texts, or texts by letter, or None.
+        options: a list of texts, a list written as text, texts by letter, or None.
 
     Returns:
         The options, each ``"A. text"``; as they are if one of them has the letter of its place.
@@ -161,26 +182,45 @@ def lettered(options: Any) -> list[str]:
         ValueError: if they are something else, or more than the alphabet.
     """
     options = listed(options)
+    if isinstance(options, str):
+        options = _options_of_text(options)
     if isinstance(options, Mapping):
         options = [f"{letter}. {text}" for letter, text in options.items() if not missing(text)]
     if options is None:
         return []
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+    if not isinstance(options, list):
         raise ValueError(f"'options' is {shown(options)}; it must be a list of texts")
+    for number, option in enumerate(options, 1):
+        if not isinstance(option, str):
+            raise ValueError(f"'options' is {shown(options)}; it must be a list of texts, and place {number} is none")
+    if len(options) > len(LETTERS):
+        raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
     letters = [letter_of(option) for option in options]
     # "E. coli" begins with a letter too, but not with that of its place
     in_place = any(letter and letter == own for letter, own in zip(letters, LETTERS, strict=False))
     if in_place or (options and set(letters) == set(LETTERS[: len(options)])):
         return options
-    if len(options) > len(LETTERS):
-        raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
     return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+
+
+def _options_of_text(text: str) -> Any:
+    """Read options that a table holds as one text: a list, or a line each with its letter."""
+    if (found := text_list(text)) is not None:
+        return found
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    in_order = all(letter_of(line) == own for line, own in zip(lines, LETTERS, strict=False))
+    return lines if 1 < len(lines) <= len(LETTERS) and in_order else text
 
 
 def letter_of(option: str) -> str:
     """Read the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
     start = option.lstrip("( ")[:2]
     return start[0] if len(start) == 2 and start[0] in LETTERS and start[1] in ".):" else ""
+
+
+def option_text(option: str) -> str:
+    """Read what an option says behind its letter, if it has one."""
+    return (option.lstrip("( ")[2:] if letter_of(option) else option).strip()
 
 
 def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer: Any) -> str | None:
@@ -198,12 +238,37 @@ def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer
         return "spatial grounding"
     if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "bbox_2d" in answer[0]:
         return "detection"
-    text = answer.strip().removeprefix("<answer>").removesuffix("</answer>").strip() if isinstance(answer, str) else ""
-    offered = any(mark in problem for mark in ("(A)", "A.", "A)", "A:"))
-    return "multiple choice" if len(text) == 1 and text in LETTERS and offered else "math"
+    return "multiple choice" if isinstance(answer, str) and offered_letter(problem, answer) else "math"
+
+
+def offered_letter(problem: str, answer: str) -> str | None:
+    """Read which of the options that the question itself lists is the answer; None if it is none of them.
+
+    Args:
+        answer: ``B``, ``(B)``, or the letter with its text as the question has it, ``B. 12``.
+    """
+    found = _LETTER.fullmatch(unwrap(answer))
+    if found is None:
+        return None
+    letter, text = found[1] or found[2], (found[3] or "").strip()
+    if text:
+        listed_so = re.search(rf"(?<!\w){letter}[.):\]\u3001\uff0e\uff1a]\s*{re.escape(text)}(?!\w)", problem)
+        return letter if listed_so else None
+    marked = set(_MARKED.findall(problem))
+    standing = marked | set(_STANDING.findall(problem))
+    first = "A" if letter.isupper() else "a"
+    return letter if first in marked & {"A"} or {first, letter} <= standing else None
 
 
 def shown(value: Any) -> str:
     """Write a value for a message, cut to 80 characters."""
-    text = repr(value)
+    # a text is cut before it is written, since one may be an image
+    text = repr(value[:81] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def named(names: Iterable[str]) -> str:
+    """List names in a message, the first twenty of them, long ones cut."""
+    short = [" ".join(str(name)[:41].split()) for name in names]
+    short = [name if len(name) <= 40 else f"{name[:37]}..." for name in short]
+    return ", ".join(short[:20]) + (f" and {len(short) - 20} more" if len(short) > 20 else "")

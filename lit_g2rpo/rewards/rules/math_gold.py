@@ -88,7 +88,7 @@ def math_gold(text: str) -> str | None:
         return "begins as an option does; give the option's letter and 'options', or the result alone"
     if found := _prose(text):
         either = "; write {7, 8} for both, or a list of texts if any is right" if found == "or" else ""
-        return f"has {found!r} beside the result{either}"
+        return f"has the word {found!r} beside the result{either}"
     if _NOT_ONE_NUMBER.search(text) and "\\begin" not in text:
         return "has numbers beside one another"
     if is_explosive(text):
