@@ -91,16 +91,22 @@ def demonstration_error(row: Mapping[str, Any], config: RewardConfig, scored: bo
 
 def _list_error(answer: str, kind: ProblemType) -> str | None:
     """Say what is wrong with a gold answer that is JSON, where the answer of a policy is not."""
-    found = text_list(answer) or json_value(answer)
+    found = json_value(answer) if kind.verbatim else text_list(answer) or json_value(answer)
     if not isinstance(found, dict | list):
         return None
-    texts = bool(found) and isinstance(found, list) and all(isinstance(item, str) for item in found)
+    texts = isinstance(found, list) and bool(found) and all(isinstance(item, str) for item in found)
     if kind.verbatim:
         return "lists texts, of which problem_type 'document' takes any" if texts else None
     # in mathematics [1, 2] is an interval
-    if kind.references and (not all(map(str.strip, found)) if texts else kind.unreadable is None):
+    if kind.references and not (all(map(str.strip, found)) if texts else kind.unreadable and _are_numbers(found)):
         return "is JSON, but no list of texts, none of them empty"
     return None
+
+
+def _are_numbers(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_are_numbers, value))
+    return type(value) in (int, float)
 
 
 def _error(row: Mapping[str, Any], kind: ProblemType, config: RewardConfig) -> str | None:

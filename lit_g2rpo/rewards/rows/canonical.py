@@ -75,13 +75,15 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
         problem = VIDEO * len(videos) + problem
     answer = target(rest, reply)
     options = lettered(rest.get("options", rest.get("choices")))
-    kind = rest.get("problem_type") or likely_type(rest, problem, options, answer)
-    source = str(rest.get("data_source", ""))
-    task = rest.get("task_type") or (rest["task"] if isinstance(rest.get("task"), str) else None)
-    task = task or TASK_OF_SOURCE.get(source)
+    kind = rest.get("problem_type", "")
+    kind = likely_type(rest, problem, options, answer) if kind == "" else kind
     if kind == "multiple choice" and not options and isinstance(answer, str):
         answer = offered_letter(problem, answer) or answer
-    if not task and (known := known_problem_type(kind)):
+    source = str(rest.get("data_source", ""))
+    task = rest.get("task_type", "")
+    if task == "":
+        task = (rest["task"] if isinstance(rest.get("task"), str) else None) or TASK_OF_SOURCE.get(source)
+    if task is None and (known := known_problem_type(kind)):
         task = known.task
     shape = {
         "id": str(next((rest[key] for key in ("id", "problem_id", "question_id") if key in rest), "")),

@@ -45,7 +45,8 @@ def mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     Raises:
         ValueError: if the column holds something else.
     """
-    value = row.get(key) or {}
+    value = row.get(key)
+    value = {} if missing(value) or value == [] else value
     if not isinstance(value, Mapping):
         raise ValueError(f"{key!r} is {shown(value)}; it must be an object")
     return value
@@ -159,7 +160,8 @@ def answer_text(answer: Any, kind: Any) -> str:
     """
     if isinstance(answer, str):
         return answer
-    if isinstance(answer, bool) or not isinstance(answer, int | float | list | dict):
+    finite = not isinstance(answer, float) or math.isfinite(answer)
+    if isinstance(answer, bool) or not isinstance(answer, int | float | list | dict) or not finite:
         raise ValueError(f"'answer' is {shown(answer)}; it must be a text, a number or JSON")
     if kind == "spatial grounding" and is_box(answer):
         answer = {"boxes": answer}

@@ -27,7 +27,7 @@ _FUNCTIONS = {
 # 3 and 4, and x = 3 or x = 4, are sets of solutions, but 3 or 4 is not
 _JOINED = re.compile(r"(?<==)([^=]*?)(?:\\text\{ ?or ?\}|\bor\b)(?=[^=]*=)|(?:\\text\{ ?and ?\}|\band\b)")
 _NUMBERED = re.compile(r"(?:[A-H][.:)]|\([A-H]\)) \S")
-_NOT_ONE_NUMBER = re.compile(r"(?<![_\d])\d+ \d|\d\.\d+\.\d", re.ASCII)
+_NO_NUMBER = re.compile(r"(?<![_\d])\d+ \d|\d\.\d+\.\d|\d[eE][+-]?\d{3}", re.ASCII)
 # what math-verify leaves as text, and what is compared as text
 _WRITTEN = re.compile(
     r"-?\d*\.\d*\\overline ?\{\d+\}|\\\{[^|]+(?:\||\\mid)[^|]+\\\}|(?:\\\{ ?)?\\begin\{.*\\end\{[a-z]+\}"
@@ -89,8 +89,8 @@ def math_gold(text: str) -> str | None:
     if found := _prose(text):
         either = "; write {7, 8} for both, or a list of texts if any is right" if found == "or" else ""
         return f"has the word {found!r} beside the result{either}"
-    if _NOT_ONE_NUMBER.search(text) and "\\begin" not in text:
-        return "has numbers beside one another"
+    if _NO_NUMBER.search(text) and "\\begin" not in text:
+        return "holds a number that cannot be read"
     if is_explosive(text):
         return "is too large to compute"
     if _WRITTEN.fullmatch(text) or _is_expression(text):
