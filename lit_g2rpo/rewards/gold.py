@@ -56,21 +56,20 @@ def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str
     if not kind.structured and (wrong := _list_error(unwrap(answer), kind)):
         return f"answer {shown(answer)} {wrong}; it must be {wanted}"
     golds = _references(row)
-    for one in golds if len(golds) > 1 else [answer]:
-        if wrong := _error({**row, "answer": one}, kind, config):
+    for one in [row] if len(golds) < 2 else [{**row, "answer": gold} for gold in golds]:
+        if wrong := _error(one, kind, config):
             return wrong
     if kind.options and len({choice(unbox(one), row["options"]) for one in golds} - {None}) > 1:
         return f"answer {shown(answer)} names several options; it must be {wanted}"
     return None
 
 
-def demonstration_error(row: Mapping[str, Any], config: RewardConfig, scored: bool = True) -> str | None:
+def demonstration_error(row: Mapping[str, Any], config: RewardConfig) -> str | None:
     """Say in one line why the completion that a row gives to imitate is none; None if it is, or there is none.
 
     Args:
         row: a row in canonical shape.
         config: its tags are looked for, and the two usual ones of reasoning beside them.
-        scored: its answer is compared with the gold answer by the built-in reward.
     """
     text = row.get("demonstration")
     if not isinstance(text, str):
@@ -80,7 +79,7 @@ def demonstration_error(row: Mapping[str, Any], config: RewardConfig, scored: bo
     read = next((name for name in (think, "thinking", "think") if envelope(text, name, tag).well_formed), None)
     if read is None:
         return f"'demonstration' is {shown(text)}; it must be {form}"
-    if not scored or "answer" not in row:
+    if "answer" not in row:
         return None
     result = score(text, row, replace(config, thinking_tag=read, min_reasoning=0))
     if result.accuracy < LEAST_DEMONSTRATED and result.error != "no_reward":
@@ -91,6 +90,8 @@ def demonstration_error(row: Mapping[str, Any], config: RewardConfig, scored: bo
 
 def _list_error(answer: str, kind: ProblemType) -> str | None:
     """Say what is wrong with a gold answer that is JSON, where the answer of a policy is not."""
+    if answer[:1] not in ("[", "{"):
+        return None
     found = json_value(answer) if kind.verbatim else text_list(answer) or json_value(answer)
     if not isinstance(found, dict | list):
         return None

@@ -139,11 +139,11 @@ class FileCheck:
         task = row["task_type"]
         built_in = not (isinstance(task, str) and getattr(self.tasks.get(task), "reward", None))
         # an unknown type was told of above
-        known = known_problem_type(row["problem_type"]) is not None
-        if known and built_in and "answer" in row and (message := gold_error(row, self.reward)):
-            yield "gold", f"{place}: {message}"
-        elif known and (message := demonstration_error(row, self.reward, built_in)):
-            yield "demonstration", f"{place}: {message}"
+        if built_in and known_problem_type(row["problem_type"]) is not None:
+            if "answer" in row and (message := gold_error(row, self.reward)):
+                yield "gold", f"{place}: {message}"
+            elif message := demonstration_error(row, self.reward):
+                yield "demonstration", f"{place}: {message}"
         if self.images == "ignore":
             return
         wrong = row_error(row, self.tasks)

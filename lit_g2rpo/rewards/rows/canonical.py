@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
@@ -42,6 +43,8 @@ TASK_OF_SOURCE = {
 
 _QUESTIONS = ("problem", "question", "query")
 _TURNS = ("prompt", "messages", "conversations")
+# reasoning, then an answer: what a policy could imitate
+_COMPLETION = re.compile(r"\s*<([\w-]+)>.*</\1>\s*<answer>.*</answer>\s*", re.DOTALL)
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -98,7 +101,7 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
         shape["videos"] = videos
     if answer is not None:
         shape["answer"] = answer_text(answer, kind)
-    if "demonstration" not in rest and reply and "</answer>" in reply:
+    if "demonstration" not in rest and reply and _COMPLETION.fullmatch(reply):
         shape["demonstration"] = reply
     return rest | shape
 

@@ -13,6 +13,7 @@ MAX_CHARACTERS = 64
 """Longer texts are explanations."""
 
 GOLD_COLUMNS = ("answer", "solution", "reward_model.ground_truth", "ground_truth")
+_HOLDERS = {"answer", "solution", "reward_model", "ground_truth"}
 
 
 def conflict(row: Mapping[str, Any]) -> str | None:
@@ -23,6 +24,8 @@ def conflict(row: Mapping[str, Any]) -> str | None:
     Args:
         row: a row of any accepted format, as its file has it.
     """
+    if len(_HOLDERS & row.keys()) < 2:
+        return None
     model = row.get("reward_model")
     given = {**row, "reward_model.ground_truth": model.get("ground_truth") if isinstance(model, Mapping) else None}
     found = [(name, listed(given[name])) for name in GOLD_COLUMNS if name in given and not missing(given[name])]
