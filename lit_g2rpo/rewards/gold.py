@@ -14,7 +14,7 @@ from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.problem_type import ProblemType
 from lit_g2rpo.rewards.problem_types import known_problem_type, problem_type_named
 from lit_g2rpo.rewards.rows.canonical import canonical
-from lit_g2rpo.rewards.rows.targets import shown
+from lit_g2rpo.rewards.rows.values import shown
 
 LEAST_DEMONSTRATED = 0.5
 """Accuracy below which an answer is another one; those to boxes and transcriptions are right by degrees."""

@@ -21,13 +21,14 @@ VALUES = [
     "12", "-3.5", "1,234", "3 1/2", "\\frac12", "$$60$$", "40\\%", "\\$24.50", "60^\\circ", "5 apples", "12:30 PM",
     "$\\frac{\\sqrt{2}}{3}$", "\\frac{\\sqrt{3}\\pi}{2}", "2\\sqrt{3} cm", "x=\\frac{-b\\pm\\sqrt{b^2-4ac}}{2a}",
     "x = -3", "y=2x+1", "2x - 3y = 7", "(x+1)(x-2)", "(1,2)", "[0,1)", "\\{1,2\\}", "1,2,3", "7 and 8", "x=2 or x=-3",
-    "x>3", "2<x<5", "x \\le 3", "\\pm 3", "10^{-5}", "1.5 \\times 10^3", "a_{n+1}=2a_n", "\\sqrt[3]{2}", "\\sin x",
+    "x>3", "2<x<5", "x \\le 3", "\\pm 3", "10^{-5}", "1.5 \\times 10^3", "\u20ac5", "3\u4e2a", "a_{n+1}=2a_n",
+    "\\sqrt[3]{2}", "\\sin x",
     "0.\\overline{3}", "\\{x | x>1\\}", "\\begin{cases} x=1 \\\\ y=2 \\end{cases}", "f(x)=x^2", "5:3",
 ]  # fmt: skip
 NAMES = [
     "blue", "yes", "No", "right triangle", "not enough information", "no solution", "does not exist", "Figure 2",
     "cannot be determined", "\\text{Evelyn}", "B", "(A)", "A, C", "II and III", "\u2460\u2462", "\\triangle ABC",
-    "AB \\parallel CD", "H_2O", "2ab", "Alice and Bob", "\u4e09\u89d2\u5f62",
+    "AB \\parallel CD", "H_2O", "2ab", "Alice and Bob", "Saturday, May 5", "\u4e09\u89d2\u5f62",
 ]  # fmt: skip
 NONE = [
     ("The answer is 4.", "has the word 'The' beside the result"), ("Answer: 7", "has the word 'Answer'"),
@@ -39,8 +40,10 @@ NONE = [
     ("2}", "do not close"), ("(3, -4", "do not close"), ("9^9^9^9", "is too large to compute"),
     ("N/A", "there is none"), ("?", "there is none"), ("NaN", "there is none"), ("", "there is none"),
     ("7" * 600, "has 600 characters"),
-    ("B. 12", "begins as an option does"), ("(B) 12", "begins as an option does"), ("1.2.3", "cannot be read"),
-    ("1 2 3", "cannot be read"), ('{"value": 2}', "word 'value'"),
+    ("B. 12", "names an option"), ("(B) 12", "names an option"), ("1.2.3", "cannot be read"),
+    ("1 2 3", "cannot be read"), ("Option B", "names an option"), ("red or blue", "word 'or'"),
+    ("Ans: 5", "word 'Ans'"),
+    ('{"value": 2}', "word 'value'"),
 ]  # fmt: skip
 
 

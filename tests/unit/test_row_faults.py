@@ -118,7 +118,7 @@ def test_one_true_line_for_each_fault(root: Path, changes: dict[str, Any], kind:
     ("changes", "kind", "message"),
     [
         ({"problem_type": "math", "answer": "The answer is 7."}, "gold", "answer 'The answer is 7.' has the word"),
-        ({"problem_type": "math", "answer": "B. 12"}, "gold", "begins as an option does; give the option's letter"),
+        ({"problem_type": "math", "answer": "B. 12"}, "gold", "names an option; give its letter"),
         ({"problem_type": "math", "answer": ["7 or 8", "7"]}, "gold", "answer '7 or 8' has the word 'or'"),
         ({"problem_type": "math", "answer": {"value": 2}}, "gold", "is JSON, but no list of texts"),
         ({"problem_type": "math", "answer": [{"a": 1}]}, "gold", "is JSON, but no list of texts"),
@@ -234,6 +234,7 @@ def test_letters_that_it_does_not(problem: str, answer: str) -> None:
     [
         {"solution": "We add 3 and 4.\nSo it is 7, as asked."}, {"solution": "<answer>7</answer>"}, {"solution": "7.0"},
         {"solution": "\\boxed{7}"}, {"solution": "\\frac{14}{2}"}, {"solution": 7}, {"ground_truth": "7"},
+        {"solution": "seven"}, {"solution": "B"}, {"solution": "7.01"}, {"solution": "7 cm"}, {"solution": "700%"},
         {"demonstration": "<think>a</think>\n<answer>7</answer>"}, {"images": ["./a.png"]}, {"images": ["file://a.png"]},
     ],
 )  # fmt: skip

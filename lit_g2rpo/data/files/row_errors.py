@@ -15,7 +15,8 @@ from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.gold import demonstration_error, gold_error
 from lit_g2rpo.rewards.problem_types import problem_type_named
 from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO
-from lit_g2rpo.rewards.rows.targets import letter_of, option_text, shown
+from lit_g2rpo.rewards.rows.options import letter_of, option_text
+from lit_g2rpo.rewards.rows.values import shown
 from lit_g2rpo.tasks import Task
 
 MARKS = ("<|image_pad|>", "<|video_pad|>")

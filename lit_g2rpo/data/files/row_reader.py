@@ -12,7 +12,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.rows.conflicts import conflict
 from lit_g2rpo.rewards.rows.phrases import has_phrases, phrase_rows
-from lit_g2rpo.rewards.rows.targets import SizeNeeded, named
+from lit_g2rpo.rewards.rows.targets import SizeNeeded
+from lit_g2rpo.rewards.rows.values import named
 
 
 class RowReader:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from lit_g2rpo.data.media.images import ImageError, Source
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.rewards.rows.targets import shown
+from lit_g2rpo.rewards.rows.values import shown
 
 MAX_NAME = 4096
 """Longest path that Linux takes, bytes."""

@@ -9,21 +9,10 @@ from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import LETTERS
 from lit_g2rpo.rewards.problem_types import known_problem_type
+from lit_g2rpo.rewards.rows.options import letter_of, lettered, offered_letter
 from lit_g2rpo.rewards.rows.phrases import has_phrases
-from lit_g2rpo.rewards.rows.targets import (
-    answer_text,
-    conclusion,
-    letter_of,
-    lettered,
-    likely_type,
-    listed,
-    mapping,
-    missing,
-    named,
-    offered_letter,
-    shown,
-    target,
-)  # fmt: skip
+from lit_g2rpo.rewards.rows.targets import answer_text, conclusion, likely_type, target
+from lit_g2rpo.rewards.rows.values import listed, mapping, missing, named, shown
 
 IMAGE, VIDEO = "<image>", "<video>"
 

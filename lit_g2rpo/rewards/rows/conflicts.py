@@ -1,16 +1,22 @@
 """Columns of a row that answer the same question differently."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.notation import is_words, normal_form
 from lit_g2rpo.rewards.answers.parse import unbox, unwrap
-from lit_g2rpo.rewards.answers.quantities import quantity, value, values_agree
-from lit_g2rpo.rewards.rows.targets import conclusion, lettered, listed, missing, shown
+from lit_g2rpo.rewards.answers.quantities import quantity, value
+from lit_g2rpo.rewards.rows.options import lettered
+from lit_g2rpo.rewards.rows.targets import conclusion
+from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 MAX_CHARACTERS = 64
 """Longer texts are explanations."""
+
+ROUNDING = Fraction(1, 100)
+"""Relative difference of two numbers of which one may be the other rounded."""
 
 GOLD_COLUMNS = ("answer", "solution", "reward_model.ground_truth", "ground_truth")
 _HOLDERS = {"answer", "solution", "reward_model", "ground_truth"}
@@ -57,5 +63,13 @@ def _differ(gold: Any, other: Any, row: Mapping[str, Any]) -> bool:
     a, b = normal_form(a), normal_form(b)
     numbers = value(quantity(a).body), value(quantity(b).body)
     if numbers[0] is not None and numbers[1] is not None:
-        return not values_agree(numbers[0], numbers[1]) and quantity(a).unit == quantity(b).unit
-    return is_words(a) and is_words(b) and " " not in a + b and a.casefold() != b.casefold()
+        first, second = numbers[0][0], numbers[1][0]
+        return abs(first - second) > ROUNDING * abs(first) and quantity(a).unit == quantity(b).unit
+    # a letter may stand for the word
+    return (
+        (len(a) == 1) == (len(b) == 1)
+        and is_words(a)
+        and is_words(b)
+        and " " not in a + b
+        and a.casefold() != b.casefold()
+    )

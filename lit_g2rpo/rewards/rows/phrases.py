@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lit_g2rpo.rewards.rows.targets import SizeNeeded, is_box, listed, missing, on_grid, shown
+from lit_g2rpo.rewards.rows.targets import SizeNeeded, is_box, on_grid
+from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 QUESTION = "<image> Please provide the bounding box coordinate of the region this sentence describes: {}."
 """The question of OpenVLThinkerV2's own rows of RefCOCO."""

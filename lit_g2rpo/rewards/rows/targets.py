@@ -1,55 +1,21 @@
-"""What a data row asks for: its answer as text, its options with letters, its problem type."""
+"""What a data row asks for: its answer as text, and its problem type."""
 
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from lit_g2rpo.rewards.answers.choice import LETTERS
 from lit_g2rpo.rewards.answers.parse import unwrap
-from lit_g2rpo.rewards.answers.references import text_list
 from lit_g2rpo.rewards.problem_types import known_problem_type
+from lit_g2rpo.rewards.rows.options import offered_letter
+from lit_g2rpo.rewards.rows.values import listed, mapping, missing, shown
 
 # VLM-R1 names its accuracy rule by row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
 
 
-_LETTER = re.compile(
-    r"\s*(?:\(([A-Za-z])\)|([A-Za-z]))(?:[.):\u3001\uff0e\uff1a]?|[.):\u3001\uff0e\uff1a ](.+))\s*", re.DOTALL
-)
-# letters of options in a question: "A. red", "(a) red"; and "A red" where other letters stand like it
-_MARKED = re.compile(r"(?<!\w)([A-Za-z])[.):\]\u3001\uff0e\uff1a]")
-_STANDING = re.compile(r"(?<!\w)([A-Z])(?=\s+\S)")
-
-
 class SizeNeeded(ValueError):
     """A row with a box in pixels that does not say how large its image is, in columns ``width`` and ``height``."""
-
-
-def missing(value: Any) -> bool:
-    """Tell null, and the NaN that tables without a null write."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def listed(value: Any) -> Any:
-    """Return a list of what may be a list, a tuple or an array."""
-    if hasattr(value, "tolist") and not hasattr(value, "convert"):
-        value = value.tolist()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the object in a column, an empty one if there is none.
-
-    Raises:
-        ValueError: if the column holds something else.
-    """
-    value = row.get(key)
-    value = {} if missing(value) or value == [] else value
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{key!r} is {shown(value)}; it must be an object")
-    return value
 
 
 def target(row: Mapping[str, Any], reply: str | None) -> Any:
@@ -171,60 +137,6 @@ def answer_text(answer: Any, kind: Any) -> str:
         raise ValueError(f"'answer' is {shown(answer)}; it must be a text, a number or JSON ({error})") from None
 
 
-def lettered(options: Any) -> list[str]:
-    """Put a letter before each option that has none.
-
-    Args:
-        options: a list of texts, a list written as text, texts by letter, or None.
-
-    Returns:
-        The options, each ``"A. text"``; as they are if one of them has the letter of its place.
-
-    Raises:
-        ValueError: if they are something else, or more than the alphabet.
-    """
-    options = listed(options)
-    if isinstance(options, str):
-        options = _options_of_text(options)
-    if isinstance(options, Mapping):
-        options = [f"{letter}. {text}" for letter, text in options.items() if not missing(text)]
-    if options is None:
-        return []
-    if not isinstance(options, list):
-        raise ValueError(f"'options' is {shown(options)}; it must be a list of texts")
-    for number, option in enumerate(options, 1):
-        if not isinstance(option, str):
-            raise ValueError(f"'options' is {shown(options)}; it must be a list of texts, and place {number} is none")
-    if len(options) > len(LETTERS):
-        raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
-    letters = [letter_of(option) for option in options]
-    # "E. coli" begins with a letter too, but not with that of its place
-    in_place = any(letter and letter == own for letter, own in zip(letters, LETTERS, strict=False))
-    if in_place or (options and set(letters) == set(LETTERS[: len(options)])):
-        return options
-    return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-
-
-def _options_of_text(text: str) -> Any:
-    """Read options that a table holds as one text: a list, or a line each with its letter."""
-    if (found := text_list(text)) is not None:
-        return found
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    in_order = all(letter_of(line) == own for line, own in zip(lines, LETTERS, strict=False))
-    return lines if 1 < len(lines) <= len(LETTERS) and in_order else text
-
-
-def letter_of(option: str) -> str:
-    """Read the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
-    start = option.lstrip("( ")[:2]
-    return start[0] if len(start) == 2 and start[0] in LETTERS and start[1] in ".):" else ""
-
-
-def option_text(option: str) -> str:
-    """Read what an option says behind its letter, if it has one."""
-    return (option.lstrip("( ")[2:] if letter_of(option) else option).strip()
-
-
 def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer: Any) -> str | None:
     """Guess the problem type of a row that names none; None for a row without options and answer.
 
@@ -241,36 +153,3 @@ def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer
     if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "bbox_2d" in answer[0]:
         return "detection"
     return "multiple choice" if isinstance(answer, str) and offered_letter(problem, answer) else "math"
-
-
-def offered_letter(problem: str, answer: str) -> str | None:
-    """Read which of the options that the question itself lists is the answer; None if it is none of them.
-
-    Args:
-        answer: ``B``, ``(B)``, or the letter with its text as the question has it, ``B. 12``.
-    """
-    found = _LETTER.fullmatch(unwrap(answer))
-    if found is None:
-        return None
-    letter, text = found[1] or found[2], (found[3] or "").strip()
-    if text:
-        listed_so = re.search(rf"(?<!\w){letter}[.):\]\u3001\uff0e\uff1a]\s*{re.escape(text)}(?!\w)", problem)
-        return letter if listed_so else None
-    marked = set(_MARKED.findall(problem))
-    standing = marked | set(_STANDING.findall(problem))
-    first = "A" if letter.isupper() else "a"
-    return letter if first in marked & {"A"} or {first, letter} <= standing else None
-
-
-def shown(value: Any) -> str:
-    """Write a value for a message, cut to 80 characters."""
-    # a text is cut before it is written, since one may be an image
-    text = repr(value[:81] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def named(names: Iterable[str]) -> str:
-    """List names in a message, the first twenty of them, long ones cut."""
-    short = [" ".join(str(name)[:41].split()) for name in names]
-    short = [name if len(name) <= 40 else f"{name[:37]}..." for name in short]
-    return ", ".join(short[:20]) + (f" and {len(short) - 20} more" if len(short) > 20 else "")

@@ -17,8 +17,8 @@ _LEAD_IN = {
     "answer", "answers", "result", "solution", "total", "about", "approximately", "approx", "around", "roughly",
 }  # fmt: skip
 _PROSE = {
-    "or", "and", "the", "is", "are", "see", "not", "for", "to", "of", "at", "if", "no", "per", "by", "than", "as",
-    "so", "we", "it", "its", "be",
+    "ans", "or", "and", "the", "is", "are", "see", "not", "for", "to", "of", "at", "if", "no", "per", "by", "than",
+    "as", "so", "we", "it", "its", "be",
 }  # fmt: skip
 _FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "lg",
@@ -26,14 +26,17 @@ _FUNCTIONS = {
 }  # fmt: skip
 # 3 and 4, and x = 3 or x = 4, are sets of solutions, but 3 or 4 is not
 _JOINED = re.compile(r"(?<==)([^=]*?)(?:\\text\{ ?or ?\}|\bor\b)(?=[^=]*=)|(?:\\text\{ ?and ?\}|\band\b)")
-_NUMBERED = re.compile(r"(?:[A-H][.:)]|\([A-H]\)) \S")
+_OPTION = re.compile(r"(?:[A-H][.:)]|\([A-H]\)) \S|(?:[Oo]ption|[Cc]hoice|[Aa]nswer) ?\(?[A-H]\)?$|.*\d \([A-H]\)$")
 _NO_NUMBER = re.compile(r"(?<![_\d])\d+ \d|\d\.\d+\.\d|\d[eE][+-]?\d{3}", re.ASCII)
 # what math-verify leaves as text, and what is compared as text
 _WRITTEN = re.compile(
-    r"-?\d*\.\d*\\overline ?\{\d+\}|\\\{[^|]+(?:\||\\mid)[^|]+\\\}|(?:\\\{ ?)?\\begin\{.*\\end\{[a-z]+\}"
+    r"-?\d*\.\d*\\overline ?\{\d+\}|\\\{[^|]+(?:\||\\mid)[^|]+\\\}|(?:[^\\=]+=|\\\{)? ?\\begin\{.*\\end\{[a-z]+\}"
 )
-_LABEL = re.compile(r"([A-Z][a-z]+) #?\d+|[\u2460-\u2473\u2160-\u216b,;\u3001 ]+")
-_BEHIND = re.compile(r"(?:\\(?:text|mathrm|textrm|mbox) ?\{[A-Za-z ./]+\}|(?: [A-Za-z]+){1,2})(?: ?\^ ?\{?[23]\}?)?$")
+_MONEY = re.compile(r"^[\u20ac\xa3\xa5\uffe5\u20b9] ?|(?<=\d) ?(?:[\u20ac\xa3\xa5\uffe5\u20b9]|[\u4e00-\u9fff]{1,4})$")
+_LABEL = re.compile(r"(?:[A-Z][a-z]+,? ){1,3}#?\d+|[\u2460-\u2473\u2160-\u216b,;\u3001 ]+")
+_BEHIND = re.compile(
+    r"(?:\\(?:text|mathrm|textrm|mbox) ?\{[A-Za-z ./]+\}|(?: [A-Za-z]+\.?){1,2})(?: ?\^ ?\{?[23]\}?)?$"
+)
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d)? ?([ap]\.? ?m\.?)?", re.ASCII | re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 # environments and their columns, and what is set upright: names, not words
@@ -41,7 +44,8 @@ _UPRIGHT = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}(?:\{[lcr|]+\})?|\\(?:mathbb
 _RUN = re.compile(r"[A-Za-z]{2,}")
 # points, lines and shapes are written, and compared, as names
 _FIGURE = re.compile(
-    r"(?:\\(?:triangle|angle|parallel|perp|cong|sim|odot|overline|overrightarrow|widehat|square|text|mathrm)|[A-Z{}\s'])*[A-Z]['}]*"
+    r"(?:\\(?:triangle|angle|parallel|perp|cong|sim|odot|overline|overset|frown|overrightarrow|widehat|square|text|mathrm|"
+    r"cup|cap|setminus|subset|subseteq|to)|[A-Z{}\s'\u2220\u25b3\u2225\u22a5\u2299\u224c\u223d])*[A-Z]['}]*"
 )
 
 _STRUCTURE = {"\\frac": "F", "\\sqrt": "R", "\\cdot": "*", "\\times": "*", "\\div": "/", "\\pm": "+", "\\mp": "+"}
@@ -76,16 +80,17 @@ def math_gold(text: str) -> str | None:
     text = normal_form(text)
     if not text or text.casefold() in _PLACEHOLDERS:
         return "says that there is none"
+    if _OPTION.match(text):
+        return "names an option; give its letter and 'options', or the result alone"
     if is_words(text):
         return _words_error(text)
     if not is_balanced(text):
         return "has brackets or braces that do not close"
+    text = _MONEY.sub("", text)
     if value(quantity(text).body) is not None or _CLOCK.fullmatch(text) or _FIGURE.fullmatch(text):
         return None
-    if (label := _LABEL.fullmatch(text)) and (label[1] or "").casefold() not in _LEAD_IN:
+    if _LABEL.fullmatch(text) and (_LEAD_IN | _PROSE).isdisjoint(_RUN.findall(text.casefold())):
         return None
-    if _NUMBERED.match(text):
-        return "begins as an option does; give the option's letter and 'options', or the result alone"
     if found := _prose(text):
         either = "; write {7, 8} for both, or a list of texts if any is right" if found == "or" else ""
         return f"has the word {found!r} beside the result{either}"
@@ -103,6 +108,8 @@ def math_gold(text: str) -> str | None:
 
 def _words_error(text: str) -> str | None:
     words = re.findall(r"\w+", text.casefold())
+    if "or" in words:
+        return "has the word 'or'; give a list of texts if any is right"
     if len(words) > MAX_NAME_WORDS or not _VERBS.isdisjoint(words[1:]) or (len(words) > 1 and words[0] in _LEAD_IN):
         return "is a sentence"
     return None
