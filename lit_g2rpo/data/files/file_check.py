@@ -119,7 +119,7 @@ class FileCheck:
         return report
 
     def _row(self, row: dict[str, Any], place: str, report: Report, seen: dict[bytes, tuple[str, str]]) -> None:
-        kind = report.kinds.setdefault((str(row["task_type"]), str(row["problem_type"])), Kind())
+        kind = report.kinds.setdefault((f"{row['task_type']!s:.40}", f"{row['problem_type']!s:.40}"), Kind())
         kind.rows += 1
         kind.images += len(row["images"])
         errors = list(self._errors(row, place, kind))
