@@ -97,9 +97,12 @@ def found(root: Path, *lines: str | dict[str, Any]) -> list[tuple[str, str]]:
         ({"images": [None]}, "row", "'images' holds None; give paths, bytes or PIL images"),
         ({"images": [3]}, "row", "'images' holds 3; give paths"),
         ({"images": [""]}, "image", "image '' is an empty text; give its path, or leave it out"),
-        ({"images": ["/9j/4AAQSkZJRgABAQAAAQ" * 99]}, "image", "... is base64 without its address; give data:image/"),
-        ({"images": ["iVBORw0KGgoAAAANSUhEUg=="]}, "image", "is base64 without its address"),
-        ({"images": ["Qk0" + "A" * 400]}, "image", "is base64 without its address"),
+        ({"images": ["/9j/4AAQSkZJRgABAQAAAQ" * 99]}, "image", "... is bare base64; give data:image/png;base64,... "),
+        ({"images": ["iVBORw0KGgoAAAANSUhEUg=="]}, "image", "is bare base64"),
+        ({"images": ["Qk0" + "A" * 400]}, "image", "is bare base64"),
+        ({"images": ["data:text/plain;base64,AAAA"]}, "image", "is a data address of another kind; give data:image"),
+        ({"options": {"A": 1, "B": 2}}, "row", "'options' is {'A': 1, 'B': 2}; it must hold a text for each letter"),
+        ({"options": {"A": ["cat"], "B": "dog"}}, "row", "it must hold a text for each letter"),
         ({"images": ["file:///etc/passwd"]}, "image", "image '/etc/passwd' lies outside data.image_root"),
         ({"images": ["https://example.org/a.png"]}, "image", "is an address of the web; save it in"),
         ({"images": ["x.y/" * 3000]}, "image", "... is no path; give one inside data.image_root"),
@@ -165,8 +168,10 @@ def test_an_empty_phrase(root: Path) -> None:
     assert found(root, row) == [("row", "line 1: phrase 2 of 'answer' is empty; it must describe the box")]
 
 
-@pytest.mark.parametrize("text", ['["cat", "dog"]', "['cat', 'dog']", "A. cat\nB. dog", "[\"cat\", 'dog']"])
-def test_options_written_as_text(root: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ['["cat", "dog"]', "['cat', 'dog']", "A. cat\nB. dog", "[\"cat\", 'dog']", {"a": "cat", "b": "dog"}]
+)
+def test_options_written_as_text(root: Path, text: Any) -> None:
     assert canonical(CHOICE | {"options": text})["options"] == ["A. cat", "B. dog"]
     assert found(root, CHOICE | {"options": text}) == []
 

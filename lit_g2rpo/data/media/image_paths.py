@@ -45,11 +45,11 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
     if name.startswith("file://"):
         # what Qwen's own examples write
         name = unquote(name.removeprefix("file://"))
-    if name.startswith("data:") or _is_base64(name):
-        raise UserError(
-            f"{place}: {kind} {shown(name)} is base64 without its address; give data:{kind}/png;base64,... with the "
-            "right format, or a path"
-        )
+    right = "data:image/png;base64,... with its own format" if kind == "image" else "its bytes"
+    if name.startswith("data:"):
+        raise UserError(f"{place}: {kind} {shown(name)} is a data address of another kind; give {right}, or a path")
+    if _is_base64(name):
+        raise UserError(f"{place}: {kind} {shown(name)} is bare base64; give {right}, or a path")
     if "\0" in name or len(name) > MAX_NAME:
         raise UserError(f"{place}: {kind} {shown(name)} is no path; give one inside data.image_root {image_root}")
     if "://" in name:

@@ -33,7 +33,10 @@ def lettered(options: Any) -> list[str]:
     if isinstance(options, str):
         options = _options_of_text(options)
     if isinstance(options, Mapping):
-        options = [f"{letter}. {text}" for letter, text in options.items() if not missing(text)]
+        given = {letter: text for letter, text in options.items() if not missing(text)}
+        if not all(isinstance(text, str) for text in given.values()):
+            raise ValueError(f"'options' is {shown(options)}; it must hold a text for each letter")
+        options = [f"{str(letter).upper()}. {text}" for letter, text in given.items()]
     if options is None:
         return []
     if not isinstance(options, list):
