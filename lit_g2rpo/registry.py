@@ -152,7 +152,7 @@ def instance(name: Any, known: Mapping[str, T], kind: type[T], what: str) -> T:
     if isinstance(name, str) and name in known:
         return known[name]
     if not isinstance(name, str) or "." not in name or not all(part.isidentifier() for part in name.split(".")):
-        raise UserError(f"unknown {what} {name!r}; known: {', '.join(known)}; or give package.module.NAME")
+        raise UserError(f"unknown {what} {name!r:.80}; known: {', '.join(known)}; or give package.module.NAME")
     found = load(name, what)
     if not isinstance(found, kind):
         raise UserError(f"{what} is {name!r}, a {type(found).__name__}; it must be a {kind.__name__}")

@@ -158,7 +158,7 @@ def benchmark_error(row: Mapping[str, Any]) -> str | None:
         return f"benchmark {row['benchmark']} needs the columns {', '.join(needed)}; missing: {', '.join(missing)}"
     for column, known in benchmark.subsets.items():
         if row[column] not in known:
-            return f"{column!r} is {row[column]!r}; benchmark {row['benchmark']} knows {', '.join(known)}"
+            return f"{column!r} is {row[column]!r:.80}; benchmark {row['benchmark']} knows {', '.join(known)}"
     try:
         # any answer will do: what is tried is whether the row can be read
         benchmark.value("0", row)

@@ -13,9 +13,9 @@ from lit_g2rpo.rewards.answers.geometry import Box, box, iou
 from lit_g2rpo.rewards.answers.numbers import number, percentage
 from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.answers.points import Region, inside, points, region
+from lit_g2rpo.rewards.answers.references import references
 from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.problem_type import Row
-from lit_g2rpo.rewards.rules.document import references
 from lit_g2rpo.rewards.rules.math import results_agree
 
 

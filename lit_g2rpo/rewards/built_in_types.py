@@ -15,10 +15,11 @@ from lit_g2rpo.rewards.problem_type import LONG, ProblemType, Row, Unreadable, c
 from lit_g2rpo.rewards.rules.caption import rouge_l
 from lit_g2rpo.rewards.rules.chart import chart_answers_agree
 from lit_g2rpo.rewards.rules.detection import detection_f1, labelled_boxes
-from lit_g2rpo.rewards.rules.document import document_similarity, references
+from lit_g2rpo.rewards.rules.document import document_similarity
 from lit_g2rpo.rewards.rules.drawing import boxes_and_points
 from lit_g2rpo.rewards.rules.gui import click, click_reward
 from lit_g2rpo.rewards.rules.math import MAX_RESULT_CHARACTERS, results_agree
+from lit_g2rpo.rewards.rules.math_gold import math_gold
 from lit_g2rpo.rewards.rules.parity import rounded_numbers_agree, single_precision_accuracy, word_accuracy
 from lit_g2rpo.rewards.rules.regression import mean_relative_accuracy
 from lit_g2rpo.rewards.rules.segmentation import segmentation_reward, segmenter_prompt
@@ -67,11 +68,13 @@ BUILT_IN = {
         "Give only the letter of the right option, for example <answer>A</answer>.",
         "the letter of an option",
         options=True,
+        references=True,
     ),
     "numerical": ProblemType(
         _numerical,
         "Give only a number, for example <answer>3.14</answer>.",
         "a plain number",
+        references=True,
     ),
     "regression": ProblemType(
         compared(number, number, mean_relative_accuracy, released=single_precision_accuracy),
@@ -79,6 +82,7 @@ BUILT_IN = {
         "a plain number",
         style="hybrid",
         task="spatial_reasoning",
+        references=True,
     ),
     "OCR": ProblemType(
         compared(str, str, character_accuracy, released=word_accuracy),
@@ -94,7 +98,9 @@ BUILT_IN = {
         _math,
         "Give only the final result, as a number or in LaTeX, for example <answer>\\frac{1}{2}</answer>.",
         f"a result of at most {MAX_RESULT_CHARACTERS} characters, as a number, in LaTeX or in words",
+        unreadable=math_gold,
         task="math_reasoning",
+        references=True,
     ),
     "spatial grounding": ProblemType(
         compared(box, box, iou),
@@ -106,11 +112,11 @@ BUILT_IN = {
         draw=boxes_and_points,
     ),
     "document": ProblemType(
-        compared(str, lambda gold: references(gold) or None, document_similarity),
+        compared(str, str, lambda answer, gold: document_similarity(answer, [gold])),
         "Give only the answer, as short as the document has it, for example <answer>12 May 1998</answer>.",
         "a text, or a JSON list of texts",
         solution=False,
-        from_gold=lambda gold: next(iter(references(gold)), ""),
+        references=True,
         style="vision",
     ),
     "chart": ProblemType(
@@ -120,12 +126,14 @@ BUILT_IN = {
         options=True,
         style="hybrid",
         task="chart_figure_qa",
+        references=True,
     ),
     "counting": ProblemType(
         compared(count, count, count_reward, dense=partial(count_reward, dense=True)),
         "Give only how many there are, in digits, for example <answer>7</answer>.",
         "a whole number, 0 or more",
         style="hybrid",
+        references=True,
     ),
     "point grounding": ProblemType(
         _pointing,
@@ -209,8 +217,10 @@ BUILT_IN = {
         "Give only the letter of the right option, or without options the final result as a number or in LaTeX, for "
         "example <answer>9.81</answer>.",
         "the letter of an option, a number or a result in LaTeX",
+        unreadable=math_gold,
         options=True,
         task="general_vqa_science_stem",
+        references=True,
     ),
     "code": ProblemType(
         _no_reward,

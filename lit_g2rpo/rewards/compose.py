@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from lit_g2rpo.rewards.answers.parse import Envelope, envelope, last_boxed, unbox, unwrap
+from lit_g2rpo.rewards.answers.references import references
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.problem_type import ProblemType, Unreadable
 from lit_g2rpo.rewards.problem_types import known_problem_type
@@ -106,14 +107,23 @@ def _accuracy(
 ) -> tuple[float, str | None]:
     if len(answer) > max(kind.limit, 2 * len(gold)):
         return 0.0, "answer_too_long"
+    golds = references(gold) if kind.references else [gold]
     if not kind.verbatim:
-        answer, gold = unbox(answer), unbox(gold)
-    try:
-        accuracy = kind.accuracy(answer, gold, row, config)
-    except Unreadable as reason:
-        return 0.0, str(reason)
-    except TimedOut:
-        return 0.0, "timeout"
+        answer, golds = unbox(answer), [unbox(one) for one in golds]
+    found: list[float] = []
+    refused = "bad_gold"
+    for one in golds:
+        try:
+            found.append(kind.accuracy(answer, one, row, config))
+        except Unreadable as reason:
+            refused = str(reason)
+        except TimedOut:
+            refused = "timeout"
+        if found and found[-1] == 1:
+            break
+    if not found:
+        return 0.0, refused
+    accuracy = max(found)
     if not 0 <= accuracy <= 1:
         # of a type from outside; what a custom reward returns is held to the same
         return 0.0, "out_of_range" if math.isfinite(accuracy) else "not_finite"

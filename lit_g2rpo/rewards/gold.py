@@ -1,17 +1,23 @@
 """Gold answers: the completion that should score 1, and why it does not."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.rewards.answers.parse import unbox, unwrap
+from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.parse import envelope, unbox, unwrap
+from lit_g2rpo.rewards.answers.references import references, text_list
 from lit_g2rpo.rewards.answers.structured import json_value
 from lit_g2rpo.rewards.compose import score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
+from lit_g2rpo.rewards.problem_type import ProblemType
 from lit_g2rpo.rewards.problem_types import known_problem_type, problem_type_named
 from lit_g2rpo.rewards.rows.canonical import canonical
+from lit_g2rpo.rewards.rows.values import shown
 
-MAX_SHOWN = 80
+LEAST_DEMONSTRATED = 0.5
+"""Accuracy below which an answer is another one; those to boxes and transcriptions are right by degrees."""
 
 
 def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str:
@@ -46,35 +52,105 @@ def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str
         return str(reason)
     if "answer" not in row:
         return "has no gold answer; give it in 'answer'"
-    result = score(gold_completion(row, config), row, config)
-    if result.error == "no_reward":
-        name = row["problem_type"]
-        rouge = ", or set model.reward.open_ended to rouge_l" if name == "open-ended" else ""
-        return f"{name!r} has no built-in reward: name one in data.tasks.<task>.reward: my_module.my_function{rouge}"
-    wanted = kind.gold_form_of(row)
-    if result.accuracy < 1:
-        why = result.error or f"scores {result.accuracy:g} against itself"
-        return f"answer {_shown(row['answer'])} cannot be scored ({why}); it must be {wanted}"
-    places = list(_coordinates(json_value(_bare(row)))) if kind.structured else []
-    if places and max(places) <= 1:
-        return f"answer {_shown(row['answer'])} holds fractions of the image; times 1000 it would be {wanted}"
+    answer, wanted = row["answer"], kind.gold_form_of(row)
+    if not kind.structured and (wrong := _list_error(unwrap(answer), kind)):
+        return f"answer {shown(answer)} {wrong}; it must be {wanted}"
+    golds = _references(row)
+    for one in [row] if len(golds) < 2 else [{**row, "answer": gold} for gold in golds]:
+        if wrong := _error(one, kind, config):
+            return wrong
+    if kind.options and len({choice(unbox(one), row["options"]) for one in golds} - {None}) > 1:
+        return f"answer {shown(answer)} names several options; it must be {wanted}"
     return None
 
 
-def _bare(row: Mapping[str, Any]) -> str:
+def demonstration_error(row: Mapping[str, Any], config: RewardConfig) -> str | None:
+    """Say in one line why the completion that a row gives to imitate is none; None if it is, or there is none.
+
+    Args:
+        row: a row in canonical shape.
+        config: its tags are looked for, and the two usual ones of reasoning beside them.
+    """
+    text = row.get("demonstration")
+    if not isinstance(text, str):
+        return None
+    think, tag = config.thinking_tag, config.answer_tag
+    form = f"<{think}>...</{think}><{tag}>...</{tag}>"
+    read = next((name for name in (think, "thinking", "think") if envelope(text, name, tag).well_formed), None)
+    if read is None:
+        return f"'demonstration' is {shown(text)}; it must be {form}"
+    if "answer" not in row:
+        return None
+    result = score(text, row, replace(config, thinking_tag=read, min_reasoning=0))
+    if result.accuracy < LEAST_DEMONSTRATED and result.error != "no_reward":
+        found = envelope(text, read, tag).answer or ""
+        return f"'demonstration' answers {shown(found)} but 'answer' is {shown(row['answer'])}; one of them is wrong"
+    return None
+
+
+def _list_error(answer: str, kind: ProblemType) -> str | None:
+    """Say what is wrong with a gold answer that is JSON, where the answer of a policy is not."""
+    if answer[:1] not in ("[", "{"):
+        return None
+    found = json_value(answer) if kind.verbatim else text_list(answer) or json_value(answer)
+    if not isinstance(found, dict | list):
+        return None
+    texts = isinstance(found, list) and bool(found) and all(isinstance(item, str) for item in found)
+    if kind.verbatim:
+        return "lists texts, of which problem_type 'document' takes any" if texts else None
+    # in mathematics [1, 2] is an interval
+    if kind.references and not (all(map(str.strip, found)) if texts else kind.unreadable and _are_numbers(found)):
+        return "is JSON, but no list of texts, none of them empty"
+    return None
+
+
+def _are_numbers(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_are_numbers, value))
+    return type(value) in (int, float)
+
+
+def _error(row: Mapping[str, Any], kind: ProblemType, config: RewardConfig) -> str | None:
+    name, answer, wanted = row["problem_type"], shown(row["answer"]), kind.gold_form_of(row)
+    result = score(gold_completion(row, config), row, config)
+    if result.error == "no_reward":
+        rouge = ", or set model.reward.open_ended to rouge_l" if name == "open-ended" else ""
+        return f"{name!r} has no built-in reward: name one in data.tasks.<task>.reward: my_module.my_function{rouge}"
+    if result.accuracy < 1:
+        why = result.error or f"scores {result.accuracy:g} against itself"
+        return f"answer {answer} cannot be scored ({why}); it must be {wanted}"
+    lettered = kind.options and row["options"]
+    if kind.unreadable and not lettered and (reason := kind.unreadable(_bare(row))):
+        return f"answer {answer} {reason}; it must be {wanted}"
+    if kind.structured and _has_fractions(json_value(_bare(row))):
+        return f"answer {answer} holds fractions of the image; times 1000 it would be {wanted}"
+    return None
+
+
+def _references(row: Mapping[str, Any]) -> list[str]:
     answer, kind = unwrap(row.get("answer", "")), known_problem_type(row["problem_type"])
+    return references(answer) if kind is not None and kind.references else [answer]
+
+
+def _bare(row: Mapping[str, Any]) -> str:
+    kind = known_problem_type(row["problem_type"])
+    answer = next(iter(_references(row)), "")
     return answer if kind is None or kind.verbatim else unbox(answer)
 
 
-def _coordinates(value: Any) -> Iterator[float]:
+def _has_fractions(value: Any) -> bool:
+    """Tell coordinates that are fractions of the image: all of them, or those of one box."""
+    lists = list(_coordinates(value))
+    places = [place for one in lists for place in one]
+    return bool(places) and (max(places) <= 1 or any(len(one) == 4 and max(one) <= 1 for one in lists))
+
+
+def _coordinates(value: Any) -> Iterator[list[float]]:
+    """Find the lists of numbers in JSON, however deep."""
     if isinstance(value, dict):
         value = [item for key, item in value.items() if key != "time"]
     if isinstance(value, list):
+        if numbers := [item for item in value if isinstance(item, int | float)]:
+            yield numbers
         for item in value:
             yield from _coordinates(item)
-    elif isinstance(value, int | float):
-        yield value
-
-
-def _shown(answer: str) -> str:
-    return repr(answer if len(answer) <= MAX_SHOWN else answer[: MAX_SHOWN - 3] + "...")

@@ -41,6 +41,8 @@ class ProblemType:
         structured: the answer is JSON, and valid JSON is worth something in the released reward.
         verbatim: answer and gold are compared as they stand; else a ``\boxed{}`` around either is taken off.
         solution: a gold answer may be a whole solution, whose last answer block or box of LaTeX is the answer.
+        references: a gold answer may be a list of texts, of which any is right.
+        unreadable: why a gold answer, compared with another text, would be none of this type, in words; None if it is.
         from_gold: gold answer to an answer that scores 1, where they differ.
         style: how long such answers should be thought about, which `calibrate` starts from.
         task: the task of a row that names none and whose source is unknown.
@@ -56,6 +58,8 @@ class ProblemType:
     structured: bool = False
     verbatim: bool = False
     solution: bool = True
+    references: bool = False
+    unreadable: Callable[[str], str | None] | None = None
     from_gold: Callable[[str], str] | None = None
     style: Literal["reasoning", "hybrid", "vision"] = "reasoning"
     task: str | None = None

@@ -25,7 +25,7 @@ class DemonstrationEngine(RolloutEngine):
     ) -> list[Completion]:
         completions = []
         for prompt in prompts:
-            if prompt.demonstration is None:
+            if prompt.demonstration is None or not prompt.demonstration.strip():
                 raise UserError(f"row {prompt.id} has no demonstration; supervised training needs one in every row")
             ids = self.policy.processor.tokenizer.encode(prompt.demonstration, add_special_tokens=False)
             token_ids = torch.tensor([*ids, self.policy.eos_token_ids[0]])

@@ -9,6 +9,7 @@ from helpers.reward_cases import accuracy, wrapped
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards import RewardConfig
 from lit_g2rpo.rewards.rules.math import results_agree
+from lit_g2rpo.rewards.rules.math_gold import math_gold
 from lit_g2rpo.rewards.running import pool as pool_module
 from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.limits import Limits
@@ -82,3 +83,18 @@ def test_processes_that_cannot_start_stop_the_run(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pool_module, "_START", pool_module._START.replace("main()", "missing()"))
     with pytest.raises(UserError, match="a process for mathematics does not start"):
         Scorer(RewardConfig()).score(Batch([wrapped("1+x")], [MATH], ["math"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("\\int_0^1 x\\,dx", True), ("|x|", True), ("n!", True), ("x \\in \\mathbb{R}", True), ("\\emptyset", True),
+        ("(-\\infty, 3] \\cup [5, \\infty)", True), ("\\begin{pmatrix} 1 & 2 \\end{pmatrix}", True),
+        ("3\\pi \\text{ cm}^2", True), ("\\vec{a}+\\vec{b}", True), ("45^{\\circ}30'", True), ("\\binom{5}{2}", True),
+        ("2+", False), ("\\sqrt{}", False), ("7..5", False), ("=5", False), ("7/", False), ("\\frac{}{}", False),
+        ("x^", False), ("()", False),
+    ],
+)  # fmt: skip
+def test_gold_that_algebra_must_read(text: str, right: bool, pool: Pool) -> None:
+    use_pool(pool)
+    assert (math_gold(text) is None) is right

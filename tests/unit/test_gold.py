@@ -39,7 +39,7 @@ def test_good_rows_have_no_error(problem_type: str) -> None:
         ({"problem_type": "OCR", "answer": " "},
          "' ' cannot be scored (no_answer); it must be a text that is not empty"),
         ({"problem_type": "OCR", "answer": "a <thinking> b"}, "cannot be scored (no_answer)"),
-        ({"problem_type": "document", "answer": '[""]'}, "cannot be scored (no_answer)"),
+        ({"problem_type": "document", "answer": '[""]'}, "is JSON, but no list of texts, none of them empty"),
         ({"problem_type": "code", "answer": "x"},
          "'code' has no built-in reward: name one in data.tasks.<task>.reward"),
         ({"problem_type": "open-ended", "answer": "x"}, "or set model.reward.open_ended to rouge_l"),

@@ -12,7 +12,7 @@ from lit_g2rpo.data import JsonPrompts
 from lit_g2rpo.evaluation import BENCHMARKS
 from lit_g2rpo.evaluation.benchmarks import benchmark_error
 from lit_g2rpo.evaluation.masks import encode_mask
-from lit_g2rpo.rewards.rules.document import references
+from lit_g2rpo.rewards.answers.references import references
 
 DATA = CONFIGS / "data"
 CHOICE = {"answer": "B", "options": ["cat", "dog"]}

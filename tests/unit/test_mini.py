@@ -19,6 +19,7 @@ from lit_g2rpo.mini.tasks import TASKS, make_sample, to_prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.rewards import score
+from lit_g2rpo.rewards.gold import gold_error
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 
@@ -38,6 +39,7 @@ def test_the_true_answer_is_worth_everything(task: str) -> None:
         sample = make_sample(task, index, "train", 0)
         reward = score(sample.solution, to_prompt(sample).sample)
         assert (reward.accuracy, reward.format) == (1.0, 1.0), sample.solution
+        assert gold_error(to_prompt(sample).sample) is None
 
 
 @pytest.mark.parametrize("task", TASKS)

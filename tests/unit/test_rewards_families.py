@@ -12,11 +12,12 @@ from lit_g2rpo.rewards import RewardConfig, score
 from lit_g2rpo.rewards.answers.geometry import Box, iou
 from lit_g2rpo.rewards.answers.numbers import count
 from lit_g2rpo.rewards.answers.points import distance, inside, nearness, point_within, points, region
+from lit_g2rpo.rewards.answers.references import references
 from lit_g2rpo.rewards.answers.spans import span, span_iou
 from lit_g2rpo.rewards.rules.caption import rouge_l
 from lit_g2rpo.rewards.rules.chart import chart_answers_agree
 from lit_g2rpo.rewards.rules.detection import detection_f1, labelled_boxes
-from lit_g2rpo.rewards.rules.document import document_similarity, references
+from lit_g2rpo.rewards.rules.document import document_similarity
 from lit_g2rpo.rewards.rules.gui import click, click_reward
 from lit_g2rpo.rewards.rules.segmentation import segmenter_prompt
 from lit_g2rpo.rewards.rules.tracking import timed_track, track

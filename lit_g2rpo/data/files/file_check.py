@@ -13,8 +13,9 @@ from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
 from lit_g2rpo.data.media.row_media import media_sizes, open_media
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
-from lit_g2rpo.rewards.gold import gold_error
+from lit_g2rpo.rewards.gold import demonstration_error, gold_error
 from lit_g2rpo.rewards.problem_types import known_problem_type
 from lit_g2rpo.tasks import Task
 
@@ -118,7 +119,7 @@ class FileCheck:
         return report
 
     def _row(self, row: dict[str, Any], place: str, report: Report, seen: dict[bytes, tuple[str, str]]) -> None:
-        kind = report.kinds.setdefault((str(row["task_type"]), str(row["problem_type"])), Kind())
+        kind = report.kinds.setdefault((f"{row['task_type']!s:.40}", f"{row['problem_type']!s:.40}"), Kind())
         kind.rows += 1
         kind.images += len(row["images"])
         errors = list(self._errors(row, place, kind))
@@ -135,11 +136,14 @@ class FileCheck:
     def _errors(self, row: dict[str, Any], place: str, kind: Kind) -> Iterator[tuple[str, str]]:
         if message := row_error(row, self.tasks):
             yield "column", f"{place}: {message}"
-        built_in = not getattr(self.tasks.get(row["task_type"]), "reward", None)
+        task = row["task_type"]
+        built_in = not (isinstance(task, str) and getattr(self.tasks.get(task), "reward", None))
         # an unknown type was told of above
-        checked = "answer" in row and built_in and known_problem_type(row["problem_type"])
-        if checked and (message := gold_error(row, self.reward)):
-            yield "gold", f"{place}: {message}"
+        if built_in and known_problem_type(row["problem_type"]) is not None:
+            if "answer" in row and (message := gold_error(row, self.reward)):
+                yield "gold", f"{place}: {message}"
+            elif message := demonstration_error(row, self.reward):
+                yield "demonstration", f"{place}: {message}"
         if self.images == "ignore":
             return
         wrong = row_error(row, self.tasks)
@@ -163,9 +167,9 @@ class FileCheck:
 
 
 def fingerprint(row: dict[str, Any]) -> bytes:
-    """Hash what a row in canonical shape asks: its question, options and images, to 16 bytes."""
+    """Hash what a row in canonical shape asks: its question, options and images, to 16 bytes; blanks do not count."""
     hash = blake2b(digest_size=16)
-    for part in (row["problem"], *row["options"], *row["images"], *row.get("videos", [])):
+    for part in (fold(row["problem"]), *map(fold, row["options"]), *row["images"], *row.get("videos", [])):
         part = str(part) if isinstance(part, dict) else part
         if isinstance(part, str):
             part = part.encode(errors="surrogatepass")

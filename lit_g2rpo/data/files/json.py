@@ -11,6 +11,23 @@ HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """Escape of a surrogate; a lone one is a text that no tokenizer and no file takes."""
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of a JSON object.
+
+    Raises:
+        ValueError: if it has a key twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"key {twice!r:.80} twice in one object")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+"""Reads JSON, bare NaN included, but no object that has a key twice."""
+
+
 def open_file(path: Path) -> BinaryIO:
     """Open a data file to read its bytes.
 
@@ -33,7 +50,7 @@ def parse(text: bytes, place: str) -> Any:
         UserError: if it is none, or a text in it could not be written again.
     """
     try:
-        value = json.loads(text.decode("utf-8-sig"))
+        value = DECODER.decode(text.decode("utf-8-sig"))
         if HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.data.files.cache import cache_folder, identity
-from lit_g2rpo.data.files.json import kind, open_file
+from lit_g2rpo.data.files.json import DECODER, kind, open_file
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import whole
 
@@ -51,7 +51,7 @@ def as_lines(path: Path) -> Path:
 
 def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:
     """Read the rows of an array one after the other: all of them as objects take five times the memory."""
-    decode, at = json.JSONDecoder().raw_decode, _skip(text, 0)
+    decode, at = DECODER.raw_decode, _skip(text, 0)
     if text[at : at + 1] != "[":
         raise UserError(f"{path}: {_instead(text)}; it must be an array of rows")
     at, number = _skip(text, at + 1), 0
@@ -82,6 +82,6 @@ def _skip(text: str, at: int) -> int:
 
 def _instead(text: str) -> str:
     try:
-        return f"holds one JSON {kind(json.loads(text))}"
+        return f"holds one JSON {kind(DECODER.decode(text))}"
     except (ValueError, RecursionError) as error:
         return f"not valid JSON ({error})"

@@ -10,11 +10,13 @@ from lit_g2rpo.data.media.videos import videos_can_be_read
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import benchmark_error
 from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.gold import gold_error
+from lit_g2rpo.rewards.gold import demonstration_error, gold_error
 from lit_g2rpo.rewards.problem_types import problem_type_named
 from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO
-from lit_g2rpo.rewards.rows.targets import letter_of
+from lit_g2rpo.rewards.rows.options import letter_of, option_text
+from lit_g2rpo.rewards.rows.values import shown
 from lit_g2rpo.tasks import Task
 
 MARKS = ("<|image_pad|>", "<|video_pad|>")
@@ -46,7 +48,11 @@ def check_row(
     image_sources(row, image_root, place)
     clips(row, image_root, place)
     # rows of a task with a custom reward may hold any answer
-    if "answer" in row and not tasks[row["task_type"]].reward and (error := gold_error(row, reward)):
+    if tasks[row["task_type"]].reward:
+        return
+    if "answer" in row and (error := gold_error(row, reward)):
+        raise UserError(f"{place}: {error}")
+    if error := demonstration_error(row, reward):
         raise UserError(f"{place}: {error}")
 
 
@@ -65,6 +71,8 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
         return "is a video row, which needs the extra video: pip install 'lit_g2rpo[video]'"
     if not row["problem"].strip():
         return "'problem' is empty; it must be a text"
+    if answered and "answer" not in row:
+        return "no answer; give it in 'answer'"
     try:
         problem_type_named(row["problem_type"])
     except UserError as error:
@@ -75,11 +83,9 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
             f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type"
         )
     if not isinstance(row["task_type"], str) or row["task_type"] not in tasks:
-        return f"unknown task_type {row['task_type']!r}; known: {', '.join(tasks)}; data.tasks adds one"
+        return f"unknown task_type {shown(row['task_type'])}; known: {', '.join(tasks)}; data.tasks adds one"
     if not isinstance(row.get("demonstration"), str | None):
-        return f"'demonstration' is {row['demonstration']!r}; it must be a text"
-    if answered and "answer" not in row:
-        return "no answer; give it in 'answer'"
+        return f"'demonstration' is {shown(row['demonstration'])}; it must be a text"
     if answered and (wrong := benchmark_error(row)):
         return wrong
     if mark := next((m for m in MARKS if any(m in text for text in (row["problem"], *row["options"]))), None):
@@ -90,7 +96,20 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     places, videos = row["problem"].count(VIDEO), len(row.get("videos") or [])
     if places != videos:
         return f"{places} {VIDEO} in 'problem' but {videos} videos; there must be one each"
-    letters = [letter_of(option) for option in row["options"]]
+    return _options_error(row["options"])
+
+
+def _options_error(options: list[str]) -> str | None:
+    letters = [letter_of(option) for option in options]
     if any(letter and letter != own for letter, own in zip(letters, LETTERS, strict=False)):
         return f"'options' begin with {', '.join(filter(None, letters))}; they must begin with A, B, C and so on"
+    if len(options) == 1:
+        return f"'options' has only {shown(options[0])}; give two or more, or none and the answer itself"
+    places: dict[str, str] = {}
+    for option, letter in zip(options, LETTERS, strict=False):
+        text = fold(option_text(option))
+        if not text:
+            return f"option {letter} is empty; give its text"
+        if (first := places.setdefault(text, letter)) != letter:
+            return f"options {first} and {letter} are both {shown(text)}; they must differ"
     return None

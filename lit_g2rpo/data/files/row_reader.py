@@ -10,8 +10,10 @@ from lit_g2rpo.data.media.images import image_size, placed
 from lit_g2rpo.data.media.videos import VideoLimits
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.rows.canonical import canonical
+from lit_g2rpo.rewards.rows.conflicts import conflict
 from lit_g2rpo.rewards.rows.phrases import has_phrases, phrase_rows
 from lit_g2rpo.rewards.rows.targets import SizeNeeded
+from lit_g2rpo.rewards.rows.values import named
 
 
 class RowReader:
@@ -48,11 +50,11 @@ class RowReader:
         row, place = rows[index], rows.place(index)
         for name, column in self.columns.items():
             if column not in row:
-                raise UserError(
-                    f"{place}: no column {column!r}, which data.columns.{name} names; it has {', '.join(row)}"
-                )
+                raise UserError(f"{place}: no column {column!r}, which data.columns.{name} names; it has {named(row)}")
             row[name] = row.pop(column)
         row = self.defaults | {key: value for key, value in row.items() if value is not None}
+        if wrong := conflict(row):
+            raise UserError(f"{place}: {wrong}")
         try:
             try:
                 found = _rows(row)

@@ -2,12 +2,17 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
+from lit_g2rpo.rewards.answers.choice import LETTERS
 from lit_g2rpo.rewards.problem_types import known_problem_type
+from lit_g2rpo.rewards.rows.options import letter_of, lettered, offered_letter
 from lit_g2rpo.rewards.rows.phrases import has_phrases
-from lit_g2rpo.rewards.rows.targets import answer_text, lettered, likely_type, listed, mapping, missing, shown, target
+from lit_g2rpo.rewards.rows.targets import answer_text, conclusion, likely_type, target
+from lit_g2rpo.rewards.rows.values import listed, mapping, missing, named, shown
 
 IMAGE, VIDEO = "<image>", "<video>"
 
@@ -27,6 +32,8 @@ TASK_OF_SOURCE = {
 
 _QUESTIONS = ("problem", "question", "query")
 _TURNS = ("prompt", "messages", "conversations")
+# reasoning, then an answer: what a policy could imitate
+_COMPLETION = re.compile(r"\s*<([\w-]+)>.*</\1>\s*<answer>.*</answer>\s*", re.DOTALL)
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -60,11 +67,15 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
         problem = VIDEO * len(videos) + problem
     answer = target(rest, reply)
     options = lettered(rest.get("options", rest.get("choices")))
-    kind = rest.get("problem_type") or likely_type(rest, problem, options, answer)
+    kind = rest.get("problem_type", "")
+    kind = likely_type(rest, problem, options, answer) if kind == "" else kind
+    if kind == "multiple choice" and not options and isinstance(answer, str):
+        answer = offered_letter(problem, answer) or answer
     source = str(rest.get("data_source", ""))
-    task = rest.get("task_type") or (rest["task"] if isinstance(rest.get("task"), str) else None)
-    task = task or TASK_OF_SOURCE.get(source)
-    if not task and (known := known_problem_type(kind)):
+    task = rest.get("task_type", "")
+    if task == "":
+        task = (rest["task"] if isinstance(rest.get("task"), str) else None) or TASK_OF_SOURCE.get(source)
+    if task is None and (known := known_problem_type(kind)):
         task = known.task
     shape = {
         "id": str(next((rest[key] for key in ("id", "problem_id", "question_id") if key in rest), "")),
@@ -79,7 +90,7 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
         shape["videos"] = videos
     if answer is not None:
         shape["answer"] = answer_text(answer, kind)
-    if "demonstration" not in rest and reply and "</answer>" in reply:
+    if "demonstration" not in rest and reply and _COMPLETION.fullmatch(reply):
         shape["demonstration"] = reply
     return rest | shape
 
@@ -90,12 +101,27 @@ def _has_shape(row: Mapping[str, Any]) -> bool:
         and type(row.get("id")) is str
         and type(row.get("problem")) is str
         and type(row.get("problem_type")) is str
-        and type(row.get("options")) is list
-        and type(row.get("images")) is list
+        and _are_lettered(row.get("options"))
+        and type(images := row.get("images")) is list
+        and all(map(_is_source, images))
         and "video" not in row
         and all(type(video) in (str, bytes) for video in listed(row.get("videos")) or [])
         and type(row.get("data_source")) is str
-        and type(row.get("answer", "")) is str
+        and type(answer := row.get("answer", "")) is str
+        and conclusion(answer, row["problem_type"]) == answer
+    )
+
+
+def _is_source(image: Any) -> bool:
+    if type(image) is str:
+        return not image.startswith("data:")
+    return type(image) is bytes or hasattr(image, "convert")
+
+
+def _are_lettered(options: Any) -> bool:
+    return type(options) is list and all(
+        type(option) is str and letter_of(option) == letter
+        for option, letter in zip_longest(options, LETTERS[: len(options)])
     )
 
 
@@ -136,7 +162,7 @@ def _video(video: Any) -> Any:
 
 def _image(image: Any) -> Any:
     if isinstance(image, Mapping):
-        image = next((image[key] for key in ("bytes", "path", "image", "url") if image.get(key) is not None), image)
+        image = next((image[key] for key in ("bytes", "path", "image", "url") if _given(image.get(key))), image)
     if isinstance(image, str) and image.startswith("data:image"):
         try:
             return base64.b64decode(image.partition(",")[2], validate=True)
@@ -145,6 +171,10 @@ def _image(image: Any) -> Any:
     if not (isinstance(image, str | bytes) or hasattr(image, "convert")):
         raise ValueError(f"'images' holds {shown(image)}; give paths, bytes or PIL images")
     return image
+
+
+def _given(source: Any) -> bool:
+    return source is not None and not (isinstance(source, str | bytes) and not source)
 
 
 def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tuple[str, str | None, bool]:
@@ -159,7 +189,7 @@ def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tup
     if name is None:
         if "problem_type" in rest:
             return "", None, True
-        raise ValueError(f"no question: none of the columns {', '.join(_QUESTIONS + _TURNS)}; it has {', '.join(rest)}")
+        raise ValueError(f"no question: none of the columns {', '.join(_QUESTIONS + _TURNS)}; it has {named(rest)}")
     turns = listed(rest.pop(name))
     if isinstance(turns, str):
         return turns, None, False
@@ -172,7 +202,7 @@ def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tup
     # A system turn asks for another form of the answer than the prompt of this project does.
     texts = [(role, text) for role, text in texts if role != "system"]
     if [role for role, _ in texts] not in (["user"], ["user", "assistant"]):
-        roles = ", ".join(role for role, _ in texts) or "nothing"
+        roles = named(role for role, _ in texts) or "nothing"
         raise ValueError(f"{name!r} holds {roles}; it must hold one user turn, and an assistant's behind it at most")
     problem = texts[0][1]
     labels = listed(mapping(rest, "objects").get("ref"))

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lit_g2rpo.rewards.rows.targets import SizeNeeded, is_box, listed, missing, on_grid, shown
+from lit_g2rpo.rewards.rows.targets import SizeNeeded, is_box, on_grid
+from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 QUESTION = "<image> Please provide the bounding box coordinate of the region this sentence describes: {}."
 """The question of OpenVLThinkerV2's own rows of RefCOCO."""
@@ -38,6 +39,8 @@ def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     phrases, name = listed(row["answer"]), row.get("id", row.get("question_id"))
     if not phrases:
         raise ValueError("'answer' lists no phrase; give at least one that describes the box")
+    if blank := [number for number, phrase in enumerate(phrases, 1) if not phrase.strip(" .")]:
+        raise ValueError(f"phrase {blank[0]} of 'answer' is empty; it must describe the box")
     rest = {key: value for key, value in row.items() if key not in ("question", "query")}
     rest |= {"answer": {"boxes": _corners(row)}, "problem_type": "spatial grounding"}
     numbered = name is not None and len(phrases) > 1

@@ -1,12 +1,14 @@
-"""What a data row asks for: its answer as text, its options with letters, its problem type."""
+"""What a data row asks for: its answer as text, and its problem type."""
 
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.answers.parse import unwrap
 from lit_g2rpo.rewards.problem_types import known_problem_type
+from lit_g2rpo.rewards.rows.options import offered_letter
+from lit_g2rpo.rewards.rows.values import listed, mapping, missing, shown
 
 # VLM-R1 names its accuracy rule by row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
@@ -14,30 +16,6 @@ _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
 
 class SizeNeeded(ValueError):
     """A row with a box in pixels that does not say how large its image is, in columns ``width`` and ``height``."""
-
-
-def missing(value: Any) -> bool:
-    """Tell null, and the NaN that tables without a null write."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def listed(value: Any) -> Any:
-    """Return a list of what may be a list, a tuple or an array."""
-    if hasattr(value, "tolist") and not hasattr(value, "convert"):
-        value = value.tolist()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the object in a column, an empty one if there is none.
-
-    Raises:
-        ValueError: if the column holds something else.
-    """
-    value = row.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{key!r} is {shown(value)}; it must be an object")
-    return value
 
 
 def target(row: Mapping[str, Any], reply: str | None) -> Any:
@@ -59,17 +37,27 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
     if value is None and objects.get("bbox") and (reply is None or "<bbox>" in reply):
         return _objects(objects, row)
     value = reply if value is None else value
-    kind = known_problem_type(row.get("problem_type"))
-    return _conclusion(value) if isinstance(value, str) and (kind is None or kind.solution) else value
+    return conclusion(value, row.get("problem_type")) if isinstance(value, str) else value
 
 
-def _conclusion(text: str) -> str:
-    """Find the answer of a solution that is written out: its last answer block, or its last box of LaTeX."""
+def conclusion(text: str, problem_type: Any) -> str:
+    """Find the answer of a solution that is written out: its last answer block, its last box of LaTeX, or behind ####.
+
+    Args:
+        problem_type: of the row, if it names one; that of a type without solutions is left as it is.
+    """
+    if "</answer>" not in text and "\\boxed{" not in text and "####" not in text:
+        return text
+    kind = known_problem_type(problem_type)
+    if kind is not None and not kind.solution:
+        return text
     if "</answer>" in text and not text.lstrip().startswith("<answer>"):
         return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
     start = text.rfind("\\boxed{")
     if start < 0:
-        return text
+        # the mark of GSM8K, whose last line is the result; other lines have headings
+        last = unwrap(text).rpartition("####")[2].strip() if "####" in text else ""
+        return last if last and "\n" not in last else text
     depth = 0
     for end in range(start + len("\\boxed"), len(text)):
         depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -138,7 +126,8 @@ def answer_text(answer: Any, kind: Any) -> str:
     """
     if isinstance(answer, str):
         return answer
-    if isinstance(answer, bool) or not isinstance(answer, int | float | list | dict):
+    finite = not isinstance(answer, float) or math.isfinite(answer)
+    if isinstance(answer, bool) or not isinstance(answer, int | float | list | dict) or not finite:
         raise ValueError(f"'answer' is {shown(answer)}; it must be a text, a number or JSON")
     if kind == "spatial grounding" and is_box(answer):
         answer = {"boxes": answer}
@@ -146,41 +135,6 @@ def answer_text(answer: Any, kind: Any) -> str:
         return json.dumps(answer, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"'answer' is {shown(answer)}; it must be a text, a number or JSON ({error})") from None
-
-
-def lettered(options: Any) -> list[str]:
-    """Put a letter before each option that has none.
-
-    Args:
-        options: a list of texts, or texts by letter, or None.
-
-    Returns:
-        The options, each ``"A. text"``; as they are if one of them has the letter of its place.
-
-    Raises:
-        ValueError: if they are something else, or more than the alphabet.
-    """
-    options = listed(options)
-    if isinstance(options, Mapping):
-        options = [f"{letter}. {text}" for letter, text in options.items() if not missing(text)]
-    if options is None:
-        return []
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise ValueError(f"'options' is {shown(options)}; it must be a list of texts")
-    letters = [letter_of(option) for option in options]
-    # "E. coli" begins with a letter too, but not with that of its place
-    in_place = any(letter and letter == own for letter, own in zip(letters, LETTERS, strict=False))
-    if in_place or (options and set(letters) == set(LETTERS[: len(options)])):
-        return options
-    if len(options) > len(LETTERS):
-        raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
-    return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-
-
-def letter_of(option: str) -> str:
-    """Read the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
-    start = option.lstrip("( ")[:2]
-    return start[0] if len(start) == 2 and start[0] in LETTERS and start[1] in ".):" else ""
 
 
 def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer: Any) -> str | None:
@@ -198,12 +152,4 @@ def likely_type(row: Mapping[str, Any], problem: str, options: list[str], answer
         return "spatial grounding"
     if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "bbox_2d" in answer[0]:
         return "detection"
-    text = answer.strip().removeprefix("<answer>").removesuffix("</answer>").strip() if isinstance(answer, str) else ""
-    offered = any(mark in problem for mark in ("(A)", "A.", "A)", "A:"))
-    return "multiple choice" if len(text) == 1 and text in LETTERS and offered else "math"
-
-
-def shown(value: Any) -> str:
-    """Write a value for a message, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return "multiple choice" if isinstance(answer, str) and offered_letter(problem, answer) else "math"

@@ -4,19 +4,10 @@ from collections.abc import Iterable
 
 from rapidfuzz.distance import Levenshtein
 
-from lit_g2rpo.rewards.answers.structured import json_value
 from lit_g2rpo.rewards.answers.text import fold
 
 LEAST_SIMILARITY = 0.5
 """An answer less alike than this is another answer, not a misspelt one."""
-
-
-def references(gold: str) -> list[str]:
-    """Read the right answers, none of them empty: those of a JSON list of texts, or the one text."""
-    value = json_value(gold) if gold.startswith("[") else None
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return [item for item in value if item.strip()]
-    return [gold] if gold.strip() else []
 
 
 def document_similarity(answer: str, golds: Iterable[str]) -> float:

@@ -75,6 +75,15 @@ class Pool:
                 raise
         return future.result()
 
+    def reads(self, text: str) -> bool:
+        """Tell whether math-verify reads a result in LaTeX as a value, not only as a text.
+
+        Raises:
+            TimedOut: if the limit of time or memory cut the reading off.
+            UserError: if no process can be started.
+        """
+        return self._compare(text, None)
+
     def forget(self) -> None:
         """Drop what was compared, time-outs included."""
         with self._lock:
@@ -87,7 +96,7 @@ class Pool:
         for worker in running:
             self._end(worker)
 
-    def _compare(self, gold: str, answer: str) -> bool:
+    def _compare(self, gold: str, answer: str | None) -> bool:
         worker = self._idle.get()
         try:
             # A process that ended on its own, or was killed from outside, gets a successor and the pair another try.
@@ -157,7 +166,7 @@ class _Worker:
         )
         theirs.close()
 
-    def ask(self, gold: str, answer: str, seconds: float) -> str:
+    def ask(self, gold: str, answer: str | None, seconds: float) -> str:
         try:
             self.connection.send_bytes(json.dumps([gold, answer]).encode())
         except OSError:

@@ -18,7 +18,10 @@ MAX_READ = 2048
 
 
 def main() -> None:
-    """Answer pairs from a pipe until it closes; arguments: search path, descriptor, limits of time and memory."""
+    """Answer pairs from a pipe until it closes, or whether a result can be read where the answer of a pair is null.
+
+    Its arguments: search path, descriptor, limits of time and memory.
+    """
     connection = Connection(int(sys.argv[2]))
     seconds, memory = float(sys.argv[3]), int(sys.argv[4])
     try:
@@ -50,7 +53,7 @@ def main() -> None:
             return
 
 
-def _comparison() -> Callable[[str, str], bool]:
+def _comparison() -> Callable[[str, str | None], bool]:
     from math_verify import LatexExtractionConfig, parse, verify
 
     logging.disable(logging.CRITICAL)
@@ -61,7 +64,9 @@ def _comparison() -> Callable[[str, str], bool]:
         # its own time-outs are alarms; the parent's clock is the limit here
         return parse(f"\\boxed{{{text}}}", config, extraction_mode="first_match", parsing_timeout=None)
 
-    def compare(gold: str, answer: str) -> bool:
+    def compare(gold: str, answer: str | None) -> bool:
+        if answer is None:
+            return not all(isinstance(found, str) for found in read(gold))
         # in this order: verify is not symmetric
         return bool(verify(read(gold), read(answer), timeout_seconds=None))
 

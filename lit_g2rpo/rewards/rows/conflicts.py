@@ -1,0 +1,75 @@
+"""Columns of a row that answer the same question differently."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from lit_g2rpo.rewards.answers.choice import choice
+from lit_g2rpo.rewards.answers.notation import is_words, normal_form
+from lit_g2rpo.rewards.answers.parse import unbox, unwrap
+from lit_g2rpo.rewards.answers.quantities import quantity, value
+from lit_g2rpo.rewards.rows.options import lettered
+from lit_g2rpo.rewards.rows.targets import conclusion
+from lit_g2rpo.rewards.rows.values import listed, missing, shown
+
+MAX_CHARACTERS = 64
+"""Longer texts are explanations."""
+
+ROUNDING = Fraction(1, 100)
+"""Relative difference of two numbers of which one may be the other rounded."""
+
+GOLD_COLUMNS = ("answer", "solution", "reward_model.ground_truth", "ground_truth")
+_HOLDERS = {"answer", "solution", "reward_model", "ground_truth"}
+
+
+def conflict(row: Mapping[str, Any]) -> str | None:
+    """Say in one line which columns of a raw row hold different gold answers; None if none can be told to.
+
+    Only what is plainly another answer counts: another number, letter or word, not another way to write a formula.
+
+    Args:
+        row: a row of any accepted format, as its file has it.
+    """
+    if len(_HOLDERS & row.keys()) < 2:
+        return None
+    model = row.get("reward_model")
+    given = {**row, "reward_model.ground_truth": model.get("ground_truth") if isinstance(model, Mapping) else None}
+    found = [(name, listed(given[name])) for name in GOLD_COLUMNS if name in given and not missing(given[name])]
+    for name, other in found[1:]:
+        first, gold = found[0]
+        if _differ(gold, other, row):
+            return f"{first!r} is {shown(gold)} but {name!r} is {shown(other)}; leave the wrong one out"
+    return None
+
+
+def _differ(gold: Any, other: Any, row: Mapping[str, Any]) -> bool:
+    if isinstance(gold, list) and isinstance(other, list):
+        return gold != other
+    if isinstance(gold, bool) or isinstance(other, bool):
+        return False
+    if not isinstance(gold, str | int | float) or not isinstance(other, str | int | float):
+        return False
+    kind = row.get("problem_type")
+    a, b = (unbox(unwrap(conclusion(str(text), kind))) for text in (gold, other))
+    if a == b or max(len(a), len(b)) > MAX_CHARACTERS:
+        return False
+    try:
+        options = lettered(row.get("options", row.get("choices")))
+    except ValueError:  # told of elsewhere
+        options = []
+    if options:
+        letters = choice(a, options), choice(b, options)
+        return None not in letters and letters[0] != letters[1]
+    a, b = normal_form(a), normal_form(b)
+    numbers = value(quantity(a).body), value(quantity(b).body)
+    if numbers[0] is not None and numbers[1] is not None:
+        first, second = numbers[0][0], numbers[1][0]
+        return abs(first - second) > ROUNDING * abs(first) and quantity(a).unit == quantity(b).unit
+    # a letter may stand for the word
+    return (
+        (len(a) == 1) == (len(b) == 1)
+        and is_words(a)
+        and is_words(b)
+        and " " not in a + b
+        and a.casefold() != b.casefold()
+    )

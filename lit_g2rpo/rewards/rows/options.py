@@ -1,0 +1,93 @@
+"""Options of a row: their letters, and the letters that a question lists itself."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.answers.parse import unwrap
+from lit_g2rpo.rewards.answers.references import text_list
+from lit_g2rpo.rewards.rows.values import listed, missing, shown
+
+_LETTER = re.compile(
+    r"\s*(?:\(([A-Za-z])\)|([A-Za-z]))(?:[.):\u3001\uff0e\uff1a]?|[.):\u3001\uff0e\uff1a ](.+))\s*", re.DOTALL
+)
+# letters of options in a question: "A. red", "(a) red"; and "A red" where other letters stand like it
+_MARKED = re.compile(r"(?<!\w)([A-Za-z])[.):\]\u3001\uff0e\uff1a]")
+_STANDING = re.compile(r"(?<!\w)([A-Z])(?=\s+\S)")
+
+
+def lettered(options: Any) -> list[str]:
+    """Put a letter before each option that has none.
+
+    Args:
+        options: a list of texts, a list written as text, texts by letter, or None.
+
+    Returns:
+        The options, each ``"A. text"``; as they are if one of them has the letter of its place.
+
+    Raises:
+        ValueError: if they are something else, or more than the alphabet.
+    """
+    options = listed(options)
+    if isinstance(options, str):
+        options = _options_of_text(options)
+    if isinstance(options, Mapping):
+        given = {letter: text for letter, text in options.items() if not missing(text)}
+        if not all(isinstance(text, str) for text in given.values()):
+            raise ValueError(f"'options' is {shown(options)}; it must hold a text for each letter")
+        options = [f"{str(letter).upper()}. {text}" for letter, text in given.items()]
+    if options is None:
+        return []
+    if not isinstance(options, list):
+        raise ValueError(f"'options' is {shown(options)}; it must be a list of texts")
+    for number, option in enumerate(options, 1):
+        if not isinstance(option, str):
+            raise ValueError(f"'options' is {shown(options)}; it must be a list of texts, and place {number} is none")
+    if len(options) > len(LETTERS):
+        raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
+    letters = [letter_of(option) for option in options]
+    # "E. coli" begins with a letter too, but not with that of its place
+    in_place = any(letter and letter == own for letter, own in zip(letters, LETTERS, strict=False))
+    if in_place or (options and set(letters) == set(LETTERS[: len(options)])):
+        return options
+    return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+
+
+def _options_of_text(text: str) -> Any:
+    """Read options that a table holds as one text: a list, or a line each with its letter."""
+    if (found := text_list(text)) is not None:
+        return found
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    in_order = all(letter_of(line) == own for line, own in zip(lines, LETTERS, strict=False))
+    return lines if 1 < len(lines) <= len(LETTERS) and in_order else text
+
+
+def letter_of(option: str) -> str:
+    """Read the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
+    start = option.lstrip("( ")[:2]
+    return start[0] if len(start) == 2 and start[0] in LETTERS and start[1] in ".):" else ""
+
+
+def option_text(option: str) -> str:
+    """Read what an option says behind its letter, if it has one."""
+    return (option.lstrip("( ")[2:] if letter_of(option) else option).strip()
+
+
+def offered_letter(problem: str, answer: str) -> str | None:
+    """Read which of the options that the question itself lists is the answer; None if it is none of them.
+
+    Args:
+        answer: ``B``, ``(B)``, or the letter with its text as the question has it, ``B. 12``.
+    """
+    found = _LETTER.fullmatch(unwrap(answer))
+    if found is None:
+        return None
+    letter, text = found[1] or found[2], (found[3] or "").strip()
+    if text:
+        listed_so = re.search(rf"(?<!\w){letter}[.):\]\u3001\uff0e\uff1a]\s*{re.escape(text)}(?!\w)", problem)
+        return letter if listed_so else None
+    marked = set(_MARKED.findall(problem))
+    standing = marked | set(_STANDING.findall(problem))
+    first = "A" if letter.isupper() else "a"
+    return letter if first in marked & {"A"} or {first, letter} <= standing else None
