@@ -1,5 +1,6 @@
 """The envelope and the strict readers of numbers, letters and boxes."""
 
+import math
 import time
 from fractions import Fraction
 
@@ -107,8 +108,21 @@ def test_json_is_bounded_and_strict() -> None:
     assert json_value('{"a": [[[[[1]]]]]}') == {"a": [[[[[1]]]]]}
     assert json_value('{"a": [[[[[[1]]]]]]}') is None
     assert json_value("```json\n[1]\n```") == [1]
-    for text in ("NaN", "[Infinity]", '{"a": 1, "a": 2}', "[1] [2]", "{'a': 1}", "[1,]", "1" * 5000, "[" * 100_000):
+    for text in ("[1] [2]", "{'a': 1}", "[1,]", "[" * 100_000):
         assert json_value(text) is None
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "[Infinity]", "[-Infinity]", "[1e400]", f"[{'1' * 5000}]"])
+def test_what_is_no_number_spoils_only_its_list(text: str) -> None:
+    assert reals(json_value(text), 1, 0, math.inf) is None
+    assert reals(json_value(f"[[1], {text}]")[0], 1, 0, 1) == (1,)
+
+
+def test_a_key_that_stands_twice_has_no_value() -> None:
+    value = json_value('{"a": [1], "b": 2, "a": [1]}')
+    assert value.keys() == {"a", "b"}
+    assert value["b"] == 2
+    assert math.isnan(value["a"])
 
 
 def test_reals() -> None:
