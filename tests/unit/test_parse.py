@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.geometry import box
 from lit_g2rpo.rewards.answers.numbers import number
 from lit_g2rpo.rewards.answers.parse import envelope, last_boxed, unbox, unwrap
@@ -165,27 +164,6 @@ def test_number(text: str, value: Fraction) -> None:
 )  # fmt: skip
 def test_not_a_number(text: str) -> None:
     assert number(text) is None
-
-
-OPTIONS = ["A. cat", "B. dog", "C. Hot Dog", "D. B"]
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("B", "B"), ("b", "B"), ("(B)", "B"), ("B.", "B"), ("B)", "B"), ("B:", "B"), ("B. dog", "B"), ("(B) dog", "B"),
-        ("b. DOG", "B"), ("dog", "B"), ("hot dog", "C"), ("C. hotdog", "C"), ("\uff22", "B"),
-        ("A. dog", None), ("A. B", None), ("A or B", None), ("AB", None), ("E", None), ("the dog", None), ("", None),
-        ("a dog", None), ("(B", None), ("\ufb06", None), ("[" * 400, None),
-    ],
-)  # fmt: skip
-def test_choice(text: str, letter: str | None) -> None:
-    assert choice(text, OPTIONS) == letter
-
-
-def test_choice_without_options_takes_any_letter_alone() -> None:
-    assert choice("e", []) == "E"
-    assert choice("E. text", []) is None
 
 
 @pytest.mark.parametrize(
