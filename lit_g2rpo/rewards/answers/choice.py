@@ -12,9 +12,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_MARKUP = 64
 """Characters by which an answer may be longer than the text of the option that it names."""
 
-_CLOSING = {"(": ")", "[": "]", "{": "}", "\\(": "\\)", "\\[": "\\]"} | dict(
-    ("\u201c\u201d", "\u2018\u2019", "\u300c\u300d", "\u300e\u300f", "\u3010\u3011", "\u3014\u3015")
-)
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\(": "\\)", "\\[": "\\]"}
+_CLOSING |= dict(zip("\u201c\u2018\u300c\u300e\u3010\u3014", "\u201d\u2019\u300d\u300f\u3011\u3015", strict=True))
 _MARKUP = (
     r"\*{1,3}|_{1,3}|`{1,3}|\${1,2}|\\[(\[]|<(?:b|i|u|em|strong|code|mark)>|[\"'\u201c\u2018\u300c\u300e]"
     r"|\\(?:text|math|boxed|fbox|mbox|emph|underline|bm|boldsymbol)[a-z]{0,6} ?\{"
