@@ -99,6 +99,8 @@ class Pool:
                 reply = worker.ask(gold, answer, WALL * self.seconds)
                 if reply in ("true", "false"):
                     return reply == "true"
+                if reply == "large":
+                    raise TimedOut("too large to compute")
                 code = self._end(worker)
                 worker = None
                 with self._lock:

@@ -20,6 +20,10 @@ MAX_READ = 2048
 Compare = Callable[[str, str], bool]
 
 
+class TooLarge(Exception):
+    """A comparison that would run to its limit."""
+
+
 def main() -> None:
     """Fork and end workers as the parent asks, until it closes the pipe.
 
@@ -82,6 +86,8 @@ def serve(connection: Connection, compare: Compare, seconds: float, memory: int)
             reply = b"true" if compare(gold, answer) else b"false"
         except MemoryError:
             reply = b"memory"
+        except TooLarge:
+            reply = b"large"
         except Exception:
             # math-verify raises on what it cannot read or compare
             reply = b"false"
@@ -101,6 +107,8 @@ def _end(worker: int) -> int:
 def _comparison() -> Compare:
     from math_verify import LatexExtractionConfig, parse, verify
 
+    from lit_g2rpo.rewards.running.size import same_form, too_large
+
     logging.disable(logging.CRITICAL)
     config = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
 
@@ -110,8 +118,13 @@ def _comparison() -> Compare:
         return parse(f"\\boxed{{{text}}}", config, extraction_mode="first_match", parsing_timeout=None)
 
     def compare(gold: str, answer: str) -> bool:
+        right, found = read(gold), read(answer)
+        if any(too_large(value) for value in (*right, *found)):
+            if same_form(right[0], found[0]):
+                return True
+            raise TooLarge
         # in this order: verify is not symmetric
-        return bool(verify(read(gold), read(answer), timeout_seconds=None))
+        return bool(verify(right, found, timeout_seconds=None))
 
     return compare
 
