@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 MAX_JSON_DEPTH = 6
 MAX_DIGITS = 20
+
+_BRACKET = re.compile(r"[][{}]")
 
 T = TypeVar("T")
 
@@ -25,8 +28,8 @@ def json_value(text: str) -> Any:
     body = _unfence(text.strip())
     # The decoder recurses, so depth is bounded before it runs; brackets inside strings only make the bound stricter.
     depth = 0
-    for character in body:
-        depth += 1 if character in "[{" else -1 if character in "]}" else 0
+    for bracket in _BRACKET.findall(body):
+        depth += 1 if bracket in "[{" else -1
         if depth > MAX_JSON_DEPTH:
             return None
     try:

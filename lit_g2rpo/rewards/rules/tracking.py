@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from lit_g2rpo.rewards.answers.geometry import Box, corners, iou
@@ -9,7 +10,7 @@ from lit_g2rpo.rewards.answers.numbers import number
 from lit_g2rpo.rewards.answers.spans import Span, span_iou, start_and_end
 from lit_g2rpo.rewards.answers.structured import fields, json_value
 
-Track = Mapping[Fraction | str, Box | None]
+Track = Mapping[Fraction | int | str, Box | None]
 """Boxes by second; None where there is none that can be read, and under its text a second that cannot be read."""
 
 MAX_FRAMES = 1000
@@ -88,12 +89,19 @@ def _overlap(answer: Track, gold: Track) -> float:
     return sum(iou(found, box) for found, box in pairs if found is not None and box is not None)
 
 
+@lru_cache(MAX_FRAMES)
+def _second(text: str) -> Fraction | int | None:
+    value = number(text)
+    # the same to a mapping, and hashed faster
+    return int(value) if value is not None and value.denominator == 1 else value
+
+
 def _track(value: Any) -> Track | None:
     if not isinstance(value, dict) or not 0 < len(value) <= MAX_FRAMES:
         return None
-    result: dict[Fraction | str, Box | None] = {}
+    result: dict[Fraction | int | str, Box | None] = {}
     for key, item in value.items():
-        second = number(key)
+        second = _second(key)
         if second is None:
             result[key] = None
         elif second in result:
