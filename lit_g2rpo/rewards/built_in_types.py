@@ -11,7 +11,7 @@ from lit_g2rpo.rewards.answers.points import listed_points, nearness, point_with
 from lit_g2rpo.rewards.answers.spans import span, span_iou
 from lit_g2rpo.rewards.answers.text import character_accuracy
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.problem_type import LONG, ProblemType, Row, Unreadable, compared
+from lit_g2rpo.rewards.problem_type import LONG, ProblemType, Row, Unreadable, compared, readable
 from lit_g2rpo.rewards.rules.caption import rouge_l
 from lit_g2rpo.rewards.rules.chart import chart_answers_agree
 from lit_g2rpo.rewards.rules.detection import labelled_boxes, listed_boxes, matched_share
@@ -44,6 +44,13 @@ _near_points = compared(points, points, lambda found, gold: nearness(found, gold
 def _pointing(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
     rule = _near_points if region(gold) is None else _in_region
     return rule(answer, gold, row, config)
+
+
+def _segmenting(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    right, found = readable(segmenter_prompt(gold), "bad_gold"), readable(segmenter_prompt(answer))
+    if (found.time is None) != (right.time is None):
+        raise Unreadable("unparsed")
+    return segmentation_reward(found, right)
 
 
 def _science(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
@@ -167,7 +174,7 @@ BUILT_IN = {
         draw=boxes_and_points,
     ),
     "segmentation": ProblemType(
-        compared(segmenter_prompt, segmenter_prompt, segmentation_reward),
+        _segmenting,
         f"Give only JSON, {_GRID}: the object's box, three points on it and three points off it, for a video also the "
         'second at which it is seen best as "time", for example <answer>{"boxes": [35, 227, 437, 932], '
         '"positive_points": [[210, 400], [250, 610], [300, 800]], '

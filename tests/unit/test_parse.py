@@ -35,6 +35,8 @@ from lit_g2rpo.rewards.answers.structured import json_value, reals
         ("<answer>5</answer>", "5", False),
         ("<answer>5</answer><thinking>r</thinking>", None, False),
         ("<thinking>r<answer>5</answer>", None, False),
+        ("<answer>5</answer><thinking>r", None, False),
+        ("<thinking>r</thinking><answer>5</answer><thinking>r", "5", False),
         ("<thinking>r</thinking><thinking>r<answer>5</answer>", None, False),
         ("<think>r</think><answer>5</answer>", "5", False),
         ("<thinking>r</thinking>5", None, False),

@@ -234,7 +234,12 @@ def test_segmentation_by_hand() -> None:
     video = gold[:-1] + ', "time": 4.0}'
     assert accuracy("segmentation", video, video) == 1.0
     assert accuracy("segmentation", video.replace("4.0", "6"), video) == pytest.approx(0.7 + 0.3 * math.exp(-1))
-    assert accuracy("segmentation", gold, video) == accuracy("segmentation", video, gold) == 0.0
+    for answer, right in ((gold, video), (video, gold)):
+        assert (result("segmentation", answer, right).accuracy, result("segmentation", answer, right).error) == (
+            0,
+            "unparsed",
+        )
+        assert result("segmentation", answer, right, RewardConfig(style="onethinker")).total == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("broken", ["[150, 150], ", '"negative_points"', '"boxes": [100, 100, 300, 300], '])
