@@ -7,7 +7,7 @@ from typing import Any
 import sympy  # type: ignore[import-untyped]
 
 MAX_TERMS = 300
-"""Terms of a product or power, multiplied out; beyond, simplifying takes seconds."""
+"""Terms of one or two variables, multiplied out; beyond, simplifying takes seconds. Of more there may be fewer."""
 MAX_DIGITS = 20_000
 MAX_RANGE = 1000
 """Values that the index of a sum or product takes."""
@@ -30,10 +30,9 @@ class Size:
     widest: float = 1.0
     below: float = 1.0
 
-    @property
-    def too_large(self) -> bool:
-        """Whether computing it takes too long."""
-        return self.widest > MAX_TERMS or self.digits > MAX_DIGITS
+    def exceeds(self, variables: int) -> bool:
+        """Tell whether computing it takes too long, with so many variables in it."""
+        return self.widest * max(variables, 2) > 2 * MAX_TERMS or self.digits > MAX_DIGITS
 
 
 def same_form(a: Any, b: Any) -> bool:
@@ -82,7 +81,7 @@ def too_large(expression: Any) -> bool:
     if not isinstance(expression, sympy.Basic | sympy.MatrixBase):
         return False
     nodes = sum(1 for _ in zip(range(MAX_NODES + 1), sympy.preorder_traversal(expression), strict=False))
-    return nodes > MAX_NODES or size(expression).too_large
+    return nodes > MAX_NODES or size(expression).exceeds(len(expression.free_symbols))
 
 
 def _power(expression: Any, base: Size, power: Size) -> Size:
@@ -109,7 +108,14 @@ def _range(expression: Any, term: Size, digits: float, widest: float) -> Size:
             count *= max(float(high - low + 1) if abs(high - low) < 10**9 else math.inf, 1.0)
     if count > MAX_RANGE:
         return Size(math.inf, digits, math.inf)
-    terms = term.terms * count if isinstance(expression, sympy.Sum) else _bounded(term.terms**count)
+    if not expression.free_symbols:
+        return Size(1.0, digits, widest)
+    if isinstance(expression, sympy.Sum):
+        return Size(term.terms * count, digits, max(widest, term.terms * count))
+    terms = min(
+        _bounded(math.pow(term.terms, min(count, 30.0))) if term.terms > 1 else 1.0,
+        _combinations(count * _degree(expression.function), len(expression.free_symbols) + 1.0),
+    )
     return Size(terms, digits, max(widest, terms))
 
 
@@ -142,7 +148,7 @@ def _magnitude(expression: Any, size: Size) -> float:
     """Return the absolute value of a number, infinite where it is long; 1 for what is no number."""
     if not expression.is_number:
         return 1.0
-    if size.digits > 6 or size.too_large:
+    if size.digits > 6 or size.exceeds(0):
         return math.inf
     try:
         return abs(float(expression))
