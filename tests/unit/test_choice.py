@@ -64,6 +64,7 @@ def test_words_and_two_letters_name_none(text: str) -> None:
         (["(0,1)", "(2,3)"], {"[0,1]": None, "0,1": None}),
         (["cat", "cat", "dog"], {"cat": None, "A": "A", "B. cat": "B", "dog": "C"}),
         (["A and B", "B only"], {"A and B": "A", "A": "A", "B only": "B", "A. A and B": "A"}),
+        (["dog", "a", "C"], {"B. A": None, "B, A": None, "B. a": "B", "C. C": "C", "B. C": None}),
         (["a cat", "a dog"], {"a dog": "B", "A dog": "B", "a cat": "A", "A. dog": None}),
         (["Yes", "No"], {"yes": "A", "NO": "B", "no.": "B", "yes and no": None}),
         (["E. coli", "S. aureus"], {"E. coli": "A", "coli": None, "S. aureus": "B", "A. E. coli": "A"}),

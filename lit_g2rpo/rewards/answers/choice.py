@@ -52,7 +52,8 @@ def choice(text: str, options: Sequence[str]) -> str | None:
     if named and not rest and (letter == named or len(exact) != 1):
         return named
     if not exact and named and named in _same(rest, offered):
-        return named
+        # a capital behind it is another letter, unless the text is that capital
+        return None if rest in offered and rest != offered[named][0] else named
     found = exact or _same(answer, offered)
     return found[0] if len(found) == 1 else None
 
