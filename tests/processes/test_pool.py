@@ -139,6 +139,15 @@ def test_a_successor_needs_no_imports(make: Callable[..., Pool], tmp_path: Path)
     assert notes.read_text() == "imported "
 
 
+def test_a_worker_may_be_ended_twice(make: Callable[..., Pool]) -> None:
+    pool = make()
+    assert pool.verify("a", "a")
+    (worker,) = pool._running
+    assert worker.server.reap(worker.pid) == -signal.SIGKILL
+    assert worker.server.reap(worker.pid) == 0
+    assert pool.verify("b", "b")
+
+
 def test_a_server_killed_from_outside_is_replaced(make: Callable[..., Pool]) -> None:
     pool = make(seconds=0.5)
     assert pool.verify("a", "a")

@@ -58,9 +58,11 @@ def main() -> None:
             workers.add(worker)
             control.send_bytes(str(worker).encode())
         else:
+            # asked for twice, by two threads, it may be another process by now
             worker = int(asked)
+            code = _end(worker) if worker in workers else 0
             workers.discard(worker)
-            control.send_bytes(str(_end(worker)).encode())
+            control.send_bytes(str(code).encode())
     for worker in workers:
         _end(worker)
 
