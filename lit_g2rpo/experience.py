@@ -64,7 +64,7 @@ class Completion:
         token_ids: sampled tokens, the end token included if it was sampled, ``[T]`` long.
         logprobs: log-probability of each token under the sampling policy at the sampling temperature, nats, ``[T]``.
         entropy: exact entropy of the distribution each token was drawn from, nats, ``[T]``.
-        text: the tokens as text, without special tokens.
+        text: the tokens as text, without special tokens, behind the tag that the chat template opens if it opens one.
         truncated: True if the length limit ended it.
     """
 

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.preflight.checkpoint import check_checkpoint, check_room, remove, trial_path
-from lit_g2rpo.callbacks.preflight.checks import check_memory, check_parity, check_rewards
+from lit_g2rpo.callbacks.preflight.checks import check_memory, check_parity, check_rewards, check_tags
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
@@ -25,6 +25,7 @@ class Preflight(L.Callback):
       completion of full length (on the CPU of 512 tokens at most), under the run's strategy and beside an
       optimizer state of full size;
     * log-probabilities: a small rollout, whose log-probabilities the engine and the trainer must agree on;
+    * tags: a completion can have the form that the reward asks for, under the chat template and the tokenizer;
     * rewards: the gold answer of a row of each task scores 1 and nonsense less; custom rewards do not fail;
     * checkpoint: written, read back and removed; the folder has room for those that the run keeps.
 
@@ -33,7 +34,7 @@ class Preflight(L.Callback):
     Args:
         memory: try the largest micro-batch.
         parity: compare log-probabilities.
-        rewards: try the rewards.
+        rewards: try the tags and the rewards.
         checkpoint: write and read a checkpoint.
         mean_gap: largest mean difference of log-probabilities, nats; None for 1e-4, in 16 bits 0.02.
         max_gap: largest difference of a token's, nats; None for 0.01, in 16 bits 2.
@@ -81,6 +82,8 @@ class Preflight(L.Callback):
             return ""
 
         self._try(run, "training rows", find)
+        if self.rewards:
+            self._try(run, "tags", lambda: check_tags(run))
         if self.memory:
             self._try(run, "largest micro-batch", lambda: check_memory(run, prompts))
         if self.parity and run.engine.samples:

@@ -14,6 +14,7 @@ from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.training.memory_trial import in_step, largest_microbatch, trial_pass
 from lit_g2rpo.training.run import Run
+from lit_g2rpo.training.tags import tags_error
 
 NONSENSE = "I would rather not say."
 TOKENS = 32
@@ -118,6 +119,18 @@ def logprob_gaps(run: Run, prompts: list[Prompt], tokens: int) -> Tensor:
     # outside the step: a wrapper that expects a backward would wait for it
     with torch.no_grad():
         return in_step(run, gaps)
+
+
+def check_tags(run: Run) -> str:
+    """Try whether a completion can have the form that the reward asks for, and say what the chat template opens.
+
+    Raises:
+        UserError: if it cannot, so that format would be 0 for ever.
+    """
+    if wrong := tags_error(run.policy, run.reward):
+        raise UserError(wrong)
+    tag = run.policy.opened.strip()
+    return f"the chat template opens {tag} at the end of each prompt; it counts as written" if tag else ""
 
 
 def check_rewards(run: Run, dataset: PromptDataset) -> str:

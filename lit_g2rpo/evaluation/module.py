@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
@@ -25,6 +26,7 @@ from lit_g2rpo.tasks import Task
 from lit_g2rpo.training.checks import check_sampling
 from lit_g2rpo.training.curves import CurvesModule
 from lit_g2rpo.training.run import PromptSettings
+from lit_g2rpo.training.tags import tags_error
 
 Rows = list[dict[str, Any]]
 Numbered = tuple[list[Prompt], list[int | None]]
@@ -119,6 +121,13 @@ class EvaluationModule(CurvesModule):
             if number is not None:
                 rows.append(row(number, repeat, prompts[at], completion, reward, self.reward))
         return rows
+
+    @override
+    def on_validation_start(self) -> None:
+        if wrong := tags_error(self.policy, self.reward):
+            rank_zero_warn(wrong)
+
+    on_test_start = on_predict_start = on_validation_start
 
     @override
     def on_validation_epoch_start(self) -> None:

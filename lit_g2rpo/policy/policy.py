@@ -21,6 +21,7 @@ from lit_g2rpo.policy.forward.packing import packed_states
 from lit_g2rpo.policy.forward.padded import padded_states
 from lit_g2rpo.policy.forward.vision import keep_features
 from lit_g2rpo.policy.head.token_stats import TokenLoss, head_loss, token_logprobs
+from lit_g2rpo.policy.opening import opened_text
 
 COMPILED = ("xla", "neuron")
 """Kinds of devices that compile for each shape."""
@@ -59,6 +60,7 @@ class Policy(nn.Module):
         self.processor = processor
         self.packing, self._shapes = packing, shapes
         self.temperature = 1.0
+        self.opened = opened_text(processor)
         base, limit = without_adapters(model), features_on_device_mib
         sizes = family.image_sizes(base.config)
         with torch.device("cpu"):  # a trainer builds models in the context of its device, but prompts lie on the CPU
@@ -113,8 +115,13 @@ class Policy(nn.Module):
         return cast(EncodedPrompt, prompt.encoded)
 
     def decode(self, token_ids: Tensor) -> str:
-        """Turn completion tokens, ``[T]`` long, into text without special tokens."""
-        return str(self.processor.tokenizer.decode(token_ids, skip_special_tokens=True))
+        """Turn completion tokens, ``[T]`` long, into text without special tokens, behind the tag that is opened."""
+        return self.opened + str(self.processor.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def left_to_write(self, text: str) -> str:
+        """Take off a whole completion the tag that the chat template opens, if it begins with that."""
+        tag, begun = self.opened.strip(), text.lstrip()
+        return begun.removeprefix(tag).lstrip() if tag and begun.startswith(tag) else text
 
     def prepare_features(self, prompts: list[Prompt]) -> None:
         """Tokenize prompts, and encode their images if the vision tower does not learn; call it on gathered weights.

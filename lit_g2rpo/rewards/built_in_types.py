@@ -7,14 +7,14 @@ from operator import eq
 from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.geometry import box, iou
 from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree, percentage
-from lit_g2rpo.rewards.answers.points import nearness, point_within, points, region, share_inside
+from lit_g2rpo.rewards.answers.points import listed_points, nearness, point_within, points, region, share_inside
 from lit_g2rpo.rewards.answers.spans import span, span_iou
 from lit_g2rpo.rewards.answers.text import character_accuracy
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.problem_type import LONG, ProblemType, Row, Unreadable, compared
+from lit_g2rpo.rewards.problem_type import LONG, ProblemType, Row, Unreadable, compared, readable
 from lit_g2rpo.rewards.rules.caption import rouge_l
 from lit_g2rpo.rewards.rules.chart import chart_answers_agree
-from lit_g2rpo.rewards.rules.detection import detection_f1, labelled_boxes
+from lit_g2rpo.rewards.rules.detection import labelled_boxes, listed_boxes, matched_share
 from lit_g2rpo.rewards.rules.document import document_similarity
 from lit_g2rpo.rewards.rules.drawing import boxes_and_points
 from lit_g2rpo.rewards.rules.gui import click, click_reward
@@ -23,18 +23,35 @@ from lit_g2rpo.rewards.rules.math_gold import math_gold
 from lit_g2rpo.rewards.rules.parity import rounded_numbers_agree, single_precision_accuracy, word_accuracy
 from lit_g2rpo.rewards.rules.regression import mean_relative_accuracy
 from lit_g2rpo.rewards.rules.segmentation import segmentation_reward, segmenter_prompt
-from lit_g2rpo.rewards.rules.tracking import mean_iou, timed_reward, timed_track, track, track_of_timed
+from lit_g2rpo.rewards.rules.tracking import (
+    listed_timed_track,
+    listed_track,
+    mean_iou,
+    released_timed_reward,
+    timed_reward,
+    timed_track,
+    track,
+    track_iou,
+    track_of_timed,
+)
 
 _letter = partial(choice, options=())
 _math = compared(str, str, results_agree)
 _numerical = compared(percentage, percentage, numbers_agree, released=rounded_numbers_agree)
-_in_region = compared(points, region, share_inside)
+_in_region = compared(listed_points, region, share_inside)
 _near_points = compared(points, points, lambda found, gold: nearness(found, gold) if len(found) == len(gold) else 0.0)
 
 
 def _pointing(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
     rule = _near_points if region(gold) is None else _in_region
     return rule(answer, gold, row, config)
+
+
+def _segmenting(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    right, found = readable(segmenter_prompt(gold), "bad_gold"), readable(segmenter_prompt(answer))
+    if (found.time is None) != (right.time is None):
+        raise Unreadable("unparsed")
+    return segmentation_reward(found, right)
 
 
 def _science(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
@@ -155,7 +172,7 @@ BUILT_IN = {
         draw=boxes_and_points,
     ),
     "detection": ProblemType(
-        compared(labelled_boxes, labelled_boxes, detection_f1),
+        compared(listed_boxes, labelled_boxes, matched_share),
         f"Give only the boxes and their labels as JSON, {_GRID}, and an empty list if there are none, for example "
         '<answer>[{"bbox_2d": [35, 227, 437, 932], "label": "dog"}]</answer>.',
         f'[{{"bbox_2d": {_BOX}, "label": ".."}}, ..]',
@@ -165,7 +182,7 @@ BUILT_IN = {
         draw=boxes_and_points,
     ),
     "segmentation": ProblemType(
-        compared(segmenter_prompt, segmenter_prompt, segmentation_reward),
+        _segmenting,
         f"Give only JSON, {_GRID}: the object's box, three points on it and three points off it, for a video also the "
         'second at which it is seen best as "time", for example <answer>{"boxes": [35, 227, 437, 932], '
         '"positive_points": [[210, 400], [250, 610], [300, 800]], '
@@ -184,7 +201,7 @@ BUILT_IN = {
         style="vision",
     ),
     "spatial-temporal grounding": ProblemType(
-        compared(timed_track, timed_track, timed_reward),
+        compared(listed_timed_track, timed_track, timed_reward, released=released_timed_reward),
         "Give only start and end in seconds, and one box for every whole second between them on a grid from 0 to 1000 "
         'in both directions, as JSON, for example <answer>{"time": [8.1, 10.4], "boxes": {"9": [317, 422, 582, 997], '
         '"10": [332, 175, 442, 369]}}</answer>.',
@@ -195,14 +212,14 @@ BUILT_IN = {
         track=track_of_timed,
     ),
     "tracking": ProblemType(
-        compared(track, track, mean_iou),
+        compared(listed_track, track, track_iou, released=mean_iou),
         f"Give only one box for every second, {_GRID}, as JSON, for example "
         '<answer>{"boxes": {"1": [405, 230, 654, 463], "2": [435, 223, 678, 446]}}</answer>.',
         f'{{"boxes": {{"second": {_BOX}, ..}}}}',
         limit=LONG,
         structured=True,
         style="vision",
-        track=track,
+        track=listed_track,
     ),
     "open-ended": ProblemType(
         _open_ended,

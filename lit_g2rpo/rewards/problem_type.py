@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from lit_g2rpo.rewards.answers.choice import choice
@@ -20,6 +21,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 G = TypeVar("G")
 
+MAX_GOLDS = 1024
 SHORT = 512
 LONG = 4096
 
@@ -96,7 +98,7 @@ def compared(
 
     Args:
         read: text of an answer to a value; None if it is unreadable.
-        read_gold: the same for a gold answer.
+        read_gold: the same for a gold answer; a text is read once.
         rule: value of the answer and of gold to an accuracy from 0 to 1.
         released: takes the place of ``rule`` in the style of the released reward.
         dense: takes its place where partial credit is given.
@@ -104,9 +106,11 @@ def compared(
     Returns:
         The rule.
     """
+    # the completions of a group share their gold answer
+    gold_value = lru_cache(MAX_GOLDS)(read_gold)
 
     def by_value(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
-        right = readable(read_gold(gold), "bad_gold")
+        right = readable(gold_value(gold), "bad_gold")
         chosen = rule
         if released is not None and config.style == "onethinker":
             chosen = released

@@ -27,7 +27,8 @@ class DemonstrationEngine(RolloutEngine):
         for prompt in prompts:
             if prompt.demonstration is None or not prompt.demonstration.strip():
                 raise UserError(f"row {prompt.id} has no demonstration; supervised training needs one in every row")
-            ids = self.policy.processor.tokenizer.encode(prompt.demonstration, add_special_tokens=False)
+            text = self.policy.left_to_write(prompt.demonstration)
+            ids = self.policy.processor.tokenizer.encode(text, add_special_tokens=False)
             token_ids = torch.tensor([*ids, self.policy.eos_token_ids[0]])
             if len(token_ids) > sampling.max_tokens:
                 raise UserError(

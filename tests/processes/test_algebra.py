@@ -10,7 +10,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards import RewardConfig
 from lit_g2rpo.rewards.rules.math import results_agree
 from lit_g2rpo.rewards.rules.math_gold import math_gold
-from lit_g2rpo.rewards.running import pool as pool_module
+from lit_g2rpo.rewards.running import server
 from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rewards.running.pool import Pool, use_pool
@@ -80,7 +80,7 @@ def test_algebra_runs_in_processes_and_a_limit_is_counted_apart() -> None:
 
 
 def test_processes_that_cannot_start_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_START", pool_module._START.replace("main()", "missing()"))
+    monkeypatch.setattr(server, "START", server.START.replace("main()", "missing()"))
     with pytest.raises(UserError, match="a process for mathematics does not start"):
         Scorer(RewardConfig()).score(Batch([wrapped("1+x")], [MATH], ["math"]))
 

@@ -14,6 +14,7 @@ from helpers.processes import Commands, alive, children_seconds, eventually
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.running import pool as pool_module
+from lit_g2rpo.rewards.running import server
 from lit_g2rpo.rewards.running.pool import Pool, TimedOut, current_pool, use_pool
 
 # the process's own loop with a comparison that does what the answer says
@@ -28,6 +29,12 @@ def compare(gold, answer):
     if word == "spin":
         while True:
             pass
+    if word == "big":
+        9 ** 9 ** 9
+    if word == "burn":
+        until = time.process_time() + float(rest)
+        while time.process_time() < until:
+            pass
     if word == "note":
         with open(rest, "a") as file:
             file.write("compared\\n")
@@ -40,14 +47,13 @@ def compare(gold, answer):
         raise ValueError
     return gold == answer
 worker._comparison = lambda: compare
-worker.GRACE_SECONDS = 0.5
 worker.main()
 """
 
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pool]]:
-    monkeypatch.setattr(pool_module, "_START", SCRIPT)
+    monkeypatch.setattr(server, "START", SCRIPT)
     pools: list[Pool] = []
 
     def build(workers: int = 1, seconds: float = 30.0, memory: int = 2**30) -> Pool:
@@ -60,7 +66,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pool]]:
 
 
 def pids(pool: Pool) -> set[int]:
-    return {worker.process.pid for worker in pool._running}
+    return {worker.pid for worker in pool._running}
 
 
 def test_it_starts_when_asked_and_then_stays(make: Callable[..., Pool]) -> None:
@@ -76,9 +82,14 @@ def test_it_starts_when_asked_and_then_stays(make: Callable[..., Pool]) -> None:
 
 
 def test_a_comparison_that_takes_too_long_is_killed_and_told_apart(make: Callable[..., Pool]) -> None:
-    pool = make(seconds=1.0)
+    pool = make(seconds=0.5)
     assert pool.verify("a", "a")
     (first,) = pids(pool)
+    with pytest.raises(TimedOut):
+        pool.verify("a", "big")
+    assert pool.verify("a", "a2") is False
+    (first,) = pids(pool)
+    pool.restarts = 0
     used = children_seconds()
     with pytest.raises(TimedOut):
         pool.verify("a", "spin")
@@ -93,6 +104,61 @@ def test_a_comparison_that_takes_too_long_is_killed_and_told_apart(make: Callabl
     with pytest.raises(TimedOut):
         pool.verify("a", "spin")
     assert pool.restarts == 2
+
+
+def test_the_limit_is_cpu_time_so_that_load_decides_nothing(make: Callable[..., Pool]) -> None:
+    pool = make(workers=6, seconds=0.6)
+    with ThreadPoolExecutor(6) as threads:
+        # more work than two cores do within the limit, and waiting costs nothing
+        found = list(threads.map(lambda i: pool.verify(str(i), f"burn 0.{i}"), [3, 4, 3, 4]))
+        found += list(threads.map(lambda i: pool.verify(str(i), f"sleep 0.{i}"), [7, 8]))
+    assert found == [False] * 6
+    assert pool.restarts == 0
+
+
+def test_one_that_does_not_even_compute_is_ended_by_the_clock(
+    make: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "WALL", 2)
+    pool = make(seconds=0.5)
+    with pytest.raises(TimedOut):
+        pool.verify("a", "sleep 600")
+    assert pool.restarts == 1
+
+
+def test_a_successor_needs_no_imports(make: Callable[..., Pool], tmp_path: Path) -> None:
+    notes = tmp_path / "imported"
+    counting = f"(open({str(notes)!r}, 'a').write('imported '), compare)[1]"
+    server.START = SCRIPT.replace("lambda: compare", f"lambda: {counting}")
+    pool = make(workers=2, seconds=0.2)
+    for i in range(5):
+        with pytest.raises(TimedOut):
+            pool.verify(str(i), "spin")
+        assert pool.verify(str(i), str(i))
+    assert pool.restarts == 5
+    assert notes.read_text() == "imported "
+
+
+def test_a_worker_may_be_ended_twice(make: Callable[..., Pool]) -> None:
+    pool = make()
+    assert pool.verify("a", "a")
+    (worker,) = pool._running
+    assert worker.server.reap(worker.pid) == -signal.SIGKILL
+    assert worker.server.reap(worker.pid) == 0
+    assert pool.verify("b", "b")
+
+
+def test_a_server_killed_from_outside_is_replaced(make: Callable[..., Pool]) -> None:
+    pool = make(seconds=0.5)
+    assert pool.verify("a", "a")
+    assert pool._server is not None
+    first = pool._server.process.pid
+    os.kill(first, signal.SIGKILL)
+    assert pool.verify("b", "b"), "its worker goes on"
+    with pytest.raises(TimedOut):
+        pool.verify("a", "spin")
+    assert pool.verify("c", "c")
+    assert pool._server.process.pid != first
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory holds on Linux")
@@ -141,7 +207,7 @@ def test_it_works_in_a_forked_child_and_leaves_the_parent_alone(make: Callable[.
     pool = make()
     assert pool.verify("a", "a")
     (worker,) = pool._running
-    own = worker.process.pid
+    own = worker.pid
     child = os.fork()
     if child == 0:
         right = False
@@ -174,7 +240,7 @@ def test_close_ends_processes_and_more_may_come(make: Callable[..., Pool]) -> No
 
 
 def test_a_process_that_does_not_start_is_the_users_to_know(make: Callable[..., Pool]) -> None:
-    pool_module._START = SCRIPT.replace("lambda: compare", "lambda: __import__('no_such_package')")
+    server.START = SCRIPT.replace("lambda: compare", "lambda: __import__('no_such_package')")
     pool = make()
     with pytest.raises(UserError, match=r"No module named 'no_such_package'.*install math-verify"):
         pool.verify("a", "b")
@@ -196,14 +262,15 @@ def test_each_thread_may_have_its_own(make: Callable[..., Pool]) -> None:
 
 PROGRAM = """
 import os, signal, sys, threading, time
-from lit_g2rpo.rewards.running import pool as pool_module
-pool_module._START = sys.argv[1]
-pool = pool_module.Pool(2, float(sys.argv[2]))
+from lit_g2rpo.rewards.running import server
+from lit_g2rpo.rewards.running.pool import Pool
+server.START = sys.argv[1]
+pool = Pool(2, float(sys.argv[2]))
 pool.verify("a", "a")
 thread = threading.Thread(target=lambda: pool.verify("a", "spin"), daemon=True)
 thread.start()
 time.sleep(0.3)
-print(*[worker.process.pid for worker in pool._running], flush=True)
+print(*[worker.pid for worker in pool._running], flush=True)
 {end}
 """
 

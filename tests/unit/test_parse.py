@@ -1,5 +1,6 @@
 """The envelope and the strict readers of numbers, letters and boxes."""
 
+import math
 import time
 from fractions import Fraction
 
@@ -7,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.geometry import box
 from lit_g2rpo.rewards.answers.numbers import number
 from lit_g2rpo.rewards.answers.parse import envelope, last_boxed, unbox, unwrap
@@ -35,6 +35,8 @@ from lit_g2rpo.rewards.answers.structured import json_value, reals
         ("<answer>5</answer>", "5", False),
         ("<answer>5</answer><thinking>r</thinking>", None, False),
         ("<thinking>r<answer>5</answer>", None, False),
+        ("<answer>5</answer><thinking>r", None, False),
+        ("<thinking>r</thinking><answer>5</answer><thinking>r", "5", False),
         ("<thinking>r</thinking><thinking>r<answer>5</answer>", None, False),
         ("<think>r</think><answer>5</answer>", "5", False),
         ("<thinking>r</thinking>5", None, False),
@@ -107,8 +109,21 @@ def test_json_is_bounded_and_strict() -> None:
     assert json_value('{"a": [[[[[1]]]]]}') == {"a": [[[[[1]]]]]}
     assert json_value('{"a": [[[[[[1]]]]]]}') is None
     assert json_value("```json\n[1]\n```") == [1]
-    for text in ("NaN", "[Infinity]", '{"a": 1, "a": 2}', "[1] [2]", "{'a': 1}", "[1,]", "1" * 5000, "[" * 100_000):
+    for text in ("[1] [2]", "{'a': 1}", "[1,]", "[" * 100_000):
         assert json_value(text) is None
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "[Infinity]", "[-Infinity]", "[1e400]", f"[{'1' * 5000}]"])
+def test_what_is_no_number_spoils_only_its_list(text: str) -> None:
+    assert reals(json_value(text), 1, 0, math.inf) is None
+    assert reals(json_value(f"[[1], {text}]")[0], 1, 0, 1) == (1,)
+
+
+def test_a_key_that_stands_twice_has_no_value() -> None:
+    value = json_value('{"a": [1], "b": 2, "a": [1]}')
+    assert value.keys() == {"a", "b"}
+    assert value["b"] == 2
+    assert math.isnan(value["a"])
 
 
 def test_reals() -> None:
@@ -151,27 +166,6 @@ def test_number(text: str, value: Fraction) -> None:
 )  # fmt: skip
 def test_not_a_number(text: str) -> None:
     assert number(text) is None
-
-
-OPTIONS = ["A. cat", "B. dog", "C. Hot Dog", "D. B"]
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("B", "B"), ("b", "B"), ("(B)", "B"), ("B.", "B"), ("B)", "B"), ("B:", "B"), ("B. dog", "B"), ("(B) dog", "B"),
-        ("b. DOG", "B"), ("dog", "B"), ("hot dog", "C"), ("C. hotdog", "C"), ("\uff22", "B"),
-        ("A. dog", None), ("A. B", None), ("A or B", None), ("AB", None), ("E", None), ("the dog", None), ("", None),
-        ("a dog", None), ("(B", None), ("\ufb06", None), ("[" * 400, None),
-    ],
-)  # fmt: skip
-def test_choice(text: str, letter: str | None) -> None:
-    assert choice(text, OPTIONS) == letter
-
-
-def test_choice_without_options_takes_any_letter_alone() -> None:
-    assert choice("e", []) == "E"
-    assert choice("E. text", []) is None
 
 
 @pytest.mark.parametrize(

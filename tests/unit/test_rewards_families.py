@@ -16,7 +16,7 @@ from lit_g2rpo.rewards.answers.references import references
 from lit_g2rpo.rewards.answers.spans import span, span_iou
 from lit_g2rpo.rewards.rules.caption import rouge_l
 from lit_g2rpo.rewards.rules.chart import chart_answers_agree
-from lit_g2rpo.rewards.rules.detection import detection_f1, labelled_boxes
+from lit_g2rpo.rewards.rules.detection import labelled_boxes, matched_share
 from lit_g2rpo.rewards.rules.document import document_similarity
 from lit_g2rpo.rewards.rules.gui import click, click_reward
 from lit_g2rpo.rewards.rules.segmentation import segmenter_prompt
@@ -192,11 +192,12 @@ def test_detection_by_hand() -> None:
     both = GOLD["detection"]
     dog = '{"bbox_2d": [100, 100, 300, 300], "label": "Dog "}'
     assert accuracy("detection", both) == 1.0
-    assert accuracy("detection", f"[{dog}]") == pytest.approx(2 / 3)
-    assert accuracy("detection", f"[{dog}, {dog}]") == pytest.approx(2 / 4)
+    assert accuracy("detection", f"[{dog}]") == accuracy("detection", f"[{dog}, {dog}]") == 0.5
+    assert accuracy("detection", f"[{dog}, {dog}, {dog}, {dog}]") == 0.25
+    assert accuracy("detection", both.replace("cat", "cow")) == 0.5
     assert accuracy("detection", f"[{dog.replace('Dog', 'cat')}]") == 0.0
     assert accuracy("detection", f"[{dog.replace('300]', '199]')}]") == 0.0
-    assert accuracy("detection", f"[{dog.replace('300]', '200]')}]") == pytest.approx(2 / 3)  # overlap of exactly half
+    assert accuracy("detection", f"[{dog.replace('300]', '200]')}]") == 0.5  # overlap of exactly half
     assert accuracy("detection", "[]") == 0.0
     assert accuracy("detection", "[]", "[]") == accuracy("detection", '{"boxes": []}', "[]") == 1.0
     assert accuracy("detection", f"[{dog}]", "[]") == 0.0
@@ -207,7 +208,7 @@ def test_detection_by_hand() -> None:
 def test_detection_does_not_pay_for_junk() -> None:
     right = [((i * 100.0, 0.0, i * 100.0 + 50, 50.0), "") for i in range(3)]
     junk = [((900.0, 900.0, 901.0 + i / 8, 950.0), "") for i in range(400)]
-    assert detection_f1(right + junk, right) == detection_f1(junk + right, right) == pytest.approx(6 / 406)
+    assert matched_share(right + junk, right) == matched_share(junk + right, right) == pytest.approx(3 / 403)
     many = [{"bbox_2d": [0, 0, 1, 1]}] * 501
     assert labelled_boxes(str(many).replace("'", '"')) is None
 
@@ -222,7 +223,7 @@ def test_detection_is_the_largest_matching() -> None:
             sum(iou(a[0], g[0]) >= 0.5 for a, g in zip(order, gold, strict=False))
             for order in itertools.permutations(padded, len(gold))
         )
-        assert detection_f1(answer, gold) == pytest.approx(2 * best / (len(answer) + len(gold)))
+        assert matched_share(answer, gold) == pytest.approx(best / max(len(answer), len(gold)))
 
 
 def test_segmentation_by_hand() -> None:
@@ -234,7 +235,12 @@ def test_segmentation_by_hand() -> None:
     video = gold[:-1] + ', "time": 4.0}'
     assert accuracy("segmentation", video, video) == 1.0
     assert accuracy("segmentation", video.replace("4.0", "6"), video) == pytest.approx(0.7 + 0.3 * math.exp(-1))
-    assert accuracy("segmentation", gold, video) == accuracy("segmentation", video, gold) == 0.0
+    for answer, right in ((gold, video), (video, gold)):
+        assert (result("segmentation", answer, right).accuracy, result("segmentation", answer, right).error) == (
+            0,
+            "unparsed",
+        )
+        assert result("segmentation", answer, right, RewardConfig(style="onethinker")).total == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("broken", ["[150, 150], ", '"negative_points"', '"boxes": [100, 100, 300, 300], '])
@@ -266,7 +272,8 @@ def test_not_a_span(text: str) -> None:
 def test_tracks_are_scored_over_gold_seconds() -> None:
     one = '{"boxes": {"1": [100, 100, 300, 300]}}'
     assert accuracy("tracking", one) == 0.5
-    assert accuracy("tracking", GOLD["tracking"], one) == 1.0
+    assert accuracy("tracking", GOLD["tracking"], one) == 0.5
+    assert accuracy("tracking", one, one) == 1.0
     assert accuracy("tracking", '{"boxes": {"01": [100, 100, 300, 200], "2.0": [0, 0, 50, 50]}}') == pytest.approx(0.75)
     assert accuracy("tracking", '{"boxes": {"7": [100, 100, 300, 300]}}') == 0.0
     timed = '{"time": [8.5, 10.5], "boxes": {"10": [0, 0, 50, 50]}}'
@@ -324,8 +331,8 @@ def test_box_order_does_not_matter() -> None:
     for _ in range(50):
         gold = [(random_box(rng), rng.choice(string.ascii_lowercase[:3])) for _ in range(5)]
         answer = [(random_box(rng), rng.choice("abc")) for _ in range(3)] + gold[:2]
-        value = detection_f1(answer, gold)
-        assert detection_f1(rng.sample(answer, 5), rng.sample(gold, 5)) == value
+        value = matched_share(answer, gold)
+        assert matched_share(rng.sample(answer, 5), rng.sample(gold, 5)) == value
 
 
 def test_answers_of_the_wrong_form_have_a_code() -> None:

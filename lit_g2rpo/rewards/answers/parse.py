@@ -30,7 +30,7 @@ class Envelope:
 def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answer") -> Envelope:
     """Split a completion into reasoning and answer, in time linear in its length.
 
-    An answer inside the reasoning, an unclosed reasoning block included, does not count.
+    An answer inside or before the reasoning does not count, where that never closes included.
 
     Source: envelope of OpenVLThinkerV2 (arXiv 2604.08539); the released code's pattern finds more than one reading.
     """
@@ -41,6 +41,8 @@ def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answ
     after = last + len(end_think) if last >= 0 else 0
     reopened = text.find(think, after)
     behind = text[after:] if reopened < 0 else text[after:reopened]
+    if last < 0 <= first:
+        behind = ""
     answer = _last_block(behind, open_answer, end_answer)
     reasoning = _first_block(text, first, think, end_think)
     thoughts, answers = text.count(think), text.count(open_answer)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from lit_g2rpo.rewards.answers.geometry import GRID, Box, corners, labelled_box
-from lit_g2rpo.rewards.answers.structured import fields, json_value, reals
+from lit_g2rpo.rewards.answers.structured import fields, json_value, reals, whole
 
 Point = tuple[float, float]
 Region = tuple[Point, ...]
@@ -18,10 +18,16 @@ SIGMA = 50.0
 
 
 def points(text: str) -> list[Point] | None:
+    """Read points as `listed_points` does; None if one of them is no point."""
+    return whole(listed_points(text))
+
+
+def listed_points(text: str) -> list[Point | None] | None:
     """Read points from JSON, ``[{"point_2d": [x, y], "label": "..."}, ..]``, ``{"points": [[x, y], ..]}`` or lists.
 
     Returns:
-        Points on the 0..1000 grid; None if one of them is no point, there is none, or more than ``MAX_POINTS``.
+        Points on the 0..1000 grid, None in the place of an item that is no point; None if there is no point, or more
+        than ``MAX_POINTS`` items.
     """
     value = json_value(text)
     named = fields(value, "points")
@@ -30,8 +36,8 @@ def points(text: str) -> list[Point] | None:
         items = [items]
     if not isinstance(items, list) or not 0 < len(items) <= MAX_POINTS:
         return None
-    found = [point for point in map(_point, items) if point is not None]
-    return found if len(found) == len(items) else None
+    found = [_point(item) for item in items]
+    return found if any(found) else None
 
 
 def region(text: str) -> Region | None:
@@ -64,12 +70,15 @@ def inside(point: Point, corners: Region) -> bool:
     return odd
 
 
-def share_inside(found: Sequence[Point], corners: Region) -> float:
+def share_inside(found: Sequence[Point | None], corners: Region) -> float:
     """Return the share of at least one point in a region: scattering points over an image gains nothing.
+
+    Args:
+        found: points; None, an item that is no point, lies outside.
 
     Source: the rule of RefSpatial-Bench (RoboRefer, arXiv 2506.04308).
     """
-    return sum(inside(point, corners) for point in found) / len(found)
+    return sum(point is not None and inside(point, corners) for point in found) / len(found)
 
 
 def distance(point: Point, corners: Region) -> float:
@@ -118,9 +127,11 @@ def _point(value: Any) -> Point | None:
 def _polygon(value: Any) -> Region | None:
     if not isinstance(value, list) or not 3 <= len(value) <= MAX_POINTS:
         return None
-    found = tuple(point for point in map(_point, value) if point is not None)
-    area = sum(ax * by - bx * ay for (ax, ay), (bx, by) in _edges(found))
-    return found if len(found) == len(value) and area else None
+    found = whole([_point(item) for item in value])
+    if found is None:
+        return None
+    outline = tuple(found)
+    return outline if sum(ax * by - bx * ay for (ax, ay), (bx, by) in _edges(outline)) else None
 
 
 def _outline(edges: Box) -> Region:

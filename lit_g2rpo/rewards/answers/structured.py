@@ -2,16 +2,25 @@
 
 import json
 import math
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 MAX_JSON_DEPTH = 6
+MAX_DIGITS = 20
+
+_BRACKET = re.compile(r"[][{}]")
+
+T = TypeVar("T")
 
 
 def json_value(text: str) -> Any:
     """Read one JSON value, a fence of three backticks around it allowed.
 
-    Duplicate keys, NaN and Infinity, more than ``MAX_JSON_DEPTH`` levels and anything beside the value are refused. The
-    caller bounds the length.
+    More than ``MAX_JSON_DEPTH`` levels and anything beside the value are refused. The value of a key that stands twice
+    is NaN, and a whole number of more than ``MAX_DIGITS`` digits is a float: `reals` takes neither NaN nor infinity, so
+    that each spoils only the item that holds it. The caller bounds the length.
 
     Returns:
         The value; None if it is not one (and for ``null``).
@@ -19,12 +28,12 @@ def json_value(text: str) -> Any:
     body = _unfence(text.strip())
     # The decoder recurses, so depth is bounded before it runs; brackets inside strings only make the bound stricter.
     depth = 0
-    for character in body:
-        depth += 1 if character in "[{" else -1 if character in "]}" else 0
+    for bracket in _BRACKET.findall(body):
+        depth += 1 if bracket in "[{" else -1
         if depth > MAX_JSON_DEPTH:
             return None
     try:
-        return json.loads(body, object_pairs_hook=_unique, parse_constant=_reject)
+        return json.loads(body, object_pairs_hook=_object, parse_int=_integer)
     except (ValueError, RecursionError):
         return None
 
@@ -56,18 +65,27 @@ def reals(value: Any, count: int, low: float, high: float) -> tuple[float, ...] 
     return tuple(float(item) for item in value)
 
 
+def whole(items: Sequence[T | None] | None) -> list[T] | None:
+    """Return a list that was read item by item; None if there is no list, or one of its items could not be read."""
+    if items is None:
+        return None
+    found = [item for item in items if item is not None]
+    return found if len(found) == len(items) else None
+
+
 def _unfence(text: str) -> str:
     if text.startswith("```") and text.endswith("```") and len(text) > 6:
         text = text[3:-3].removeprefix("json").strip()
     return text
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("duplicate key")
+        count = Counter(key for key, _ in pairs)
+        result |= {key: math.nan for key in result if count[key] > 1}
     return result
 
 
-def _reject(constant: str) -> None:
-    raise ValueError(constant)
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)

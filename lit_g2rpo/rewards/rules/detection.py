@@ -1,10 +1,11 @@
-"""Detection: F1 of boxes matched one to one."""
+"""Detection: boxes matched one to one."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lit_g2rpo.rewards.answers.geometry import Box, corners, iou, labelled_box
-from lit_g2rpo.rewards.answers.structured import fields, json_value
+from lit_g2rpo.rewards.answers.structured import fields, json_value, whole
 from lit_g2rpo.rewards.answers.text import fold
 
 MAX_BOXES = 500
@@ -15,11 +16,16 @@ LabelledBox = tuple[Box, str]
 
 
 def labelled_boxes(text: str) -> list[LabelledBox] | None:
+    """Read boxes as `listed_boxes` does; None if one of them is no box."""
+    return whole(listed_boxes(text))
+
+
+def listed_boxes(text: str) -> list[LabelledBox | None] | None:
     """Read boxes from JSON, ``[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ..]`` or ``{"boxes": [[..], ..]}``.
 
     Returns:
-        Boxes on the 0..1000 grid, each with its label in normal form, empty without one; None if one of them is no
-        box, or there are more than ``MAX_BOXES``.
+        Boxes on the 0..1000 grid, each with its label in normal form, empty without one, and None in the place of an
+        item that is no box; None if it is no list, all items are none, or there are more than ``MAX_BOXES``.
     """
     value = json_value(text)
     plain = fields(value, "boxes")
@@ -28,21 +34,22 @@ def labelled_boxes(text: str) -> list[LabelledBox] | None:
     items = value if plain is None else plain[0]
     if not isinstance(items, list) or len(items) > MAX_BOXES:
         return None
-    result = []
-    for item in items:
-        edges = corners(item) if plain is not None else None
-        found = (edges, "") if edges is not None else labelled_box(item)
-        if found is None:
-            return None
-        result.append((found[0], fold(found[1]).casefold()))
-    return result
+    result = [_item(item, plain is not None) for item in items]
+    return result if any(result) or not items else None
 
 
-def detection_f1(answer: Sequence[LabelledBox], gold: Sequence[LabelledBox]) -> float:
-    """Return the F1 of the largest one-to-one matching in which boxes overlap by half and labels are the same.
+def matched_share(answer: Sequence[LabelledBox | None], gold: Sequence[LabelledBox]) -> float:
+    """Return how many boxes of an answer are right, over the larger of the two numbers of boxes.
 
-    A box too many costs as much as a box missed, wherever it stands, so that a list of guesses gains nothing. A gold
-    box without a label takes any. Nothing against nothing is 1.
+    This is the smaller of precision and recall. The right boxes are those of the largest one-to-one matching in which
+    boxes overlap by half and labels are the same; a gold box without a label takes any. A matching grows by less the
+    more boxes there are already, so among more guesses than gold boxes as many as gold boxes do at least as well alone,
+    whatever is believed of the places: a list never beats its own best guesses. F1 pays k guesses 2 / (k + 1), and the
+    matched over the united, right for one object, pays two guesses for each of two objects more than one for each.
+    Nothing against nothing is 1.
+
+    Args:
+        answer: its boxes; None, an item that is no box, is a wrong one.
     """
     if not answer or not gold:
         return float(not answer and not gold)
@@ -50,8 +57,14 @@ def detection_f1(answer: Sequence[LabelledBox], gold: Sequence[LabelledBox]) -> 
 
     fits = [
         [float((not label or label == named) and iou(found, box) >= IOU_THRESHOLD) for box, label in gold]
-        for found, named in answer
+        for found, named in filter(None, answer)
     ]
     rows, columns = linear_sum_assignment(fits, maximize=True)
     matched = math.fsum(fits[row][column] for row, column in zip(rows, columns, strict=True))
-    return 2 * matched / (len(answer) + len(gold))
+    return matched / max(len(answer), len(gold))
+
+
+def _item(value: Any, plain: bool) -> LabelledBox | None:
+    edges = corners(value) if plain else None
+    found = (edges, "") if edges is not None else labelled_box(value)
+    return None if found is None else (found[0], fold(found[1]).casefold())

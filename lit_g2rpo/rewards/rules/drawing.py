@@ -1,8 +1,8 @@
 """What of an answer can be drawn over its image."""
 
 from lit_g2rpo.rewards.answers.geometry import Box, box
-from lit_g2rpo.rewards.answers.points import Point, points
-from lit_g2rpo.rewards.rules.detection import labelled_boxes
+from lit_g2rpo.rewards.answers.points import Point, listed_points
+from lit_g2rpo.rewards.rules.detection import listed_boxes
 from lit_g2rpo.rewards.rules.segmentation import segmenter_prompt
 
 
@@ -12,5 +12,5 @@ def boxes_and_points(answer: str) -> tuple[list[Box], list[Point]]:
     if segment is not None:
         return [segment.box], segment.positive
     one = box(answer)
-    boxes = [one] if one is not None else [found for found, _ in labelled_boxes(answer) or []]
-    return boxes, [] if boxes else points(answer) or []
+    boxes = [one] if one is not None else [found for found, _ in filter(None, listed_boxes(answer) or [])]
+    return boxes, [] if boxes else [point for point in listed_points(answer) or [] if point is not None]

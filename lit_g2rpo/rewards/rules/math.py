@@ -2,6 +2,7 @@
 
 import re
 
+from lit_g2rpo.rewards.answers.cost import slow_to_read
 from lit_g2rpo.rewards.answers.notation import is_balanced, is_explosive, is_words, normal_form
 from lit_g2rpo.rewards.answers.quantities import quantity, units_agree, value, values_agree
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
@@ -45,7 +46,7 @@ def results_agree(answer: str, gold: str) -> bool:
         return same_name and values_agree(a_value, g_value)
     if g_value is not None and not _needs_algebra(found.body):
         return False
-    if is_explosive(answer) or is_explosive(gold):
+    if any(is_explosive(text) or slow_to_read(text) for text in (answer, gold)):
         raise TimedOut("too large to compute")
     if found.unit == right.unit and "=" not in found.body + right.body:
         answer, gold = found.body, right.body

@@ -31,7 +31,8 @@ def structure_reward(read: Callable[[str], Track | None] | None, answer: str, go
     named, wanted = read(answer), read(gold)
     if named is None or wanted is None:
         return 0.0
-    return STRUCTURE / 2 * (1 + len(named.keys() & wanted.keys()) / len(wanted))
+    seconds = {second for second, box in named.items() if box is not None}
+    return STRUCTURE / 2 * (1 + len(seconds & wanted.keys()) / len(wanted))
 
 
 def word_accuracy(answer: str, gold: str) -> float:

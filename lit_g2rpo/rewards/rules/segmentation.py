@@ -52,17 +52,15 @@ def segmenter_prompt(text: str) -> SegmenterPrompt | None:
 def segmentation_reward(answer: SegmenterPrompt, gold: SegmenterPrompt) -> float:
     """Score a prompt of a segmenter by overlap of boxes, nearness of points and, in a video, of frames.
 
-    Returns:
-        From 0 to 1; 0 if only one of the two names a frame.
+    Args:
+        answer: with a time where gold has one, and only there.
 
     Source: OneThinker (arXiv 2512.03043).
     """
     overlap = iou(answer.box, gold.box)
     on, off = nearness(answer.positive, gold.positive), nearness(answer.negative, gold.negative)
-    if answer.time is None and gold.time is None:
-        return 0.5 * overlap + 0.25 * on + 0.25 * off
     if answer.time is None or gold.time is None:
-        return 0.0
+        return 0.5 * overlap + 0.25 * on + 0.25 * off
     return 0.3 * overlap + 0.3 * math.exp(-abs(answer.time - gold.time) / TIME_SCALE) + 0.2 * on + 0.2 * off
 
 

@@ -11,7 +11,7 @@ class Limits:
 
     Args:
         workers: processes for algebra; they start when an answer needs them.
-        seconds: time for one comparison by algebra.
+        seconds: CPU time for one comparison by algebra.
         memory: memory of each process, MiB.
         user_seconds: time for one call of a custom reward. 0 calls it without a limit in the caller's own
             thread, for functions that set alarms.

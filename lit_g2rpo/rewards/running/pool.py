@@ -1,26 +1,20 @@
 """Algebra in separate processes, which can be killed: a pool of workers with limits of time and memory."""
 
 import atexit
-import json
 import os
 import queue
-import subprocess
-import sys
+import signal
 import threading
 import weakref
 from concurrent.futures import Future
 from contextvars import ContextVar
-from multiprocessing import Pipe
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.running.server import Server, Worker
 
-START_SECONDS = 120.0
 MAX_REMEMBERED = 16_384
-# A fresh interpreter, not multiprocessing's spawn: that imports the caller's main module again and is refused inside
-# the daemons that data loaders are; and not a fork, which is unsafe once CUDA is up.
-_START = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from lit_g2rpo.rewards.running.worker import main; main()"
-)
+WALL = 30
+"""Wall-clock time, in CPU-time limits, after which a worker that does not even compute is ended."""
 
 
 class TimedOut(Exception):
@@ -32,11 +26,15 @@ class Pool:
 
     Args:
         workers: most processes at a time.
-        seconds: limit of wall-clock time for a comparison.
+        seconds: limit of a process's CPU time for a comparison, so that no result depends on what else the machine
+            does.
         memory: limit of each process's memory, bytes.
 
     ``restarts`` counts processes that were ended by a limit or died, and ``broken`` is why none can be started.
     """
+
+    _server: Server | None
+    _starting: threading.Lock
 
     def __init__(self, workers: int = 2, seconds: float = 2.0, memory: int = 2**30) -> None:
         self.workers, self.seconds, self.memory = workers, seconds, memory
@@ -95,6 +93,10 @@ class Pool:
             running = list(self._running)
         for worker in running:
             self._end(worker)
+        with self._starting:
+            if self._server is not None:
+                self._server.end()
+                self._server = None
 
     def _compare(self, gold: str, answer: str | None) -> bool:
         worker = self._idle.get()
@@ -103,40 +105,58 @@ class Pool:
             for _ in range(2):
                 if worker is None:
                     worker = self._start()
-                reply = worker.ask(gold, answer, self.seconds)
+                reply = worker.ask(gold, answer, WALL * self.seconds)
                 if reply in ("true", "false"):
                     return reply == "true"
-                self._end(worker)
+                if reply == "large":
+                    raise TimedOut("too large to compute")
+                code = self._end(worker)
                 worker = None
                 with self._lock:
                     self.restarts += 1
-                if reply != "ended":
+                if reply != "ended" or code == -signal.SIGPROF:
                     break
-            raise TimedOut(f"no result within {self.seconds:g} s and {self.memory >> 20} MiB")
+            raise TimedOut(f"no result within {self.seconds:g} s of CPU time and {self.memory >> 20} MiB")
         finally:
             self._idle.put(worker)
 
-    def _start(self) -> "_Worker":
-        worker = _Worker(self.seconds, self.memory)
+    def _start(self) -> Worker:
+        with self._starting:
+            worker = self._server.fork() if self._server is not None else None
+            if worker is None:
+                worker = self._launch().fork()
+        if worker is None:
+            raise self._not_started("it ended")
         with self._lock:
             self._running.add(worker)
-        reply = worker.receive(START_SECONDS)
-        if reply != "ready":
-            self._end(worker)
-            self.broken = UserError(
-                f"a process for mathematics does not start ({reply}); install math-verify[antlr4_13_2] beside lit_g2rpo"
-            )
-            raise self.broken
         return worker
 
-    def _end(self, worker: "_Worker") -> None:
+    def _launch(self) -> Server:
+        if self._server is not None:
+            self._server.end()
+        self._server = Server(self.seconds, self.memory)
+        if wrong := self._server.wrong:
+            self._server.end()
+            self._server = None
+            raise self._not_started(wrong)
+        return self._server
+
+    def _not_started(self, why: str) -> UserError:
+        self.broken = UserError(
+            f"a process for mathematics does not start ({why}); install math-verify[antlr4_13_2] beside lit_g2rpo"
+        )
+        return self.broken
+
+    def _end(self, worker: Worker) -> int | None:
         with self._lock:
             self._running.discard(worker)
-        worker.end()
+        return worker.end()
 
     def _vacate(self) -> None:
-        self._running: set[_Worker] = set()
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._server = None
+        self._starting = threading.Lock()
+        self._running: set[Worker] = set()
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(self.workers):
             self._idle.put(None)
 
@@ -144,45 +164,11 @@ class Pool:
         # The child must neither talk to its parent's processes nor keep their pipes open.
         for worker in self._running:
             worker.connection.close()
+        if self._server is not None:
+            self._server.leave()
         self._lock = threading.Lock()
         self._remembered = {}
         self._vacate()
-
-
-class _Worker:
-    """A process that compares, and its end of the pipe."""
-
-    def __init__(self, seconds: float, memory: int) -> None:
-        self.connection, theirs = Pipe()
-        settings = [json.dumps(sys.path), str(theirs.fileno()), str(seconds), str(memory)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, *settings],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            # its own session: Ctrl-C is for the parent, which ends it; what it cannot do it says through the pipe
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-
-    def ask(self, gold: str, answer: str | None, seconds: float) -> str:
-        try:
-            self.connection.send_bytes(json.dumps([gold, answer]).encode())
-        except OSError:
-            return "ended"
-        return self.receive(seconds)
-
-    def receive(self, seconds: float) -> str:
-        try:
-            return self.connection.recv_bytes().decode() if self.connection.poll(seconds) else "late"
-        except (EOFError, OSError):
-            return "ended"
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
 
 
 _POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()

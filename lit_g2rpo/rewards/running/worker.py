@@ -1,74 +1,136 @@
-"""The process that compares by algebra; it may be killed at any time."""
+"""The processes that compare by algebra: a server that imports once, and workers forked from it that may be killed."""
 
+import gc
 import json
 import logging
+import os
 import resource
 import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
-GRACE_SECONDS = 5.0
-"""Time beyond the limit after which a process whose parent is gone ends itself."""
 MAX_READ = 2048
 """Results kept as read: the answers of a group share their gold result."""
 
+Compare = Callable[[str, str | None], bool]
+"""Whether an answer equals gold; of gold alone, whether it can be read."""
+
+
+class TooLarge(Exception):
+    """A comparison that would run to its limit."""
+
 
 def main() -> None:
-    """Answer pairs from a pipe until it closes, or whether a result can be read where the answer of a pair is null.
+    """Fork and end workers as the parent asks, until it closes the pipe.
 
-    Its arguments: search path, descriptor, limits of time and memory.
+    Arguments: search path, descriptor of the pipe, limits of CPU time (seconds) and memory (bytes) of a worker.
     """
-    connection = Connection(int(sys.argv[2]))
+    control = Connection(int(sys.argv[2]))
     seconds, memory = float(sys.argv[3]), int(sys.argv[4])
     try:
         compare = _comparison()
         compare("x+1", "1+x")  # the first comparison imports what the others need
     except Exception as error:
-        connection.send_bytes(f"{type(error).__name__}: {error}".encode())
+        control.send_bytes(f"{type(error).__name__}: {error}".encode())
         return
+    gc.freeze()
+    control.send_bytes(b"ready")
+    workers: set[int] = set()
+    while True:
+        try:
+            asked = control.recv_bytes()
+        except EOFError:
+            break
+        if asked == b"fork":
+            handle = recv_handle(control)
+            worker = os.fork()
+            if worker == 0:
+                control.close()
+                try:
+                    serve(Connection(handle), compare, seconds, memory)
+                finally:
+                    os._exit(0)
+            os.close(handle)
+            workers.add(worker)
+            control.send_bytes(str(worker).encode())
+        else:
+            # asked for twice, by two threads, it may be another process by now
+            worker = int(asked)
+            code = _end(worker) if worker in workers else 0
+            workers.discard(worker)
+            control.send_bytes(str(code).encode())
+    for worker in workers:
+        _end(worker)
+
+
+def serve(connection: Connection, compare: Compare, seconds: float, memory: int) -> None:
+    """Answer pairs from a pipe until it closes.
+
+    Args:
+        seconds: CPU time after which one comparison ends the process.
+        memory: most memory of the process, bytes.
+    """
     _limit(memory)
-    connection.send_bytes(b"ready")
+    # the default action ends the process even inside one long operation on integers; others may have changed it
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     while True:
         try:
             gold, answer = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        # not caught: the default action ends the process even inside one long operation on integers
-        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             reply = b"true" if compare(gold, answer) else b"false"
         except MemoryError:
             reply = b"memory"
+        except TooLarge:
+            reply = b"large"
         except Exception:
             # math-verify raises on what it cannot read or compare
             reply = b"false"
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send_bytes(reply)
         # Caches that grew to half the limit would make later comparisons fail for want of memory.
         if _size() > memory // 2:
             return
 
 
-def _comparison() -> Callable[[str, str | None], bool]:
+def _end(worker: int) -> int:
+    """End a worker, if it has not ended, and return its exit code: of a signal, its negative number."""
+    os.kill(worker, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+
+
+def _comparison() -> Compare:
     from math_verify import LatexExtractionConfig, parse, verify
+
+    from lit_g2rpo.rewards.running.size import same_form, too_large
 
     logging.disable(logging.CRITICAL)
     config = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
 
     @lru_cache(MAX_READ)
     def read(text: str) -> Any:
-        # its own time-outs are alarms; the parent's clock is the limit here
+        # its own time-outs are alarms; the limit here is the timer's
         return parse(f"\\boxed{{{text}}}", config, extraction_mode="first_match", parsing_timeout=None)
 
     def compare(gold: str, answer: str | None) -> bool:
+        right = read(gold)
         if answer is None:
-            return not all(isinstance(found, str) for found in read(gold))
+            return not all(isinstance(part, str) for part in right)
+        found = read(answer)
+        if any(too_large(value) for value in (*right, *found)):
+            if same_form(right[0], found[0]):
+                return True
+            raise TooLarge
         # in this order: verify is not symmetric
-        return bool(verify(read(gold), read(answer), timeout_seconds=None))
+        return bool(verify(right, found, timeout_seconds=None))
 
     return compare
 

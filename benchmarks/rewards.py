@@ -1,8 +1,9 @@
-"""How long the maths reward takes for a rollout of 4,096 completions, its processes started before the clock.
+"""What the built-in rewards cost: CPU time a completion for each problem type, and of a maths rollout of 512 x 8.
 
-CPU time has the start of the processes in it; it says more than the clock on a machine that others use.
+The first table is of one thread, the reasoning of 200 words included. In the second, the CPU time has the start of the
+processes for algebra in it and says more than the clock on a machine that others use.
 
-python benchmarks/math_reward.py --json math_reward.json
+python benchmarks/rewards.py --json rewards.json
 """
 
 import argparse
@@ -12,13 +13,83 @@ import random
 import time
 from pathlib import Path
 
-from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rewards import RewardConfig, score
+from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rewards.running.scorer import Scorer
 
+REPEATS = 2000
 COMPLETIONS = 4096
 GROUP = 8
+
+
+def boxes(count: int, shift: int = 0) -> str:
+    """Write boxes with labels, as detection asks for them."""
+    return json.dumps([
+        {"bbox_2d": [20 * i + shift, 10 * i, 20 * i + 90 + shift, 10 * i + 90], "label": f"thing {i % 5}"}
+        for i in range(count)
+    ])  # fmt: skip
+
+
+def track(count: int, shift: int = 0) -> str:
+    """Write a box a second."""
+    return json.dumps({"boxes": {str(i): [10 * i + shift, 10, 10 * i + 300 + shift, 500] for i in range(count)}})
+
+
+def timed(count: int, shift: int = 0) -> str:
+    """Write a span of time and a box a second."""
+    return json.dumps({"time": [0.5 + shift, count], **json.loads(track(count, shift))})
+
+
+SEGMENT = {
+    "boxes": [100, 100, 300, 300],
+    "positive_points": [[150, 150], [200, 200], [250, 250]],
+    "negative_points": [[50, 50], [400, 400], [350, 100]],
+}
+LINE = "The quick brown fox jumps over the lazy dog. " * 8
+FAMILIES: dict[str, tuple[str, list[str], list[str]]] = {
+    "multiple choice": ("B", ["B", "(c)", "**B**", "B. a green one", "a blue one", "I do not know"],
+                        ["a red one", "a green one", "a blue one", "none"]),
+    "numerical": ("40.33", ["40.33", "40.3", "$40.33$", "about 40"], []),
+    "regression": ("2.5", ["2.5", "2.6", "3 m"], []),
+    "OCR": (LINE, [LINE, LINE.upper(), LINE[:200]], []),
+    "math, without algebra": ("42 cm", ["42 cm", "42", "43", "42\\text{ m}", "x=42"], []),
+    "spatial grounding": ('{"boxes": [100, 100, 300, 300]}', ['{"boxes": [100, 110, 300, 290]}',
+                          '[{"bbox_2d": [100, 100, 300, 300]}]', '{"boxes": [1, 2, 3]}'], []),
+    "document": ('["12 May 1998", "May 12, 1998"]', ["12 May 1998", "12 May 1989", "unknown"], []),
+    "chart": ("14.2%", ["14.2", "14.9%", "blue"], []),
+    "counting": ("7", ["7", "seven", "8"], []),
+    "point grounding": ('{"polygon": [[100, 100], [300, 100], [300, 300]]}', ['[{"point_2d": [250, 150]}]',
+                        json.dumps([[10 * i, 10 * i] for i in range(10)])], []),
+    "GUI grounding": ('{"boxes": [100, 100, 300, 200]}', ['{"point_2d": [150, 150]}', "[500, 500]"], []),
+    "detection, 5 boxes": (boxes(5), [boxes(5), boxes(5, 30), boxes(8)], []),
+    "segmentation": (json.dumps(SEGMENT), [json.dumps(SEGMENT), json.dumps(SEGMENT | {"boxes": [1, 1, 9, 9]})], []),
+    "temporal grounding": ('{"time": [10, 20]}', ['{"time": [11, 20]}', "10 to 20"], []),
+    "spatial-temporal grounding, 10 s": (timed(10), [timed(10), timed(10, 5), timed(8)], []),
+    "tracking, 10 s": (track(10), [track(10), track(10, 5), track(8)], []),
+    "open-ended, rouge_l": ("A dog sleeps in the sun.", ["A dog sleeps in the sun.", "A cat in the shade."], []),
+    "scientific, a number": ("9.81", ["9.81", "9.8", "ten"], []),
+}  # fmt: skip
+"""Gold answer, answers and options of each problem type; what follows a comma only names the case."""
+
+
+def family_costs() -> dict[str, float]:
+    """Measure CPU microseconds a completion of each problem type."""
+    rng, config = random.Random(0), RewardConfig(open_ended="rouge_l")
+    reasoning = " ".join(rng.choices(["so", "the", "box", "angle", "therefore,", "left", "12", "of"], k=200))
+    costs = {}
+    for name, (gold, answers, options) in FAMILIES.items():
+        kind = name.partition(",")[0]
+        row = canonical({"problem": "?", "problem_type": kind, "task_type": "t", "answer": gold, "options": options})
+        texts = [f"<thinking>{reasoning}</thinking><answer>{answer}</answer>" for answer in answers]
+        for text in texts:
+            score(text, row, config)
+        start = time.process_time()
+        for i in range(REPEATS):
+            score(texts[i % len(texts)], row, config)
+        costs[name] = (time.process_time() - start) / REPEATS * 1e6
+    return costs
 
 
 def plain(rng: random.Random) -> tuple[str, list[str]]:
@@ -95,8 +166,12 @@ def main() -> None:
         "half algebra, all distinct": mix("distinct", 0.5, False),
         "all algebra, all distinct": mix("worst", 1.0, False),
     }
-    figures = {}
-    print(f"| {COMPLETIONS} completions, {arguments.workers} processes | s | CPU s | right | time-outs | restarts |")
+    costs = family_costs()
+    print("| problem type | CPU us a completion |\n|---|---|")
+    for name, cost in costs.items():
+        print(f"| {name} | {cost:.0f} |", flush=True)
+    figures: dict[str, object] = {"microseconds": costs}
+    print(f"\n| {COMPLETIONS} completions, {arguments.workers} processes | s | CPU s | right | time-outs | restarts |")
     print("|---|---|---|---|---|---|")
     for name, (completions, samples) in mixes.items():
         before = sum(os.times()[:4])
