@@ -11,11 +11,12 @@ from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
 from lit_g2rpo.callbacks.logged import per_task
+from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.training.run import RunHandles, handles
 
 
-class RunSummary(L.Callback):
+class RunSummary(Observer):
     """Print what the run consists of before it starts, and its validation before and after once it ends.
 
     Args:
@@ -23,6 +24,7 @@ class RunSummary(L.Callback):
     """
 
     def __init__(self, metric: str = "val/accuracy") -> None:
+        super().__init__()
         self.metric = metric
         self._folder = Path()
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and whether they can be written, asked before the work that fills them."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,26 @@ def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold a file, or a folder with all that is in it, before this returns.
+
+    Raises:
+        OSError: if the disk cannot.
+    """
+    for place in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        if place.is_symlink():
+            continue
+        opened = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            # some file systems know no fsync of a folder
+            if not (place.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+                raise
+        finally:
+            os.close(opened)
 
 
 def check_writable(path: Path) -> None:

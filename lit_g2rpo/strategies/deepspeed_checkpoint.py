@@ -2,14 +2,15 @@
 
 import contextlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.training.checkpoint_files import read, tensors_only
 
 FILES = "checkpoint"
 """Folder inside a checkpoint that Lightning's strategy lets DeepSpeed write to."""
@@ -46,13 +47,19 @@ def read_shards(path: Path) -> Shards:
     if not is_deepspeed(path):
         raise UserError(f"--ckpt_path {path} is no checkpoint of DeepSpeed (a folder that holds {FILES}/)")
     first = min((path / FILES).glob("*_model_states.pt"))
-    # written by this trainer: its tensors stay on disk, the rest is plain values
-    state = torch.load(first, map_location="cpu", mmap=True, weights_only=False)
+    state = read(first, mmap=True)
     found, ranks = len(list((path / FILES).glob("*_optim_states.pt"))), state["dp_world_size"]
     if found != ranks:
         raise UserError(f"--ckpt_path {path} is incomplete: {ranks} processes wrote it, it holds the files of {found}")
     shapes = {name: tuple(shape) for group in state["param_shapes"] for name, shape in group.items()}
     return Shards(state["ds_config"]["zero_optimization"]["stage"], ranks, shapes, state)
+
+
+def only_plain(path: Path) -> AbstractContextManager[None]:
+    """Make DeepSpeed read nothing but tensors, plain values, and the scaler of losses that it keeps itself."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+
+    return tensors_only(path, DynamicLossScaler, LossScaler)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -72,6 +79,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     read_shards(path)
     # it reports each step of its own
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        only_plain(path),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(path), tag=FILES)
     return weights

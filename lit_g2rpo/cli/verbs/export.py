@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from lit_g2rpo.cli.parts import PartsCLI
@@ -14,6 +13,7 @@ from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.strategies.deepspeed_checkpoint import read_weights
+from lit_g2rpo.training.checkpoint_files import read
 from lit_g2rpo.training.resume import check_checkpoint, check_weights
 
 # loaders of the policy's origin that the image-only processor does not save
@@ -70,7 +70,7 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
     if path.is_dir():
         weights = read_weights(path)
     else:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read(path)
         check_checkpoint(module, module.policy_path, checkpoint)
         weights = checkpoint["state_dict"]
     check_weights(module, module.policy_path, {name: tuple(weight.shape) for name, weight in weights.items()})
