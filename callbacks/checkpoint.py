@@ -81,7 +81,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         self.every_rollouts = every_rollouts
         self.keep_last = keep_last
         self._interval = 0
-        self._saved_step = 0
+        self._saved_step = self._tried_step = 0
         self._pending = False
         self._overdue = False
         self._kept: list[str] = []
@@ -91,23 +91,24 @@ class RolloutCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         self.dirpath = os.path.abspath(str(self.dirpath))
         use_files(trainer)
+        # of saves that were killed; nobody else writes here
+        if stage == "fit" and trainer.local_rank == 0:
+            remove_parts(Path(self.dirpath))
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._interval = self.every_rollouts * handles(pl_module).steps_per_rollout
-        self._saved_step = trainer.global_step
+        self._saved_step = self._tried_step = trainer.global_step
         self._pending = self._overdue = False
-        # of saves that were killed; nobody else writes here
-        if trainer.local_rank == 0:
-            remove_parts(Path(str(self.dirpath)))
 
     @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step == self._saved_step or getattr(trainer, "fast_dev_run", False):
+        # inside an optimizer step there is nothing that could be resumed
+        if step in (self._saved_step, self._tried_step) or getattr(trainer, "fast_dev_run", False):
             return
         due = step % (handles(pl_module).steps_per_rollout if self._overdue else self._interval) == 0
         if due or trainer.should_stop or training_ends(trainer):
@@ -174,7 +175,8 @@ class RolloutCheckpoint(ModelCheckpoint):
         Raises:
             UserError: if training ends and the checkpoint cannot be written.
         """
-        self._pending, ends = False, trainer.should_stop or training_ends(trainer)
+        self._pending, self._tried_step = False, trainer.global_step
+        ends = trainer.should_stop or training_ends(trainer)
         reason = self._try_newest(trainer, pl_module)
         for trial in range(TRIALS if ends else 0):
             if not reason:

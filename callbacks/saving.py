@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from typing_extensions import override
 
 from lit_g2rpo.hardware.collectives import Ranks
-from lit_g2rpo.training.checkpoint_files import part_of, read, seal
+from lit_g2rpo.training.checkpoint_files import part_of, read, remove, seal
 
 
 class FileIO(TorchCheckpointIO):
@@ -59,8 +59,12 @@ def save(trainer: L.Trainer, path: Path, weights_only: bool = False) -> str:
             reason = _sealed(path)
         reason = ranks.first_message(reason)
     if not reason and trainer.is_global_zero and not path.exists():
-        reason = f"{type(trainer.strategy.checkpoint_io).__name__} has written nothing"
-    return ranks.first_message(reason)
+        reason = f"{type(trainer.strategy).__name__} has written nothing"
+    reason = ranks.first_message(reason)
+    if reason and trainer.local_rank == 0:
+        # room for what comes next
+        remove(part_of(path))
+    return reason
 
 
 def cause(error: BaseException) -> str:

@@ -18,6 +18,7 @@ import torch
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import flush
+from lit_g2rpo.registry import one_line
 
 CHECKSUMS = "checksums.json"
 """File in a checkpoint that is a folder: size and CRC-32 of every other file in it. A single file holds its own."""
@@ -49,9 +50,9 @@ def seal(path: Path) -> None:
     if part.is_dir():
         (part / CHECKSUMS).write_text(json.dumps(_checksums(part), indent=1), encoding="utf-8")
     flush(part)
-    if path.is_dir():
-        # no call puts a folder in the place of another
-        shutil.rmtree(path)
+    if path.is_dir() or part.is_dir():
+        # no call puts a folder in the place of something
+        remove(path)
     os.replace(part, path)
     flush(path.parent)
 
@@ -65,7 +66,7 @@ def point(link: Path, path: Path) -> None:
     if link.is_dir() and not link.is_symlink():
         discard(link)
     part = part_of(link)
-    _remove(part)
+    remove(part)
     try:
         part.symlink_to(path.name)
     except OSError as error:
@@ -80,16 +81,24 @@ def point(link: Path, path: Path) -> None:
 def discard(path: Path) -> None:
     """Remove a checkpoint, file or folder, if it is there; nobody sees a part of it."""
     part = part_of(path)
-    _remove(part)
+    remove(part)
     if path.exists() or path.is_symlink():
         os.replace(path, part)
-        _remove(part)
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there; a folder goes file by file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:
     """Remove what saves that were killed have left in a folder of checkpoints."""
     for part in folder.glob(".*.part"):
-        _remove(part)
+        remove(part)
 
 
 def verify(path: Path) -> str:
@@ -160,10 +169,10 @@ def _verify_file(path: Path) -> str:
             if broken := archive.testzip():
                 return f"the checksum of {broken} in it is wrong"
         read(path, mmap=True)
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, RuntimeError, ValueError) as error:
-        return str(error) if isinstance(error, zipfile.BadZipFile) else "it is damaged"
     except UserError as error:
         return str(error)
+    except Exception as error:  # damaged bytes make an archive's reader raise anything
+        return f"it is damaged ({one_line(error)})"
     return ""
 
 
@@ -197,15 +206,9 @@ def _crc(path: Path) -> int:
     return value
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _first_reason(error: Exception) -> str:
     """Take the one line out of torch's many that says what was found."""
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return named[1]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
-    return (telling or lines or [type(error).__name__])[0][:200]
+    return (lines or [type(error).__name__])[0][:200]

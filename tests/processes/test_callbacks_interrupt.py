@@ -15,7 +15,7 @@ from helpers.toy import ToyModule, fit
 
 from lit_g2rpo.callbacks import RolloutCheckpoint
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
 class Interrupted(NamedTuple):
