@@ -10,6 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 from typing_extensions import override
 
+from lit_g2rpo.hardware.aside import system_error
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.training.checkpoint_files import part_of, read, remove, seal
 
@@ -68,11 +69,8 @@ def save(trainer: L.Trainer, path: Path, weights_only: bool = False) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """Find what the system said behind an error, which torch hides behind its own words."""
-    found: BaseException | None = error
-    while found is not None and not (isinstance(found, OSError) and found.errno):
-        found = found.__cause__ or found.__context__
-    if isinstance(found, OSError) and found.errno:
+    """Say in a few words why a save failed."""
+    if (found := system_error(error)) is not None and found.errno:
         return os.strerror(found.errno)
     return " ".join(str(error).split())[:200] or type(error).__name__
 

@@ -10,6 +10,14 @@ from lit_g2rpo.errors import NonFiniteError, RankError, UserError
 from lit_g2rpo.registry import one_line
 
 
+def system_error(error: BaseException) -> OSError | None:
+    """Find what the system said behind an error, which libraries hide behind their own words."""
+    found: BaseException | None = error
+    while found is not None and not (isinstance(found, OSError) and found.errno):
+        found = found.__cause__ or found.__context__
+    return found
+
+
 class Aside:
     """Run what only looks on: its first failure is a warning, and all are counted.
 
@@ -32,7 +40,8 @@ class Aside:
         except Exception as error:
             self.failures += 1
             if self.failures == 1:
-                warnings.warn(f"{self.what}: {one_line(error)}; the run goes on without it", stacklevel=4)
+                reason = one_line(system_error(error) or error)
+                warnings.warn(f"{self.what}: {reason}; the run goes on without it", stacklevel=4)
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Guard every call of a function, which returns None where it fails."""
