@@ -72,7 +72,11 @@ def anchor(trainer: L.Trainer) -> None:
         for name in ("_default_root_dir", "_root_dir", "_save_dir"):
             folder = vars(holder).get(name)
             if isinstance(folder, str | os.PathLike) and "://" not in str(folder):
-                setattr(holder, name, os.path.abspath(os.path.expanduser(folder)))
+                place = os.path.abspath(os.path.expanduser(folder))
+                if place != str(folder) and isinstance(holder, TensorBoardLogger):
+                    # a writer opens its file by the name it was given, again and again
+                    holder._experiment = None
+                setattr(holder, name, place)
 
 
 def locked(folder: Path, stage: str) -> IO[str] | None:

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 from typing_extensions import override
 
 from lit_g2rpo.callbacks import LengthCurriculum, RunFolder
-from lit_g2rpo.callbacks.run_folder import FolderInUse
+from lit_g2rpo.callbacks.run_folder import FolderInUse, anchor
 from lit_g2rpo.cli import quiet
 from lit_g2rpo.cli.checkpoints import find_checkpoint, remove_new, run_folder_of, version_of
 from lit_g2rpo.cli.output import lossy_output
@@ -98,10 +98,12 @@ class TrainerCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
             # a device or strategy that does not exist
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        anchor(trainer)
+        return trainer
 
     @override
     def add_arguments_to_parser(self, parser: Any) -> None:
