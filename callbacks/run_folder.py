@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import lightning.pytorch as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
@@ -42,7 +43,7 @@ class RunFolder(L.Callback):
         folder, problem = run_folder(trainer), None
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             try:
-                self._lock = locked(folder, stage)
+                self._lock = locked(folder, TrainerFn(stage).value)
             except UserError as error:
                 problem = error
         if problem := trainer.strategy.broadcast(problem):

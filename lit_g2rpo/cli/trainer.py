@@ -96,6 +96,10 @@ class TrainerCLI(LightningCLI):
             raise UserError(f"{parser.broken_file()}a config must be a text in UTF-8") from None
 
     @override
+    def _parse_ckpt_path(self) -> None:
+        """Read no configuration from a checkpoint: it holds none, and is not proven yet."""
+
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         try:
             trainer = super().instantiate_trainer(**kwargs)
