@@ -19,6 +19,9 @@ from lit_g2rpo.hardware.aside import Aside
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 """What file systems say that know no locks."""
 
+GIVEN: dict[Path, Path] = {}
+"""Folders that were made absolute, as they were given."""
+
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "after_save_checkpoint", "save", "finalize")
 """What a trainer asks of a logger."""
 
@@ -77,6 +80,7 @@ def anchor(trainer: L.Trainer) -> None:
                 if place != str(folder) and isinstance(holder, TensorBoardLogger):
                     # a writer opens its file by the name it was given, again and again
                     holder._experiment = None
+                GIVEN[Path(place)] = Path(folder)
                 setattr(holder, name, place)
 
 
@@ -158,5 +162,13 @@ def resume_command(folder: Path, checkpoint: str) -> str:
     """
     config = folder / "config.yaml"
     if config.exists():
-        return f"python -m lit_g2rpo fit --config {config} --ckpt_path last"
-    return f"python -m lit_g2rpo fit --ckpt_path {checkpoint}"
+        return f"python -m lit_g2rpo fit --config {shown(config)} --ckpt_path last"
+    return f"python -m lit_g2rpo fit --ckpt_path {shown(Path(checkpoint))}"
+
+
+def shown(path: Path) -> Path:
+    """Write a path of a run for people: as they gave its folder, while that is still true."""
+    for root, given in GIVEN.items():
+        if path.is_relative_to(root) and given.absolute() == root:
+            return given / path.relative_to(root)
+    return path

@@ -1,6 +1,7 @@
 """Saving a checkpoint on all ranks: beside its place, flushed, then named; or the reason why not, on every rank."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def save(trainer: L.Trainer, path: Path, weights_only: bool = False) -> str:
         reason = f"{type(trainer.strategy).__name__} has written nothing"
     reason = ranks.first_message(reason)
     if reason and trainer.local_rank == 0:
-        # room for what comes next
-        remove(part_of(path))
+        # room for what comes next; a disk that fails here too has been told of
+        with suppress(OSError):
+            remove(part_of(path))
     return reason
 
 

@@ -43,23 +43,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file, or a folder with all that is in it, before this returns.
+    """Have the disk hold a file, or the names in a folder, before this returns.
 
     Raises:
         OSError: if the disk cannot.
     """
-    for place in (path, *path.rglob("*")) if path.is_dir() else (path,):
-        if place.is_symlink():
-            continue
-        opened = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        except OSError as error:
-            # some file systems know no fsync of a folder
-            if not (place.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
-                raise
-        finally:
-            os.close(opened)
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        # some file systems know no fsync of a folder
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(opened)
 
 
 def check_writable(path: Path) -> None:

@@ -10,7 +10,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def seal(path: Path) -> None:
     part = part_of(path)
     if part.is_dir():
         (part / CHECKSUMS).write_text(json.dumps(_checksums(part), indent=1), encoding="utf-8")
-    flush(part)
+    _flush_all(part)
     if path.is_dir() or part.is_dir():
         # no call puts a folder in the place of something
         remove(path)
@@ -73,7 +73,7 @@ def point(link: Path, path: Path) -> None:
         if error.errno not in NO_LINKS:
             raise
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, part)
-        flush(part)
+        _flush_all(part)
     os.replace(part, link)
     flush(link.parent)
 
@@ -92,7 +92,8 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def remove_parts(folder: Path) -> None:
@@ -191,6 +192,11 @@ def _verify_folder(path: Path) -> str:
         if noted.get(name) != found[name]:
             return f"the checksum of {name} in it is wrong"
     return ""
+
+
+def _flush_all(path: Path) -> None:
+    for place in (path, *(path.rglob("*") if path.is_dir() else ())):
+        flush(place)
 
 
 def _checksums(folder: Path) -> dict[str, list[int]]:

@@ -34,10 +34,15 @@ class ExportCLI(PartsCLI):
         parser.add_argument("--output", type=str, required=True, help="Folder to write; must be new or empty.")
 
     @override
-    def instantiate_classes(self) -> None:
+    def before_instantiate_classes(self) -> None:
         if not self.config.ckpt_path:
             raise UserError("--ckpt_path is not given; give last, best or the path of a checkpoint")
-        super().instantiate_classes()
+        # before a large checkpoint is gone through
+        output = Path(self.config.output).absolute()
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"--output {self.config.output} exists and is not empty; give a new folder")
+        check_writable(output)
+        super().before_instantiate_classes()
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -48,9 +53,6 @@ def run(verb: str, arguments: list[str]) -> None:
     """
     cli = ExportCLI(arguments)
     output = Path(cli.config.output).absolute()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {cli.config.output} exists and is not empty; give a new folder")
-    check_writable(output)
     load_weights(cli.model, Path(cli.config.ckpt_path))
     with whole(output) as part:
         save(cli.model.policy, cli.model.policy_path, part)
