@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,7 +78,9 @@ def anchor(trainer: L.Trainer) -> None:
             folder = vars(holder).get(name)
             if isinstance(folder, str | os.PathLike) and "://" not in str(folder):
                 place = os.path.abspath(os.path.expanduser(folder))
-                if place != str(folder) and isinstance(holder, TensorBoardLogger):
+                if place == str(folder):
+                    continue
+                if isinstance(holder, TensorBoardLogger):
                     # a writer opens its file by the name it was given, again and again
                     holder._experiment = None
                 GIVEN[Path(place)] = Path(folder)
@@ -118,9 +121,11 @@ def locked(folder: Path, stage: str) -> IO[str] | None:
         raise FolderInUse(
             f"{folder} is in use by another run ({holder or 'unknown'}); wait for its end, or end it first"
         ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    # for messages alone, so a full disk is left to those that need it
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return file
 
 
