@@ -14,7 +14,6 @@ from lit_g2rpo.callbacks.prediction_writer import PredictionWriter
 from lit_g2rpo.callbacks.preflight.callback import Preflight
 from lit_g2rpo.callbacks.progress import RolloutProgress
 from lit_g2rpo.callbacks.rollouts.rollout_log import RolloutLog
-from lit_g2rpo.callbacks.run_folder import RunFolder
 from lit_g2rpo.callbacks.run_record import RunRecord
 from lit_g2rpo.callbacks.summary import RunSummary
 
@@ -30,7 +29,6 @@ __all__ = [
     "RolloutCheckpoint",
     "RolloutLog",
     "RolloutProgress",
-    "RunFolder",
     "RunRecord",
     "RunSummary",
 ]

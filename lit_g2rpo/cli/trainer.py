@@ -11,8 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 from typing_extensions import override
 
-from lit_g2rpo.callbacks import LengthCurriculum, RunFolder
-from lit_g2rpo.callbacks.run_folder import FolderInUse, anchor
+from lit_g2rpo.callbacks import LengthCurriculum
+from lit_g2rpo.callbacks.run_folder import FolderInUse, RunFolder, anchor
 from lit_g2rpo.cli import quiet
 from lit_g2rpo.cli.checkpoints import find_checkpoint, remove_new, run_folder_of, version_of
 from lit_g2rpo.cli.output import lossy_output
