@@ -67,15 +67,15 @@ class Lossy:
 def lossy_output() -> Iterator[None]:
     """Let standard output and standard error fail inside without ending anything."""
     before = sys.stdout, sys.stderr
-    if None in before:
-        yield
-        return
-    out, errors = Lossy(sys.stdout, "standard output", sys.stderr), Lossy(sys.stderr, "standard error", None)
-    # they need only do what is asked of a stream
-    sys.stdout, sys.stderr = out, errors
-    try:
-        yield
-    finally:
-        out.flush()
-        errors.flush()
-        sys.stdout, sys.stderr = before
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        # a stream that was closed before the start is None
+        stdout, stderr = (stream or nowhere for stream in before)
+        out, errors = Lossy(stdout, "standard output", stderr), Lossy(stderr, "standard error", None)
+        # they need only do what is asked of a stream
+        sys.stdout, sys.stderr = out, errors
+        try:
+            yield
+        finally:
+            out.flush()
+            errors.flush()
+            sys.stdout, sys.stderr = before

@@ -245,6 +245,14 @@ def test_output_that_is_lost_is_said_once(monkeypatch: pytest.MonkeyPatch, numbe
     assert isinstance(sys.stdout, Closed)
 
 
+def test_a_stream_that_was_never_there_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with lossy_output():
+        print("a line", flush=True)
+        assert not sys.stdout.isatty()
+    assert sys.stdout is None
+
+
 def test_what_a_stream_cannot_spell_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
