@@ -1,18 +1,37 @@
 """Checkpoints counted in rollouts: the last few, the best one, and a link to the newest."""
 
 import math
+import os
+import time
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.logged import forget_later_points
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
+from lit_g2rpo.callbacks.saving import cause, save, use_files
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.collectives import Ranks
+from lit_g2rpo.training.checkpoint_files import LAST, NUMBERED, discard, point, remove_parts
 from lit_g2rpo.training.run import handles
+
+TRIALS, PAUSE = 5, 60.0
+"""How often the last checkpoint of a run is tried again, and seconds between."""
+
+GOES_ON = "Training goes on and tries again; make room, or it will be lost"
+
+BEST = ("current_score", "best_k_models", "kth_best_model_path", "kth_value", "best_model_score", "best_model_path")
+"""What Lightning notes of the best checkpoint before it has written it."""
+
+
+class _NotSaved(Exception):
+    """The best checkpoint could not be written."""
 
 
 class RolloutCheckpoint(ModelCheckpoint):
@@ -21,6 +40,10 @@ class RolloutCheckpoint(ModelCheckpoint):
     ``last.ckpt`` is a link to the newest ``rollout=<n>-step=<m>.ckpt``; the best one by a validation metric is
     ``best-rollout=<n>.ckpt``. Where a validation follows the optimizer step, the checkpoint is saved after it, so
     that a resumed run neither repeats nor misses the validation.
+
+    A checkpoint that cannot be written leaves the older ones as they are. It is said and logged as
+    ``alarm/checkpoint``, training goes on, and the next rollout tries again. The last one of a run is tried several
+    times, and then is an error.
 
     Args:
         every_rollouts: interval between checkpoints, rollouts.
@@ -59,16 +82,29 @@ class RolloutCheckpoint(ModelCheckpoint):
         self.every_rollouts = every_rollouts
         self.keep_last = keep_last
         self._interval = 0
-        self._saved_step = 0
+        self._saved_step = self._tried_step = 0
         self._pending = False
+        self._overdue = False
         self._kept: list[str] = []
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.dirpath = os.path.abspath(str(self.dirpath))
+        use_files(trainer)
+        if stage == "fit" and not trainer.ckpt_path:
+            # of a run that was killed before its first checkpoint
+            forget_later_points(trainer, -1)
+        # of saves that were killed; nobody else writes here
+        if stage == "fit" and trainer.local_rank == 0:
+            remove_parts(Path(self.dirpath))
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._interval = self.every_rollouts * handles(pl_module).steps_per_rollout
-        self._saved_step = trainer.global_step
-        self._pending = False
+        self._saved_step = self._tried_step = trainer.global_step
+        self._pending = self._overdue = False
         if trainer.global_step:
             forget_later_points(trainer, handles(pl_module).rollout_index)
 
@@ -77,14 +113,16 @@ class RolloutCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step == self._saved_step or getattr(trainer, "fast_dev_run", False):
+        # inside an optimizer step there is nothing that could be resumed
+        if step in (self._saved_step, self._tried_step) or getattr(trainer, "fast_dev_run", False):
             return
-        if step % self._interval == 0 or trainer.should_stop or training_ends(trainer):
+        due = step % (handles(pl_module).steps_per_rollout if self._overdue else self._interval) == 0
+        if due or trainer.should_stop or training_ends(trainer):
             # a validation that follows saves by itself, with what it found
             if validation_follows(trainer, batch_idx):
                 self._pending = True
             else:
-                self._save_newest(trainer, pl_module)
+                self.save_newest(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -94,9 +132,9 @@ class RolloutCheckpoint(ModelCheckpoint):
             known = ", ".join(name for name in sorted(trainer.callback_metrics) if name.startswith("val/"))
             raise UserError(f"RolloutCheckpoint.monitor is {self.monitor!r}, which is not logged; known: {known}")
         self.filename = f"best-rollout={handles(pl_module).rollout_index:05d}"
-        super().on_validation_end(trainer, pl_module)
+        self._save_best(trainer, pl_module)
         if self._pending or (trainer.should_stop and trainer.global_step != self._saved_step):
-            self._save_newest(trainer, pl_module)
+            self.save_newest(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -107,24 +145,93 @@ class RolloutCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
             command = resume_command(run_folder(trainer), self.last_model_path)
-            exception.add_note(f"once mended, {command} continues from the checkpoint of step {self._saved_step}")
+            # not the step that training began at, if it has not begun
+            step = NUMBERED.search(Path(self.last_model_path).resolve().name)
+            where = f"step {int(step['step'])}" if step else self.last_model_path
+            exception.add_note(f"once mended, {command} continues from the checkpoint of {where}")
 
-    def _save_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._pending = False
-        self._saved_step = trainer.global_step
+    @override
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        # called for the best one
+        if reason := save(trainer, Path(filepath), self.save_weights_only):
+            raise _NotSaved(reason)
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)
+
+    @override
+    def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        if trainer.local_rank == 0:
+            discard(Path(filepath))
+
+    def _save_best(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        before = {name: copy(getattr(self, name, None)) for name in BEST}
+        try:
+            super().on_validation_end(trainer, pl_module)
+        except _NotSaved as error:
+            # the best one is still the one before, whose file is there
+            vars(self).update(before)
+            rank_zero_warn(f"the best checkpoint so far could not be written to {self.dirpath}: {error}; {GOES_ON}")
+
+    def save_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save now, as the newest; all ranks must call it.
+
+        Raises:
+            UserError: if training ends and the checkpoint cannot be written.
+        """
+        self._pending, self._tried_step = False, trainer.global_step
         # the curves first: what the checkpoint is ahead of them would be missing after a resume
         handles(pl_module).finish_rollout()
+        ends = trainer.should_stop or training_ends(trainer)
+        reason = self._try_newest(trainer, pl_module)
+        for trial in range(TRIALS if ends else 0):
+            if not reason:
+                break
+            rank_zero_warn(f"the last checkpoint: {reason}; trial {trial + 1} of {TRIALS} in {PAUSE:.0f} s")
+            time.sleep(PAUSE)
+            reason = self._try_newest(trainer, pl_module)
+        if reason and ends:
+            raise UserError(f"{reason}; what was learned since {self._newest()} is lost")
+        if reason:
+            rank_zero_warn(f"{reason}; the newest is that of {self._newest()}. {GOES_ON}")
+        if reason or self._overdue:
+            for logger in trainer.loggers:
+                logger.log_metrics({"alarm/checkpoint": float(bool(reason))}, step=handles(pl_module).rollout_index)
+        self._overdue = bool(reason)
+
+    def _try_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+        """Save, and say why it failed, the same on all ranks."""
+        folder = Path(str(self.dirpath))
         name = f"rollout={handles(pl_module).rollout_index:05d}-step={trainer.global_step:06d}.ckpt"
-        path = str(Path(str(self.dirpath)) / name)
-        self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
-        # the list is part of the checkpoint, so it names the new file before that is written
-        self._kept = [kept for kept in self._kept if kept != path] + [path]
-        trainer.save_checkpoint(path)
-        self._link_checkpoint(trainer, path, self.last_model_path)
+        path, link = folder / name, folder / LAST
+        before = self._kept, self.last_model_path
+        # both are part of the checkpoint, so they name the new file before that is written
+        self._kept = [kept for kept in self._kept if kept != str(path)] + [str(path)]
+        self.last_model_path = str(link)
+        if reason := save(trainer, path) or self._point(trainer, link, path):
+            self._kept, self.last_model_path = before
+            return f"checkpoint {path} could not be written: {reason}"
+        self._saved_step = trainer.global_step
         while len(self._kept) > self.keep_last:
             oldest = self._kept.pop(0)
-            if self._should_remove_checkpoint(trainer, oldest, path):
+            if self._should_remove_checkpoint(trainer, oldest, str(path)):
                 self._remove_checkpoint(trainer, oldest)
+        return ""
+
+    @staticmethod
+    def _point(trainer: L.Trainer, link: Path, path: Path) -> str:
+        reason = ""
+        if trainer.local_rank == 0 and path.exists():
+            try:
+                point(link, path)
+            except OSError as error:
+                reason = cause(error)
+        return Ranks(trainer).first_message(reason)
+
+    def _newest(self) -> str:
+        return f"step {self._saved_step}" if self._saved_step else "the start"
 
     @override
     def state_dict(self) -> dict[str, Any]:

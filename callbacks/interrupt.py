@@ -1,9 +1,12 @@
-"""Leave cleanly on Ctrl-C and SIGTERM: save, stop every rank at the same step, say how to go on."""
+"""Leave cleanly on Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: save, stop every rank at the same step, say how to go on."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,21 +17,30 @@ from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
+from lit_g2rpo.training.checkpoint_files import LAST
 from lit_g2rpo.training.run import handles
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Signals of a person, a scheduler, a terminal that closes, and a scheduler that warns."""
+
+SAME_SIGNAL = 0.2
+"""Seconds in which another signal is the first one once more, sent to a process and to its group."""
 
 
 class GracefulInterrupt(L.Callback):
-    """Turn Ctrl-C and SIGTERM into a stop at the next optimizer step, or at the end of a running validation.
+    """Turn a signal of `SIGNALS` into a stop at the next optimizer step, or at the end of a running validation.
 
-    The checkpoint is written by the run's ``RolloutCheckpoint``, which saves whenever training stops, or else here, as
-    ``checkpoints/last.ckpt`` in the folder of the run. A validation that would follow is left out. A second Ctrl-C
-    aborts at once. With several ranks a signal to any of them stops them all at the same step. Outside of training,
-    where there is nothing to save, either signal ends the run at once; list this callback before those that work there.
+    The checkpoint is written by the run's ``RolloutCheckpoint``, which saves whenever training stops, or else here,
+    into ``checkpoints`` in the folder of the run. A validation that would follow is left out. A second signal ends the
+    run at once; a second SIGHUP does not, since a terminal that closes may send two. With several ranks a signal to
+    any of them stops them all at the same step. Outside of training, where there is nothing to save, each signal ends
+    the run at once; list this callback before those that work there. What ``nohup`` has started ignores SIGHUP.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
         self._requested = False
+        self._requested_at = 0.0
         self._seen_step = 0
         self._previous: dict[signal.Signals, Any] = {}
         self._limit_val_batches: int | float | None = None
@@ -39,35 +51,42 @@ class GracefulInterrupt(L.Callback):
         # here and not earlier: by now the trainer has registered its own handlers
         self.interrupted = self._requested = False
         self._seen_step = trainer.global_step
-        self._take(signal.SIGINT, self._on_signal)
-        self._take(signal.SIGTERM, self._on_signal)
+        for number in SIGNALS:
+            self._take(number, self._on_signal)
 
     @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # SIGTERM acts as Ctrl-C does: the trainer's own handler begins a collective, which hangs if ranks are at
+        # all act as Ctrl-C does: the trainer's own handler of SIGTERM begins a collective, which hangs if ranks are at
         # different places, and then goes on with the validation
-        self._take(signal.SIGTERM, signal.default_int_handler)
+        for number in SIGNALS:
+            self._take(number, signal.default_int_handler)
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
-            self._take(signal.SIGTERM, signal.default_int_handler)
+            self.on_sanity_check_start(trainer, pl_module)
 
     on_test_start = on_predict_start = on_sanity_check_start
 
     def _take(self, number: signal.Signals, handler: Callable[[int, FrameType | None], Any]) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous.setdefault(number, signal.signal(number, handler))
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            return
+        self._previous.setdefault(number, signal.signal(number, handler))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._requested and number == signal.SIGINT:
+        if not self._requested:
+            self._requested, self._requested_at = True, time.monotonic()
+            name = signal.Signals(number).name
+            # print() may be what the signal interrupted, and it cannot be entered twice; the terminal may be gone
+            with suppress(OSError):
+                os.write(2, f"\n{name}: saving at the next optimizer step, then leaving (Ctrl-C aborts now)\n".encode())
+        elif number == signal.SIGINT or (
+            number != signal.SIGHUP and time.monotonic() - self._requested_at > SAME_SIGNAL
+        ):
             self._restore_handlers()
             raise KeyboardInterrupt
-        if not self._requested:
-            self._requested = True
-            name = signal.Signals(number).name
-            # print() may be what the signal interrupted, and it cannot be entered twice
-            os.write(2, f"\n{name}: saving at the next optimizer step, then leaving (Ctrl-C aborts now)\n".encode())
 
     @override
     def on_train_batch_end(
@@ -94,13 +113,17 @@ class GracefulInterrupt(L.Callback):
         # and it validates before it stops, unless there is nothing to validate on
         self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
         folder = run_folder(trainer)
-        keepers = [keeper for keeper in trainer.checkpoint_callbacks if isinstance(keeper, RolloutCheckpoint)]
-        path = str((keepers[0].dirpath if keepers else None) or folder / "checkpoints") + "/last.ckpt"
-        if not keepers:
-            trainer.save_checkpoint(path)
+        keeper = next(
+            (keeper for keeper in trainer.checkpoint_callbacks if isinstance(keeper, RolloutCheckpoint)), None
+        )
+        if keeper is None:
+            # lasts as long as a save: the trainer does not know it
+            keeper = RolloutCheckpoint(monitor=None, dirpath=str(folder / "checkpoints"))
+            keeper.setup(trainer, pl_module, "fit")
+            keeper.save_newest(trainer, pl_module)
         self._message = (
             f"Stopped after optimizer step {trainer.global_step} (rollout {handles(pl_module).rollout_index}). "
-            f"Continue with:\n  {resume_command(folder, path)}"
+            f"Continue with:\n  {resume_command(folder, str(Path(str(keeper.dirpath)) / LAST))}"
         )
 
     @override

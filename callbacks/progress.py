@@ -12,13 +12,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.logged import metric
+from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.training.run import RunHandles, handles
 
 FIGURES = {"reward": ".3f", "accuracy": ".3f", "length": ".0f"}
 
 
-class RolloutProgress(ProgressBar):
+class RolloutProgress(Observer, ProgressBar):
     """Show how many rollouts are done, their reward, accuracy and completion length, and the time left.
 
     Validations during training take one line each. Where the output is no terminal, there is no bar but one line every

@@ -1,13 +1,161 @@
-"""Where the files of a run lie, and how to continue it from there."""
+"""Where the files of a run lie, who writes there, and how to continue it from there."""
 
+import errno
+import fcntl
+import os
+import socket
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 import lightning.pytorch as L
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
+
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.aside import Aside
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+"""What file systems say that know no locks."""
+
+GIVEN: dict[Path, Path] = {}
+"""Folders that were made absolute, as they were given."""
+
+CALLS = ("log_metrics", "log_hyperparams", "log_graph", "after_save_checkpoint", "save", "finalize")
+"""What a trainer asks of a logger."""
+
+
+class FolderInUse(UserError):
+    """Another process writes into the folder of this run."""
+
+
+class RunFolder(L.Callback):
+    """Hold the run's folder: one place whatever changes the working directory, and one process that writes there.
+
+    The lock is the first rank's; it ends with its process, however that ends. Loggers may fail without ending the run.
+    """
+
+    def __init__(self) -> None:
+        self._lock: IO[str] | None = None
+        self._loggers: list[Aside] = []
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        anchor(trainer)
+        folder, problem = run_folder(trainer), None
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            try:
+                self._lock = locked(folder, TrainerFn(stage).value)
+            except UserError as error:
+                problem = error
+        if problem := trainer.strategy.broadcast(problem):
+            raise problem
+        if not self._loggers:
+            self._loggers = [spare(logger) for logger in trainer.loggers]
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._release()
+        for aside in self._loggers:
+            aside.report()
+
+    @override
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def anchor(trainer: L.Trainer) -> None:
+    """Make the folders of a trainer and its loggers absolute, so that they stay where they are."""
+    for holder in (trainer, *trainer.loggers):
+        for name in ("_default_root_dir", "_root_dir", "_save_dir"):
+            folder = vars(holder).get(name)
+            if isinstance(folder, str | os.PathLike) and "://" not in str(folder):
+                place = os.path.abspath(os.path.expanduser(folder))
+                if place == str(folder):
+                    continue
+                if isinstance(holder, TensorBoardLogger):
+                    # a writer opens its file by the name it was given, again and again
+                    holder._experiment = None
+                GIVEN[Path(place)] = Path(folder)
+                setattr(holder, name, place)
+
+
+def locked(folder: Path, stage: str) -> IO[str] | None:
+    """Take the lock of a run folder, which is made if need be.
+
+    Args:
+        stage: what the run does there; a test may run in the folder of a training.
+
+    Returns:
+        An open file that holds the lock until it is closed; None where the file system knows no locks.
+
+    Raises:
+        FolderInUse: if another process has it.
+        UserError: if the folder cannot be written.
+    """
+    path = folder / f".{stage}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}); give another trainer.logger.save_dir"
+        ) from None
+    try:
+        # of this process alone: what it forks does not keep the lock after it
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        if error.errno in NO_LOCKS:
+            rank_zero_warn(f"{folder} lies on a file system without locks: see to it that no other run writes there")
+            return None
+        raise FolderInUse(
+            f"{folder} is in use by another run ({holder or 'unknown'}); wait for its end, or end it first"
+        ) from None
+    # for messages alone, so a full disk is left to those that need it
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    return file
+
+
+def spare(logger: Logger) -> Aside:
+    """Guard what a trainer asks of a logger.
+
+    Returns:
+        What counts its failures.
+    """
+    aside = Aside(f"{type(logger).__name__}")
+
+    def reopening(call: Any) -> Any:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            before = aside.failures
+            result = call(*args, **kwargs)
+            # a writer of TensorBoard that has failed once fails for ever; a new one makes a file, so not each time
+            if aside.failures > before and aside.failures.bit_count() == 1 and isinstance(logger, TensorBoardLogger):
+                logger._experiment = None
+            return result
+
+        return guarded
+
+    for name in CALLS:
+        setattr(logger, name, reopening(aside.wrap(getattr(logger, name))))
+    return aside
 
 
 def run_folder(trainer: L.Trainer) -> Path:
     """Find the folder of the run's files; to be called on every rank, since the ranks agree on it."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    return Path(trainer.log_dir or trainer.default_root_dir).absolute()
 
 
 def resume_command(folder: Path, checkpoint: str) -> str:
@@ -19,5 +167,13 @@ def resume_command(folder: Path, checkpoint: str) -> str:
     """
     config = folder / "config.yaml"
     if config.exists():
-        return f"python -m lit_g2rpo fit --config {config} --ckpt_path last"
-    return f"python -m lit_g2rpo fit --ckpt_path {checkpoint}"
+        return f"python -m lit_g2rpo fit --config {shown(config)} --ckpt_path last"
+    return f"python -m lit_g2rpo fit --ckpt_path {shown(Path(checkpoint))}"
+
+
+def shown(path: Path) -> Path:
+    """Write a path of a run for people: as they gave its folder, while that is still true."""
+    for root, given in GIVEN.items():
+        if path.is_relative_to(root) and given.absolute() == root:
+            return given / path.relative_to(root)
+    return path

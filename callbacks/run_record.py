@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.run_folder import run_folder
 from lit_g2rpo.files import write_text
 
@@ -36,7 +37,7 @@ PACKAGES = (
 )
 
 
-class RunRecord(L.Callback):
+class RunRecord(Observer):
     """Write ``versions.json`` into the folder of the run, and config and versions as text to TensorBoard."""
 
     @override

@@ -12,11 +12,12 @@ from typing_extensions import override
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
 from lit_g2rpo.callbacks.decline import METRIC, describe_decline
 from lit_g2rpo.callbacks.logged import per_task
-from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
+from lit_g2rpo.callbacks.observer import Observer
+from lit_g2rpo.callbacks.run_folder import resume_command, run_folder, shown
 from lit_g2rpo.training.run import RunHandles, handles
 
 
-class RunSummary(L.Callback):
+class RunSummary(Observer):
     """Print what the run consists of before it starts, and its validation before and after once it ends.
 
     Args:
@@ -24,6 +25,7 @@ class RunSummary(L.Callback):
     """
 
     def __init__(self, metric: str = "val/accuracy") -> None:
+        super().__init__()
         self.metric = metric
         self._folder = Path()
 
@@ -40,7 +42,7 @@ class RunSummary(L.Callback):
         table.add_column(overflow="fold")
         for name, value in run.describe().items():
             table.add_row(name, value)
-        table.add_row("folder", str(self._folder))
+        table.add_row("folder", str(shown(self._folder)))
         Console().print(table)
 
     @override
@@ -51,11 +53,11 @@ class RunSummary(L.Callback):
         history = [values for values in run.validation_history if self.metric in values]
         if history:
             console.print(validation_table(history[0], history[-1], run.validation_sizes, self.metric))
-        lines = [f"run folder:  {self._folder}", f"TensorBoard: tensorboard --logdir {self._folder}"]
+        lines = [f"run folder:  {shown(self._folder)}", f"TensorBoard: tensorboard --logdir {shown(self._folder)}"]
         for keeper in trainer.checkpoint_callbacks:
             if isinstance(keeper, RolloutCheckpoint):
                 if keeper.best_model_path:
-                    lines.append(f"best:        {keeper.best_model_path} ({self._best(keeper)})")
+                    lines.append(f"best:        {shown(Path(keeper.best_model_path))} ({self._best(keeper)})")
                 if keeper.last_model_path:
                     lines.append(f"continue:    {resume_command(self._folder, keeper.last_model_path)}")
         if history and METRIC in history[0] and len(history) > 1:

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and whether they can be written, asked before the work that fills them."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder, before this returns.
+
+    Raises:
+        OSError: if the disk cannot.
+    """
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        # some file systems know no fsync of a folder
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(opened)
 
 
 def check_writable(path: Path) -> None:

@@ -18,6 +18,7 @@ from lit_g2rpo.callbacks.plots.figures import pixels
 from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Microbatch, RolloutTable
+from lit_g2rpo.hardware.aside import Aside
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.rewards import problem_type_of_id
 from lit_g2rpo.training.run import Run, run_of
@@ -52,7 +53,7 @@ class AdvantageTopology(L.Callback):
         if gradients_every < 0:
             raise UserError(f"AdvantageTopology.gradients_every is {gradients_every}; give at least 1, or 0 for none")
         self.every_rollouts, self.gradients_every = every_rollouts, gradients_every
-        self._watch = RolloutWatch()
+        self._watch, self._aside = RolloutWatch(), Aside(type(self).__name__)
         self._pulls: deque[dict[str, list[float]]] = deque(maxlen=MEMORY)
 
     @override
@@ -87,9 +88,15 @@ class AdvantageTopology(L.Callback):
             stats = advantage_stats(table, prompts, flipped)
             values |= {f"topology/{what}/{name}": value for what, value in stats.items()}
         pl_module.log_dict(values)
-        writer = tensorboard_writer(trainer)
-        if writer is not None and past % self.every_rollouts == 0:
-            self._show(writer, table, sets, values, run.rollout_index)
+        # the gradients above are all ranks' work, but what is made of them is not
+        with self._aside.guard():
+            writer = tensorboard_writer(trainer)
+            if writer is not None and past % self.every_rollouts == 0:
+                self._show(writer, table, sets, values, run.rollout_index)
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._aside.report()
 
     def _measure(self, run: Run, microbatch: Microbatch) -> dict[str, float]:
         start = time.perf_counter()

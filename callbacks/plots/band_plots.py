@@ -7,6 +7,7 @@ import lightning.pytorch as L
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.logged import metric, tensorboard_writer
+from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.plots.figures import panels, pixels
 from lit_g2rpo.callbacks.watch import RolloutWatch, present_tasks
 from lit_g2rpo.errors import UserError
@@ -24,7 +25,7 @@ LENGTH, ENTROPY = slice(1, 6), slice(6, 9)
 """Columns of a point: rollout; mean length and the four thresholds; entropy, low and high."""
 
 
-class BandPlots(L.Callback):
+class BandPlots(Observer):
     """Draw ``bands/length`` and ``bands/entropy``: a panel per task, the band shaded as it was at the time.
 
     All tasks share a figure: a class seldom has more than two of them, and a dozen panels, three a row, stay readable.
@@ -42,6 +43,7 @@ class BandPlots(L.Callback):
     def __init__(self, every_rollouts: int = 50) -> None:
         if every_rollouts < 1:
             raise UserError(f"BandPlots.every_rollouts is {every_rollouts}; it must be at least 1 rollout")
+        super().__init__()
         self.every_rollouts = every_rollouts
         self._watch = RolloutWatch()
         self._bands: dict[str, list[float]] = {}

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import lightning.pytorch as L
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from lit_g2rpo.callbacks.preflight.checkpoint import check_checkpoint, check_room, remove, trial_path
+from lit_g2rpo.callbacks.preflight.checkpoint import NAME, check_checkpoint, check_room, folders, remove
 from lit_g2rpo.callbacks.preflight.checks import check_memory, check_parity, check_rewards, check_tags
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
@@ -90,15 +91,14 @@ class Preflight(L.Callback):
             self._try(run, "log-probabilities", lambda: check_parity(run, prompts, self.mean_gap, self.max_gap))
         if self.rewards:
             self._try(run, "rewards", lambda: check_rewards(run, rows))
-        if self.checkpoint and trainer.checkpoint_callbacks:
-            path = trial_path(trainer)
+        for folder, count in folders(trainer).items() if self.checkpoint else ():
             try:
-                self._try(run, "checkpoint", lambda: check_room(run, path))
-                self._try(run, "checkpoint", lambda: check_checkpoint(run, path))
+                self._try(run, "checkpoint", partial(check_room, run, folder))
+                self._try(run, "checkpoint", partial(check_checkpoint, run, folder, count))
             finally:
                 # by one rank of each machine, whose disk may be its own
                 if trainer.local_rank == 0:
-                    remove(path)
+                    remove(folder / NAME)
 
     def _try(self, run: Run, name: str, check: Callable[[], str]) -> None:
         trainer, start = run.trainer, time.perf_counter()

@@ -1,61 +1,68 @@
 """The part of the pre-flight check that writes: a checkpoint, and room for those that the run keeps."""
 
+import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.saving import save, use_files
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.training.memory_trial import missing_optimizer_bytes
+from lit_g2rpo.hardware.hooks import keeps_masters
+from lit_g2rpo.training.checkpoint_files import discard, read, verify
+from lit_g2rpo.training.memory_trial import state_bytes
 from lit_g2rpo.training.run import Run
 
 NAME = "preflight.ckpt"
 
 
-def trial_path(trainer: L.Trainer) -> Path:
-    """Name the checkpoint that is written on trial, beside those of the run; the ranks agree on the folder."""
-    # Lightning's own type of these callbacks knows no folder
-    keeper: Any = trainer.checkpoint_callbacks[0]
-    return Path(str(keeper.dirpath)) / NAME
+def folders(trainer: L.Trainer) -> dict[Path, int]:
+    """Find the folders that checkpoints are written to, and how many each holds at most; the ranks agree on them."""
+    counts: dict[Path, int] = {}
+    for callback in trainer.checkpoint_callbacks:
+        # Lightning's own type of these callbacks knows no folder
+        folder = Path(os.path.abspath(str(getattr(callback, "dirpath", None) or trainer.default_root_dir)))
+        counts[folder] = counts.get(folder, 0) + kept(callback)
+    return counts
 
 
-def check_room(run: Run, path: Path) -> str:
-    """Refuse with a ``UserError`` to write where the weights alone would not fit."""
-    # DeepSpeed leaves a sharded weight empty and notes its size
-    weights = sum(
-        getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.policy.parameters() if p.requires_grad
-    )
-    _require(path.parent, weights, f"a checkpoint needs {_size(weights)}")
+def check_room(run: Run, folder: Path) -> str:
+    """Refuse with a ``UserError`` to write where weights and optimizer state would not fit."""
+    weights, state = _bytes_needed(run)
+    _require(folder, weights + state, f"a checkpoint needs {size_of(weights)}, and {size_of(state)} for the optimizer")
     return ""
 
 
-def check_checkpoint(run: Run, path: Path) -> str:
+def check_checkpoint(run: Run, folder: Path, count: int) -> str:
     """Write a checkpoint and read it back; all ranks write, the first one reads and says sizes.
+
+    Args:
+        folder: where the run will write.
+        count: how many checkpoints it will hold.
 
     Raises:
         UserError: if it cannot be written, differs from what was written, or the run's checkpoints would not fit.
     """
-    trainer = run.trainer
-    try:
-        if trainer.is_global_zero:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(path)
-    except (OSError, RuntimeError) as error:
-        # only the first rank writes where weights are whole, and the others wait for it here
-        trainer.strategy.barrier()
-        raise UserError(f"cannot write {path}: {error}; give another folder, or make room") from error
+    trainer, path = run.trainer, folder / NAME
+    use_files(trainer)
+    if reason := save(trainer, path):
+        raise UserError(f"cannot write {path}: {reason}; give RolloutCheckpoint another dirpath, or make room")
     if not trainer.is_global_zero:
         return ""
-    size = bytes_of(path) + (0 if _read(path, run) else missing_optimizer_bytes(run))
-    count = sum(kept(callback) for callback in trainer.checkpoint_callbacks)
-    present = sum(bytes_of(file) for file in path.parent.glob("*.ckpt") if not file.is_symlink())
-    said = f"{count} checkpoints of {_size(size)}"
-    _require(path.parent, count * size - present, f"the run needs {said}")
-    return f"written and read; {said} fit into {path.parent}"
+    if wrong := verify(path):
+        raise UserError(f"{path} was written, but does not read: {wrong}; check the disk")
+    weights, state = _bytes_needed(run)
+    if path.is_dir():
+        size = max(bytes_of(path), weights + state)
+    else:
+        size = bytes_of(path) + (0 if _read(path, run) else state)
+    present = sum(bytes_of(file) for file in folder.glob("*.ckpt") if not file.is_symlink())
+    said = f"{count} checkpoints of {size_of(size)}"
+    _require(folder, count * size - present, f"the run needs {said}")
+    return f"written and read; {said} fit into {folder}"
 
 
 def kept(callback: Checkpoint) -> int:
@@ -72,32 +79,43 @@ def bytes_of(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint, whether file or folder, if it is there, and its folder if that is left empty."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    if path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
+    """Remove a checkpoint and its part, if they are there, and its folder if that is left empty."""
+    if path.parent.is_dir():
+        discard(path)
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def _read(path: Path, run: Run) -> bool:
     """Compare weights with what was written, and say whether the state of an optimizer is among it."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    while opened.read(2**24):
-                        pass
-        return False
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read(path)
     saved = checkpoint["state_dict"]
     for name, weight in run.policy.named_parameters():
         # a frozen weight may be left out, and one that is split over ranks is not compared
         if weight.requires_grad and not hasattr(weight, "to_local"):
-            read = saved.get(f"policy.{name}")
-            if read is None or not torch.equal(read, weight.detach().cpu()):
+            found = saved.get(f"policy.{name}")
+            if found is None or not torch.equal(found, weight.detach().cpu()):
                 raise UserError(f"{path} was written, but {name} reads back differently; check the disk")
     return any(state["state"] for state in checkpoint["optimizer_states"])
+
+
+def _bytes_needed(run: Run) -> tuple[int, int]:
+    """Count the weights in a checkpoint and the optimizer's state from its first step on, all ranks' together."""
+    weights, counts = 0, dict[torch.dtype, int]()
+    for parameter in run.policy.parameters():
+        if parameter.requires_grad:
+            # DeepSpeed leaves a sharded weight empty and notes its size
+            count = getattr(parameter, "ds_numel", parameter.numel())
+            weights += count * parameter.element_size()
+            counts[parameter.dtype] = counts.get(parameter.dtype, 0) + count
+    masters = keeps_masters(run.trainer.strategy)
+    state = sum(
+        count * (4 + state_bytes(run.optimizer, torch.float32, run.device))
+        if masters
+        else count * state_bytes(run.optimizer, dtype, run.device)
+        for dtype, count in counts.items()
+    )
+    return weights, int(state)
 
 
 def _require(folder: Path, needed: int, what: str) -> None:
@@ -105,10 +123,11 @@ def _require(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise UserError(
-            f"{what}, but {folder} has {_size(free)} free; make room, keep fewer "
+            f"{what}, but {folder} has {size_of(free)} free; make room, keep fewer "
             "(RolloutCheckpoint.keep_last), or give it another dirpath"
         )
 
 
-def _size(count: int) -> str:
+def size_of(count: int) -> str:
+    """Write a number of bytes."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

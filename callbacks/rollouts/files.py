@@ -54,25 +54,24 @@ class RolloutFiles:
         """Lay down the page, and take up what an earlier part of the run has left.
 
         Args:
-            rollout: rollouts sampled so far; later ones are removed, since they are going to be sampled anew.
+            rollout: rollouts sampled so far; later ones are removed, since they are going to be sampled anew, and so
+                are those that a dying machine has torn.
         """
         (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for path in sorted(PAGE.iterdir()):
             write_text(self.folder / path.name, path.read_text(encoding="utf-8"))
-        later = []
+        self._kept, self._image_sizes, gone = {}, {}, []
         for path in self.folder.iterdir():
             name = LINES_NAME.fullmatch(path.name)
             if name is None:
                 continue
-            number = int(name[1])
-            if number > rollout or not script(path).exists():
-                later.append(number)
+            kept = read_kept(path) if int(name[1]) <= rollout else None
+            if kept is None:
+                gone.append(int(name[1]))
             else:
-                lines = path.read_text(encoding="utf-8").splitlines()
-                shown = {Path(image).name for line in lines for image in json.loads(line)["images"]}
-                self._kept[number] = Kept(path.stat().st_size + script(path).stat().st_size, shown)
+                self._kept[int(name[1])] = kept
         self._list()
-        for number in later:
+        for number in gone:
             self._remove(number)
         for path in (self.folder / IMAGES).iterdir():
             if IMAGE_NAME.fullmatch(path.name):
@@ -85,6 +84,9 @@ class RolloutFiles:
         Args:
             groups: each group with the images of its prompt.
         """
+        if not (self.folder / "index.html").exists():
+            # the disk was full when the page was to be laid down, or somebody has removed it
+            self.open(rollout - 1)
         lines, shown = [], set()
         for record, images in groups:
             names = [self._image(image) for image in images]
@@ -140,6 +142,17 @@ class RolloutFiles:
         for name in self._image_sizes.keys() - self._shown():
             (self.folder / IMAGES / name).unlink(missing_ok=True)
             del self._image_sizes[name]
+
+
+def read_kept(path: Path) -> Kept | None:
+    """Read what a rollout's files take and show, given its lines; None if they are not whole."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        shown = {Path(image).name for line in lines for image in json.loads(line)["images"]}
+        size = path.stat().st_size + script(path).stat().st_size
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return Kept(size, shown) if lines and script(path).read_bytes().endswith(b"]);\n") else None
 
 
 def script(lines: Path) -> Path:

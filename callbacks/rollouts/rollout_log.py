@@ -9,6 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.logged import tensorboard_writer
+from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.plots.dashboard import dashboard
 from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
 from lit_g2rpo.callbacks.rollouts.record import Record, group_record, small_image
@@ -21,7 +22,7 @@ from lit_g2rpo.experience import Experience, Prompt
 from lit_g2rpo.training.run import RunHandles, handles
 
 
-class RolloutLog(L.Callback):
+class RolloutLog(Observer):
     """Write rollouts into the folder ``rollouts`` of the run, and show a few groups of some of them in TensorBoard.
 
     The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
@@ -59,6 +60,7 @@ class RolloutLog(L.Callback):
                 raise UserError(f"RolloutLog.{name} is {number}; it must be at least 1, or null for all")
         if keep_mib <= 0:
             raise UserError(f"RolloutLog.keep_mib is {keep_mib}; it must be above 0")
+        super().__init__()
         self.every_rollouts, self.groups = every_rollouts, groups
         self.write_every, self.write_groups = write_every, write_groups
         self.keep, self.keep_mib = keep, keep_mib
@@ -74,14 +76,15 @@ class RolloutLog(L.Callback):
         self._files = None
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        writer = tensorboard_writer(trainer)
-        if writer is not None:
-            writer.add_custom_scalars(dashboard(sorted(run.tasks)))
         self._spell = TokenText(run.tokenizer)
         if self.write_every:
             title = f"{folder.parent.name}/{folder.name}"
             self._files = RolloutFiles(folder / "rollouts", title, self.keep, self.keep_mib)
-            self._files.open(run.rollout_index)
+            with self.aside.guard():
+                self._files.open(run.rollout_index)
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            writer.add_custom_scalars(dashboard(sorted(run.tasks)))
 
     @override
     def on_train_batch_end(
@@ -94,10 +97,12 @@ class RolloutLog(L.Callback):
         # the first rollout always
         past = run.rollout_index - 1
         if self._files is not None and past % self.write_every == 0:
-            number = len(rollout.prompts) if self.write_groups is None else self.write_groups
-            chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
-            groups = [(self._record(run, rollout, index), rollout.prompts[index].images) for index in chosen]
-            self._files.write(run.rollout_index, groups)
+            # where files fail, TensorBoard need not
+            with self.aside.guard():
+                number = len(rollout.prompts) if self.write_groups is None else self.write_groups
+                chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
+                groups = [(self._record(run, rollout, index), rollout.prompts[index].images) for index in chosen]
+                self._files.write(run.rollout_index, groups)
         writer = tensorboard_writer(trainer)
         if writer is not None and past % self.every_rollouts == 0:
             self._show(writer, run, rollout)

@@ -3,17 +3,21 @@
 import shutil
 from pathlib import Path
 
-from lit_g2rpo.errors import UserError
+from lightning.pytorch.utilities import rank_zero_warn
 
-LAST = "last.ckpt"
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.training.checkpoint_files import LAST, NUMBERED, verify
 
 
 def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -> Path:
-    """Turn ``last``, ``best`` or a path into a checkpoint that exists.
+    """Turn ``last``, ``best`` or a path into a checkpoint that is whole.
 
     Args:
         experiment: folder that holds the experiment's runs, ``<save_dir>/<name>``.
         run: the one run to look in; None looks in all and takes the newest.
+
+    Returns:
+        The checkpoint. Where the newest of a run is broken it is the one before, and a warning says so.
 
     Raises:
         UserError: if there is none.
@@ -22,16 +26,51 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
         path = Path(ckpt_path)
         if not path.exists():
             raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a checkpoint, or last for the newest one")
+        if wrong := verify(path):
+            raise UserError(
+                f"--ckpt_path {ckpt_path} is no whole checkpoint: {wrong}; last takes the newest that is one"
+            )
         return path
     folder = run or experiment
-    pattern = LAST if ckpt_path == "last" else "best*.ckpt"
-    found = [path for path in folder.glob(f"**/{pattern}") if path.exists()]
+    found = _last(folder) if ckpt_path == "last" else _newest_first(folder, "best*.ckpt")
     if not found:
+        pattern = LAST if ckpt_path == "last" else "best*.ckpt"
         raise UserError(
             f"--ckpt_path {ckpt_path}: no {pattern} below {folder}; leave --ckpt_path out to start a new run, "
             "or give the path of a checkpoint"
         )
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, len(str(path)), str(path)))
+    for path in found:
+        if not (wrong := verify(path)):
+            return path
+        rank_zero_warn(f"--ckpt_path {ckpt_path}: {path.resolve()} is not whole: {wrong}; trying the one before it")
+    raise UserError(f"--ckpt_path {ckpt_path}: of {len(found)} checkpoints in {found[0].parent} none is whole")
+
+
+def _last(folder: Path) -> list[Path]:
+    """List the checkpoints of the run that saved last: the link to its newest, and those before that."""
+    # a run that was killed in its first save has no link yet
+    everywhere = _newest_first(folder, LAST) + _newest_first(folder, "rollout=*-step=*.ckpt")
+    if not everywhere:
+        return []
+    home = max(everywhere, key=_age).parent
+    link, numbered = home / LAST, [path for path in everywhere if path.parent == home and path.name != LAST]
+    numbered.sort(key=_step, reverse=True)
+    if not link.exists():
+        return numbered
+    return [link, *(path for path in numbered if path.resolve() != link.resolve())]
+
+
+def _newest_first(folder: Path, pattern: str) -> list[Path]:
+    return sorted((path for path in folder.glob(f"**/{pattern}") if path.exists()), key=_age, reverse=True)
+
+
+def _age(path: Path) -> tuple[int, int, str]:
+    return path.stat().st_mtime_ns, len(str(path)), str(path)
+
+
+def _step(path: Path) -> int:
+    name = NUMBERED.fullmatch(path.name)
+    return int(name["step"]) if name else 0
 
 
 def run_folder_of(path: Path, experiment: Path) -> Path | None:

@@ -12,8 +12,10 @@ from lightning.pytorch.cli import LightningCLI
 from typing_extensions import override
 
 from lit_g2rpo.callbacks import LengthCurriculum
+from lit_g2rpo.callbacks.run_folder import FolderInUse, RunFolder, anchor
 from lit_g2rpo.cli import quiet
-from lit_g2rpo.cli.checkpoints import LAST, find_checkpoint, remove_new, run_folder_of, version_of
+from lit_g2rpo.cli.checkpoints import find_checkpoint, remove_new, run_folder_of, version_of
+from lit_g2rpo.cli.output import lossy_output
 from lit_g2rpo.cli.parser import ConfigParser
 from lit_g2rpo.data.datamodule import PromptData, PromptUser
 from lit_g2rpo.errors import UserError
@@ -22,6 +24,7 @@ from lit_g2rpo.hardware.hooks import reads_folders
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
 from lit_g2rpo.training import schedule
+from lit_g2rpo.training.checkpoint_files import LAST
 from lit_g2rpo.training.run import Run
 
 SHORT = {
@@ -54,7 +57,7 @@ class TrainerCLI(LightningCLI):
             PromptData,
             # a resumed run continues in its own folder; what else is done there keeps a config of its own
             save_config_kwargs={"overwrite": True, "config_filename": f"{'config' if verb == 'fit' else verb}.yaml"},
-            trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None},
+            trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None, "callbacks": [RunFolder()]},
             seed_everything_default=0,
             parser_kwargs=PARSER | ({verb: PARSER} if verb else {}),
             parser_class=ConfigParser,
@@ -93,12 +96,18 @@ class TrainerCLI(LightningCLI):
             raise UserError(f"{parser.broken_file()}a config must be a text in UTF-8") from None
 
     @override
+    def _parse_ckpt_path(self) -> None:
+        """Read no configuration from a checkpoint: it holds none, and is not proven yet."""
+
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
             # a device or strategy that does not exist
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        anchor(trainer)
+        return trainer
 
     @override
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -132,10 +141,11 @@ class TrainerCLI(LightningCLI):
         else:
             for path in config.get("config") or []:
                 run = run_folder_of(Path(str(path.absolute if hasattr(path, "absolute") else path)), experiment) or run
+        newest = config.ckpt_path == "last"
         path = find_checkpoint(config.ckpt_path, experiment, run)
         config.ckpt_path = str(path)
         run = run_folder_of(path, experiment)
-        continues = self.verb != "fit" or path.name == LAST
+        continues = self.verb != "fit" or newest or path.name == LAST
         if arguments is not None and "version" in arguments and arguments.version is None and run and continues:
             arguments.version = version_of(run)
 
@@ -176,7 +186,7 @@ class TrainerCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except Exception as error:
-            mistake = isinstance(error, UserError | MisconfigurationException)
+            mistake = isinstance(error, UserError | MisconfigurationException) and not isinstance(error, FolderInUse)
             if mistake and self.trainer.is_global_zero and self.trainer.global_step == 0:
                 remove_new(new)
             end_ranks(self.trainer, error)
@@ -291,7 +301,8 @@ def run(verb: str, arguments: list[str]) -> None:
     if verb != "fit":
         arguments = [SHORT.get(key, key) + rest for key, rest in map(split_key, arguments)]
     try:
-        TrainerCLI(verb, ["--help"] if arguments == ["--help=all"] else arguments)
+        with lossy_output():
+            TrainerCLI(verb, ["--help"] if arguments == ["--help=all"] else arguments)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
     except ValueError as error:

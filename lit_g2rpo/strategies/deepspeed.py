@@ -21,7 +21,8 @@ from lit_g2rpo.hardware.hooks import (
     reads_folders,
     sharding,
 )
-from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards, read_weights
+from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, only_plain, read_shards, read_weights
+from lit_g2rpo.training.checkpoint_files import read
 from lit_g2rpo.training.resume import check_weights
 from lit_g2rpo.training.run import run_of
 
@@ -87,7 +88,7 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
         assert module is not None
         training = module.trainer.state.fn == TrainerFn.FITTING
         if path.is_file() and not training:
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = read(path)
             self._put_weights(checkpoint["state_dict"])
             return checkpoint
         saved = read_shards(path)
@@ -101,7 +102,28 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
                 f"--ckpt_path {path} was written by {saved.ranks} processes with ZeRO stage {saved.stage}; this run "
                 f"has {self.world_size} with stage {stage}: use what wrote it, or export it and start from the folder"
             )
-        return super().load_checkpoint(path, weights_only)
+        with only_plain(path):
+            return super().load_checkpoint(path, weights_only)
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        # a rank that fails in the middle would leave the others waiting inside the engine
+        writer: Any = self.deepspeed_engine.checkpoint_engine
+        failures, write = list[Exception](), writer.save
+
+        def attempt(*args: Any, **kwargs: Any) -> None:
+            try:
+                write(*args, **kwargs)
+            except (OSError, RuntimeError) as error:
+                failures.append(error)
+
+        writer.save = attempt
+        try:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        finally:
+            del writer.save
+        if failures:
+            raise failures[0]
 
     def _put_weights(self, weights: dict[str, torch.Tensor]) -> None:
         if self.zero_stage_3:

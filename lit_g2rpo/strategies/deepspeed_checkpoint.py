@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.registry import one_line
+from lit_g2rpo.training.checkpoint_files import read, tensors_only
 
 FILES = "checkpoint"
 """Folder inside a checkpoint that Lightning's strategy lets DeepSpeed write to."""
@@ -41,18 +43,40 @@ def read_shards(path: Path) -> Shards:
     """Read what a checkpoint says of itself.
 
     Raises:
-        UserError: if it is not a whole checkpoint of DeepSpeed.
+        UserError: if it is not a whole checkpoint of DeepSpeed, or holds anything but tensors and plain values.
     """
     if not is_deepspeed(path):
         raise UserError(f"--ckpt_path {path} is no checkpoint of DeepSpeed (a folder that holds {FILES}/)")
-    first = min((path / FILES).glob("*_model_states.pt"))
-    # written by this trainer: its tensors stay on disk, the rest is plain values
-    state = torch.load(first, map_location="cpu", mmap=True, weights_only=False)
-    found, ranks = len(list((path / FILES).glob("*_optim_states.pt"))), state["dp_world_size"]
+    with only_plain(path):
+        # each of them, for DeepSpeed will; tensors stay on the disk
+        states = {file.name: read(file, mmap=True) for file in sorted((path / FILES).glob("*.pt"))}
+    state = next(state for name, state in states.items() if name.endswith("_model_states.pt"))
+    found = sum(name.endswith("_optim_states.pt") for name in states)
+    try:
+        ranks, stage = state["dp_world_size"], state["ds_config"]["zero_optimization"]["stage"]
+        shapes = {name: tuple(shape) for group in state["param_shapes"] for name, shape in group.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--ckpt_path {path} is no whole checkpoint of DeepSpeed ({one_line(error)})") from None
     if found != ranks:
         raise UserError(f"--ckpt_path {path} is incomplete: {ranks} processes wrote it, it holds the files of {found}")
-    shapes = {name: tuple(shape) for group in state["param_shapes"] for name, shape in group.items()}
-    return Shards(state["ds_config"]["zero_optimization"]["stage"], ranks, shapes, state)
+    return Shards(stage, ranks, shapes, state)
+
+
+def only_plain(path: Path) -> AbstractContextManager[None]:
+    """Make DeepSpeed read nothing but tensors, plain values, and the few classes that it saves itself.
+
+    Raises:
+        UserError: if DeepSpeed is not installed, or, inside, if there is more.
+    """
+    try:
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'--ckpt_path {path} was written by DeepSpeed, which reads it: pip install "lit_g2rpo[deepspeed]"'
+        ) from error
+    return tensors_only(path, DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -64,14 +88,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: if DeepSpeed is not installed, or this is not a whole checkpoint of it.
     """
-    try:
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f'--ckpt_path {path} was written by DeepSpeed, which reads it: pip install "lit_g2rpo[deepspeed]"'
-        ) from error
     read_shards(path)
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
     # it reports each step of its own
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        only_plain(path),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(path), tag=FILES)
     return weights

@@ -1,17 +1,41 @@
 """FSDP2: weights, gradients and optimizer state split over ranks by torch itself."""
 
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.hooks import Sharding, generation_context, reads_folders, shard, sharding
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.registry import one_line
+from lit_g2rpo.training.checkpoint_files import tensors_only
+
+INDEX = ".metadata"
+"""File in a sharded checkpoint that says where each tensor lies."""
+
+IN_INDEX = {
+    *(("torch.distributed.checkpoint.metadata", name) for name in (
+        "Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
+        "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
+    )),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+}  # fmt: skip
+"""What it consists of, as torch writes it."""
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -39,6 +63,45 @@ class FSDP2Strategy(ModelParallelStrategy):
         if fresh:
             plain.state.clear()
         return found
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            check_index(path / INDEX)
+        try:
+            with tensors_only(path):
+                return super().load_checkpoint(path, weights_only)
+        except CheckpointException as error:
+            # the same on all ranks; it is no Exception, and holds those of each
+            reason = " ".join(str(next(iter(error.failures.values()))[0]).split())[:200]
+            raise UserError(f"--ckpt_path {path} cannot be read ({reason})") from None
+
+
+class _IndexReader(pickle.Unpickler):
+    """Read the index of a sharded checkpoint, which torch pickles, without anything that could run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in IN_INDEX or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def check_index(path: Path) -> None:
+    """Refuse the index of a sharded checkpoint that would run code.
+
+    Raises:
+        UserError: if it would, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            _IndexReader(file).load()
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than places of tensors ({error}); it is not read, since reading it could run any code"
+        ) from None
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, IndexError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as the index of a checkpoint ({one_line(error)})") from None
 
 
 @sharding.register(ModelParallelStrategy)

@@ -13,9 +13,9 @@ from helpers.processes import children_seconds, finished, read_until
 from helpers.signals import Raise
 from helpers.toy import ToyModule, fit
 
-from lit_g2rpo.callbacks import RolloutCheckpoint
+from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
 class Interrupted(NamedTuple):
@@ -109,3 +109,40 @@ def test_it_saves_itself_where_nothing_else_does(tmp_path):
     trainer = fit(ToyModule(), tmp_path, [Raise(at=(1, 0))], rollouts=8, logger=False, min_steps=10)
     assert trainer.global_step == 3
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=False)["global_step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "later", "ends"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, 1.0, True),
+        (signal.SIGUSR1, signal.SIGTERM, 1.0, True),
+        (signal.SIGHUP, signal.SIGINT, 0.0, True),
+        (signal.SIGUSR1, signal.SIGUSR1, 1.0, True),
+        # one signal, sent to the process and to its group
+        (signal.SIGTERM, signal.SIGTERM, 0.01, False),
+        # a terminal that closes
+        (signal.SIGHUP, signal.SIGHUP, 1.0, False),
+    ],
+)
+def test_a_second_signal(tmp_path, monkeypatch, first, second, later, ends):
+    now = [0.0]
+    monkeypatch.setattr("lit_g2rpo.callbacks.interrupt.time.monotonic", lambda: now[0])
+    guard = GracefulInterrupt()
+    guard._on_signal(first, None)
+    now[0] = later
+    if ends:
+        with pytest.raises(KeyboardInterrupt):
+            guard._on_signal(second, None)
+    else:
+        guard._on_signal(second, None)
+
+
+def test_what_nohup_starts_outlives_its_terminal(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    seen = []
+    module = ToyModule(length=lambda rollout: seen.append(signal.getsignal(signal.SIGHUP)) or 5.0)
+    try:
+        fit(module, tmp_path, [GracefulInterrupt()], rollouts=1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert set(seen) == {signal.SIG_IGN}

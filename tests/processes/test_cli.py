@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.paths import ROOT
 from helpers.processes import Commands
 
@@ -175,7 +176,7 @@ def test_last_is_the_newest_of_the_experiment(tmp_path: Path) -> None:
     for number in (0, 1):
         folder = experiment / f"version_{number}" / "checkpoints"
         folder.mkdir(parents=True)
-        (folder / "rollout=1.ckpt").touch()
+        torch.save({}, folder / "rollout=1.ckpt")
         (folder / "last.ckpt").symlink_to("rollout=1.ckpt")
     found = find_checkpoint("last", experiment)
     assert found == experiment / "version_1" / "checkpoints" / "last.ckpt"

@@ -1,13 +1,17 @@
 """RolloutCheckpoint on a real trainer."""
 
+import errno
 import os
+import tempfile
 
 import pytest
 import torch
 from helpers.toy import ToyModule, fit
 
 from lit_g2rpo.callbacks import RolloutCheckpoint
+from lit_g2rpo.callbacks import checkpoint as checkpoint_module
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.training.checkpoint_files import verify
 
 
 def accuracy(rollout):
@@ -99,3 +103,109 @@ def test_arguments_are_checked():
     for arguments in ({"every_rollouts": 0}, {"keep_last": 0}, {"mode": "maximum"}):
         with pytest.raises(UserError, match=next(iter(arguments))):
             RolloutCheckpoint(**arguments)
+
+
+class Disk:
+    """A disk that is full for the checkpoints of some steps."""
+
+    def __init__(self, monkeypatch, full, times=99):
+        self.full, self.times, self.asked = full, times, []
+        self.save = torch.save
+        monkeypatch.setattr("torch.save", self)
+
+    def __call__(self, content, file):
+        step = content["global_step"]
+        self.asked.append((step, os.path.basename(file.name)))
+        if step in self.full and self.times > 0:
+            self.times -= 1
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.save(content, file)
+
+
+def test_a_full_disk_ends_nothing_and_the_next_rollout_tries_again(tmp_path, monkeypatch):
+    straight = ToyModule(validation=accuracy)
+    fit(straight, tmp_path / "straight", [RolloutCheckpoint(every_rollouts=3, monitor=None)], rollouts=8)
+    disk, logged = Disk(monkeypatch, {6, 8}), []
+    monkeypatch.setattr(
+        "lightning.pytorch.loggers.TensorBoardLogger.log_metrics",
+        lambda self, metrics, step=None: logged.append((step, metrics.get("alarm/checkpoint"))),
+    )
+    module, keeper = ToyModule(validation=accuracy), RolloutCheckpoint(every_rollouts=3, monitor=None, keep_last=1)
+    with pytest.warns(UserWarning, match="could not be written: No space left on device") as found:
+        fit(module, tmp_path, [keeper], rollouts=8)
+    # due after rollout 3, tried again after 4, written after 5, and then again when due
+    assert [step for step, _ in disk.asked] == [6, 8, 10, 12, 16]
+    assert torch.equal(weights(module), weights(straight))
+    assert names(tmp_path) == ["last.ckpt", "rollout=00008-step=000016.ckpt"]
+    said = [str(warning.message) for warning in found if "could not be written" in str(warning.message)]
+    assert len(said) == 2
+    assert "the newest is that of the start. Training goes on" in said[0]
+    assert [pair for pair in logged if pair[1] is not None] == [(3, 1.0), (4, 1.0), (5, 0.0)]
+
+
+def test_what_cannot_be_written_leaves_the_older_ones(tmp_path, monkeypatch):
+    Disk(monkeypatch, {4, 6})
+    keeper, seen = RolloutCheckpoint(every_rollouts=1, monitor=None, keep_last=1), []
+    folder = tmp_path / "toy/version_0/checkpoints"
+    module = ToyModule(length=lambda rollout: seen.extend(folder.glob("*")) or 5.0)
+    monkeypatch.setattr(checkpoint_module, "PAUSE", 0.0)
+    with (
+        pytest.warns(UserWarning, match="trial 5 of 5"),
+        pytest.raises(UserError, match=r"step=000006.ckpt could not .*No space left.*since step 2 is lost") as caught,
+    ):
+        fit(module, tmp_path, [keeper], rollouts=3)
+    assert names(tmp_path) == ["last.ckpt", "rollout=00001-step=000002.ckpt"]
+    assert verify(tmp_path / "toy/version_0/checkpoints/last.ckpt") == ""
+    assert caught.value.__notes__[0].endswith("continues from the checkpoint of step 2")
+    # nor does a part of it take room meanwhile
+    assert seen
+    assert not [path for path in seen if path.name.startswith(".")]
+
+
+def test_the_last_checkpoint_waits_for_room(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, {4}, times=3)
+    monkeypatch.setattr(checkpoint_module, "PAUSE", 0.0)
+    with pytest.warns(UserWarning, match="trial 3 of 5"):
+        fit(ToyModule(), tmp_path, [RolloutCheckpoint(monitor=None)], rollouts=2)
+    assert len(disk.asked) == 4
+    assert names(tmp_path) == ["last.ckpt", "rollout=00002-step=000004.ckpt"]
+
+
+def test_a_best_one_that_cannot_be_written_leaves_the_best_one_before(tmp_path, monkeypatch):
+    scores = {0: 0.0, 2: 0.1, 4: 0.5, 6: 0.4}
+    Disk(monkeypatch, {8}, times=1)
+    keeper = RolloutCheckpoint(every_rollouts=9)
+    with pytest.warns(UserWarning, match="the best checkpoint so far could not be written .*No space left"):
+        fit(ToyModule(validation=lambda rollout: scores[rollout]), tmp_path, [keeper], rollouts=6)
+    # the best was lost; the next one is measured against what there is
+    assert keeper.best_model_path.endswith("best-rollout=00006.ckpt")
+    assert names(tmp_path) == ["best-rollout=00006.ckpt", "last.ckpt", "rollout=00006-step=000012.ckpt"]
+
+
+def test_nothing_goes_through_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    fit(ToyModule(validation=accuracy), tmp_path, [RolloutCheckpoint(every_rollouts=2)], rollouts=2)
+    assert len(names(tmp_path)) == 3
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Every name is given to a file that was flushed, and the folder is flushed after it."""
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def flushed(file):
+        events.append(("fsync", os.readlink(f"/proc/self/fd/{file}")))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append(("replace", str(b), str(a))), replace(a, b)))
+    fit(ToyModule(), tmp_path, [RolloutCheckpoint(monitor=None)], rollouts=1)
+    folder = tmp_path / "toy/version_0/checkpoints"
+    part, path = folder / ".rollout=00001-step=000002.ckpt.part", folder / "rollout=00001-step=000002.ckpt"
+    assert events == [
+        ("fsync", str(part)),
+        ("replace", str(path), str(part)),
+        ("fsync", str(folder)),
+        ("replace", str(folder / "last.ckpt"), str(folder / ".last.ckpt.part")),
+        ("fsync", str(folder)),
+    ]

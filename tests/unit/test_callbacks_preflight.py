@@ -5,6 +5,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,6 +138,33 @@ def test_the_size_of_later_checkpoints_is_known(tmp_path: Path, capsys: pytest.C
     weights = sum(parameter.nbytes for parameter in run.policy.parameters())
     assert bytes_of(newest) == pytest.approx(3 * weights, rel=0.05)
     assert "3 checkpoints of" in capsys.readouterr().out
+
+
+def test_the_optimizer_is_counted_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = module(POLICY)
+
+    def usage(folder: Path) -> Any:
+        # room for the weights, and not for the two moments of Adam
+        weights = sum(parameter.nbytes for parameter in run.policy.parameters())
+        return SimpleNamespace(free=2 * weights)
+
+    monkeypatch.setattr("lit_g2rpo.callbacks.preflight.checkpoint.shutil.disk_usage", usage)
+    with pytest.raises(UserError, match=r"needs .* MiB, and .* MiB for the optimizer, but .*checkpoints has"):
+        fit(tmp_path, Preflight(memory=False, parity=False, rewards=False), run=run)
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "elsewhere"])
+def test_the_folder_that_is_written_is_the_one_that_is_tried(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).write_text("a file")
+    keeper = RolloutCheckpoint(monitor=None, dirpath=str(tmp_path / place))
+    torch.manual_seed(5)
+    check = Preflight(memory=False, parity=False, rewards=False)
+    fitting = trainer(tmp_path, 2, callbacks=[RolloutCheckpoint(), keeper, check], enable_checkpointing=True)
+    if place == "checkpoints":
+        fitting = trainer(tmp_path, 2, callbacks=[keeper, check], enable_checkpointing=True)
+    with pytest.raises(UserError, match=rf"checkpoint: cannot write .*{place}/preflight.ckpt: (File exists|Not a dir)"):
+        fitting.fit(module(POLICY), data())
+    assert (tmp_path / place).read_text() == "a file"
 
 
 def test_an_engine_with_other_weights_is_found(tmp_path: Path) -> None:

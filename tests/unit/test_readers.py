@@ -222,3 +222,30 @@ def test_an_index_holds_no_rows(tmp_path: Path) -> None:
     # 600,000 rows then take a tenth of the 50 MB that a process may spend
     assert size < 1.2e6
     assert peak < 2e6
+
+
+def test_a_file_that_changes_is_named_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"problem": f"What is {number}?"}) + "\n" for number in range(5)]
+    path.write_text("".join(lines) + "\n")
+    rows = read_rows(path)
+    before = [rows[number] for number in range(5)]
+    with path.open("a") as file:
+        file.write(lines[0])
+    # what is appended, or takes the file's place, is not what this run reads
+    assert [rows[number] for number in range(5)] == before
+    path.write_text("".join(reversed(lines)))
+    with pytest.raises(UserError, match=r"rows.jsonl, line 1: the file has changed since it was opened; give a run"):
+        rows[0]
+    path.write_text("".join(lines)[:30])
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: the file has changed since it was opened"):
+        rows[1]
+
+
+def test_a_file_that_is_replaced_is_read_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    rows = read_rows(path)
+    (tmp_path / "new").write_text("text")
+    (tmp_path / "new").replace(path)
+    assert [rows[0], rows[1]] == [{"a": 1}, {"a": 2}]

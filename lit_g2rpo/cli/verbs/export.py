@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from lit_g2rpo.cli.parts import PartsCLI
@@ -14,6 +13,7 @@ from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.strategies.deepspeed_checkpoint import read_weights
+from lit_g2rpo.training.checkpoint_files import read
 from lit_g2rpo.training.resume import check_checkpoint, check_weights
 
 # loaders of the policy's origin that the image-only processor does not save
@@ -34,10 +34,15 @@ class ExportCLI(PartsCLI):
         parser.add_argument("--output", type=str, required=True, help="Folder to write; must be new or empty.")
 
     @override
-    def instantiate_classes(self) -> None:
+    def before_instantiate_classes(self) -> None:
         if not self.config.ckpt_path:
             raise UserError("--ckpt_path is not given; give last, best or the path of a checkpoint")
-        super().instantiate_classes()
+        # before a large checkpoint is gone through
+        output = Path(self.config.output).absolute()
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"--output {self.config.output} exists and is not empty; give a new folder")
+        check_writable(output)
+        super().before_instantiate_classes()
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -48,9 +53,6 @@ def run(verb: str, arguments: list[str]) -> None:
     """
     cli = ExportCLI(arguments)
     output = Path(cli.config.output).absolute()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {cli.config.output} exists and is not empty; give a new folder")
-    check_writable(output)
     load_weights(cli.model, Path(cli.config.ckpt_path))
     with whole(output) as part:
         save(cli.model.policy, cli.model.policy_path, part)
@@ -70,7 +72,7 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
     if path.is_dir():
         weights = read_weights(path)
     else:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read(path)
         check_checkpoint(module, module.policy_path, checkpoint)
         weights = checkpoint["state_dict"]
     check_weights(module, module.policy_path, {name: tuple(weight.shape) for name, weight in weights.items()})

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 from lit_g2rpo.data.files.json import kind, open_file, parse
 from lit_g2rpo.data.files.json_arrays import as_lines
@@ -39,27 +40,32 @@ class Rows(Protocol):
 class JsonLines(Sequence[dict[str, Any]]):
     """Rows of a JSON-lines file, read one at a time; only the byte offsets are in memory.
 
-    Reading is by absolute position, so threads and forked processes may share an object.
+    Reading is by absolute position, so threads and forked processes may share an object. Rows may be appended to the
+    file meanwhile, or another file take its place, which change nothing here.
 
     Args:
         path: the file; empty lines are skipped.
         original: the JSON array that the lines were made of, which messages then name.
 
     Raises:
-        UserError: if the file cannot be read, or, on access, if a line is no JSON object.
+        UserError: if the file cannot be read, or, on access, if a line is no JSON object or is no longer what it was.
     """
 
     def __init__(self, path: Path, original: Path | None = None) -> None:
         self.path, self.original = path, original
         self.source: Path | None = original or path
         self.name = (original or path).name
-        self._offsets, self._lines = array("Q"), array("Q")
+        self._offsets, self._lines, self._sums = array("Q"), array("I"), array("I")
         offset = 0
         with open_file(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
                     self._offsets.append(offset)
                     self._lines.append(number)
+                    self._sums.append(crc32(line))
+                elif self._sums:
+                    # what is read of a row ends where the next one begins
+                    self._sums[-1] = crc32(line, self._sums[-1])
                 offset += len(line)
         self._offsets.append(offset)
         self.fingerprint = f"{len(self)} rows, {offset} bytes"
@@ -71,7 +77,13 @@ class JsonLines(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]
         start, end = self._offsets[index], self._offsets[index + 1]
-        row = parse(os.pread(self._file, end - start, start), self.place(index))
+        text = os.pread(self._file, end - start, start)
+        if crc32(text) != self._sums[index]:
+            raise UserError(
+                f"{self.place(index)}: the file has changed since it was opened; give a run files that stay as they "
+                "are, or move a new file into the place of the old one"
+            )
+        row = parse(text, self.place(index))
         if not isinstance(row, dict):
             raise UserError(f"{self.place(index)}: is a JSON {kind(row)}; a row must be an object")
         return row

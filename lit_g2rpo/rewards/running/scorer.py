@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.aside import Aside
 from lit_g2rpo.rewards.compose import RewardResult, score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.running.adapters import Batch
@@ -83,6 +84,7 @@ class Scorer:
         self._nones: dict[str, int] = {}
         self._total = total
         self._file, self._written = failures_file and Path(failures_file), 0
+        self._aside = Aside(f"{failures_file}")
         self._rewards: dict[str, UserReward | Judge] = {}
         self._paths = dict(functions or {})
         for task, path in self._paths.items():
@@ -248,6 +250,7 @@ class Scorer:
         if not self._file or self._written >= self.limits.failed_samples:
             return
         self._written += 1
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(json.dumps(entry, default=lambda value: f"<{type(value).__name__}>") + "\n")
+        with self._aside.guard():
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a") as file:
+                file.write(json.dumps(entry, default=lambda value: f"<{type(value).__name__}>") + "\n")
