@@ -101,6 +101,11 @@ class RolloutCheckpoint(ModelCheckpoint):
         pass
 
     @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # an error before the training starts names the step that it resumes from
+        self._saved_step = checkpoint["global_step"]
+
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
             command = resume_command(run_folder(trainer), self.last_model_path)

@@ -17,6 +17,7 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.resumed_optimizer import OptimizerSettings
 from lit_g2rpo.training.table import Cut
 
 T = TypeVar("T")
@@ -90,6 +91,10 @@ class RunHandles(Protocol):
     def steps_per_rollout(self) -> int:
         """Optimizer steps that one rollout is worth."""
 
+    @property
+    def learning_rate_renewed(self) -> bool:
+        """True while a run starts that was resumed with another learning rate or schedule than its checkpoint's."""
+
     def describe(self) -> dict[str, str]:
         """Say what will run, as the rows of a table."""
 
@@ -116,6 +121,10 @@ class Run(RunHandles, Protocol):
     @property
     def updates_per_epoch(self) -> int:
         """Optimizer steps per pass over a rollout."""
+
+    @property
+    def optimizer_settings(self) -> OptimizerSettings:
+        """Optimizer and schedule as configured."""
 
     @property
     def reference_needed(self) -> bool:

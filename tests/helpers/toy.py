@@ -125,6 +125,10 @@ class ToyModule(L.LightningModule):
     def steps_per_rollout(self) -> int:
         return MICROBATCHES // self.trainer.accumulate_grad_batches
 
+    @property
+    def learning_rate_renewed(self) -> bool:
+        return False
+
     def describe(self) -> dict[str, str]:
         return {"policy": "toy (4 parameters)", "tasks": "a, b", "updates": f"{self.steps_per_rollout} per rollout"}
 
