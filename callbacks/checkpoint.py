@@ -132,10 +132,19 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # a run that writes to another folder starts lists of its own
-        if state_dict["dirpath"] == self.dirpath:
-            super().load_state_dict(state_dict)
-            self._kept = list(state_dict["kept"])
+        here = Path(str(self.dirpath))
+        # a run that writes to another folder starts lists of its own; the old one may have been moved
+        if not (here / Path(state_dict["last_model_path"]).name).exists() or not state_dict["last_model_path"]:
+            return
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        state = state_dict | {name: moved(state_dict[name]) for name in paths}
+        super().load_state_dict(state | {"best_k_models": best, "dirpath": self.dirpath})
+        self._kept = [moved(path) for path in state_dict["kept"]]
 
 
 def training_ends(trainer: L.Trainer) -> bool:

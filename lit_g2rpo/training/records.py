@@ -62,9 +62,3 @@ def recorded_config(folder: Path) -> Path:
     below = [path.parent for path in folder.glob("*/config.yaml")]
     newest = max(below, key=lambda path: (path.stat().st_mtime_ns, str(path)), default="runs/g2rpo/version_0")
     raise UserError(f"--run {folder} is not the folder of a run (it holds no config.yaml); give one, such as {newest}")
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Find ``last.ckpt`` of a run; None if it has none."""
-    found = [path for path in folder.glob(f"**/{LAST}") if path.exists()]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
