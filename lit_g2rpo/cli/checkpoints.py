@@ -74,8 +74,9 @@ def read_state(path: Path) -> dict[str, Any]:
             file = path / "meta.pt" if path.is_dir() else path
             state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--ckpt_path {path} cannot be read as a checkpoint: {first}") from error
+        raise UserError(
+            f"--ckpt_path {path} cannot be read: it is cut short, changed or no checkpoint; give another one of the run"
+        ) from error
     if not isinstance(state, dict) or "g2rpo" not in state:
         raise UserError(f"--ckpt_path {path} is not a checkpoint of this trainer (it holds no rollout state)")
     return state

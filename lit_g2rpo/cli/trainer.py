@@ -82,6 +82,10 @@ class TrainerCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     @override
+    def _parse_ckpt_path(self) -> None:
+        """Leave the checkpoint unread, whose hyper-parameters Lightning would look for."""
+
+    @override
     def parse_arguments(self, parser: Any, args: Any) -> None:
         # what the command line says of one task is laid over what the files say of it
         args, said = task_words(args)

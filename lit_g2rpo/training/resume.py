@@ -229,4 +229,6 @@ def _check_pace(run: Run, checkpoint: dict[str, Any]) -> None:
         )
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
-        counts.update({key: value * now["microbatches"] // saved["microbatches"] for key, value in counts.items()})
+        # saved at the end of a batch, which is then not counted as completed yet
+        more = counts["ready"] * now["microbatches"] // saved["microbatches"] - counts["ready"]
+        counts.update({key: value + more for key, value in counts.items() if isinstance(value, int)})

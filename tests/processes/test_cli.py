@@ -148,7 +148,10 @@ def test_every_verb_has_a_module_and_a_function() -> None:
             ["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more=1", "--schedule.rollouts=4"],
             "--more and --schedule.rollouts both say how long the run is",
         ),
-        (["fit", "--run", "begun", "--ckpt_path", "begun/broken"], "begun/broken cannot be read as a checkpoint: "),
+        (
+            ["fit", "--run", "begun", "--ckpt_path", "begun/broken"],
+            "begun/broken cannot be read: it is cut short, changed or no checkpoint",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
