@@ -142,6 +142,11 @@ class RolloutCheckpoint(ModelCheckpoint):
         pass
 
     @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # an error before the training starts names the step that it resumes from
+        self._saved_step = checkpoint["global_step"]
+
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
             command = resume_command(run_folder(trainer), self.last_model_path)
@@ -239,10 +244,19 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # a run that writes to another folder starts lists of its own
-        if state_dict["dirpath"] == self.dirpath:
-            super().load_state_dict(state_dict)
-            self._kept = list(state_dict["kept"])
+        here = Path(str(self.dirpath))
+        # a run that writes to another folder starts lists of its own; the old one may have been moved
+        if not (here / Path(state_dict["last_model_path"]).name).exists() or not state_dict["last_model_path"]:
+            return
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        state = state_dict | {name: moved(state_dict[name]) for name in paths}
+        super().load_state_dict(state | {"best_k_models": best, "dirpath": self.dirpath})
+        self._kept = [moved(path) for path in state_dict["kept"]]
 
 
 def training_ends(trainer: L.Trainer) -> bool:

@@ -60,6 +60,8 @@ class EntropyBounds(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         run = handles(pl_module)
         self._watch.start(run)
+        if run.learning_rate_renewed:
+            self._lowered = 1.0
         if self.action != "adapt":
             return
         if not run.objective.entropy_coefficient:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.aside import Aside
+from lit_g2rpo.training.records import records
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 """What file systems say that know no locks."""
@@ -162,12 +163,11 @@ def resume_command(folder: Path, checkpoint: str) -> str:
     """Spell the command that continues a run.
 
     Args:
-        folder: folder of the run; its ``config.yaml`` is used if there is one.
+        folder: folder of the run, which holds its configuration if it was started from the command line.
         checkpoint: path of the newest checkpoint, ``last.ckpt``.
     """
-    config = folder / "config.yaml"
-    if config.exists():
-        return f"python -m lit_g2rpo fit --config {shown(config)} --ckpt_path last"
+    if records(folder) and Path(checkpoint).absolute().is_relative_to(folder.absolute()):
+        return f"python -m lit_g2rpo fit --run {shown(folder)}"
     return f"python -m lit_g2rpo fit --ckpt_path {shown(Path(checkpoint))}"
 
 

@@ -1,4 +1,4 @@
-"""What the run was made with: versions, machine, code and config, beside its results."""
+"""What the run was made with: versions, machine and code, beside its results."""
 
 import json
 import platform
@@ -16,7 +16,8 @@ from typing_extensions import override
 
 from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.run_folder import run_folder
-from lit_g2rpo.files import write_text
+from lit_g2rpo.training.records import add_record
+from lit_g2rpo.training.run import handles
 
 PACKAGES = (
     "lit-g2rpo",
@@ -38,25 +39,23 @@ PACKAGES = (
 
 
 class RunRecord(Observer):
-    """Write ``versions.json`` into the folder of the run, and config and versions as text to TensorBoard."""
+    """Write ``versions.json`` into the folder of the run and, as text, to TensorBoard.
+
+    A resumed run adds ``versions-<rollout>.json`` and overwrites nothing.
+    """
 
     @override
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # the folder is agreed between ranks, so it cannot be asked for by one of them
-        self._write(trainer, run_folder(trainer))
+        self._write(trainer, run_folder(trainer), handles(pl_module).rollout_index)
 
     @rank_zero_only
-    def _write(self, trainer: L.Trainer, folder: Path) -> None:
-        record = versions(trainer)
-        text = json.dumps(record, indent=2)
-        write_text(folder / "versions.json", text + "\n")
+    def _write(self, trainer: L.Trainer, folder: Path, rollout: int) -> None:
+        text = json.dumps(versions(trainer), indent=2)
+        add_record(folder, "versions.json", rollout, text + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("run/versions", f"```json\n{text}\n```", trainer.global_step)
-                config = folder / "config.yaml"
-                if config.exists():
-                    content = config.read_text(encoding="utf-8")
-                    logger.experiment.add_text("run/config", f"```yaml\n{content}\n```", trainer.global_step)
+                logger.experiment.add_text("run/versions", f"```json\n{text}\n```", rollout)
 
 
 def versions(trainer: L.Trainer) -> dict[str, Any]:

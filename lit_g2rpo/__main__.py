@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "score": ("lit_g2rpo.cli.verbs.score:main", "score predictions again, without the model"),
     "eval-export": ("lit_g2rpo.cli.verbs.eval_export:main", "write the commands that run lmms-eval and VLMEvalKit"),
 }
-"""Where each verb lies: ``run`` takes configurations, ``main`` reads a command line of its own."""
+"""Where each verb lies: ``run`` takes configurations, as a `Line`, ``main`` reads a command line of its own."""
 
 
 def usage() -> str:
@@ -33,11 +33,12 @@ def usage() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, (_, summary) in VERBS.items())
     return (
-        "usage: python -m lit_g2rpo VERB [--config FILE ...] [--KEY VALUE ...]\n\n"
+        "usage: python -m lit_g2rpo VERB [--config FILE ... | --run FOLDER] [--KEY VALUE ...]\n\n"
         "Gaussian GRPO for vision-language models.\n\n"
         f"verbs:\n{verbs}\n\n"
         "VERB --help lists its keys; VERB --config FILE --print_config shows the configuration they come to.\n"
-        "first run: python -m lit_g2rpo fit --config configs/g2rpo.yaml"
+        "first run: python -m lit_g2rpo fit --config configs/g2rpo.yaml\n"
+        "to go on with it: python -m lit_g2rpo fit --run runs/g2rpo/version_0"
     )
 
 
@@ -65,13 +66,16 @@ def dispatch(verb: str, arguments: list[str]) -> None:
 
         print(verb_help(verb, VERBS[verb][1]))
         return
+    from lit_g2rpo.cli.line import read_line
+
+    line = read_line(verb, arguments)
     # Threads that spin while they wait for each other made small models 30 times slower on a busy machine; large ones
     # compute on a GPU. Must be said before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from lit_g2rpo.cli import quiet
 
     quiet.apply()
-    getattr(importlib.import_module(module), function)(verb, arguments)
+    getattr(importlib.import_module(module), function)(verb, line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from lit_g2rpo.experience import Experience, Prompt
 from lit_g2rpo.hardware.hooks import shard
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
-from lit_g2rpo.policy.loading import learning_parts, load_policy
+from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.running.judge import JudgeConfig
@@ -27,7 +27,8 @@ from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.training.checks import check_gradient, check_rounding, check_settings, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
 from lit_g2rpo.training.metrics import StepMetrics
-from lit_g2rpo.training.resume import check_checkpoint, check_learning, experience_state, restore_experience
+from lit_g2rpo.training.resume import check_checkpoint, check_resume, experience_state, restore_experience, resume_state
+from lit_g2rpo.training.resumed_optimizer import OptimizerSettings
 from lit_g2rpo.training.rollout import collect
 from lit_g2rpo.training.run import PromptLoader
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
@@ -78,6 +79,8 @@ class G2RPOModule(EvaluationModule):
         self.reference: Policy | None = None
         self.experience: Experience | None = None
         self._restored: dict[str, Any] | None = None
+        # as the run of the checkpoint that was loaded had configured it
+        self._saved_optimizer: dict[str, Any] | None = None
         self._next_microbatch = 0
         self._collected_at = time.perf_counter()
 
@@ -116,6 +119,16 @@ class G2RPOModule(EvaluationModule):
         """True if the loss has a KL term."""
         return self.objective.kl_coefficient > 0
 
+    @property
+    def optimizer_settings(self) -> OptimizerSettings:
+        """Optimizer and schedule as configured."""
+        return OptimizerSettings(self.policy, self.policy_config, self.optimizer, self.lr_scheduler)
+
+    @property
+    def learning_rate_renewed(self) -> bool:
+        """True in a run resumed with another learning rate or schedule than its checkpoint's."""
+        return self._saved_optimizer is not None and self.optimizer_settings.reschedules(self._saved_optimizer)
+
     def describe(self) -> dict[str, str]:
         """Say what will run, as the rows of a table."""
         return describe(self)
@@ -147,10 +160,7 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        groups = learning_parts(self.policy)
-        optimizer = self.optimizer([{"params": parameters} for parameters in groups.values()])
-        for part, group in zip(groups, optimizer.param_groups, strict=True):
-            group["lr"] *= self.policy_config.lr_scale.get(part, 1.0)
+        optimizer = self.optimizer_settings.build()
         check_rounding(optimizer, self.trainer.strategy, self.ranks)
         if self.lr_scheduler is None:
             return optimizer
@@ -165,6 +175,13 @@ class G2RPOModule(EvaluationModule):
         accumulate = self.trainer.accumulate_grad_batches
         self.cut = Cut(self.update.epochs, self.updates_per_epoch, accumulate, self.max_tokens, self.objective)
         self._step = StepMetrics(list(self.tasks), self.ranks, accumulate)
+
+    @override
+    def on_train_start(self) -> None:
+        # every strategy has restored its optimizer by now, and with it the settings of then
+        if self._saved_optimizer is not None:
+            self.optimizer_settings.adopt(self._saved_optimizer, self.trainer)
+            self._saved_optimizer = None
 
     def prepare_prompt(self, prompt: Prompt) -> None:
         """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes."""
@@ -257,6 +274,7 @@ class G2RPOModule(EvaluationModule):
             "rollout_index": self.rollout_index,
             "validation_history": self.validation_history,
             "objective": self.objective.state_dict(),
+            **resume_state(self),
         }
         if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
             state["experience"] = experience_state(self.experience, self.cut.max_tokens, self.ranks)
@@ -268,7 +286,8 @@ class G2RPOModule(EvaluationModule):
         """Restore the sampling state and the partially trained rollout."""
         check_checkpoint(self, self.policy_path, checkpoint)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            check_learning(self, checkpoint.get("state_dict", ()))
+            check_resume(self, checkpoint)
+            self._saved_optimizer = checkpoint["g2rpo"]["optimizer"]
         state = checkpoint["g2rpo"]
         self.rollout_index = state["rollout_index"]
         self.validation_history = state["validation_history"]

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -86,6 +87,39 @@ def version_of(run: Path) -> int | str:
     """Name a run folder as a logger does: ``version_3`` is 3, any other name is itself."""
     number = run.name.removeprefix("version_")
     return int(number) if number.isdigit() and number != run.name else run.name
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what a checkpoint says of its run; tensors stay on disk.
+
+    Args:
+        path: a checkpoint file, or the folder of a sharded one.
+
+    Raises:
+        UserError: if it cannot be read, or is not one of this trainer.
+    """
+    # heavy, and not needed to refuse a path
+    import pickle
+
+    import torch
+
+    from lit_g2rpo.strategies.deepspeed_checkpoint import is_deepspeed, read_shards
+
+    if path.is_dir() and not is_deepspeed(path) and not (path / "meta.pt").exists():
+        raise UserError(f"--ckpt_path {path} is a folder; give a checkpoint in it")
+    try:
+        if is_deepspeed(path):
+            state: Any = read_shards(path).state
+        else:
+            file = path / "meta.pt" if path.is_dir() else path
+            state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"--ckpt_path {path} cannot be read: it is cut short, changed or no checkpoint; give another one of the run"
+        ) from error
+    if not isinstance(state, dict) or "g2rpo" not in state:
+        raise UserError(f"--ckpt_path {path} is not a checkpoint of this trainer (it holds no rollout state)")
+    return state
 
 
 def remove_new(folders: list[Path]) -> None:

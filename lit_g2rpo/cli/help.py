@@ -18,6 +18,8 @@ GROUPS: dict[str, Any] = {
 }
 DERIVED = ("model.rollout.seed",)
 PARTS = {
+    "--run FOLDER": "a run, such as runs/g2rpo/version_0: its configuration and, where one is read, its newest "
+    "checkpoint; the other words change what they name",
     "--config FILE": "a recipe, such as configs/g2rpo.yaml; may be repeated, later ones win",
     "--name NAME": "name of the experiment: its runs lie together",
     "--seed_everything N": "seed of the run",
@@ -32,6 +34,11 @@ PARTS = {
 }
 
 EXTRA = {
+    "fit": {
+        "--more N": "with --run: go on for N more rollouts than are done",
+        "--change KEY,...": "keys that a resumed run may change although that makes it another run, such as "
+        "model.objective, data or seed_everything",
+    },
     "export": {"--output DIR": "folder to write; must be new or empty"},
     "calibrate": {
         "--prompts_per_task N": "training prompts per task, a completion each (default: 200)",
@@ -54,7 +61,12 @@ EXTRA = {
 
 def verb_help(verb: str, summary: str) -> str:
     """Write the text of ``VERB --help``."""
-    out = [f"usage: python -m lit_g2rpo {verb} --config FILE [--KEY VALUE ...]", "", f"{verb}: {summary}.", ""]
+    out = [
+        f"usage: python -m lit_g2rpo {verb} (--config FILE | --run FOLDER) [--KEY VALUE ...]",
+        "",
+        f"{verb}: {summary}.",
+        "",
+    ]
     parts = PARTS | EXTRA.get(verb, {})
     out += [row(key, text) for key, text in parts.items()]
     for group, settings in GROUPS.items():

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
 
@@ -25,6 +26,16 @@ class ConfigParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.start = Path.cwd()
+        self.unresolved = ""
+        """The composed configuration, as YAML, before what it refers to was put in."""
+
+    @override
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        # the parser dumps what it has composed to put in what is referred to
+        text: str = super().dump(*args, **kwargs)
+        if "${" in text:
+            self.unresolved = text
+        return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the error that lies at the bottom of a parse failure.

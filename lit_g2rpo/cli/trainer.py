@@ -1,7 +1,6 @@
 """The verbs that run the trainer: arguments, links between them, and nothing else."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,21 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from lit_g2rpo.callbacks import LengthCurriculum
 from lit_g2rpo.callbacks.run_folder import FolderInUse, RunFolder, anchor
 from lit_g2rpo.cli import quiet
-from lit_g2rpo.cli.checkpoints import find_checkpoint, remove_new, run_folder_of, version_of
+from lit_g2rpo.cli.changes import admit, check_steps, find_changes
+from lit_g2rpo.cli.checkpoints import find_checkpoint, read_state, remove_new
+from lit_g2rpo.cli.derived import log_every_n_steps, max_steps, seed, val_check_interval
+from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.output import lossy_output
 from lit_g2rpo.cli.parser import ConfigParser
+from lit_g2rpo.cli.place import Place
+from lit_g2rpo.cli.recipe import RecipeCallback, recipe_of
+from lit_g2rpo.cli.words import SHORT, split_key, task_words
 from lit_g2rpo.data.datamodule import PromptData, PromptUser
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
@@ -27,19 +33,14 @@ from lit_g2rpo.training import schedule
 from lit_g2rpo.training.checkpoint_files import LAST
 from lit_g2rpo.training.run import Run
 
-SHORT = {
-    "--limit": "--data.limit",
-    "--repeats": "--model.evaluation.repeats",
-    "--baseline": "--model.evaluation.baseline",
-}
-"""Short names of keys that only evaluation has."""
-
-TASK_KEY = re.compile(r"--data\.(?:init_args\.)?tasks\.(?P<task>[^.=]+)\.(?P<key>[^.=]+)(?:=(?P<value>.*))?", re.DOTALL)
-
 # what data and training ask of the module
 _: tuple[type[PromptUser], type[Run]] = (G2RPOModule, G2RPOModule)
 
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
+
+
+class NothingToDoError(Exception):
+    """The run has done all its rollouts; the message says so."""
 
 
 class TrainerCLI(LightningCLI):
@@ -48,15 +49,18 @@ class TrainerCLI(LightningCLI):
     Args:
         verb: the verb; None for a verb of the project's own, which adds its arguments and runs itself.
         arguments: the words after the verb.
+        run_folder: folder of the run that is gone on with; None if the configuration says where it lies.
+        change: keys that a resumed run may change although that makes it another run.
     """
 
-    def __init__(self, verb: str | None, arguments: list[str]) -> None:
-        self.verb = verb
+    def __init__(
+        self, verb: str | None, arguments: list[str], run_folder: Path | None = None, change: tuple[str, ...] = ()
+    ) -> None:
+        self.verb, self.run_folder, self.change = verb, run_folder, change
         super().__init__(
             G2RPOModule,
             PromptData,
-            # a resumed run continues in its own folder; what else is done there keeps a config of its own
-            save_config_kwargs={"overwrite": True, "config_filename": f"{'config' if verb == 'fit' else verb}.yaml"},
+            save_config_callback=RecipeCallback,
             trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None, "callbacks": [RunFolder()]},
             seed_everything_default=0,
             parser_kwargs=PARSER | ({verb: PARSER} if verb else {}),
@@ -94,6 +98,10 @@ class TrainerCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except UnicodeDecodeError:
             raise UserError(f"{parser.broken_file()}a config must be a text in UTF-8") from None
+        if self.verb:
+            # without anything referred to, it is what was composed
+            text = parser.unresolved or parser.dump(self.config, skip_validation=True, skip_unset=False)
+            self.save_config_kwargs = {"recipe": recipe_of(yaml.safe_load(text)[self.verb]), "verb": self.verb}
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -122,32 +130,42 @@ class TrainerCLI(LightningCLI):
         )
         parser.link_arguments(("seed_everything", "model.rollout"), "model.rollout.seed", seed)
 
+    @property
+    def settings(self) -> Any:
+        """The composed configuration of the verb."""
+        return self.config[self.verb] if self.verb else self.config
+
     @override
     def before_instantiate_classes(self) -> None:
         """Settle which checkpoint is meant and which folder the run lies in; refuse what Lightning would only raise."""
-        config = self.config[self.verb] if self.verb else self.config
+        config = self.settings
         check_xla_precision(config.trainer.strategy, config.trainer.precision)
-        if not config.get("ckpt_path"):
-            return
-        logger = config.trainer.logger
-        arguments = logger.get("init_args") if hasattr(logger, "get") else None
-        experiment = Path("runs")
-        if arguments is not None and arguments.get("save_dir"):
-            experiment = Path(arguments.save_dir) / (arguments.get("name") or "")
-        run = None
-        if arguments is not None and arguments.get("version") is not None:
-            version = arguments.version
-            run = experiment / (version if isinstance(version, str) else f"version_{version}")
+        place = Place(config.trainer.logger)
+        if config.get("ckpt_path"):
+            run = self.run_folder or place.run_of_configs(config.get("config") or [])
+            newest = config.ckpt_path == "last"
+            path = find_checkpoint(config.ckpt_path, place.experiment, run)
+            config.ckpt_path = str(path)
+            if self.verb == "fit":
+                self._compare(path)
+            # a training from any but the newest checkpoint begins a run of its own, so that nothing is overwritten
+            if self.verb != "fit" or newest or path.name == LAST:
+                place.go_on(path, self.run_folder)
+
+    def _compare(self, path: Path) -> None:
+        """Name what differs from the checkpoint of a run that goes on, and refuse what may not."""
+        saved, recipe = read_state(path), self.save_config_kwargs["recipe"]
+        rollout, inside = saved["g2rpo"]["rollout_index"], "experience" in saved["g2rpo"]
+        if "recipe" in saved:
+            lines = admit(find_changes(saved["recipe"], recipe), inside, self.change)
+            check_steps(saved["recipe"], recipe)
         else:
-            for path in config.get("config") or []:
-                run = run_folder_of(Path(str(path.absolute if hasattr(path, "absolute") else path)), experiment) or run
-        newest = config.ckpt_path == "last"
-        path = find_checkpoint(config.ckpt_path, experiment, run)
-        config.ckpt_path = str(path)
-        run = run_folder_of(path, experiment)
-        continues = self.verb != "fit" or newest or path.name == LAST
-        if arguments is not None and "version" in arguments and arguments.version is None and run and continues:
-            arguments.version = version_of(run)
+            lines = [f"--ckpt_path {path} holds no configuration: what it was made with is not compared"]
+        rollouts = self.settings.schedule.rollouts
+        if rollout >= rollouts and not inside:
+            more = "--more N" if self.run_folder else f"--run {path.absolute().parent.parent} --more N"
+            raise NothingToDoError(f"{rollout} of {rollouts} rollouts are done; {more} goes on")
+        self.save_config_kwargs |= {"rollout": rollout, "lines": lines}
 
     @override
     def after_instantiate_classes(self) -> None:
@@ -160,11 +178,10 @@ class TrainerCLI(LightningCLI):
                     f"data.tasks.{name}.length is relative to the mean length at the start, which the callback "
                     "LengthCurriculum measures: add it to trainer.callbacks, or give tokens"
                 )
-        config = self.config[self.verb] if self.verb else self.config
-        ckpt_path, strategy = config.get("ckpt_path"), self.trainer.strategy
+        ckpt_path, strategy = self.settings.get("ckpt_path"), self.trainer.strategy
         check_deepspeed(strategy, ckpt_path)
         if self.verb == "fit":
-            check_length(config.trainer)
+            check_length(self.settings.trainer)
         if ckpt_path and Path(ckpt_path).is_dir() and not reads_folders(strategy):
             raise UserError(
                 f"--ckpt_path {ckpt_path} is a folder; give a checkpoint in it, or the strategy that wrote it as folder"
@@ -209,100 +226,27 @@ def check_length(trainer: Namespace) -> None:
             raise UserError(f"trainer.{key} is {value}; leave it out: the length of a run is schedule.rollouts")
 
 
-def derived(key: str, value: int, group: Namespace, owner: str) -> int:
-    """Return a derived value; one that was also given would be overruled in silence.
-
-    Args:
-        key: the derived key, dotted.
-        group: the group that holds the key.
-        owner: the key it is derived from.
-
-    Raises:
-        UserError: if the group has another value for the key.
-    """
-    given = group.get(key.rsplit(".", 1)[1])
-    if given is not None and given != value:
-        raise UserError(f"{key} is given as {given} but follows from {owner} ({value}); set {owner} instead")
-    return value
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line once, however many ranks there are."""
+    print(line, flush=True)
 
 
-def max_steps(rollouts: int, epochs: int, microbatches: int, accumulate: int, trainer: Namespace) -> int:
-    """Compute the length of the run in optimizer steps, as `schedule.max_steps` does."""
-    value = schedule.max_steps(rollouts, epochs, microbatches, accumulate)
-    return derived("trainer.max_steps", value, trainer, "schedule.rollouts")
-
-
-def val_check_interval(validate_every: int, epochs: int, microbatches: int, trainer: Namespace) -> int:
-    """Compute the validation interval in micro-batches, as `schedule.val_check_interval` does."""
-    value = schedule.val_check_interval(validate_every, epochs, microbatches)
-    return derived("trainer.val_check_interval", value, trainer, "schedule.validate_every")
-
-
-def log_every_n_steps(log_every: int, epochs: int, microbatches: int, accumulate: int, trainer: Namespace) -> int:
-    """Compute the logging interval in optimizer steps, as `schedule.log_every_n_steps` does."""
-    value = schedule.log_every_n_steps(log_every, epochs, microbatches, accumulate)
-    return derived("trainer.log_every_n_steps", value, trainer, "schedule.log_every")
-
-
-def seed(seed_everything: bool | int, rollout: Namespace) -> int:
-    """Seed sampling as everything else.
-
-    Raises:
-        UserError: if it is not a number.
-    """
-    if isinstance(seed_everything, bool):
-        word = str(seed_everything).lower()
-        raise UserError(f"seed_everything is {word}; give a whole number, since every completion follows from it")
-    if not 0 <= seed_everything < 2**32:
-        raise UserError(f"seed_everything is {seed_everything}; it must be from 0 to {2**32 - 1}")
-    return derived("model.rollout.seed", seed_everything, rollout, "seed_everything")
-
-
-def task_words(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Take out the words that set one key of one task, which the parser's nested keys do not reach.
-
-    Returns:
-        The other words, and the values by task and key.
-
-    Raises:
-        UserError: if a key has no value, or one that is not YAML.
-    """
-    others: list[str] = []
-    said: dict[str, dict[str, Any]] = {}
-    words = iter(arguments)
-    for word in words:
-        if not (found := TASK_KEY.fullmatch(word)):
-            others.append(word)
-            continue
-        value = next(words, None) if found["value"] is None else found["value"]
-        where = f"data.tasks.{found['task']}.{found['key']}"
-        if value is None or value.startswith("--"):
-            raise UserError(f"{where} has no value; give it behind the key")
-        try:
-            said.setdefault(found["task"], {})[found["key"]] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"{where} is {value!r}, which is not YAML") from None
-    return others, said
-
-
-def split_key(word: str) -> tuple[str, str]:
-    """Split ``--key=value`` into ``--key`` and ``=value``; other words have no second part."""
-    key, equals, value = word.partition("=")
-    return key, equals + value
-
-
-def run(verb: str, arguments: list[str]) -> None:
+def run(verb: str, line: Line) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
         UserError: if a part of the configuration is wrong.
     """
     quiet.shorten_bars()
+    words = line.words
     if verb != "fit":
-        arguments = [SHORT.get(key, key) + rest for key, rest in map(split_key, arguments)]
+        words = [SHORT.get(key, key) + rest for key, rest in map(split_key, words)]
     try:
         with lossy_output():
-            TrainerCLI(verb, ["--help"] if arguments == ["--help=all"] else arguments)
+            TrainerCLI(verb, ["--help"] if words == ["--help=all"] else words, line.run, line.change)
+    except NothingToDoError as done:
+        say(str(done))
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
     except ValueError as error:

@@ -13,6 +13,7 @@ from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.rollout.sampling import prompt_key
 from lit_g2rpo.training.logprobs import ref_logprobs
+from lit_g2rpo.training.resumed_optimizer import NEW_RUN
 from lit_g2rpo.training.run import Run
 
 TABLE = tuple(field.name for field in fields(RolloutTable))
@@ -70,6 +71,11 @@ def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Pro
     rank, world = run.ranks.rank, run.ranks.count
     table = RolloutTable(**{name: state[name] for name in TABLE})
     own = {name: tensor[rank::world] for name, tensor in state.items() if name not in (*TABLE, "refills")}
+    if table.lengths.shape[1] != run.rollout.group_size:
+        raise UserError(
+            f"the checkpoint lies inside a rollout of groups of {table.lengths.shape[1]}, but model.rollout.group_size "
+            f"is {run.rollout.group_size}; finish the rollout with the same, or resume from between two rollouts"
+        )
     prompts = _refilled(run, state["refills"], table, prompts)
     if own["prompt_keys"].tolist() != [prompt_key(p.id) for p in prompts]:
         raise UserError(
@@ -163,21 +169,66 @@ def check_weights(module: nn.Module, policy_path: str, saved: dict[str, tuple[in
         )
 
 
-def check_learning(module: nn.Module, saved: Iterable[str]) -> None:
-    """Refuse to train on from a checkpoint in which more learned, for its optimizer does not fit.
+def resume_state(run: Run) -> dict[str, Any]:
+    """Say what a run that goes on from here is held to: its optimizer, and the optimizer steps of a rollout."""
+    return {"optimizer": run.optimizer_settings.state_dict(), "pace": _pace(run)}
+
+
+def check_resume(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Refuse to train on from a checkpoint whose state does not fit, and drop from it what the settings replace.
 
     Args:
-        module: the module with its policy built.
-        saved: names of the checkpoint's weights, which are those that learned.
+        run: the run that goes on.
+        checkpoint: its checkpoint, which is changed.
 
     Raises:
-        UserError: if some of them do not learn here.
+        UserError: if other weights learned, the optimizer is another, or a rollout had another number of steps.
     """
-    learning = {name for name, weight in module.named_parameters(remove_duplicate=False) if weight.requires_grad}
+    if "optimizer" not in checkpoint["g2rpo"]:
+        raise UserError(f"--ckpt_path was written before checkpoints kept their optimizer's settings; {NEW_RUN}")
+    _check_learning(run, checkpoint.get("state_dict", ()))
+    _check_pace(run, checkpoint)
+    saved, settings = checkpoint["g2rpo"]["optimizer"], run.optimizer_settings
+    settings.check(saved)
+    if settings.reschedules(saved):
+        # one of another class could not read it
+        checkpoint["lr_schedulers"] = []
+
+
+def _check_learning(run: Run, saved: Iterable[str]) -> None:
+    """Refuse to train on from a checkpoint in which more learned, for its optimizer does not fit."""
+    learning = {f"policy.{name}" for name, w in run.policy.named_parameters(remove_duplicate=False) if w.requires_grad}
     fixed = sorted(set(saved) - learning)
     if fixed:
         raise UserError(
             f"--ckpt_path was written by a run in which {len(fixed)} weights learned that model.policy.freeze keeps "
-            f"from learning here, the first is {fixed[0]}; resume with the same freeze, or export the checkpoint and "
-            "start from that"
+            f"from learning here, the first is {fixed[0]}; resume with the same freeze, or "
+            f"{NEW_RUN}"
         )
+
+
+def _pace(run: Run) -> dict[str, int]:
+    return {"steps": run.steps_per_rollout, "microbatches": run.microbatches_per_rollout}
+
+
+def _check_pace(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Bring the trainer's count of micro-batches to this run's, and refuse another number of optimizer steps."""
+    saved, now = checkpoint["g2rpo"]["pace"], _pace(run)
+    if saved["steps"] != now["steps"]:
+        raise UserError(
+            f"a rollout of the checkpoint is {saved['steps']} optimizer steps, here it is {now['steps']} "
+            "(model.update.epochs x microbatches / trainer.accumulate_grad_batches), and the run is counted in them; "
+            f"resume with the same number, or {NEW_RUN}"
+        )
+    if saved["microbatches"] == now["microbatches"]:
+        return
+    if "experience" in checkpoint["g2rpo"]:
+        raise UserError(
+            f"the checkpoint lies inside a rollout of {saved['microbatches']} micro-batches, but model.update.epochs x "
+            f"microbatches is {now['microbatches']}; resume with the same number"
+        )
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        # saved at the end of a batch, which is then not counted as completed yet
+        more = counts["ready"] * now["microbatches"] // saved["microbatches"] - counts["ready"]
+        counts.update({key: value + more for key, value in counts.items() if isinstance(value, int)})

@@ -18,6 +18,7 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.resumed_optimizer import OptimizerSettings
 from lit_g2rpo.training.table import Cut
 
 T = TypeVar("T")
@@ -95,6 +96,10 @@ class RunHandles(Protocol):
     def finish_rollout(self) -> None:
         """Write the point of a rollout once it has been learned from; inside one, and after, there is none to write."""
 
+    @property
+    def learning_rate_renewed(self) -> bool:
+        """True while a run starts that was resumed with another learning rate or schedule than its checkpoint's."""
+
     def describe(self) -> dict[str, str]:
         """Say what will run, as the rows of a table."""
 
@@ -121,6 +126,10 @@ class Run(RunHandles, Protocol):
     @property
     def updates_per_epoch(self) -> int:
         """Optimizer steps per pass over a rollout."""
+
+    @property
+    def optimizer_settings(self) -> OptimizerSettings:
+        """Optimizer and schedule as configured."""
 
     @property
     def reference_needed(self) -> bool:

@@ -144,12 +144,15 @@ class Run:
         ckpt_path: Path | None = None,
         poison: int = -1,
         precision: str = "32-true",
+        optimizer: dict[str, Any] | None = None,
+        lr_scheduler: Any = None,
         **sizes: Any,
     ) -> tuple[pl.Trainer, Any, Record]:
         objective = G2RPO(filtering="off", entropy_coefficient=0.02, length_weight=0.1, kl_coefficient=0.01)
         run = module(self.folder, objective, **sizes)
         # smooth near a gradient of 0, where rounding would decide the direction of a step
-        run.optimizer = partial(torch.optim.AdamW, lr=1e-3, eps=1e-2)
+        run.optimizer = partial(torch.optim.AdamW, **({"lr": 1e-3, "eps": 1e-2} | (optimizer or {})))
+        run.lr_scheduler = lr_scheduler
         record = Record(self.out / path, save_after)
         # of the norms of the four gradients three are larger
         # a backward that no step follows, and a checkpoint before the first step, must leave nothing behind
@@ -185,6 +188,16 @@ def main(folder: str, out: Path, devices: int, name: str) -> None:
     made, module_, resumed = run.fit(4, ckpt_path=inside)
     result["resumed"] = resumed.steps
     result["resume_difference"] = difference(learned, weights(made, module_))
+
+    options = {"lr": 5e-4, "weight_decay": 0.3, "betas": (0.8, 0.9)}
+    slower = partial(torch.optim.lr_scheduler.LinearLR, start_factor=0.5, total_iters=8)
+    made, module_, _ = run.fit(4, ckpt_path=inside, optimizer=options, lr_scheduler=slower)
+    changed = weights(made, module_)
+    result["changed"] = [{key: group[key] for key in options} for group in made.optimizers[0].param_groups]
+    try:
+        run.fit(4, ckpt_path=inside, optimizer={"amsgrad": True})
+    except UserError as error:
+        result["refused"] = str(error)
 
     fresh = module(folder)
     judge = trainer(out, 4, devices=devices, strategy=build_strategy(name), limit_val_batches=1.0)
@@ -226,7 +239,7 @@ def main(folder: str, out: Path, devices: int, name: str) -> None:
     result["still_finite"] = all(bool(weight.isfinite().all()) for weight in weights(run.made, run.run).values())
     (out / f"result_rank{made.global_rank}.json").write_text(json.dumps(result))
     if made.global_rank == 0:
-        torch.save({"learned": learned, "saved": straight.saved}, out / "weights.pt")
+        torch.save({"learned": learned, "saved": straight.saved, "changed": changed}, out / "weights.pt")
 
 
 if __name__ == "__main__":

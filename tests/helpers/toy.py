@@ -134,6 +134,10 @@ class ToyModule(CurvesModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.finish_rollout()
 
+    @property
+    def learning_rate_renewed(self) -> bool:
+        return False
+
     def describe(self) -> dict[str, str]:
         return {"policy": "toy (4 parameters)", "tasks": "a, b", "updates": f"{self.steps_per_rollout} per rollout"}
 

@@ -1,10 +1,12 @@
 """The command line: quick help, and one clear line for every mistake."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.paths import CONFIGS, ROOT
 from helpers.processes import Commands
 
 from lit_g2rpo.__main__ import VERBS, main
@@ -25,16 +27,37 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return lines[0].removeprefix("error: ")
 
 
+LIGHT = (
+    "import sys; from lit_g2rpo.__main__ import main; code = main(sys.argv[1:]);"
+    "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules);"
+    "assert not heavy, heavy; sys.exit(code)"
+)
+
+
 @pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["export", "-h"]])
 def test_help_imports_nothing_heavy(commands: Commands, words: list[str]) -> None:
-    code = (
-        "import sys; from lit_g2rpo.__main__ import main; code = main(sys.argv[1:]);"
-        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules);"
-        "assert not heavy, heavy; sys.exit(code)"
-    )
-    shown = commands.python("-c", code, *words)
+    shown = commands.python("-c", LIGHT, *words)
     for verb in VERBS if words == ["--help"] else ["--schedule.rollouts", "--model.rollout.group_size"]:
         assert verb in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fit", "--config", "nope.yaml"], "error: --config: no such file: nope.yaml"),
+        (["plan", "--config=nope.yaml"], "error: --config: no such file: nope.yaml"),
+        (["fit", "--run", "nope"], "error: --run nope: no such folder"),
+        (["fit", *RECIPE, "--data", __file__], "is a file of rows"),
+        (["test", *RECIPE, "--trainer", str(CONFIGS / "data" / "mini.yaml")], "this file fills data; give it there"),
+    ],
+)
+def test_a_wrong_file_is_found_before_anything_heavy_is_imported(
+    commands: Commands, words: list[str], says: str
+) -> None:
+    done = commands.run(sys.executable, "-c", LIGHT, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.strip().splitlines()
+    assert says in line
 
 
 def test_every_verb_has_a_module_and_a_function() -> None:
@@ -120,9 +143,37 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", *RECIPE, "--data.tasks.ocr.reward"], "data.tasks.ocr.reward has no value"),
         (["fit", *RECIPE, "--data.tasks.ocr.lenght", "[1]"], "data.tasks.ocr.lenght: unknown key; known: length"),
         (["export", *RECIPE, "--output", "there"], "--ckpt_path is not given"),
+        (
+            ["fit", "--config", str(CONFIGS / "model/mini.yaml")],
+            "this file fills model.policy; give it there: --model.",
+        ),
+        (["fit", *RECIPE, "--model.objective", str(CONFIGS / "data/mini.yaml")], "this file fills data"),
+        (["fit", *RECIPE, "--model.policy", str(ROOT)], "is a folder; give a file of configs/model, or --model.policy"),
+        (["fit", *RECIPE, "--run"], "--run has no value"),
+        (["fit", *RECIPE, "--more", "3"], "--more goes on with a run: say which, --run FOLDER"),
+        (["test", *RECIPE, "--more", "3"], "unknown key more"),
+        (["fit", "--run", "there"], "--run there is not the folder of a run (it holds no config.yaml)"),
+        (["fit", "--run", "begun"], "--ckpt_path last: no last.ckpt below begun"),
+        (["fit", "--run", "begun", "--ckpt_path", "nope.ckpt"], "--ckpt_path nope.ckpt: no such file"),
+        (["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more", "0"], "--more is 0; give the rollouts"),
+        (["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more=-1"], "--more is -1; give the rollouts"),
+        (
+            ["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more=1", "--schedule.rollouts=4"],
+            "--more and --schedule.rollouts both say how long the run is",
+        ),
+        (
+            ["fit", "--run", "begun", "--ckpt_path", "begun/broken"],
+            "begun/broken cannot be read: it is cut short, changed or no checkpoint",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    Path("there").mkdir()
+    Path("begun").mkdir()
+    shutil.copy(CONFIGS / "g2rpo.yaml", "begun/config.yaml")
+    for part in ("data", "model", "objective", "trainer"):
+        Path("begun", part).symlink_to(CONFIGS / part)
+    Path("begun/broken").write_bytes(b"no checkpoint")
     assert says in refused(capsys, *words)
 
 
@@ -130,7 +181,12 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[s
     ("text", "says"),
     [
         ("model: {rollout: {group_sise: 4}}", "did you mean model.rollout.group_size?"),
-        ("model: {policy: nope.yaml}", "model.policy: no such file: nope.yaml"),
+        ("model: {policy: nope.yaml}", "mine.yaml: model.policy: no such file: nope.yaml"),
+        (
+            "trainer: begun.yaml",
+            "mine.yaml: trainer: begun.yaml: this file fills data; give it there: --data begun.yaml",
+        ),
+        ("data: mine.jsonl", "mine.yaml: data: mine.jsonl is a file of rows"),
         ("model: [", "mine.yaml: Problems parsing config"),
         ("", "mine.yaml: --config holds no keys"),
         ("trainer: {max_steps: 5}", "set schedule.rollouts instead"),
@@ -143,6 +199,8 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[s
 )
 def test_a_mistake_in_a_file_is_one_line(capsys: pytest.CaptureFixture[str], text: str, says: str) -> None:
     Path("mine.yaml").write_text(text)
+    Path("begun.yaml").write_text("# fills data: mine\nclass_path: a.B\n")
+    Path("mine.jsonl").touch()
     assert says in refused(capsys, "fit", *RECIPE, "--config", "mine.yaml")
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.paths import CONFIGS
 from helpers.processes import Commands
 
@@ -119,7 +121,83 @@ def test_validate_prints_the_table(follow: Callable[..., str]) -> None:
     assert follow("validate").count("spatial_grounding") == 1
 
 
-def test_resume_continues_in_the_same_folder(follow: Callable[..., str]) -> None:
-    said = follow("fit", "--schedule.rollouts=3")
-    assert [path.name for path in Path("runs/g2rpo").iterdir()] == ["version_0"]
+RUN = Path("runs/g2rpo/version_0")
+
+
+def on_run(capsys: pytest.CaptureFixture[str], verb: str, *words: str, run: Path = RUN) -> str:
+    """Run a verb on the folder of a run, and return what it prints."""
+    capsys.readouterr()
+    code = main([verb, "--run", str(run), *words])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    return said.out
+
+
+@pytest.fixture
+def copied(
+    fitted: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The run in a folder of its own, where the test may go on with it."""
+    shutil.copytree(fitted[0] / "runs", "runs", symlinks=True)
+    return tmp_path
+
+
+def test_a_finished_run_says_how_to_go_on(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(RUN.rglob("*"))
+    assert on_run(capsys, "fit") == "2 of 2 rollouts are done; --more N goes on\n"
+    assert sorted(RUN.rglob("*")) == before
+
+
+def test_a_run_goes_on_with_what_its_command_line_says(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = {name: (RUN / name).read_text() for name in ("config.yaml", "versions.json")}
+    said = on_run(capsys, "fit", "--more", "1", "--model.optimizer.init_args.lr", "1e-3")
+    assert "model.optimizer.init_args.lr: 6e-05 in the checkpoint, 0.001 from now on" in said
+    assert "schedule.rollouts: 2 in the checkpoint, 3 from now on" in said
     assert "rollout 3/3" in said
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+    rates = EventAccumulator(str(RUN), size_guidance={"scalars": 0}).Reload().Scalars("train/learning_rate")
+    assert {point.step: point.value for point in rates}[5] == pytest.approx(1e-3)
+    assert {name: (RUN / name).read_text() for name in first} == first
+    assert (RUN / "versions-00002.json").is_file()
+    record = yaml.safe_load((RUN / "config-00002.yaml").read_text())
+    assert record["model"]["optimizer"]["init_args"]["lr"] == 1e-3
+    assert record["data"]["init_args"]["seed"] == "${...seed_everything}"
+    # and so it does when it goes on once more
+    said = on_run(capsys, "fit", "--more", "1")
+    assert "init_args.lr" not in said
+    rates = EventAccumulator(str(RUN), size_guidance={"scalars": 0}).Reload().Scalars("train/learning_rate")
+    assert {point.step: point.value for point in rates}[7] == pytest.approx(1e-3)
+
+
+def test_a_refused_resume_leaves_no_record(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in RUN.iterdir())
+    for words in (["--seed_everything", "3"], ["--model.optimizer.init_args.amsgrad", "true"]):
+        assert main(["fit", "--run", str(RUN), "--more", "1", *words]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    records = [name for name in before if not name.startswith("events")]
+    assert [name for name in sorted(path.name for path in RUN.iterdir()) if not name.startswith("events")] == records
+
+
+def test_a_moved_run_goes_on_where_it_lies(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.move(RUN, "elsewhere")
+    run = Path("elsewhere")
+    on_run(capsys, "fit", "--more", "1", run=run)
+    assert not list(Path("runs").rglob("*.ckpt"))
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    # the lists of kept and best checkpoints moved with it
+    assert {"rollout=00003-step=000006.ckpt", "last.ckpt"} <= names
+    assert sum(name.startswith("rollout=") for name in names) == 2
+    assert sum(name.startswith("best-") for name in names) == 1
+
+
+def test_every_verb_reads_the_run(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "micro-batch, worst case" in on_run(capsys, "plan")
+    on_run(capsys, "export", "--output", "exported")
+    assert Path("exported/config.json").is_file()
+    said = on_run(capsys, "calibrate", "--prompts_per_task", "1", "--output", "bands.yaml")
+    assert f"fit --config {RUN}/config.yaml --data bands.yaml" in said
+    assert on_run(capsys, "validate", "--ckpt_path", "best").count("spatial_grounding") == 1
+    on_run(capsys, "predict", "--limit", "1")
+    assert {"config.yaml", "predict.yaml", "validate.yaml"} <= {path.name for path in RUN.glob("*.yaml")}

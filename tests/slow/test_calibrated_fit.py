@@ -20,4 +20,5 @@ def test_the_next_fit_takes_the_fragment(commands, capsys):
     config = yaml.safe_load(Path("runs/g2rpo/version_0/config.yaml").read_text())
     proposed = yaml.safe_load(Path("bands.yaml").read_text())
     assert config["data"]["init_args"]["tasks"] == proposed["init_args"]["tasks"]
-    assert config["data"]["init_args"]["seed"] == 3, "the rest of the recipe's data stays"
+    assert config["data"]["init_args"]["seed"] == "${...seed_everything}", "the rest of the recipe's data stays"
+    assert config["seed_everything"] == 3

@@ -54,13 +54,13 @@ def test_two_ranks_that_share_state_save_leave_and_resume(tmp_path, commands, st
     said = done.stdout
     assert done.returncode == 0, said
     assert "Traceback" not in said
-    config = tmp_path / "runs/g2rpo/version_0/config.yaml"
+    folder = "runs/g2rpo/version_0"
     stopped = re.search(r"Stopped after optimizer step (\d+) \(rollout (\d+)\)", said)
-    assert f"fit --config {config.relative_to(tmp_path)} --ckpt_path last" in said
+    assert f"fit --run {folder}\n" in said
     step, rollout = map(int, stopped.groups())
     assert last(tmp_path) == f"rollout={rollout:05d}-step={step:06d}.ckpt"
 
-    resumed = finished(fit(commands, "--config", config, "--ckpt_path", "last", "--schedule.rollouts", rollout + 1))
+    resumed = finished(fit(commands, "--run", folder, "--schedule.rollouts", rollout + 1))
     assert resumed.returncode == 0, resumed.stdout
     assert last(tmp_path) == f"rollout={rollout + 1:05d}-step={2 * rollout + 2:06d}.ckpt"
 

@@ -78,6 +78,21 @@ def test_a_resumed_run_goes_on_bit_for_bit_from_inside_a_rollout(runs: Runs, nam
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
+def test_a_resumed_run_goes_on_with_the_settings_of_now(runs: Runs, name: str) -> None:
+    """Optimizer options and schedule, which every strategy restores from the checkpoint in a way of its own."""
+    (_, weights), (result, others) = runs("single"), runs(name)
+    # the schedule is at the fourth step, as if it had been there from the start
+    rate = 5e-4 * (0.5 + 0.5 * 4 / 8)
+    assert result["changed"] == [{"lr": pytest.approx(rate), "weight_decay": 0.3, "betas": [0.8, 0.9]}] * 3
+    for key, weight in weights["changed"].items():
+        torch.testing.assert_close(others["changed"][key], weight, rtol=0, atol=1e-6)
+    assert (
+        max(float((weights["changed"][key] - weight).abs().max()) for key, weight in weights["learned"].items()) > 1e-5
+    )
+    assert "amsgrad" in result["refused"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_validation_reads_the_checkpoint(runs: Runs, name: str) -> None:
     (one, _), (other, _) = runs("single"), runs(name)
     assert other["validated_difference"] < 1e-6

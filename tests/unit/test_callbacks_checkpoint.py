@@ -4,9 +4,11 @@ import errno
 import os
 import tempfile
 
+import lightning.pytorch as L
 import pytest
 import torch
 from helpers.toy import ToyModule, fit
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_g2rpo.callbacks import RolloutCheckpoint
 from lit_g2rpo.callbacks import checkpoint as checkpoint_module
@@ -56,6 +58,36 @@ def test_without_a_metric_there_is_no_best(tmp_path):
 def test_a_metric_that_is_not_logged_is_named(tmp_path):
     with pytest.raises(UserError, match=r"'val/acuracy'.*val/accuracy/a"):
         fit(ToyModule(), tmp_path, [RolloutCheckpoint(monitor="val/acuracy")])
+
+
+def test_an_error_before_a_resumed_run_begins_names_the_step_that_it_resumes_from(tmp_path):
+    class Fails(L.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            raise UserError("no more")
+
+    fit(ToyModule(), tmp_path, [RolloutCheckpoint(every_rollouts=1)], rollouts=3)
+    newest = str(tmp_path / "toy/version_0/checkpoints/last.ckpt")
+    with pytest.raises(UserError, match="no more") as caught:
+        fit(ToyModule(), tmp_path, [RolloutCheckpoint(every_rollouts=1), Fails()], rollouts=4, checkpoint=newest)
+    [note] = caught.value.__notes__
+    assert note.endswith("continues from the checkpoint of step 6")
+
+
+def test_a_moved_run_keeps_its_lists(tmp_path):
+    fit(ToyModule(validation=accuracy), tmp_path, [RolloutCheckpoint(every_rollouts=2)], rollouts=4)
+    (tmp_path / "toy").rename(tmp_path / "moved")
+    folder = tmp_path / "moved/version_0/checkpoints"
+    keeper = RolloutCheckpoint(every_rollouts=2)
+    logger = TensorBoardLogger(tmp_path, name="moved", version=0)
+    module = ToyModule(validation=accuracy)
+    fit(module, tmp_path, [keeper], rollouts=8, checkpoint=str(folder / "last.ckpt"), logger=logger)
+    assert keeper.best_model_path == str(folder / "best-rollout=00002.ckpt")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best-rollout=00002.ckpt",
+        "last.ckpt",
+        "rollout=00006-step=000012.ckpt",
+        "rollout=00008-step=000016.ckpt",
+    ]
 
 
 def test_an_error_says_how_to_go_on(tmp_path):

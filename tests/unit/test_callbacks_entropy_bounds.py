@@ -215,6 +215,17 @@ def test_a_resumed_run_keeps_the_lowered_learning_rate(tmp_path, schedule):
     assert first.rates + second.rates == whole.rates
 
 
+def test_what_it_lowered_is_forgotten_with_the_learning_rate(tmp_path):
+    class Renewed(ToyModule):
+        learning_rate_renewed = True
+
+    for module, left in ((ToyModule(), 16.0), (Renewed(), 1.0)):
+        bounds = EntropyBounds(patience=99, action="lower_lr", limit=16)
+        bounds.load_state_dict(bounds.state_dict() | {"lowered": 16.0})
+        fit(module, tmp_path, [bounds], 1)
+        assert bounds.state_dict()["lowered"] == left
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

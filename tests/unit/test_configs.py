@@ -116,15 +116,6 @@ def test_the_paper_recipe_has_the_papers_values() -> None:
     assert (model.policy.min_pixels, model.policy.max_pixels, model.policy.freeze) == (3136, 1048576, [])
 
 
-def test_the_saved_config_runs_again(tmp_path: Path) -> None:
-    cli = Composed("fit", ["--config", str(CONFIGS / "g2rpo.yaml"), "--model.update.microbatches", "6"])
-    parser = cli._subcommand_parsers["fit"]
-    parser.save(cli.config.fit, tmp_path / "config.yaml", multifile=False, overwrite=True)
-    again = compose("--config", str(tmp_path / "config.yaml"))
-    assert again.trainer.max_steps == cli.config.fit.trainer.max_steps
-    assert again.model.objective == cli.config.fit.model.objective
-
-
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_other_verbs_take_the_same_recipe(verb: str) -> None:
     assert compose("--config", "@g2rpo.yaml", verb=verb).model.rollout.prompts > 0

@@ -161,3 +161,157 @@ def test_a_checkpoint_inside_a_rollout_refuses_other_prompts(
         trainer(tmp_path, STEPS).fit(
             module(random_folder, objective(), rollout={"seed": 8}), data(), ckpt_path=straight[2] / "10.ckpt"
         )
+
+
+class Options(pl.Callback):
+    """Keep the options of the optimizer at every step."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, dict[str, Any]] = {}
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        group = optimizer.param_groups[0]
+        self.steps[trainer.global_step] = {key: value for key, value in group.items() if key != "params"}
+
+
+def go_on(
+    folder: str, cut: Path, optimizer: Any, lr_scheduler: Any = None, steps: int = STEPS, **sizes: Any
+) -> Options:
+    """Resume with another optimizer or schedule, and return what its steps were made with."""
+    options, run = Options(), module(folder, objective(), **sizes)
+    run.optimizer, run.lr_scheduler = optimizer, lr_scheduler
+    trainer(cut.parent, steps, callbacks=[options]).fit(run, data(), ckpt_path=cut)
+    return options
+
+
+def test_options_of_the_optimizer_are_those_of_now(
+    straight: tuple[dict[str, Any], Trace, Path], random_folder: str
+) -> None:
+    """The optimizer's own state comes from the checkpoint, and with it the options of then."""
+    now = {"lr": 5e-4, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.3, "foreach": True}
+    optimizer = partial(torch.optim.AdamW, **now)
+    used = go_on(random_folder, straight[2] / "14.ckpt", optimizer, lr_scale={"vision": 0.5})
+    assert sorted(used.steps) == [7, 8, 9]
+    for options in used.steps.values():
+        assert {key: options[key] for key in now} == now | {"lr": options["lr"]}
+        assert options["lr"] in (5e-4, 2.5e-4)
+
+
+def sequential(optimizer: torch.optim.Optimizer) -> Any:
+    schedules = torch.optim.lr_scheduler
+    parts = [schedules.ConstantLR(optimizer, 0.5, 3), schedules.ExponentialLR(optimizer, 0.9)]
+    return schedules.SequentialLR(optimizer, parts, milestones=[3])
+
+
+LINEAR = partial(torch.optim.lr_scheduler.LinearLR, start_factor=0.1, total_iters=20)
+COSINE = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=12)
+ONE_CYCLE = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=2e-3, total_steps=12)
+
+
+@pytest.mark.parametrize(
+    ("before", "schedule"),
+    [
+        (None, LINEAR),
+        (LINEAR, None),
+        (LINEAR, COSINE),
+        (COSINE, sequential),
+        (sequential, ONE_CYCLE),
+        (ONE_CYCLE, COSINE),
+    ],
+    ids=["none linear", "linear none", "linear cosine", "cosine sequential", "sequential cycle", "cycle cosine"],
+)
+def test_a_changed_schedule_is_where_it_would_be_had_it_been_there_from_the_start(
+    random_folder: str, tmp_path: Path, before: Any, schedule: Any
+) -> None:
+    """Against the schedule stepped by hand."""
+    run = module(random_folder, update={"microbatches": 2})
+    run.lr_scheduler = before
+    trainer(tmp_path, 3, callbacks=[SaveAt(tmp_path / "cut.ckpt", 6)]).fit(run, data(max_completion_tokens=2))
+    used = go_on(
+        random_folder,
+        tmp_path / "cut.ckpt",
+        partial(torch.optim.AdamW, lr=4e-4),
+        schedule,
+        5,
+        update={"microbatches": 2},
+    )
+    by_hand = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=4e-4)
+    stepped = schedule(by_hand) if schedule else None
+    for step in range(5):
+        if step in used.steps:
+            assert used.steps[step]["lr"] == pytest.approx(by_hand.param_groups[0]["lr"], rel=1e-12), step
+            assert used.steps[step]["betas"] == by_hand.param_groups[0]["betas"]
+        by_hand.step()
+        if stepped:
+            stepped.step()
+    assert sorted(used.steps) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        (
+            partial(torch.optim.SGD, lr=1e-3),
+            r"the optimizer of the checkpoint: torch\.optim\.adamw\.AdamW, here",
+        ),
+        (partial(torch.optim.AdamW, lr=1e-3, amsgrad=True), "with amsgrad changed it needs max_exp_avg_sq"),
+    ],
+)
+def test_an_optimizer_that_the_state_does_not_fit_is_refused(
+    straight: tuple[dict[str, Any], Trace, Path], random_folder: str, optimizer: Any, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        go_on(random_folder, straight[2] / "8.ckpt", optimizer)
+
+
+def test_a_schedule_that_has_no_such_step_is_refused(
+    straight: tuple[dict[str, Any], Trace, Path], random_folder: str
+) -> None:
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3, total_steps=3)
+    with pytest.raises(UserError, match=r"model\.lr_scheduler cannot go on at optimizer step 4"):
+        go_on(random_folder, straight[2] / "8.ckpt", partial(torch.optim.AdamW, lr=1e-3), schedule)
+
+
+def test_micro_batches_may_change_between_rollouts_where_the_steps_stay(
+    straight: tuple[dict[str, Any], Trace, Path], random_folder: str, tmp_path: Path
+) -> None:
+    """Twice as many of half the size, accumulated, learn what the straight run learns, across an epoch's end."""
+    weights, _, folder = straight
+    run = module(random_folder, objective(), update={"microbatches": 8})
+    fit = trainer(tmp_path, STEPS, accumulate_grad_batches=4)
+    fit.fit(run, data(), ckpt_path=folder / "8.ckpt")
+    assert (fit.global_step, run.rollout_index, fit.fit_loop.total_batch_idx) == (STEPS, 5, 5 * 8 - 1)
+    for name, weight in run.policy.state_dict().items():
+        torch.testing.assert_close(weight, weights[name], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "sizes", "accumulate", "says"),
+    [
+        (
+            "8.ckpt",
+            {"update": {"microbatches": 8}},
+            2,
+            "a rollout of the checkpoint is 2 optimizer steps, here it is 4",
+        ),
+        ("10.ckpt", {"update": {"microbatches": 8}}, 4, "lies inside a rollout of 4 micro-batches"),
+        (
+            "10.ckpt",
+            {"rollout": {"group_size": 2}},
+            2,
+            "of groups of 4, but model.rollout.group_size is 2",
+        ),
+    ],
+)
+def test_sizes_that_the_state_does_not_fit_are_refused(
+    straight: tuple[dict[str, Any], Trace, Path],
+    random_folder: str,
+    tmp_path: Path,
+    file: str,
+    sizes: dict[str, Any],
+    accumulate: int,
+    says: str,
+) -> None:
+    run = module(random_folder, objective(), **sizes)
+    with pytest.raises(UserError, match=says):
+        trainer(tmp_path, 20, accumulate_grad_batches=accumulate).fit(run, data(), ckpt_path=straight[2] / file)

@@ -9,6 +9,7 @@ import torch
 import yaml
 from typing_extensions import override
 
+from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.cli.verbs.calibrate_report import Proposal, figure, show
 from lit_g2rpo.data.datamodule import PromptData
@@ -41,14 +42,14 @@ class CalibrateCLI(PartsCLI):
         )
 
 
-def run(verb: str, arguments: list[str]) -> None:
+def run(verb: str, line: Line) -> None:
     """Measure the starting policy on training prompts, and write a fragment of bands with a plot beside it.
 
     Raises:
         UserError: if the output exists or is no YAML file, or a number or a style is wrong.
     """
     start = time.perf_counter()
-    cli = CalibrateCLI(arguments)
+    cli = CalibrateCLI(line.words)
     config = cli.config
     output = Path(config.output)
     plot = output.with_suffix(".png")
@@ -72,7 +73,7 @@ def run(verb: str, arguments: list[str]) -> None:
         figure(proposals).savefig(part, dpi=110)
     show(proposals, longest, cli.model.objective.entropy)
     print(f"{output}, {plot}: bands from {config.prompts_per_task} prompts a task, {time.perf_counter() - start:.0f} s")
-    print(f"use them: python -m lit_g2rpo fit {' '.join(without_own_keys(arguments))} --data {output}")
+    print(f"use them: python -m lit_g2rpo fit {' '.join(without_own_keys(line.words))} --data {output}")
 
 
 def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dict[str, Measured]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable, whole
@@ -45,13 +46,13 @@ class ExportCLI(PartsCLI):
         super().before_instantiate_classes()
 
 
-def run(verb: str, arguments: list[str]) -> None:
+def run(verb: str, line: Line) -> None:
     """Write the policy of a checkpoint as a Hugging Face folder.
 
     Raises:
         UserError: if the output is not empty, or the checkpoint is missing or of another model.
     """
-    cli = ExportCLI(arguments)
+    cli = ExportCLI(line.words)
     output = Path(cli.config.output).absolute()
     load_weights(cli.model, Path(cli.config.ckpt_path))
     with whole(output) as part:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
+from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.hooks import Sharding
@@ -48,13 +49,13 @@ class PlanCLI(PartsCLI):
         self.model, self.datamodule = built.model, built.data
 
 
-def run(verb: str, arguments: list[str]) -> None:
+def run(verb: str, line: Line) -> None:
     """Print what a run will hold.
 
     Raises:
         UserError: if sizes contradict each other, or the devices or what the strategy splits are not known.
     """
-    cli = PlanCLI(arguments)
+    cli = PlanCLI(line.words)
     config, module, data = cli.config, cli.model, cli.datamodule
     policy: PolicyConfig = module.policy_config
     if config.memory_gib is not None and config.memory_gib <= 0:

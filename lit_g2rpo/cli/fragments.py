@@ -1,0 +1,91 @@
+"""The files that a command line names: there, and fragments under the key that their first line says they fill."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_g2rpo.cli.words import pairs
+from lit_g2rpo.errors import UserError
+
+YAML = (".yaml", ".yml")
+PARTS = ("policy", "objective", "optimizer", "lr_scheduler", "rollout", "update", "evaluation", "reward", "judge")
+FILLED = {"data", "trainer", "model", "schedule", *(f"model.{part}" for part in PARTS)}
+"""Keys that a file may fill."""
+
+
+def check_files(words: list[str]) -> None:
+    """Refuse files that are missing or stand in the wrong place, in the words and in the recipes that they name.
+
+    Raises:
+        UserError: for the first one.
+    """
+    for option, value in pairs(words):
+        key = option.removeprefix("--")
+        if value is None:
+            continue
+        if key == "config" and not set(value) & set("{\n"):
+            path = Path(value)
+            if not path.exists():
+                raise UserError(f"--config: no such file: {value}")
+            _check_fills("config", "--config ", value, path)
+            for inner, name in _named_files(path):
+                _check(inner, f"{value}: {inner}: ", name, path.parent / name)
+        elif key in FILLED:
+            _check(key, f"--{key} ", value, Path(value))
+
+
+def _check(key: str, where: str, value: str, path: Path) -> None:
+    if path.suffix in YAML:
+        if not path.exists():
+            raise UserError(f"{where.rstrip(' :')}: no such file: {value}".removeprefix("--"))
+        _check_fills(key, where, value, path)
+    elif key == "data" and path.is_file() and _holds_rows(path):
+        raise UserError(
+            f"{where}{value} is a file of rows; data takes a config file or a class: --data configs/data/files.yaml "
+            f"--data.train {value}"
+        )
+    elif key == "model.policy" and path.is_dir():
+        raise UserError(f"{where}{value} is a folder; give a file of configs/model, or --model.policy.path {value}")
+
+
+def _check_fills(key: str, where: str, value: str, path: Path) -> None:
+    filled = _filled_key(path)
+    if filled is not None and filled != key:
+        raise UserError(f"{where}{value}: this file fills {filled}; give it there: --{filled} {value}")
+
+
+def _filled_key(path: Path) -> str | None:
+    """Read the key that a fragment's first line names; None for any other file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            found = re.match(r"#\s*fills ([\w.]+)", file.readline())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found[1].rstrip(".") if found else None
+
+
+def _named_files(recipe: Path) -> Iterator[tuple[str, str]]:
+    """Yield the keys that a recipe fills with files; one that is no YAML is the parser's to refuse."""
+    try:
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    places: list[tuple[str, Any]] = [("", content)]
+    for key, value in places:
+        if isinstance(value, dict):
+            places += [(f"{key}.{name}".lstrip("."), inner) for name, inner in value.items()]
+        elif isinstance(value, str) and key in FILLED and "${" not in value:
+            yield key, value
+
+
+def _holds_rows(path: Path) -> bool:
+    if path.suffix != ".json":
+        return path.suffix not in YAML
+    try:
+        return not isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (ValueError, OSError):
+        return True

@@ -1,0 +1,68 @@
+"""A command line before anything heavy is imported: ``--run`` and what goes with it, spelt out in plain words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_g2rpo.cli.checkpoints import find_checkpoint, read_state
+from lit_g2rpo.cli.fragments import check_files
+from lit_g2rpo.cli.words import pairs, take
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.training.records import recorded_config
+
+READS_CHECKPOINT = ("fit", "validate", "test", "predict", "export")
+
+
+@dataclass(slots=True, frozen=True)
+class Line:
+    """The words of a command line, and what is not said in words of the configuration.
+
+    Args:
+        words: keys and values for the parser.
+        run: folder of the run that is meant; None if the words name none.
+        change: keys that a resumed run may change although that makes it another run.
+    """
+
+    words: list[str]
+    run: Path | None = None
+    change: tuple[str, ...] = ()
+
+
+def read_line(verb: str, words: list[str]) -> Line:
+    """Spell a command line out and check the files that it names.
+
+    Args:
+        verb: the verb.
+        words: the words after it.
+
+    Raises:
+        UserError: if a file is missing or belongs elsewhere, or the folder is not that of a run.
+    """
+    folder, words = take("--run", words)
+    more, change = None, None
+    if verb == "fit":
+        more, words = take("--more", words)
+        change, words = take("--change", words)
+    if more is not None and folder is None:
+        raise UserError("--more goes on with a run: say which, --run FOLDER")
+    run = None if folder is None else Path(folder)
+    if run is not None:
+        words = _spelt_out(verb, words, run, more)
+    check_files(words)
+    return Line(words, run, tuple(filter(None, (change or "").split(","))))
+
+
+def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list[str]:
+    """Put config and newest checkpoint of a run in front of the words, and the length of the run behind them."""
+    words = ["--config", str(recorded_config(run)), *words]
+    if verb not in READS_CHECKPOINT:
+        return words
+    asked, words = take("--ckpt_path", words)
+    path = find_checkpoint(asked or "last", run.parent, run)
+    words += ["--ckpt_path", str(path)]
+    if more is not None:
+        if not more.isdecimal() or not int(more):
+            raise UserError(f"--more is {more}; give the rollouts to go on for, a whole number above 0")
+        if any(key == "--schedule.rollouts" for key, _ in pairs(words)):
+            raise UserError("--more and --schedule.rollouts both say how long the run is; give one of them")
+        words += ["--schedule.rollouts", str(read_state(path)["g2rpo"]["rollout_index"] + int(more))]
+    return words

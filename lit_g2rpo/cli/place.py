@@ -1,0 +1,60 @@
+"""Where a run lies: the logger's arguments, which name its folder."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.cli.checkpoints import run_folder_of, version_of
+
+
+class Place:
+    """Read and set the folder of a run, ``<save_dir>/<name>/version_<n>``, in the arguments of the first logger.
+
+    Args:
+        logger: ``trainer.logger`` as configured: a class with arguments, a list of them, or a flag.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        first = logger[0] if isinstance(logger, list) and logger else logger
+        self._arguments = first.get("init_args") if hasattr(first, "get") else None
+
+    @property
+    def experiment(self) -> Path:
+        """Folder that holds the runs of one name."""
+        arguments = self._arguments
+        if arguments is None or not arguments.get("save_dir"):
+            return Path("runs")
+        return Path(arguments.save_dir) / (arguments.get("name") or "")
+
+    def run_of_configs(self, configs: Iterable[Any]) -> Path | None:
+        """Find the one run that the configuration means; None if it may be any of the experiment.
+
+        Args:
+            configs: the files that the command line names as ``--config``.
+        """
+        version = None if self._arguments is None else self._arguments.get("version")
+        if version is not None:
+            return self.experiment / (version if isinstance(version, str) else f"version_{version}")
+        found = None
+        for path in configs:
+            absolute = Path(str(path.absolute if hasattr(path, "absolute") else path))
+            found = run_folder_of(absolute, self.experiment) or found
+        return found
+
+    def go_on(self, checkpoint: Path, run: Path | None) -> None:
+        """Go on in the folder of the run that a checkpoint is from.
+
+        Args:
+            checkpoint: the checkpoint.
+            run: the run's folder; None finds it in the experiment's.
+        """
+        arguments = self._arguments
+        if arguments is None or "version" not in arguments:
+            return
+        if run is not None:
+            # wherever it lies now
+            run = Path(os.path.normpath(run))
+            arguments.save_dir, arguments.name, arguments.version = str(run.parent), "", run.name
+        elif arguments.version is None and (found := run_folder_of(checkpoint, self.experiment)):
+            arguments.version = version_of(found)

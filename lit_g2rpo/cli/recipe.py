@@ -1,0 +1,97 @@
+"""A run's own configuration as a recipe: what it refers to is kept, so that an override moves on it what it should."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import yaml
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from lit_g2rpo.files import write_text
+from lit_g2rpo.training.records import add_record
+
+SECTIONS = ("name", "seed_everything", "schedule", "model", "data", "trainer")
+"""What a recipe holds; verbs add words of their own, such as ``ckpt_path``, that none shares."""
+DERIVED = ("trainer.max_steps", "trainer.val_check_interval", "trainer.log_every_n_steps", "model.rollout.seed")
+"""Keys that follow from others when a recipe is read."""
+
+
+def recipe_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Reduce a composed configuration to what makes a recipe, which is changed."""
+    for key in DERIVED:
+        *path, last = key.split(".")
+        place: Any = config
+        for part in path:
+            place = place.get(part) or {}
+        place.pop(last, None)
+    return {section: config[section] for section in SECTIONS if section in config}
+
+
+class RecipeCallback(SaveConfigCallback):
+    """Keep the recipe of a run in its folder, in its checkpoints and, as text, in TensorBoard.
+
+    ``fit`` adds a record to those that are there, but not before a resumed run has taken its checkpoint; other verbs
+    replace their own.
+
+    Args:
+        parser: as Lightning's; not used.
+        config: as Lightning's; not used.
+        recipe: the recipe.
+        verb: the verb that runs.
+        rollout: rollouts that were done when the run was resumed; None if it is new.
+        lines: what differs from its checkpoint, to be said once that was taken.
+    """
+
+    def __init__(
+        self,
+        parser: Any,
+        config: Any,
+        *,
+        recipe: dict[str, Any],
+        verb: str,
+        rollout: int | None = None,
+        lines: Sequence[str] = (),
+    ) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.recipe, self.verb, self.rollout, self.lines = recipe, verb, rollout, lines
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.rollout is None:
+            self._record(trainer)
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.rollout is not None:
+            self._record(trainer)
+
+    @override
+    @rank_zero_only
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for line in self.lines:
+            print(line, flush=True)
+
+    def _record(self, trainer: L.Trainer) -> None:
+        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        folder = trainer.log_dir
+        if folder is not None and trainer.is_global_zero:
+            text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
+            if self.verb == "fit":
+                add_record(Path(folder), "config.yaml", self.rollout or 0, text)
+            else:
+                write_text(Path(folder) / f"{self.verb}.yaml", text)
+            for logger in trainer.loggers:
+                if self.verb == "fit" and isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_text("run/config", f"```yaml\n{text}\n```", trainer.global_step)
+
+    @override
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Do nothing more."""
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["recipe"] = self.recipe

@@ -1,0 +1,80 @@
+"""Words of a command line that stand for others, or for what the parser's nested keys do not reach."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from lit_g2rpo.errors import UserError
+
+SHORT = {
+    "--limit": "--data.limit",
+    "--repeats": "--model.evaluation.repeats",
+    "--baseline": "--model.evaluation.baseline",
+}
+"""Short names of keys that only evaluation has."""
+
+TASK_KEY = re.compile(r"--data\.(?:init_args\.)?tasks\.(?P<task>[^.=]+)\.(?P<key>[^.=]+)(?:=(?P<value>.*))?", re.DOTALL)
+
+
+def task_words(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Take out the words that set one key of one task, which the parser's nested keys do not reach.
+
+    Returns:
+        The other words, and the values by task and key.
+
+    Raises:
+        UserError: if a key has no value, or one that is not YAML.
+    """
+    others: list[str] = []
+    said: dict[str, dict[str, Any]] = {}
+    words = iter(arguments)
+    for word in words:
+        if not (found := TASK_KEY.fullmatch(word)):
+            others.append(word)
+            continue
+        value = next(words, None) if found["value"] is None else found["value"]
+        where = f"data.tasks.{found['task']}.{found['key']}"
+        if value is None or value.startswith("--"):
+            raise UserError(f"{where} has no value; give it behind the key")
+        try:
+            said.setdefault(found["task"], {})[found["key"]] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"{where} is {value!r}, which is not YAML") from None
+    return others, said
+
+
+def split_key(word: str) -> tuple[str, str]:
+    """Split ``--key=value`` into ``--key`` and ``=value``; other words have no second part."""
+    key, equals, value = word.partition("=")
+    return key, equals + value
+
+
+def pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield each key with its value, whether joined by ``=`` or not; a key without a value has None."""
+    for word, following in zip(words, [*words, "--"][1:], strict=True):
+        if word.startswith("--"):
+            key, joined, value = word.partition("=")
+            yield key, value if joined else None if following.startswith("--") else following
+
+
+def take(key: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """Take an option out of the words.
+
+    Returns:
+        Its last value, None if it is not there, and the other words.
+
+    Raises:
+        UserError: if it has no value.
+    """
+    value, others, rest = None, [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if word != key and not word.startswith(f"{key}="):
+            others.append(word)
+            continue
+        value = word.partition("=")[2] if "=" in word else rest.pop(0) if rest else ""
+        if not value or value.startswith("--"):
+            raise UserError(f"{key} has no value; give it behind the key")
+    return value, others
