@@ -12,7 +12,7 @@ from lit_g2rpo.errors import UserError
 
 MAX_ASPECT_RATIO = 200
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that are opened, by Pillow's names; others of Pillow's run programs, read other files or are no photographs."""
+"""Formats that are opened, by Pillow's names; others of its formats start programs or read other files."""
 
 Source = str | os.PathLike[str] | bytes | Image.Image
 """Where an image is: its file, the content of one, or the image itself."""
