@@ -99,14 +99,14 @@ def batch(*answers: str) -> Batch:
 
 
 def grade(judge: Judge, *answers: str) -> list[Any]:
-    return [v.code if isinstance(v, Failure) else v["accuracy"] for v in judge(batch(*answers))]
+    return [v.code if isinstance(v, Failure) else v.accuracy for v in judge(batch(*answers))]
 
 
 def test_grades_become_scores(serve: Callable[..., Any]) -> None:
     server, judge = serve(lambda text: "7" if "red" in text.split("-----")[2] else " 2.5 ")
     good, bad = judge(batch("a red cat", "a dog"))
-    assert good == {"total": pytest.approx(0.9 * 0.7 + 0.1), "accuracy": 0.7, "format": 1.0}
-    assert bad["accuracy"] == 0.25
+    assert (good.total, good.accuracy, good.format) == (pytest.approx(0.9 * 0.7 + 0.1), 0.7, 1.0)
+    assert bad.accuracy == 0.25
     path, body = server.requests[0]
     assert path == "/v1/chat/completions"
     assert (body["model"], body["temperature"], len(body["messages"])) == ("a-model", 0, 1)

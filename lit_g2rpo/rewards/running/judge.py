@@ -16,7 +16,7 @@ from typing import Any
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers.numbers import number
 from lit_g2rpo.rewards.answers.parse import envelope
-from lit_g2rpo.rewards.compose import ACCURACY_WEIGHT, FORMAT_WEIGHT
+from lit_g2rpo.rewards.compose import ACCURACY_WEIGHT, FORMAT_WEIGHT, RewardResult
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.running.adapters import Batch, gold
@@ -86,6 +86,8 @@ class Judge:
         UserError: if the environment does not hold the key.
     """
 
+    batched = False
+
     def __init__(self, config: JudgeConfig, reward: RewardConfig) -> None:
         self.config, self.reward = config, reward
         self.requests = 0
@@ -98,11 +100,11 @@ class Judge:
             self._headers["Authorization"] = f"Bearer {key}"
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def __call__(self, batch: Batch) -> list[Any]:
+    def __call__(self, batch: Batch) -> list[RewardResult | Failure]:
         """Grade ``N`` completions; a row without a gold answer is not graded.
 
         Returns:
-            ``N`` mappings with total, accuracy and format, or a `Failure`.
+            ``N`` scores, or a `Failure` in the place of one.
         """
         requests = [self._request(batch, i) for i in range(len(batch.completions))]
         distinct = list({request for request in requests if isinstance(request, str)})
@@ -133,14 +135,18 @@ class Judge:
             out.append(values[name] + rest if brace and name in values else "{" + part)
         return "".join(out)
 
-    def _outcome(self, request: str | float | None, grades: dict[str, Any], completion: str) -> Any:
+    def _outcome(
+        self, request: str | float | None, grades: dict[str, float | Failure], completion: str
+    ) -> RewardResult | Failure:
         if request is None:
             return Failure(NOT_APPLICABLE, "the row has no gold answer")
         grade = grades[request] if isinstance(request, str) else request
         if isinstance(grade, Failure):
             return grade
         form = envelope(completion, self.reward.thinking_tag, self.reward.answer_tag).well_formed
-        return {"total": ACCURACY_WEIGHT * grade + FORMAT_WEIGHT * form, "accuracy": grade, "format": float(form)}
+        total = ACCURACY_WEIGHT * grade + FORMAT_WEIGHT * form
+        components = {"accuracy": grade, "format": float(form), "structure": 0.0}
+        return RewardResult(total, grade, float(form), 0.0, components, None, 0.0)
 
     def _grade(self, request: str) -> float | Failure:
         with self._lock:
