@@ -57,7 +57,7 @@ def test(options: argparse.Namespace) -> None:
     cases, unreadable, of_gold = read_cases(options.file, config)
     tasks = [case["sample"].get("task_type") or "none" for case in cases]
     functions = dict.fromkeys(tasks, options.reward) if options.reward else {}
-    scorer = Scorer(config, functions, in_process=tasks if options.in_process else ())
+    scorer = Scorer(config, functions, in_process=tasks if options.in_process else (), key="--reward")
     completions, samples = [case["completion"] for case in cases], [case["sample"] for case in cases]
     prompts = [sample["problem"] for sample in samples]
     results = scorer.score(Batch(completions, samples, tasks, prompts))

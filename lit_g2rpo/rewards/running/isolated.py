@@ -95,6 +95,8 @@ class IsolatedReward:
                 continue
             late += failure.code == "timeout"
             missing = [i for i in indices if i not in outcomes]
+            if not missing:
+                continue
             if self.together and len(indices) > 1:
                 # Which of them it was is not known.
                 calls.extend([i] for i in missing)

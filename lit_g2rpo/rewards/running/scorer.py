@@ -59,6 +59,7 @@ class Scorer:
         judge: the judge, if there is one.
         failures_file: JSON-lines file for samples whose reward failed; None writes none.
         total: adds numbers up over the ranks that share the budget of failures; None for no budget.
+        key: what names the reward of the task ``{}`` in messages.
 
     ``failures`` counts completions whose reward failed, ``timeouts`` those that a limit cut off (in both kinds of
     reward), ``restarts`` processes that were ended, ``seconds`` time spent.
@@ -77,6 +78,7 @@ class Scorer:
         judge: JudgeConfig | None = None,
         failures_file: str | Path | None = None,
         total: Callable[[list[int]], list[int]] | None = None,
+        key: str = "data.tasks.{}.reward",
     ) -> None:
         self.config, self.limits = config, limits or Limits()
         self.failures = self.timeouts = 0
@@ -93,7 +95,7 @@ class Scorer:
         self._paths, self._in_process = dict(functions or {}), frozenset(in_process)
         here = {path for task, path in self._paths.items() if task in self._in_process}
         for task, path in self._paths.items():
-            where = f"data.tasks.{task}.reward"
+            where = key.format(task)
             if path == JUDGE and judge is None:
                 raise UserError(f"{where} is 'judge', but model.judge is not given; give its url and model")
             if path not in self._rewards:

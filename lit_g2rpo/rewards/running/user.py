@@ -69,8 +69,9 @@ class UserReward:
 
     def _whole(self, batch: Batch, tell: Tell) -> None:
         def call() -> Any:
-            values = self.adapter.call(batch)
-            return _complete(asyncio.wait_for(values, self.seconds or None)) if self.adapter.is_async else values
+            if not self.adapter.is_async:
+                return self.adapter.call(batch)
+            return _complete(self._awaited(lambda: self.adapter.call(batch)))
 
         values, n = _caught(call), len(batch.completions)
         if isinstance(values, Failure) and values.code != "timeout" and n > 1:
@@ -94,13 +95,19 @@ class UserReward:
         await asyncio.gather(*map(one, range(len(batch.completions))))
 
     async def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        async def value() -> Any:
+            try:
+                return await call()
+            except SystemExit as error:  # which would end the loop, and with it all other calls
+                return failure_of(error)
+
         try:
-            return await asyncio.wait_for(call(), self.seconds or None)
+            return await asyncio.wait_for(value(), self.seconds or None)
         except UserError:
             raise
         except TimeoutError as error:
             return Failure("timeout", f"no value within {self.seconds:g} s") if self.seconds else failure_of(error)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             return failure_of(error)
 
     def _read(self, value: Any, one: Batch) -> Outcome:
