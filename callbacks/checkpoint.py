@@ -10,8 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
-from lit_g2rpo.errors import UserError
-from lit_g2rpo.training.run import handles
+from lit_g2rpo.errors import ScoringStopError, UserError
+from lit_g2rpo.training.run import handles, run_of
 
 
 class RolloutCheckpoint(ModelCheckpoint):
@@ -102,6 +102,12 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if isinstance(exception, ScoringStopError) and fits and trainer.global_step != self._saved_step:
+            # all ranks are here: a rollout could not be scored, and the last step is as it was
+            if trainer.training:
+                run_of(pl_module).loader.rewind()
+            self._save_newest(trainer, pl_module)
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
             command = resume_command(run_folder(trainer), self.last_model_path)
             exception.add_note(f"once mended, {command} continues from the checkpoint of step {self._saved_step}")

@@ -45,6 +45,9 @@ class PromptLoader(Protocol):
             This rank's prompts.
         """
 
+    def rewind(self) -> None:
+        """Go back to before the newest batch, which nothing was learned from."""
+
     def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
         """Draw the refills of the present rollout once more, wave by wave; arguments as in `refill`."""
 

@@ -105,7 +105,7 @@ def test_the_budget(scorer: Callable[..., Scorer], tmp_path: Path) -> None:
 
 
 def test_the_budget_is_that_of_all_ranks(scorer: Callable[..., Scorer]) -> None:
-    limits, counts = Limits(failure_budget=0.05, failure_window=400), [20, 400]
+    limits, counts = Limits(failure_budget=0.05, failure_window=400), [20, 400, 0]
     one = scorer("return 1", limits=limits, total=lambda own: counts)
     one.score(Batch(["c"], [LETTER], ["own"]))
     counts[0] = 21

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.errors import UserError
+from lit_g2rpo.errors import ScoringStopError, UserError
 from lit_g2rpo.rewards.built_in_types import BUILT_IN
 from lit_g2rpo.rewards.compose import RewardResult, score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
@@ -30,7 +30,7 @@ SMALLEST_WINDOW = 200
 """Completions that the first few are taken for, so that one failure among ten ends no run."""
 
 
-class TooManyFailuresError(UserError, RuntimeError):
+class TooManyFailuresError(ScoringStopError, RuntimeError):
     """A custom reward failed for a larger share of completions than the run allows."""
 
 
@@ -84,6 +84,7 @@ class Scorer:
         self.failures = self.timeouts = 0
         self.seconds = 0.0
         self.last_failure = ""
+        self._stop: ScoringStopError | None = None
         self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
         # More threads than processes, since those that wait for the same comparison stand idle.
         self._threads = ThreadPoolExecutor(4 * self.limits.workers, "reward", use_pool, (self._pool,))
@@ -150,7 +151,7 @@ class Scorer:
             ``N`` scores.
 
         Raises:
-            UserError: as ``score`` does.
+            UserError: as ``score`` does; a judge that is away ``count`` tells, so that all ranks end at one place.
         """
         start = time.perf_counter()
         by_path: dict[str | None, list[int]] = {}
@@ -159,7 +160,11 @@ class Scorer:
         scored: dict[int, Scored] = {}
         for path, indices in by_path.items():
             part = batch if len(by_path) == 1 else batch.only(indices)
-            found = self._built_in(part) if path is None else self._user(path, part, group_size)
+            try:
+                found = self._built_in(part) if path is None else self._user(path, part, group_size)
+            except ScoringStopError as error:
+                self._stop = error
+                found = [Scored(failed(Failure("judge", str(error))), path)] * len(indices)
             scored |= zip(indices, found, strict=True)
         self.seconds += time.perf_counter() - start
         return [scored[i] for i in range(len(batch.completions))]
@@ -174,7 +179,8 @@ class Scorer:
             The scores.
 
         Raises:
-            TooManyFailuresError: on every rank, if custom rewards failed for more completions than the budget allows.
+            ScoringStopError: on every rank, if custom rewards failed for more completions than the budget allows, or
+                the judge of any rank is away.
         """
         for one in scored:
             self.timeouts += one.result.error == "timeout"
@@ -185,8 +191,14 @@ class Scorer:
                 self.failures += 1
                 self.last_failure = f"{one.path}: {one.failure['error']}: {one.failure['message']}"
                 self._write(one.failure)
+        stopped = self._stop is not None
         if self._total is not None:
-            self._check_budget(*self._total(list(self.recent)))
+            failures, completions, stopping = self._total([*self.recent, stopped])
+            stopped = bool(stopping)
+            if not stopped:
+                self._check_budget(failures, completions)
+        if stopped:
+            raise self._stop or ScoringStopError("rewards cannot be had on another rank; see its error")
         return [one.result for one in scored]
 
     def _check_budget(self, failures: int, completions: int) -> None:
@@ -202,7 +214,18 @@ class Scorer:
     @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Score on trial: whatever is counted and written down inside is forgotten, and no budget is checked."""
-        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_nones", "_file", "_written", "_total")
+        names = (
+            "failures",
+            "timeouts",
+            "seconds",
+            "last_failure",
+            "_window",
+            "_nones",
+            "_file",
+            "_written",
+            "_total",
+            "_stop",
+        )
         kept = {name: getattr(self, name) for name in names}
         self._window, self._nones, self._file = self._window.copy(), self._nones.copy(), None
         self._total = None
