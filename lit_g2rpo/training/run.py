@@ -33,6 +33,8 @@ class PromptLoader(Protocol):
     """What training asks of its loader besides batches."""
 
     failures: int
+    before: dict[str, Any]
+    """The state before the newest batch."""
 
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
         """Draw further prompts for the present rollout.

@@ -40,7 +40,7 @@ def test_what_was_learned_is_saved_and_the_rollout_is_sampled_again(
             scorer._stop = ScoringStopError("the judge has been away")
         return counted(scorer, scored)
 
-    with monkeypatch.context() as away, pytest.raises(ScoringStopError, match="away") as caught:
+    with monkeypatch.context() as away, pytest.raises(ScoringStopError, match="away") as caught:  # noqa: PT012
         away.setattr(Scorer, "count", count)
         fit(random_folder, tmp_path / "away")
     assert "continues from the checkpoint of step 4" in caught.value.__notes__[0]
