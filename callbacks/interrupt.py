@@ -18,8 +18,7 @@ from lit_g2rpo.callbacks.rescue import rescue
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.collectives import PROGRESS
-from lit_g2rpo.hardware.rank_watch import RankWatch
-from lit_g2rpo.strategies.ranks import end_at_once
+from lit_g2rpo.hardware.rank_watch import RankWatch, end_at_once
 from lit_g2rpo.training.run import handles
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import lightning.pytorch as L
 import torch.distributed as dist
 
 from lit_g2rpo.hardware.collectives import PROGRESS
@@ -127,6 +128,13 @@ class RankWatch:
         behind = [other for other, (sign, _) in self._signs.items() if sign and int(sign.split()[1]) < PROGRESS.count]
         waited = time.monotonic() - self._since
         return f"{_ranks(behind)} has not come as far for {waited:.0f} s (it is slow, or hangs)" if behind else ""
+
+
+def end_at_once(trainer: L.Trainer, code: int) -> None:
+    """End this process and those that it has started, from whichever thread, with an exit code."""
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        process.kill()
+    os._exit(code)
 
 
 def _ranks(numbers: list[int]) -> str:

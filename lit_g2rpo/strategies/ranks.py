@@ -1,6 +1,5 @@
 """When one rank fails all of them end, and the error that is seen last is its own."""
 
-import os
 import signal
 import subprocess
 import time
@@ -37,13 +36,6 @@ def end_ranks(trainer: L.Trainer, error: Exception) -> None:
         failed = {trainer.global_rank + 1 + i: code for i, code in enumerate(codes) if code}
         raise RankError(f"rank {trainer.global_rank} stops, because {_what_failed(failed)}") from None
     error.add_note(f"rank {trainer.global_rank} of {trainer.world_size}; all ranks end")
-
-
-def end_at_once(trainer: L.Trainer, code: int) -> None:
-    """End this process and those that it has started, from whichever thread, with an exit code."""
-    for process in getattr(trainer.strategy.launcher, "procs", []):
-        process.kill()
-    os._exit(code)
 
 
 def _what_failed(codes: dict[int, int]) -> str:
