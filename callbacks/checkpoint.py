@@ -16,10 +16,10 @@ from typing_extensions import override
 from lit_g2rpo.callbacks.logged import forget_later_points
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.callbacks.saving import cause, save, use_files
-from lit_g2rpo.errors import UserError
+from lit_g2rpo.errors import ScoringStopError, UserError
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.training.checkpoint_files import LAST, NUMBERED, discard, point, remove_parts
-from lit_g2rpo.training.run import handles
+from lit_g2rpo.training.run import handles, run_of
 
 TRIALS, PAUSE = 5, 60.0
 """How often the last checkpoint of a run is tried again, and seconds between."""
@@ -148,6 +148,12 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if isinstance(exception, ScoringStopError) and fits and trainer.global_step != self._saved_step:
+            # all ranks are here: a rollout could not be scored, and the last step is as it was
+            if trainer.training:
+                run_of(pl_module).loader.rewind()
+            self.save_newest(trainer, pl_module)
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
             command = resume_command(run_folder(trainer), self.last_model_path)
             # not the step that training began at, if it has not begun

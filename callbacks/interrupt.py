@@ -11,12 +11,17 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
+import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.rescue import rescue
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
+from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.collectives import PROGRESS
+from lit_g2rpo.hardware.rank_watch import RankWatch, end_at_once
 from lit_g2rpo.training.checkpoint_files import LAST
 from lit_g2rpo.training.run import handles
 
@@ -35,9 +40,20 @@ class GracefulInterrupt(L.Callback):
     run at once; a second SIGHUP does not, since a terminal that closes may send two. With several ranks a signal to
     any of them stops them all at the same step. Outside of training, where there is nothing to save, each signal ends
     the run at once; list this callback before those that work there. What ``nohup`` has started ignores SIGHUP.
+
+    With several ranks a thread says which one the others wait for. Where a rank is stopped or gone, it saves what can
+    be saved without it, and a second signal ends the ranks, which are deaf to it while they wait.
+
+    Args:
+        rank_seconds: how long a rank may be waited for before that is said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank_seconds: float = 60.0) -> None:
+        if rank_seconds <= 0:
+            raise UserError(f"GracefulInterrupt.rank_seconds is {rank_seconds}; give a number above 0")
+        self.rank_seconds = rank_seconds
+        self._watch: RankWatch | None = None
+        self._sampling = False
         self.interrupted = False
         self._requested = False
         self._requested_at = 0.0
@@ -53,6 +69,32 @@ class GracefulInterrupt(L.Callback):
         self._seen_step = trainer.global_step
         for number in SIGNALS:
             self._take(number, self._on_signal)
+        if trainer.world_size > 1 and dist.is_initialized():
+            self._watch = RankWatch(
+                trainer.global_rank,
+                trainer.world_size,
+                # a connection of its own: calls on one wait for each other
+                dist.distributed_c10d._get_default_store().clone(),  # type: ignore[attr-defined]
+                self.rank_seconds,
+                lambda: rescue(trainer, pl_module, self._sampling),
+                lambda code: end_at_once(trainer, code),
+            )
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._sampling = batch[1] == 0
+        PROGRESS.advance()
+
+    @override
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
+        self._sampling = False
+        PROGRESS.advance()
+
+    @override
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+        PROGRESS.advance()
 
     @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,6 +118,8 @@ class GracefulInterrupt(L.Callback):
         self._previous.setdefault(number, signal.signal(number, handler))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._watch is not None:
+            self._watch.heard()
         if not self._requested:
             self._requested, self._requested_at = True, time.monotonic()
             name = signal.Signals(number).name
@@ -92,6 +136,7 @@ class GracefulInterrupt(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        PROGRESS.advance()
         if trainer.global_step != self._seen_step:
             self._seen_step = trainer.global_step
             self._stop_if_any_rank_asked(trainer, pl_module)
@@ -144,6 +189,9 @@ class GracefulInterrupt(L.Callback):
             self._message = ""
 
     def _restore_handlers(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)

@@ -73,7 +73,9 @@ def dispatch(verb: str, arguments: list[str]) -> None:
     # compute on a GPU. Must be said before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from lit_g2rpo.cli import quiet
+    from lit_g2rpo.hardware.parent import end_with_first_rank
 
+    end_with_first_rank()
     quiet.apply()
     getattr(importlib.import_module(module), function)(verb, line)
 

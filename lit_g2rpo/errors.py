@@ -5,6 +5,10 @@ class UserError(Exception):
     """A mistake in a config, a data row or a file, said in one line: what, where, and what would be right."""
 
 
+class ScoringStopError(UserError):
+    """Rewards that cannot be had: the run ends on every rank before it learns from the rollout, and is saved."""
+
+
 class NonFiniteError(RuntimeError):
     """A reward, loss or gradient that is not finite: the run stops, with the sample ids saved."""
 

@@ -20,6 +20,7 @@ class Task:
             ``my_module.my_function``; None for those.
         relative_length: length band relative to the reference answer, which then takes the place of ``length``; or to
             the starting mean, which ``length`` follows from once `LengthCurriculum` has measured it.
+        in_process: the reward runs in the trainer's own process, for one that shares its GPU or its connections.
         entropy_scale: factor on the objective's entropy coefficient for this task.
     """
 
@@ -28,8 +29,12 @@ class Task:
     entropy: EntropyBand | None = None
     reward: str | None = None
     relative_length: RelativeBand | None = None
+    in_process: bool = False
     entropy_scale: float = 1.0
 
+
+KEYS = ("length", "entropy", "reward", "in_process")
+"""What a configuration may say of a task."""
 
 # Length thresholds: multiples of the 8B model's mean completion length per task before training, 4096 at most.
 # Entropy thresholds: the released code's, the same for every task.
@@ -65,14 +70,15 @@ def paper_tasks() -> dict[str, Task]:
 
 
 def with_bands(
-    tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Sequence[float | str] | str | None] | None]
+    tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Sequence[float | str] | str | bool | None] | None]
 ) -> dict[str, Task]:
     """Change bands and rewards of tasks and add tasks; ``tasks`` is left alone.
 
     Args:
         tasks: tasks by name.
         overrides: per task name ``length`` (four thresholds, see `length_band`) and ``entropy`` (two, nats), None to
-            exempt the task, and ``reward`` (import path of a function); a name not in ``tasks`` becomes a new task.
+            exempt the task, ``reward`` (import path of a function) and ``in_process`` (whether it runs in this
+            process); a name not in ``tasks`` becomes a new task.
 
     Raises:
         UserError: for an unknown key, thresholds of the wrong number or order, or a reward that is no import path.
@@ -81,8 +87,15 @@ def with_bands(
     for name, bands in overrides.items():
         changed = result.setdefault(name, Task(name))
         for key, values in (bands or {}).items():
-            if key not in ("length", "entropy", "reward"):
-                raise UserError(f"data.tasks.{name}.{key}: unknown key; known: length, entropy, reward")
+            if key not in KEYS:
+                raise UserError(f"data.tasks.{name}.{key}: unknown key; known: {', '.join(KEYS)}")
+            if key == "in_process":
+                if not isinstance(values, bool):
+                    raise UserError(f"data.tasks.{name}.in_process is {values!r}; give true or false")
+                changed.in_process = values
+                continue
+            if isinstance(values, bool):
+                raise UserError(f"data.tasks.{name}.{key} is {values}; only in_process is true or false")
             if key == "reward" and values is not None and not (isinstance(values, str) and values):
                 raise UserError(f"data.tasks.{name}.reward is {values!r}; give an import path: my_module.my_function")
             if key == "length":

@@ -45,8 +45,9 @@ class PromptData(LightningDataModule):
         limit: evaluate the first so many rows only; None for all.
         rollouts_per_epoch: rollouts per epoch; None makes an epoch one pass over the training rows.
         tasks: bands to change or tasks to add, by name, each ``{"length": [minimum, low, high, maximum] or null,
-            "entropy": [low, high] or null, "reward": import path or null}``; a length threshold is a number of tokens,
-            ``1.2x`` (times the mean at the start of the run) or ``20+1.5ref`` (plus times the reference answer's).
+            "entropy": [low, high] or null, "reward": import path or null, "in_process": whether the reward runs in the
+            trainer's own process}``; a length threshold is a number of tokens, ``1.2x`` (times the mean at the start of
+            the run) or ``20+1.5ref`` (plus times the reference answer's).
         mixture: groups of each task per rollout, by quota, or by weight and number of rows; None deals the tasks in
             turn.
         image_errors: what to do about a row whose image cannot be used: stop, or take the next row of its task.
@@ -66,7 +67,7 @@ class PromptData(LightningDataModule):
         val_batch_size: int = 32,
         limit: int | None = None,
         rollouts_per_epoch: int | None = None,
-        tasks: dict[str, dict[str, list[float | str] | str | None] | None] | None = None,
+        tasks: dict[str, dict[str, list[float | str] | bool | str | None] | None] | None = None,
         mixture: Mixture | None = None,
         image_errors: Literal["raise", "skip"] = "skip",
         max_failure_rate: float = 0.01,

@@ -105,6 +105,7 @@ class RolloutLoader:
         self.prepare, self.max_prompt_tokens, self.long_prompts = prepare, max_prompt_tokens, long_prompts
         self.drawn = self.failures = self.too_long = 0
         self._microbatch = 0
+        self.before: dict[str, Any] = self.state_dict()
         self._current: Loaded | None = None
         self._ahead: tuple[int, Future[Loaded]] | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -114,6 +115,7 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[tuple[list[Prompt], int]]:
         for _ in range(len(self)):
+            self.before = self.state_dict()
             prompts, k = self._rollout(), self._microbatch
             self._microbatch = (k + 1) % self.microbatches
             if self._microbatch == 0:
@@ -155,6 +157,10 @@ class RolloutLoader:
             "failures": self.failures,
             "too_long": self.too_long,
         }
+
+    def rewind(self) -> None:
+        """Go back to before the newest batch, which nothing was learned from."""
+        self.load_state_dict(self.before)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a place that ``state_dict`` returned.

@@ -95,6 +95,7 @@ class EvaluationModule(CurvesModule):
         self.scorer = Scorer(
             self.reward,
             {name: task.reward for name, task in self.tasks.items() if task.reward is not None},
+            in_process=[name for name, task in self.tasks.items() if task.in_process],
             limits=self.reward_limits,
             judge=self.judge,
             failures_file=Path(folder) / f"reward_failures_rank{self.global_rank}.jsonl" if folder else None,

@@ -8,6 +8,20 @@ LONGEST = 1000
 """Bytes of a message that ranks share."""
 
 
+class Progress:
+    """How far this rank has come: a number that grows with all that ranks do together."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def advance(self) -> None:
+        """Note that this rank waits for others from here on, or goes on."""
+        self.count += 1
+
+
+PROGRESS = Progress()
+
+
 class Ranks:
     """The ranks of a run, as its strategy connects them; all of them must make the same calls.
 
@@ -65,11 +79,17 @@ class Ranks:
         return next(filter(None, texts), "")
 
     def _gathered(self, own: Tensor) -> Tensor:
-        return self._strategy.all_gather(own.to(self._strategy.root_device)).cpu()
+        PROGRESS.advance()
+        gathered = self._strategy.all_gather(own.to(self._strategy.root_device)).cpu()
+        PROGRESS.advance()
+        return gathered
 
     def _reduced(self, values: Tensor, operation: str) -> Tensor:
         if self.count == 1:
             return values.cpu()
+        PROGRESS.advance()
         reduced = self._strategy.reduce(values.to(self._strategy.root_device), reduce_op=operation)
         assert isinstance(reduced, Tensor)
-        return reduced.cpu()
+        summed = reduced.cpu()
+        PROGRESS.advance()
+        return summed

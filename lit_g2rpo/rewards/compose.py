@@ -1,6 +1,7 @@
 """The reward of a completion: accuracy by problem type, and format."""
 
 import math
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,6 +19,12 @@ from lit_g2rpo.rewards.rules.parity import structure_reward
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1
 MAX_COMPLETION = 2**18
+NO_SCORE = {
+    "timeout": "the comparison was cut off by its limit",
+    "not_finite": "the rule gave no finite accuracy",
+    "out_of_range": "the rule gave an accuracy outside 0 to 1",
+}
+"""Error codes that say nothing of the answer, and what they mean."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,6 +39,8 @@ class RewardResult:
         components: the named parts.
         error: why accuracy is 0 without a comparison, as a code; None if answer and gold were compared.
         seconds: time spent.
+        failure: what went wrong with the reward, so that this is no score and the completion leaves its group; None
+            for a score.
     """
 
     total: float
@@ -41,6 +50,7 @@ class RewardResult:
     components: dict[str, float]
     error: str | None
     seconds: float
+    failure: str | None = None
 
 
 def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> RewardResult:
@@ -60,6 +70,7 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
     start = perf_counter()
     accuracy = form = structure = 0.0
     error: str | None = None
+    broken: str | None = None
     try:
         if len(completion) > MAX_COMPLETION:
             raise Unreadable("completion_too_long")
@@ -68,16 +79,18 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
         row, kind = _row(sample)
         answer, gold = _answer(parts, config), unwrap(row["answer"])
         accuracy, error = _accuracy(kind, answer, gold, row, config)
+        if error in NO_SCORE:
+            broken = NO_SCORE[error]
         if config.style == "onethinker" and form:
             readable = not kind.structured or error is None
             structure = structure_reward(kind.track, unbox(answer), unbox(gold), readable)
     except Unreadable as reason:
         error = str(reason)
     except Exception as failure:  # a reward that raises would stop every rank; the code tells what happened
-        accuracy, error = 0.0, type(failure).__name__
+        accuracy, error, broken = 0.0, type(failure).__name__, traceback.format_exc()
     total = ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * form + structure
     components = {"accuracy": accuracy, "format": form, "structure": structure}
-    return RewardResult(total, accuracy, form, structure, components, error, perf_counter() - start)
+    return RewardResult(total, accuracy, form, structure, components, error, perf_counter() - start, broken)
 
 
 def _row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], ProblemType]:

@@ -1,5 +1,6 @@
 """When one rank fails all of them end, and the error that is seen last is its own."""
 
+import signal
 import subprocess
 import time
 
@@ -7,6 +8,7 @@ import lightning.pytorch as L
 import torch.distributed as dist
 
 from lit_g2rpo.errors import RankError
+from lit_g2rpo.hardware.parent import first_rank_is_gone
 
 PATIENCE = 5.0
 """Seconds that other processes have to end by themselves."""
@@ -31,10 +33,20 @@ def end_ranks(trainer: L.Trainer, error: Exception) -> None:
         if process.poll() is None:
             process.kill()
     if lost_connection(error):
-        failed = [trainer.global_rank + 1 + i for i, code in enumerate(codes) if code]
-        who = f"rank {failed[0]}" if failed else "another rank"
-        raise RankError(f"rank {trainer.global_rank} stops, because {who} has failed; see its error") from None
+        failed = {trainer.global_rank + 1 + i: code for i, code in enumerate(codes) if code}
+        raise RankError(f"rank {trainer.global_rank} stops, because {_what_failed(failed)}") from None
     error.add_note(f"rank {trainer.global_rank} of {trainer.world_size}; all ranks end")
+
+
+def _what_failed(codes: dict[int, int]) -> str:
+    """Say which rank has failed, by the exit codes of the ranks that this one has started."""
+    for rank, code in codes.items():
+        if code < 0:
+            # others have ended for want of this one, and it has said nothing
+            return f"rank {rank} was killed ({signal.Signals(-code).name}{', out of memory?' if code == -9 else ''})"
+    if first_rank_is_gone():
+        return "rank 0 was killed"
+    return f"{f'rank {min(codes)}' if codes else 'another rank'} has failed; see its error"
 
 
 def lost_connection(error: Exception) -> bool:

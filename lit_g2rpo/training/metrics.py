@@ -25,8 +25,10 @@ def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: 
     Returns:
         ``rollout/<name>`` and ``rollout/<name>/<task>``, tasks without a prompt left out.
     """
-    means = {name: first[name] for name in ("reward", "accuracy", "format", "length", "length_reward", "truncated")}
+    means = {name: first[name] for name in ("length", "length_reward", "truncated")}
     means |= {"dropped": (~usable).double(), "advantage_rms": table.advantages**2}
+    scored = first["scored"].bool()
+    means["unscored"] = (~scored).double()
     metrics: dict[str, float] = {}
     everything = {"": torch.ones_like(table.task_ids, dtype=torch.bool)}
     for suffix, rows in (everything | {f"/{name}": table.task_ids == k for k, name in enumerate(tasks)}).items():
@@ -34,6 +36,9 @@ def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: 
             continue
         for name, values in means.items():
             metrics[f"rollout/{name}{suffix}"] = float(values[rows].mean())
+        # of those that have a score; where none has, there is nothing to say
+        for name in ("reward", "accuracy", "format") if scored[rows].any() else ():
+            metrics[f"rollout/{name}{suffix}"] = float(first[name][rows][scored[rows]].mean())
         metrics[f"rollout/advantage_rms{suffix}"] **= 0.5
         tokens = first["length"][rows].sum()
         metrics[f"rollout/entropy{suffix}"] = float(first["entropy"][rows].sum() / tokens)

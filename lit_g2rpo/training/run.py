@@ -35,6 +35,8 @@ class PromptLoader(Protocol):
     """What training asks of its loader besides batches."""
 
     failures: int
+    before: dict[str, Any]
+    """The state before the newest batch."""
 
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
         """Draw further prompts for the present rollout.
@@ -46,6 +48,9 @@ class PromptLoader(Protocol):
         Returns:
             This rank's prompts.
         """
+
+    def rewind(self) -> None:
+        """Go back to before the newest batch, which nothing was learned from."""
 
     def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
         """Draw the refills of the present rollout once more, wave by wave; arguments as in `refill`."""

@@ -18,7 +18,7 @@ from lit_g2rpo.tasks import Task
 
 COLUMNS = (
     "total", "accuracy", "format", "structure", "length", "truncated", "entropy", "logprobs", "task", "problem_type",
-    "reference",
+    "reference", "scored",
 )  # fmt: skip
 """What is known of a completion on every rank."""
 Columns = dict[str, Tensor]
@@ -65,6 +65,7 @@ def to_share(
             len(completion.token_ids), completion.truncated,
             completion.entropy.double().sum().item(), completion.logprobs.double().sum().item(),
             tasks.index(prompt.task), problem_type_id(prompt.problem_type), references[i // group_size],
+            reward.failure is None,
         ])  # fmt: skip
     return torch.tensor(rows, dtype=torch.float64).view(len(prompts), group_size, len(COLUMNS))
 
@@ -91,21 +92,24 @@ def shaped_columns(values: Tensor, objective: Objective, tasks: dict[str, Task])
 
 def usable_groups(column: Columns, objective: Objective) -> Tensor:
     """Say which groups teach something, ``[P]`` bool; all where nothing is filtered."""
-    accuracy = column["accuracy"]
+    accuracy, scored = column["accuracy"], column["scored"].bool()
     if objective.filtering == "off":
         return torch.ones(len(accuracy), dtype=torch.bool)
     groups = torch.arange(len(accuracy))[:, None].expand(accuracy.shape)
-    kept = kept_groups(
-        accuracy.flatten(), column["reward"].flatten(), groups.flatten(),
+    kept = torch.zeros_like(scored)
+    kept[scored] = kept_groups(
+        accuracy[scored], column["reward"][scored], groups[scored],
         low=objective.accuracy_low, high=objective.accuracy_high,
     )  # fmt: skip
-    return kept.view(accuracy.shape)[:, 0]
+    return kept.any(1)
 
 
 def build_table(column: Columns, usable: Tensor, objective: Objective, tasks: dict[str, Task]) -> RolloutTable:
-    """Form the advantages of the groups that are usable, ``[P]`` bool."""
+    """Form the advantages of usable groups, ``[P]`` bool; a completion without a score leaves its group."""
     shape = column["reward"].shape
     kept = usable[:, None].expand(shape)
+    if objective.needs_groups:
+        kept = kept & column["scored"].bool()
     task_ids, problem_type_ids = column["task"].long(), column["problem_type"].long()
     batch = ScoredBatch(
         rewards=column["reward"].flatten(),

@@ -1,5 +1,7 @@
 """A callback that makes one rank fail."""
 
+import os
+import signal
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,7 +12,7 @@ class Fail(pl.Callback):
 
     Args:
         rank: the rank.
-        where: ``training_step``, ``reward`` or ``data``.
+        where: ``training_step``, ``reward`` or ``data``; ``killed`` sends SIGKILL there.
     """
 
     def __init__(self, rank: int, where: str) -> None:
@@ -21,9 +23,11 @@ class Fail(pl.Callback):
             return
 
         def fail(*args: Any, **kwargs: Any) -> Any:
+            if self.where == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError(f"a fault in {self.where}")
 
-        if self.where == "training_step":
+        if self.where in ("training_step", "killed"):
             pl_module.policy.loss = fail
         elif self.where == "reward":
             pl_module.scorer.attempt = fail

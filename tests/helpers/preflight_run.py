@@ -39,6 +39,6 @@ if __name__ == "__main__":
         assert torch.equal(a, b), name
     path = f"{Path(__file__).resolve()}:fails_on_rank_1"
     try:
-        fit(out / "fails", [Preflight()], data(tasks={"ocr": {"reward": path}}))
+        fit(out / "fails", [Preflight()], data(tasks={"ocr": {"reward": path, "in_process": True}}))
     except UserError as error:
         (out / f"rank{fitting.global_rank}.txt").write_text(str(error))

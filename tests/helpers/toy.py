@@ -229,6 +229,7 @@ def fit(
     **options: Any,
 ) -> L.Trainer:
     """Train a toy module for a number of rollouts, two optimizer steps each."""
+    loader = options.pop("loader", None) or ToyLoader()
     trainer = L.Trainer(
         accelerator="cpu",
         devices=options.pop("devices", 1),
@@ -247,7 +248,7 @@ def fit(
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         **options,
     )
-    trainer.fit(module, ToyLoader(), [0], ckpt_path=checkpoint)
+    trainer.fit(module, loader, [0], ckpt_path=checkpoint)
     return trainer
 
 

@@ -7,17 +7,14 @@ from typing import Any
 import pytest
 import torch
 from helpers.build import data, module, trainer
-from lightning.pytorch import Callback
 
 import lit_g2rpo.rewards.running.scorer
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import Completion, Prompt
-from lit_g2rpo.mini.tasks import TASKS
+from lit_g2rpo.experience import Completion
 from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.limits import Limits
+from lit_g2rpo.rewards.running.outcome import Failure, failed
 from lit_g2rpo.rewards.running.scorer import Scored, Scorer
-from lit_g2rpo.rollout.engine import Finished, Sampling
-from lit_g2rpo.rollout.native.engine import NativeEngine
 from lit_g2rpo.training.background_scoring import BackgroundScoring
 
 GROUP = 3
@@ -60,7 +57,8 @@ def test_counts_and_files_are_those_of_scoring_in_order(tmp_path: Path, order: l
     sample = {"problem": "p", "answer": "a", "problem_type": "ocr"}
     limits = Limits(failure_window=7, failed_samples=2)
     sequential, beside = (
-        Scorer(functions={"own": HERE}, limits=limits, failures_file=tmp_path / f"{name}.jsonl") for name in "sb"
+        Scorer(functions={"own": HERE}, in_process=["own"], limits=limits, failures_file=tmp_path / f"{name}.jsonl")
+        for name in "sb"
     )
     expected = sequential.score(Batch(flat, [sample] * len(flat), ["own"] * len(flat)))
     assert sequential.failures > limits.failed_samples
@@ -97,7 +95,7 @@ def test_an_error_in_the_engine_leaves_no_thread() -> None:
 
     def attempt(indices: list[int], own: list[Completion]) -> list[Scored]:
         seen.extend(indices)
-        return [Scored(lit_g2rpo.rewards.running.scorer.failed("x"))] * len(own)
+        return [Scored(failed(Failure("x", "x")))] * len(own)
 
     def sample() -> None:
         with BackgroundScoring(attempt) as scoring:
@@ -108,62 +106,6 @@ def test_an_error_in_the_engine_leaves_no_thread() -> None:
         sample()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("scoring")]
     assert seen in ([], [0])
-
-
-class Notes(Callback):
-    """Keep what each rollout came to."""
-
-    def __init__(self) -> None:
-        self.rollouts: list[Any] = []
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch[1] == 1:
-            metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("rollout/", "train/"))}
-            self.rollouts.append((values(pl_module.experience.rewards), metrics))
-
-
-class Patient(NativeEngine):
-    """Sample on only when the group that it handed over has been scored."""
-
-    def __init__(self) -> None:
-        super().__init__(max_rows=8)
-        self.waits = 0
-
-    def generate(
-        self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
-    ) -> list[Completion]:
-        assert finished is not None
-
-        def wait(index: int, completions: list[Completion]) -> None:
-            finished(index, completions)
-            assert SCORED.acquire(timeout=60), "nobody scores while completions are sampled"
-            self.waits += 1
-
-        return super().generate(prompts, group_size, sampling, wait)
-
-
-def fit(folder: str, out: Path, user_seconds: float, engine: NativeEngine) -> list[Any]:
-    notes, run = Notes(), module(folder)
-    run.reward_limits = Limits(user_seconds=user_seconds, failure_budget=1.0)
-    run.engine = engine
-    trainer(out, 4, callbacks=[notes]).fit(run, data(tasks={name: {"reward": HERE} for name in TASKS}))
-    return notes.rollouts
-
-
-def test_rewards_are_computed_while_completions_are_sampled_and_change_nothing(
-    random_folder: str, tmp_path: Path
-) -> None:
-    engine = Patient()
-    beside = fit(random_folder, tmp_path, 60.0, engine)
-    assert engine.waits == 2 * 12
-    calls, MAIN[:] = sorted(CALLS), []
-    CALLS.clear()
-    after = fit(random_folder, tmp_path, 0.0, NativeEngine(max_rows=8))
-    assert all(MAIN), "without a limit of time a reward is called in the caller's own thread"
-    assert sorted(CALLS) == calls
-    assert all(len(call) == 4 for call in calls)
-    assert beside == after
-    assert beside[0][1]["rollout/reward_failures"] > 0
 
 
 @pytest.mark.parametrize("engine", ["native", "huggingface"])

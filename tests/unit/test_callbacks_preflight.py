@@ -184,7 +184,7 @@ def test_an_engine_with_other_weights_is_found(tmp_path: Path) -> None:
 
 def test_a_reward_that_raises_is_found(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def score(completion, sample):\n    raise ValueError('no licence')\n")
-    source = data(tasks={"ocr": {"reward": f"{tmp_path / 'mine.py'}:score"}})
+    source = data(tasks={"ocr": {"reward": f"{tmp_path / 'mine.py'}:score", "in_process": True}})
     with pytest.raises(UserError, match=r"rewards: task ocr: its reward fails on row .*ValueError.*no licence"):
         fit(tmp_path, Preflight(memory=False, parity=False, checkpoint=False), source=source)
 
@@ -208,7 +208,7 @@ def test_a_reward_is_called_once_a_text_and_leaves_no_count(tmp_path: Path, monk
             run.scorer.count([])
             scorers.append((sums[-1], run.scorer.seconds, (tmp_path / "calls").read_text().splitlines()))
 
-    source = data(tasks={"ocr": {"reward": f"{tmp_path / 'mine.py'}:score"}})
+    source = data(tasks={"ocr": {"reward": f"{tmp_path / 'mine.py'}:score", "in_process": True}})
     fit(tmp_path, Watched(memory=False, parity=False, checkpoint=False), source=source)
     [(recent, seconds, calls)] = scorers
     assert (recent, seconds) == ([0, 0], 0)

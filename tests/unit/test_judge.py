@@ -1,20 +1,27 @@
 """The judge, against a real HTTP server that is slow, fails, talks nonsense, or is talked to by the answer."""
 
+import email.message
+import email.utils
+import io
+import itertools
 import json
 import threading
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from lit_g2rpo.errors import UserError
+from lit_g2rpo.errors import ScoringStopError, UserError
 from lit_g2rpo.rewards import RewardConfig
-from lit_g2rpo.rewards.running import judge as judge_module
+from lit_g2rpo.rewards.running import patience
 from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rewards.running.judge import Judge, JudgeConfig
 from lit_g2rpo.rewards.running.outcome import Failure
+from lit_g2rpo.rewards.running.patience import Patience
 from lit_g2rpo.rewards.running.scorer import Scorer
 
 ROW = {"problem": "Describe {it} and {answer}.", "problem_type": "open-ended", "answer": "a red cat"}
@@ -26,7 +33,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, reply: Callable[[str], Any]) -> None:
-        self.reply, self.requests, self.headers = reply, [], []
+        self.reply, self.requests, self.headers, self.extra = reply, [], [], {}
         self.busy = self.most = self.dripped = 0
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -55,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
             else json.dumps({"choices": [{"message": {"content": content}}]}).encode()
         )
         self.send_response(status)
+        for name, value in server.extra.items():
+            self.send_header(name, value)
         if status == 302:
             self.send_header("Location", "/v1/elsewhere")
         self.send_header("Content-Length", str(len(data)))
@@ -77,14 +86,14 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Server, Judge]]]:
-    monkeypatch.setattr(judge_module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
     servers: list[Server] = []
 
     def start(reply: Callable[[str], Any], **settings: Any) -> tuple[Server, Judge]:
         server = Server(reply)
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        settings = {"timeout": 10.0, "retries": 1} | settings
+        settings = {"timeout": 10.0, "patience": 0.05} | settings
         return server, Judge(JudgeConfig(server.url, "a-model", **settings), RewardConfig())
 
     yield start
@@ -99,14 +108,14 @@ def batch(*answers: str) -> Batch:
 
 
 def grade(judge: Judge, *answers: str) -> list[Any]:
-    return [v.code if isinstance(v, Failure) else v["accuracy"] for v in judge(batch(*answers))]
+    return [v.code if isinstance(v, Failure) else v.accuracy for v in judge(batch(*answers))]
 
 
 def test_grades_become_scores(serve: Callable[..., Any]) -> None:
     server, judge = serve(lambda text: "7" if "red" in text.split("-----")[2] else " 2.5 ")
     good, bad = judge(batch("a red cat", "a dog"))
-    assert good == {"total": pytest.approx(0.9 * 0.7 + 0.1), "accuracy": 0.7, "format": 1.0}
-    assert bad["accuracy"] == 0.25
+    assert (good.total, good.accuracy, good.format) == (pytest.approx(0.9 * 0.7 + 0.1), 0.7, 1.0)
+    assert bad.accuracy == 0.25
     path, body = server.requests[0]
     assert path == "/v1/chat/completions"
     assert (body["model"], body["temperature"], len(body["messages"])) == ("a-model", 0, 1)
@@ -174,35 +183,165 @@ def test_nothing_is_sent_for_nothing(serve: Callable[..., Any]) -> None:
     assert not server.requests
 
 
-def test_it_tries_again_after_trouble_but_not_after_a_refusal(serve: Callable[..., Any]) -> None:
-    replies: list[Any] = [(503, ""), (429, ""), "8"]
-    server, judge = serve(lambda text: replies.pop(0), retries=2)
+def test_a_judge_that_was_away_is_asked_again(serve: Callable[..., Any]) -> None:
+    replies: list[Any] = [(503, ""), (429, ""), (500, ""), (502, "gone"), (408, ""), "8"]
+    server, judge = serve(lambda text: replies.pop(0), patience=600.0)
     assert grade(judge, "a") == [0.8]
-    assert len(server.requests) == 3
-    for status in (400, 401, 404, 302):
-        server, judge = serve(lambda text, status=status: (status, ""), retries=2)
-        (failure,) = judge(batch("a"))
-        assert (failure.code, len(server.requests)) == ("judge", 1)
-        assert f"HTTP {status}" in failure.message
-    server, judge = serve(lambda text: (500, ""), retries=2)
-    assert grade(judge, "a") == ["judge"]
-    assert len(server.requests) == 3
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 529])
+def test_a_judge_that_stays_away_ends_the_run(status: int, serve: Callable[..., Any]) -> None:
+    server, judge = serve(lambda text: (status, ""), patience=0.05)
+    with pytest.raises(ScoringStopError, match=rf"^model\.judge {server.url} has been away for .*\(HTTP {status} "):
+        judge(batch("a", "b"))
+    asked = len(server.requests)
+    assert asked > 2
+    with pytest.raises(ScoringStopError):
+        judge(batch("c"))
+    assert len(server.requests) == asked, "it is not asked again"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "check model.judge.api_key_env"), (403, "check model.judge.api_key_env"),
+        (404, "check model.judge.url and model.judge.model"), (302, "check model.judge.url"),
+        (405, "check model.judge.url"), (400, "check what model.judge sends"), (422, "check what model.judge sends"),
+    ],
+)  # fmt: skip
+def test_a_judge_that_is_asked_the_wrong_way_ends_the_run_at_once(
+    status: int, said: str, serve: Callable[..., Any]
+) -> None:
+    server, judge = serve(lambda text: (status, b"no such\n model"), patience=600.0)
+    with pytest.raises(ScoringStopError, match=rf"cannot be asked \(HTTP {status} .*: no such model\); {said}$"):
+        judge(batch("a"))
+    assert len(server.requests) == 1
+
+
+def test_a_request_that_is_refused_while_others_are_answered_is_a_failure(serve: Callable[..., Any]) -> None:
+    _, judge = serve(lambda text: (400, "too long") if "dog" in text else "5", patience=600.0, concurrency=1)
+    assert grade(judge, "a", "b") == [0.5, 0.5]
+    assert grade(judge, "dog", "c") == ["judge", 0.5]
+
+
+def test_a_request_that_always_breaks_the_judge_is_a_failure(serve: Callable[..., Any]) -> None:
+    failed = threading.Event()
+
+    def reply(text: str) -> Any:
+        if "dog" in text:
+            failed.set()
+            return 500, ""
+        return "5" if failed.wait(60) else ""
+
+    _, judge = serve(reply, patience=600.0, concurrency=2)
+    assert grade(judge, "dog", "cat") == ["judge", 0.5]
 
 
 def test_a_slow_judge_is_not_waited_for(serve: Callable[..., Any]) -> None:
     end = threading.Event()
-    server, judge = serve(lambda text: end.wait(600) and "5", timeout=0.3, retries=0)
-    assert grade(judge, "a") == ["timeout"]
+    server, judge = serve(lambda text: end.wait(600) and "5", timeout=0.3)
+    with pytest.raises(ScoringStopError, match="no reply in time"):
+        judge(batch("a"))
     assert server.busy, "the server is still at it"
     end.set()
-    server, judge = serve(lambda text: (200, b"drip" * 50), timeout=0.5, retries=0)
-    assert grade(judge, "a") == ["timeout"]
-    assert server.dripped < 200, "the reply is not whole yet"
+    server, judge = serve(lambda text: (200, b"drip" * 50), timeout=0.5)
+    with pytest.raises(ScoringStopError, match="no reply in time"):
+        judge(batch("a"))
+    assert server.dripped < 400, "the reply is not whole yet"
 
 
 def test_nobody_there() -> None:
-    closed = Judge(JudgeConfig("http://127.0.0.1:9/v1", "m", retries=0, timeout=5.0), RewardConfig())
-    assert grade(closed, "a") == ["judge"]
+    closed = Judge(JudgeConfig("http://127.0.0.1:9/v1", "m", timeout=5.0, patience=0.0), RewardConfig())
+    with pytest.raises(ScoringStopError, match=r"has been away for 0 s \(ConnectionRefusedError"):
+        closed(batch("a"))
+    nowhere = Judge(JudgeConfig("http://no-such-host.invalid/v1", "m", timeout=5.0, patience=0.0), RewardConfig())
+    with pytest.raises(ScoringStopError, match=r"no-such-host\.invalid"):
+        nowhere(batch("a"))
+
+
+class Clock:
+    """A clock that sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 100.0, []
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def refused(code: int = 503, **headers: str) -> urllib.error.HTTPError:
+    message = email.message.Message()
+    for name, value in headers.items():
+        message[name.replace("_", "-")] = value
+    return urllib.error.HTTPError("u", code, "reason", message, io.BytesIO())
+
+
+def test_pauses_double_up_to_minutes_and_a_line_comes_every_half_minute(caplog: pytest.LogCaptureFixture) -> None:
+    clock, times = Clock(), []
+    waited = Patience("model.judge http://here", 600.0, lambda: clock.now, clock.sleep)
+
+    def post() -> bytes:
+        times.append(clock.now)
+        raise ConnectionRefusedError("refused")
+
+    with caplog.at_level("WARNING"), pytest.raises(ScoringStopError, match=r"away for 600 s .*patience 600; start it"):
+        waited.call(post)
+    pauses = [b - a for a, b in itertools.pairwise(times)]
+    assert pauses[:9] == [0.5, 1, 2, 4, 8, 16, 32, 64, 120]
+    assert max(pauses) == 120
+    assert clock.now == 100 + 600
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "model.judge http://here is away for 30 s (ConnectionRefusedError: refused); tried again"
+    assert [float(line.split(" s ")[0].rpartition(" ")[2]) for line in said] == [30.0 * i for i in range(1, 20)]
+
+
+@pytest.mark.parametrize("form", ["seconds", "date", "past", "nonsense"])
+def test_retry_after_is_honoured(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    value = {
+        "seconds": "45", "date": email.utils.format_datetime(now + timedelta(seconds=46), usegmt=True),
+        "past": email.utils.format_datetime(now - timedelta(days=1), usegmt=True), "nonsense": "soon",
+    }[form]  # fmt: skip
+    clock, errors = Clock(), [refused(429, Retry_After=value)]
+
+    def post() -> bytes:
+        if errors:
+            raise errors.pop()
+        return b"here"
+
+    assert Patience("judge", 600.0, lambda: clock.now, clock.sleep).call(post) == b"here"
+    expected = 0.5 if form in ("past", "nonsense") else 45
+    assert clock.now - 100 == pytest.approx(expected, abs=0 if expected < 1 else 1.5)
+
+
+def test_being_away_counts_from_the_last_answer() -> None:
+    clock, answers = Clock(), [False] * 4 + [True] + [False] * 4 + [True]
+
+    def post() -> bytes:
+        if answers.pop(0):
+            return b"here"
+        raise refused()
+
+    waited = Patience("judge", 8.0, lambda: clock.now, clock.sleep)
+    assert waited.call(post) == waited.call(post) == b"here"
+    assert clock.now - 100 == 15.0, "longer than the patience, but not at a time"
+
+
+def test_ranks_end_together_where_one_judge_is_away(serve: Callable[..., Any]) -> None:
+    server, _ = serve(lambda text: (503, ""))
+    totals: list[list[int]] = []
+    config = JudgeConfig(server.url, "m", patience=0.0)
+    here = Scorer(RewardConfig(), {"open": "judge"}, judge=config, total=lambda own: totals.append(own) or own)
+    there = Scorer(RewardConfig(), total=lambda own: totals[-1])
+    attempted = here.attempt(batch("a"))
+    with pytest.raises(ScoringStopError, match=r"has been away"):
+        here.count(attempted)
+    assert totals == [[0, 1, True]]
+    with pytest.raises(ScoringStopError, match=r"cannot be had on another rank"):
+        there.count([])
 
 
 def test_requests_go_out_together(serve: Callable[..., Any]) -> None:
@@ -220,7 +359,7 @@ def test_the_key_comes_from_the_environment(serve: Callable[..., Any], monkeypat
 
 def test_the_scorer_asks_the_judge_and_counts_its_failures(serve: Callable[..., Any]) -> None:
     server, _ = serve(lambda text: "no" if "dog" in text.split("-----")[2] else "10")
-    scorer = Scorer(RewardConfig(), {"open": "judge"}, judge=JudgeConfig(server.url, "m", retries=0))
+    scorer = Scorer(RewardConfig(), {"open": "judge"}, judge=JudgeConfig(server.url, "m", patience=0.0))
     two = batch("a red cat", "a dog")
     found = scorer.score(Batch(two.completions, two.samples, two.tasks))
     assert [(result.total, result.error) for result in found] == [(1.0, None), (0.0, "judge_unparsed")]
@@ -234,7 +373,7 @@ def test_the_scorer_asks_the_judge_and_counts_its_failures(serve: Callable[..., 
         ({"url": "file:///etc/passwd"}, "give an address such as http"),
         ({"prompt": "Grade {answer}"}, "between two {marker}s"),
         ({"timeout": 0.0}, r"model\.judge\.timeout is 0.0"),
-        ({"retries": -1}, r"model\.judge\.retries is -1"),
+        ({"patience": -1.0}, r"model\.judge\.patience is -1"),
     ],
 )
 def test_a_configuration_that_is_refused(wrong: dict[str, Any], said: str) -> None:

@@ -73,7 +73,7 @@ def test_it_is_scored(answer: str, accuracy: float, error: str | None) -> None:
 
 
 def test_it_is_scored_in_the_threads_of_a_scorer() -> None:
-    scorer = Scorer()
+    scorer = Scorer(in_process=["ocr"])
     results = scorer.score(Batch([RIGHT] * 40, [row()] * 40, ["ocr"] * 40))
     scorer.close()
     assert [result.total for result in results] == [1.0] * 40

@@ -92,13 +92,13 @@ def test_a_report_that_cannot_be_written_is_refused_before_scoring(
 def test_a_reward_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("def f(completion, sample):\n    return {'total': 0.5, 'steps': 1 / ('bad' not in completion)}\n")
-    main(["test", write(tmp_path / "a.jsonl", {**LETTER, "completion": GOOD}), "--reward", f"{mine}:f"])
+    main(["test", write(tmp_path / "a.jsonl", {**LETTER, "completion": GOOD}), "--reward", f"{mine}:f", "--in_process"])
     assert "0.500" in capsys.readouterr().out
     bad = write(tmp_path / "b.jsonl", {**LETTER, "completions": [GOOD, "bad"]})
     with pytest.raises(UserError, match=r"failed for 1 of 2 completions; .*ZeroDivisionError: division by zero"):
-        main(["test", bad, "--reward", f"{mine}:f"])
+        main(["test", bad, "--reward", f"{mine}:f", "--in_process"])
     with pytest.raises(UserError, match=r"^--reward is 'none\.f', whose module cannot be imported"):
-        main(["test", bad, "--reward", "none.f"])
+        main(["test", bad, "--reward", "none.f", "--in_process"])
 
 
 def test_tags_and_style(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def scorer(tmp_path: Path) -> Iterator[Callable[..., Scorer]]:
         if source:
             (tmp_path / "mine.py").write_text(f"def f(completion, sample):\n    {source}\n")
             functions = {"own": f"{tmp_path / 'mine.py'}:f"}
-        made.append(Scorer(RewardConfig(), functions, **arguments))
+        made.append(Scorer(RewardConfig(), functions, in_process=functions, **arguments))
         return made[-1]
 
     yield build
@@ -73,13 +73,15 @@ def test_failures_are_scored_zero_counted_and_kept(tmp_path: Path) -> None:
         "    return {'0': lambda: 0.5, '1': lambda: None, '2': lambda: float('nan'), '3': lambda: 2.0,\n"
         "            '4': lambda: 'x', '5': lambda: 1 / 0}[completion]()\n"
     )
-    one = Scorer(RewardConfig(), {"own": f"{source}:f"}, failures_file=file, limits=Limits(failed_samples=3))
+    limits = Limits(failed_samples=3)
+    one = Scorer(RewardConfig(), {"own": f"{source}:f"}, in_process=["own"], failures_file=file, limits=limits)
     row = {**LETTER, "images": [b"bytes"], "pixels": object()}
     found = one.score(Batch(list("012345"), [row] * 6, ["own"] * 6))
     assert [result.total for result in found] == [0.5, 0, 0, 0, 0, 0]
     codes = [None, "not_applicable", "not_finite", "out_of_range", "bad_value", "ZeroDivisionError"]
     assert [result.error for result in found] == codes
     assert all(math.isfinite(value) for result in found for value in result.components.values())
+    assert [result.failure is None for result in found] == [True] + [False] * 5
     assert one.failures == 4
     assert one.recent == (4, 6)
     kept = [json.loads(line) for line in file.read_text().splitlines()]
@@ -103,7 +105,7 @@ def test_the_budget(scorer: Callable[..., Scorer], tmp_path: Path) -> None:
 
 
 def test_the_budget_is_that_of_all_ranks(scorer: Callable[..., Scorer]) -> None:
-    limits, counts = Limits(failure_budget=0.05, failure_window=400), [20, 400]
+    limits, counts = Limits(failure_budget=0.05, failure_window=400), [20, 400, 0]
     one = scorer("return 1", limits=limits, total=lambda own: counts)
     one.score(Batch(["c"], [LETTER], ["own"]))
     counts[0] = 21
@@ -136,7 +138,7 @@ def test_a_function_that_forgets_to_return_is_named(scorer: Callable[..., Scorer
 
 def test_mistakes_are_found_before_anything_is_scored() -> None:
     with pytest.raises(UserError, match=r"^data\.tasks\.own\.reward is 'nothing\.f'"):
-        Scorer(RewardConfig(), {"own": "nothing.f"})
+        Scorer(RewardConfig(), {"own": "nothing.f"}, in_process=["own"])
     with pytest.raises(UserError, match=r"data\.tasks\.own\.reward is 'judge', but model\.judge is not given"):
         Scorer(RewardConfig(), {"own": "judge"})
     with pytest.raises(UserError, match=r"model\.judge\.api_key_env is 'NO_SUCH_KEY'"):
@@ -144,7 +146,15 @@ def test_mistakes_are_found_before_anything_is_scored() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"workers": 0}, {"seconds": 0}, {"memory": -1}, {"failure_budget": 1.5}, {"user_seconds": -1}]
+    "wrong",
+    [
+        {"workers": 0},
+        {"seconds": 0},
+        {"memory": -1},
+        {"failure_budget": 1.5},
+        {"user_seconds": -1},
+        {"user_memory": -1},
+    ],
 )
 def test_limits_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"model\.reward_limits\.{next(iter(wrong))} is "):

@@ -57,6 +57,8 @@ def test_a_relative_band_takes_the_place_of_one_in_tokens_and_back() -> None:
         ({"entropy": [0.6]}, r"data.tasks.ocr.entropy is \[0.6\]: give 2 bounds"),
         ({"entropy": ["1x", 2, 3]}, "give 2 bounds"),
         ({"reward": ["a.b"]}, r"data.tasks.ocr.reward is \['a.b'\]; give an import path"),
+        ({"in_process": "yes"}, "data.tasks.ocr.in_process is 'yes'; give true or false"),
+        ({"length": True}, "data.tasks.ocr.length is True; only in_process is true or false"),
         ({"reward": ""}, "give an import path: my_module.my_function"),
     ],
 )
@@ -69,6 +71,7 @@ def test_a_reward_from_a_config() -> None:
     tasks = with_bands(paper_tasks(), {"ocr": {"reward": "mine.score"}, "programs": {"reward": "mine.run"}})
     assert tasks["ocr"] == Task("ocr", LengthBand(10, 26, 62, 210), EntropyBand(0.2, 0.6), "mine.score")
     assert tasks["programs"].reward == "mine.run"
+    assert with_bands(tasks, {"ocr": {"in_process": True}})["ocr"].in_process is not tasks["ocr"].in_process
     assert tasks["math_reasoning"].reward is None
     assert with_bands(tasks, {"ocr": {"reward": None}})["ocr"] == task("ocr")
 

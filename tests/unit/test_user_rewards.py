@@ -32,6 +32,11 @@ def batch(*answers: str, **rest: Any) -> Batch:
     return Batch([wrapped(a) for a in answers], [ROW] * n, ["math_reasoning"] * n, **rest)
 
 
+def totals(outcomes: list[Any]) -> list[Any]:
+    """The total of each score, or the code of what stands in its place."""
+    return [one.code if isinstance(one, Failure) else one.total for one in outcomes]
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], str]:
     number = itertools.count()
@@ -46,22 +51,22 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 def test_every_form_of_the_example() -> None:
     def values(name: str, count: Batch) -> list[Any]:
-        return UserReward(f"{EXAMPLE}:{name}")(count)
+        return UserReward(f"{EXAMPLE}:{name}", RewardConfig())(count)
 
     two = batch("5", "6")
     short = values("short_and_right", two)
-    assert [value["accuracy"] for value in short] == [1.0, 0.0]
-    assert short[0]["total"] == pytest.approx(0.9 + 0.1 * (1 - len(wrapped("5")) / 4000))
-    assert values("looked_up", batch("math_reasoning", "6")) == [1.0, 0.0]
-    assert values("contains_solution", two) == [1.0, 0.0]
-    assert values("compute_score", two) == [{"score": 0.0, "length": 40.0}] * 2
-    assert values("overall", two) == [{"overall": 1.0, "format": 1.0}, {"overall": 0.0, "format": 1.0}]
+    assert [value.accuracy for value in short] == [1.0, 0.0]
+    assert short[0].total == pytest.approx(0.9 + 0.1 * (1 - len(wrapped("5")) / 4000))
+    assert totals(values("looked_up", batch("math_reasoning", "6"))) == [1.0, 0.0]
+    assert totals(values("contains_solution", two)) == [1.0, 0.0]
+    assert [(one.total, one.components["length"]) for one in values("compute_score", two)] == [(0.0, 40.0)] * 2
+    assert [(one.total, one.format) for one in values("overall", two)] == [(1.0, 1.0), (0.0, 1.0)]
 
 
 def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards_here.py").write_text("def f(completion, sample):\n    return 0.25\n")
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    assert UserReward("my_rewards_here.f")(batch("5")) == [0.25]
+    assert totals(UserReward("my_rewards_here.f", RewardConfig())(batch("5"))) == [0.25]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ def test_a_module_that_fails(write: Callable[[str], str]) -> None:
 )
 def test_a_signature_that_is_not_accepted(source: str, said: str, write: Callable[[str], str]) -> None:
     with pytest.raises(UserError, match=said):
-        UserReward(write(source), where="data.tasks.ocr.reward")
+        UserReward(write(source), RewardConfig(), where="data.tasks.ocr.reward")
 
 
 def test_what_each_form_is_given() -> None:
@@ -168,13 +173,14 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 
 def test_the_module_says_how_easyr1_is_called(write: Callable[[str], str]) -> None:
     one = UserReward(
-        write("REWARD_TYPE = 'sequential'\ndef f(inputs):\n    return {'overall': len(inputs['response'])}")
+        write("REWARD_TYPE = 'sequential'\ndef f(inputs):\n    return {'overall': len(inputs['response'])}"),
+        RewardConfig(),
     )
     assert not one.adapter.batched
 
 
 def test_a_column_that_no_row_has(write: Callable[[str], str]) -> None:
-    reward = UserReward(write("def f(completions, level, shape):\n    return [0.0]"))
+    reward = UserReward(write("def f(completions, level, shape):\n    return [0.0]"), RewardConfig())
     with pytest.raises(UserError, match=r"asks for the column 'shape', which no row has; the columns are .*level"):
         reward(batch("5"))
 
@@ -188,64 +194,51 @@ def test_exceptions_cost_one_completion_and_say_where(write: Callable[[str], str
     for source in sources:
         path = write(source)
         where = f"{Path(path.rpartition(':')[0]).name}, line 2"
-        expected = [1.0, Failure("ZeroDivisionError", f"division by zero ({where})"), 1.0]
-        assert UserReward(path)(batch("1", "bad", "2")) == expected
-    leaves = UserReward(write("def f(completion, sample):\n    raise SystemExit(3)"))
-    assert [value.code for value in leaves(batch("1"))] == ["SystemExit"]
+        found = UserReward(path, RewardConfig())(batch("1", "bad", "2"))
+        assert totals(found) == [1.0, "ZeroDivisionError", 1.0]
+        assert found[1] == Failure("ZeroDivisionError", f"division by zero ({where})")
+        assert found[1].traceback.startswith("Traceback")
+        assert "line 2, in f" in found[1].traceback
+    for error in ("SystemExit(3)", "__import__('asyncio').CancelledError()"):
+        leaves = UserReward(write(f"def f(completion, sample):\n    raise {error}"), RewardConfig())
+        assert totals(leaves(batch("1"))) == [error.partition("(3")[0].rpartition(".")[2].removesuffix("()")]
 
 
 @pytest.mark.parametrize("source", ["return [1.0]", "return 1.0", "return None"])
 def test_a_batch_needs_as_many_values(source: str, write: Callable[[str], str]) -> None:
-    values = UserReward(write(f"def f(completions):\n    {source}"))(batch("1", "2"))
-    assert [value.code for value in values] == ["bad_value"] * 2
-
-
-def test_a_call_that_takes_too_long(write: Callable[[str], str], tmp_path: Path) -> None:
-    waited = tmp_path / "waited"
-    end = f"\n    open({str(waited)!r}, 'w').close()\n"
-    slow = "import time\ndef f(completion, sample):\n    if 'slow' in completion:\n        time.sleep(60)"
-    slow += end.replace("    ", "        ") + "    return 1.0"
-    values = UserReward(write(slow), 1.0)(batch("1", "slow", "2"))
-    assert [value if value == 1.0 else value.code for value in values] == [1.0, "timeout", 1.0]
-    waits = slow.replace("import time", "import asyncio").replace("def f", "async def f")
-    values = UserReward(write(waits.replace("time.sleep", "await asyncio.sleep")), 1.0)(batch("1", "slow", "2"))
-    assert [value if value == 1.0 else value.code for value in values] == [1.0, "timeout", 1.0]
-    blocks = "import time\nasync def f(completion, sample):\n    time.sleep(60)" + end
-    assert [value.code for value in UserReward(write(blocks), 0.3)(batch("1", "2"))] == ["timeout"] * 2
-    whole = "import asyncio\nasync def f(completions):\n    await asyncio.sleep(60)" + end
-    assert [value.code for value in UserReward(write(whole), 0.3)(batch("1", "2"))] == ["timeout"] * 2
-    assert not waited.exists()
-
-
-def test_a_function_that_hangs_is_given_up(write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_g2rpo.rewards.running.user.PATIENCE", 2)
-    path = write("import time\ndef f(completion, sample):\n    time.sleep(20 * ('slow' in completion))\n    return 1.0")
-    reward = UserReward(path, 0.5)
-    with pytest.warns(UserWarning, match=r"gave no value within 0\.5 s"):
-        values = reward(batch("slow", "1", "slow", "slow", "slow", "2"))
-    assert [getattr(value, "code", value) for value in values] == ["timeout", 1.0, *["timeout"] * 4]
-    assert "not tried" in values[-1].message
-    # as the scorer does for every batch
-    reward.late = 0
-    assert reward(batch("2")) == [1.0]
+    values = UserReward(write(f"def f(completions):\n    {source}"), RewardConfig())(batch("1", "2"))
+    assert totals(values) == ["bad_value"] * 2
 
 
 def test_asynchronous_calls_wait_together_even_under_a_running_loop(write: Callable[[str], str]) -> None:
     waits = "import asyncio\nall = asyncio.Barrier(20)\nasync def f(completion, sample):\n    await all.wait()\n"
-    reward = UserReward(write(waits + "    return 1.0"))
+    reward = UserReward(write(waits + "    return 1.0"), RewardConfig())
 
     async def inside() -> list[Any]:
-        return reward(batch(*"abcdefghijklmnopqrst"))
+        return totals(reward(batch(*"abcdefghijklmnopqrst")))
 
     assert asyncio.run(inside()) == [1.0] * 20
 
 
-def test_without_a_limit_the_function_runs_in_the_callers_thread(write: Callable[[str], str]) -> None:
+def test_an_awaited_call_has_its_time(write: Callable[[str], str]) -> None:
+    for source in ("async def f(completion, sample):", "async def f(completions):"):
+        waits = f"import asyncio\n{source}\n    await asyncio.Event().wait()"
+        assert totals(UserReward(write(waits), RewardConfig(), 0.2)(batch("1", "2"))) == ["timeout"] * 2
+
+
+def test_it_runs_in_the_callers_thread(write: Callable[[str], str]) -> None:
     source = (
         "import threading as t\ndef f(completion, sample):\n    return float(t.current_thread() is t.main_thread())"
     )
-    assert UserReward(write(source), 0)(batch("1")) == [1.0]
-    assert UserReward(write(source), 5)(batch("1")) == [0.0]
+    assert totals(UserReward(write(source), RewardConfig())(batch("1"))) == [1.0]
+
+
+@pytest.mark.parametrize("value", ["Odd()", "[Odd()]", "{'total': Odd()}"])
+def test_a_value_that_raises_on_being_looked_at(value: str, write: Callable[[str], str]) -> None:
+    odd = "class Odd:\n    def __getattr__(self, name):\n        raise OSError('gone')\n"
+    odd += "    def __repr__(self):\n        raise OSError('gone')\n"
+    path = write(odd + f"def f(completion, sample):\n    return {value}")
+    assert totals(UserReward(path, RewardConfig())(batch("1"))) == ["OSError"]
 
 
 def outcome(value: Any) -> Any:
@@ -262,7 +255,9 @@ def test_values_that_are_scores() -> None:
     assert parts.components == {"overlong": -3.0, "accuracy": 0.7, "format": 0.0, "structure": 0.0}
     ready = RewardResult(0.3, 0.2, 1.0, 0.0, {"accuracy": 0.2}, None, 0.0)
     assert (outcome(ready).total, outcome(ready).accuracy) == (0.3, 0.2)
+    assert ready.failure is outcome(0.5).failure is None
     assert outcome(None).error == "not_applicable"
+    assert outcome(None).failure
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,13 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
         long_prompts=data.long_prompts,
     )
     functions = {name: task.reward for name, task in data.tasks.items() if task.reward is not None}
-    scorer = Scorer(module.reward, functions, limits=module.reward_limits, judge=module.judge)
+    scorer = Scorer(
+        module.reward,
+        functions,
+        in_process=[name for name, task in data.tasks.items() if task.in_process],
+        limits=module.reward_limits,
+        judge=module.judge,
+    )
     config, done = module.rollout, 0
     measured = {name: Measured() for name in data.tasks if name in names}
     try:

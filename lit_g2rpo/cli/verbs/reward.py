@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     verb.add_argument("file", metavar="FILE", help=".jsonl (an object per line) or .json (one array)")
     verb.add_argument("--reward", metavar="PATH", help="reward of your own: my_module.my_function or file.py:function")
+    verb.add_argument("--in_process", action="store_true", help="as data.tasks.<task>.in_process")
     verb.add_argument("--style", choices=("strict", "onethinker"), default="strict", help="as model.reward.style")
     verb.add_argument("--thinking_tag", default="thinking", metavar="TAG", help="as model.reward.thinking_tag")
     verb.add_argument("--answer_tag", default="answer", metavar="TAG", help="as model.reward.answer_tag")
@@ -51,14 +52,12 @@ def test(options: argparse.Namespace) -> None:
     from lit_g2rpo.rewards.config import RewardConfig
     from lit_g2rpo.rewards.running.adapters import Batch, gold
     from lit_g2rpo.rewards.running.scorer import Scorer
-    from lit_g2rpo.rewards.running.user import UserReward
 
     config = RewardConfig(options.thinking_tag, options.answer_tag, options.style)
-    if options.reward:
-        UserReward(options.reward, where="--reward")
     cases, unreadable, of_gold = read_cases(options.file, config)
     tasks = [case["sample"].get("task_type") or "none" for case in cases]
-    scorer = Scorer(config, dict.fromkeys(tasks, options.reward) if options.reward else {})
+    functions = dict.fromkeys(tasks, options.reward) if options.reward else {}
+    scorer = Scorer(config, functions, in_process=tasks if options.in_process else (), key="--reward")
     completions, samples = [case["completion"] for case in cases], [case["sample"] for case in cases]
     prompts = [sample["problem"] for sample in samples]
     results = scorer.score(Batch(completions, samples, tasks, prompts))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_g2rpo.data.files.readers import read_rows
 from lit_g2rpo.data.files.row_reader import RowReader
-from lit_g2rpo.data.media.images import ImageError, load_image, placed
+from lit_g2rpo.data.media.images import load_image, opened, placed
 from lit_g2rpo.data.media.videos import Clip, container_name
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import whole
@@ -100,11 +100,8 @@ def _image(source: bytes | Image.Image) -> tuple[bytes, str]:
         buffer = BytesIO()
         load_image(source).save(buffer, "PNG")
         return buffer.getvalue(), "png"
-    try:
-        with Image.open(BytesIO(source)) as image:
-            return source, (image.format or "img").lower()
-    except OSError:
-        raise ImageError(f"image of {len(source)} bytes: no image that can be read") from None
+    with opened(source) as image:
+        return source, (image.format or "img").lower()
 
 
 def _video(source: bytes) -> tuple[bytes, str]:

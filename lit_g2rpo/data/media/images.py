@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lit_g2rpo.errors import UserError
 
 MAX_ASPECT_RATIO = 200
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Formats that are opened, by Pillow's names; others of its formats start programs or read other files."""
 
 Source = str | os.PathLike[str] | bytes | Image.Image
 """Where an image is: its file, the content of one, or the image itself."""
@@ -39,10 +41,10 @@ def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
             OneThinker's are.
 
     Raises:
-        ImageError: if the file is missing, is no image, is cut off, is too large, too elongated, or has pixels
-            that do not map to 8 bit.
+        ImageError: if the file is missing, is no image of ``FORMATS``, is cut off, is too large, too elongated, or has
+            pixels that do not map to 8 bit.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         image.load()
         return _rgb(ImageOps.exif_transpose(image) if exif_rotation else image, _name(source))
 
@@ -51,36 +53,45 @@ def image_size(source: Source, exif_rotation: bool = False) -> tuple[int, int]:
     """Read width and height of an image in pixels from its header, without decoding it.
 
     Raises:
-        ImageError: if the file is missing, is no image, is too large or too elongated.
+        ImageError: if the file is missing, is no image of ``FORMATS``, is too large or too elongated.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         turned = exif_rotation and image.getexif().get(0x0112, 1) >= 5
         return (image.height, image.width) if turned else image.size
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
+def opened(source: Source) -> Iterator[Image.Image]:
+    """Open an image whose pixels are not decoded yet, and keep it open inside the context.
+
+    Raises:
+        ImageError: if it cannot be used, whatever Pillow raises on opening it or inside the context.
+    """
     name = _name(source)
     try:
         if isinstance(source, Image.Image):
-            _check_sides(source, name)
+            _check(source, name)
             yield source
             return
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            _check_sides(image, name)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            _check(image, name)
             yield image
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # Pillow names the memory that the bytes were in
-        reason = "no image that can be read" if "BytesIO" in reason else reason
-        raise ImageError(f"{name}: {reason}") from error
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: no image that can be read ({', '.join(FORMATS)})") from None
+    except Exception as error:  # decoders raise whatever a broken file leads them to: struct.error, TypeError, ...
+        raise ImageError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def _check_sides(image: Image.Image, name: str) -> None:
+def _check(image: Image.Image, name: str) -> None:
+    # of an image that something else has opened; Pillow calls a JPEG of several pictures MPO
+    if image.format not in (None, "MPO", *FORMATS):
+        raise ImageError(f"{name}: an image of format {image.format}; give one of {', '.join(FORMATS)}")
+    if not min(image.size):
+        raise ImageError(f"{name}: has no pixels ({image.width} x {image.height})")
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         size = f"{image.width} x {image.height}"
         raise ImageError(f"{name}: {size} pixels, but the sides may differ {MAX_ASPECT_RATIO}-fold")

@@ -57,11 +57,13 @@ class Adapter:
         call: a batch to what the function returns for it, a list with an entry per completion if ``batched``.
         batched: the function takes a batch; else it is called with batches of one.
         is_async: what ``call`` returns must be awaited.
+        reads: which of ``images`` and ``token_ids`` it may read.
     """
 
     call: Callable[[Batch], Any]
     batched: bool
     is_async: bool
+    reads: frozenset[str]
 
 
 def adapt(function: Any, where: str) -> Adapter:
@@ -103,15 +105,17 @@ def adapt(function: Any, where: str) -> Adapter:
         raise UserError(f"{where}{listed} asks for {min(unknown)!r}, which is not given to it; give it a default value")
     wanted = None if open_ended else set(named)
     is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+    asked = {"images", "completion_ids", "token_ids"} if open_ended or kinds[0] == "easyr1" else set(named)
+    reads = frozenset({"images"} & asked) | ({"token_ids"} if asked & {"completion_ids", "token_ids"} else set())
     if kinds[0] == "own":
-        return Adapter(lambda batch: function(**_own(batch, set(named))), False, is_async)
+        return Adapter(lambda batch: function(**_own(batch, set(named))), False, is_async, reads)
     if kinds[0] == "verl":
-        return Adapter(lambda batch: function(**_chosen(_verl(batch), wanted)), False, is_async)
+        return Adapter(lambda batch: function(**_chosen(_verl(batch), wanted)), False, is_async, reads)
     if kinds[0] == "columns":
-        return Adapter(lambda batch: function(**_columns(batch, wanted, needed, where)), True, is_async)
+        return Adapter(lambda batch: function(**_columns(batch, wanted, needed, where)), True, is_async, reads)
     if _is_batched(function, first, where):
-        return Adapter(lambda batch: function(_easyr1(batch)), True, is_async)
-    return Adapter(lambda batch: function(_easyr1(batch)[0]), False, is_async)
+        return Adapter(lambda batch: function(_easyr1(batch)), True, is_async, reads)
+    return Adapter(lambda batch: function(_easyr1(batch)[0]), False, is_async, reads)
 
 
 def gold(sample: Mapping[str, Any]) -> str | None:

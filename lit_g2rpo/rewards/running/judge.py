@@ -1,12 +1,10 @@
 """A judge: another model that grades answers, behind an HTTP endpoint of OpenAI's form."""
 
 import hashlib
-import http.client
 import json
 import os
 import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +14,16 @@ from typing import Any
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers.numbers import number
 from lit_g2rpo.rewards.answers.parse import envelope
-from lit_g2rpo.rewards.compose import ACCURACY_WEIGHT, FORMAT_WEIGHT
+from lit_g2rpo.rewards.compose import ACCURACY_WEIGHT, FORMAT_WEIGHT, RewardResult
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.running.adapters import Batch, gold
 from lit_g2rpo.rewards.running.outcome import NOT_APPLICABLE, Failure
+from lit_g2rpo.rewards.running.patience import Patience
 
 MAX_ANSWER = 4096
 MAX_REPLY = 2**20
 MAX_GRADED = 16_384
-FIRST_PAUSE = 0.5
-"""Seconds before the first further try; each later pause is twice as long."""
 
 PROMPT = (
     "You grade answers. You get a question, a reference answer, and an answer between two marker lines. What stands "
@@ -45,7 +42,8 @@ class JudgeConfig:
         model: name of the model there.
         api_key_env: environment variable that holds the key; empty for an endpoint without one.
         timeout: seconds for one request, from start to end.
-        retries: further tries after a time-out, a broken connection, or an answer of 429 or 5xx.
+        patience: seconds that a judge may be away (no connection, time-outs, answers of 429 or 5xx) before the run
+            ends, saved; less than what ranks wait for each other.
         prompt: the request, with ``{question}``, ``{gold}``, ``{answer}``, ``{marker}`` and ``{scale}``.
         scale: best grade; an accuracy is the grade divided by it.
         concurrency: requests at a time.
@@ -60,7 +58,7 @@ class JudgeConfig:
     model: str
     api_key_env: str = ""
     timeout: float = 30.0
-    retries: int = 2
+    patience: float = 900.0
     prompt: str = PROMPT
     scale: float = 10.0
     concurrency: int = 8
@@ -75,8 +73,8 @@ class JudgeConfig:
         for key in ("timeout", "scale", "concurrency", "max_tokens"):
             if getattr(self, key) <= 0:
                 raise UserError(f"model.judge.{key} is {getattr(self, key)}; give a number above 0")
-        if self.retries < 0:
-            raise UserError(f"model.judge.retries is {self.retries}; give 0 or more")
+        if self.patience < 0:
+            raise UserError(f"model.judge.patience is {self.patience}; give 0 or more seconds")
 
 
 class Judge:
@@ -85,6 +83,8 @@ class Judge:
     Raises:
         UserError: if the environment does not hold the key.
     """
+
+    batched = False
 
     def __init__(self, config: JudgeConfig, reward: RewardConfig) -> None:
         self.config, self.reward = config, reward
@@ -96,13 +96,14 @@ class Judge:
             if not (key := os.environ.get(config.api_key_env, "").strip()):
                 raise UserError(f"model.judge.api_key_env is {config.api_key_env!r}, which the environment lacks")
             self._headers["Authorization"] = f"Bearer {key}"
+        self._connection = Patience(f"model.judge {config.url}", config.patience)
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def __call__(self, batch: Batch) -> list[Any]:
+    def __call__(self, batch: Batch) -> list[RewardResult | Failure]:
         """Grade ``N`` completions; a row without a gold answer is not graded.
 
         Returns:
-            ``N`` mappings with total, accuracy and format, or a `Failure`.
+            ``N`` scores, or a `Failure` in the place of one.
         """
         requests = [self._request(batch, i) for i in range(len(batch.completions))]
         distinct = list({request for request in requests if isinstance(request, str)})
@@ -135,14 +136,18 @@ class Judge:
             out.append(values[name] + rest if brace and name in values else "{" + part)
         return "".join(out)
 
-    def _outcome(self, request: str | float | None, grades: dict[str, Any], completion: str) -> Any:
+    def _outcome(
+        self, request: str | float | None, grades: dict[str, float | Failure], completion: str
+    ) -> RewardResult | Failure:
         if request is None:
             return Failure(NOT_APPLICABLE, "the row has no gold answer")
         grade = grades[request] if isinstance(request, str) else request
         if isinstance(grade, Failure):
             return grade
         form = envelope(completion, self.reward.thinking_tag, self.reward.answer_tag).well_formed
-        return {"total": ACCURACY_WEIGHT * grade + FORMAT_WEIGHT * form, "accuracy": grade, "format": float(form)}
+        total = ACCURACY_WEIGHT * grade + FORMAT_WEIGHT * form
+        components = {"accuracy": grade, "format": float(form), "structure": 0.0}
+        return RewardResult(total, grade, float(form), 0.0, components, None, 0.0)
 
     def _grade(self, request: str) -> float | Failure:
         with self._lock:
@@ -161,26 +166,14 @@ class Judge:
         return float(grade) / self.config.scale
 
     def _ask(self, request: str) -> str | Failure:
-        failure = Failure("judge", "")
-        for attempt in range(self.config.retries + 1):
-            if attempt:
-                time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
-            try:
-                reply = json.loads(self._post(request))["choices"][0]["message"]["content"]
-                return reply if isinstance(reply, str) else Failure("judge_unparsed", "the judge's reply has no text")
-            except urllib.error.HTTPError as error:
-                error.close()
-                failure = Failure("judge", f"HTTP {error.code} {error.reason}")
-                if error.code != 429 and error.code < 500:
-                    return failure
-            except TimeoutError:
-                failure = Failure("timeout", f"no reply within {self.config.timeout:g} s")
-            except (OSError, http.client.HTTPException) as error:
-                late = isinstance(getattr(error, "reason", None), TimeoutError)
-                failure = Failure("timeout" if late else "judge", f"{type(error).__name__}: {error}")
-            except (ValueError, LookupError, TypeError, RecursionError) as error:
-                return Failure("judge_unparsed", f"not a chat completion ({type(error).__name__})")
-        return failure
+        body = self._connection.call(lambda: self._post(request))
+        if isinstance(body, Failure):
+            return body
+        try:
+            reply = json.loads(body)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            return Failure("judge_unparsed", f"not a chat completion ({type(error).__name__})")
+        return reply if isinstance(reply, str) else Failure("judge_unparsed", "the judge's reply has no text")
 
     def _post(self, request: str) -> bytes:
         with self._lock:
@@ -200,7 +193,7 @@ class Judge:
                 if time.monotonic() > deadline:
                     raise TimeoutError
                 if len(reply) > MAX_REPLY:
-                    raise ValueError("too long")
+                    return b"too long"
         return reply
 
 

@@ -13,8 +13,8 @@ class Limits:
         workers: processes for algebra; they start when an answer needs them.
         seconds: CPU time for one comparison by algebra.
         memory: memory of each process, MiB.
-        user_seconds: time for one call of a custom reward. 0 calls it without a limit in the caller's own
-            thread, for functions that set alarms.
+        user_seconds: CPU time for one call of a custom reward, and five times that by the clock; 0 for no limit.
+        user_memory: memory of the process of each custom reward, MiB; 0 for no limit.
         failure_budget: share of completions for which a custom reward may fail before the run stops.
         failure_window: completions that the share is taken over, the newest ones.
         failed_samples: most failures that are written to the file of failures.
@@ -27,6 +27,7 @@ class Limits:
     seconds: float = 2.0
     memory: int = 1024
     user_seconds: float = 60.0
+    user_memory: int = 16384
     failure_budget: float = 0.05
     failure_window: int = 2000
     failed_samples: int = 100
@@ -35,7 +36,7 @@ class Limits:
         for key in ("workers", "seconds", "memory", "failure_window"):
             if getattr(self, key) <= 0:
                 raise UserError(f"model.reward_limits.{key} is {getattr(self, key)}; give a number above 0")
-        for key in ("user_seconds", "failed_samples"):
+        for key in ("user_seconds", "user_memory", "failed_samples"):
             if getattr(self, key) < 0:
                 raise UserError(f"model.reward_limits.{key} is {getattr(self, key)}; give 0 or more")
         if not 0 <= self.failure_budget <= 1:

@@ -1,9 +1,11 @@
 """What a custom reward returned, read as a score or as a failure."""
 
 import math
+import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.rewards.answers.parse import envelope
@@ -12,6 +14,7 @@ from lit_g2rpo.rewards.config import RewardConfig
 
 TOTALS = ("total", "score", "overall")
 NOT_APPLICABLE = "not_applicable"
+MAX_TRACEBACK = 8192
 
 
 @dataclass(slots=True, frozen=True)
@@ -21,10 +24,20 @@ class Failure:
     Args:
         code: an error code, as in `RewardResult`.
         message: what happened, one line.
+        traceback: where it was raised; empty if nothing was raised.
     """
 
     code: str
     message: str
+    traceback: str = field(default="", compare=False)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say what the user's code raised, and in which line."""
+    code = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    message = f"{' '.join(str(error).split())[:500]} ({Path(place.filename).name}, line {place.lineno})"
+    return Failure(code, message, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:])
 
 
 def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardResult | Failure:
@@ -40,7 +53,7 @@ def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardRes
         return value
     form = float(envelope(completion, config.thinking_tag, config.answer_tag).well_formed)
     if value is None:
-        return replace(failed(NOT_APPLICABLE), format=form)
+        return replace(failed(Failure(NOT_APPLICABLE, "the reward does not apply to this completion")), format=form)
     if isinstance(value, RewardResult):
         parts = {**value.components, "total": value.total, "accuracy": value.accuracy, "format": value.format}
     elif isinstance(value, Mapping):
@@ -65,9 +78,10 @@ def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardRes
     return RewardResult(total, numbers["accuracy"], form, 0.0, components, error, 0.0)
 
 
-def failed(code: str) -> RewardResult:
-    """Return the score of a completion that has none: zeros, and the error code."""
-    return RewardResult(0.0, 0.0, 0.0, 0.0, {"accuracy": 0.0, "format": 0.0, "structure": 0.0}, code, 0.0)
+def failed(failure: Failure) -> RewardResult:
+    """Return what stands in for the score of a completion that has none: zeros, the error code, and why."""
+    components = {"accuracy": 0.0, "format": 0.0, "structure": 0.0}
+    return RewardResult(0.0, 0.0, 0.0, 0.0, components, failure.code, 0.0, failure.message)
 
 
 def _number(value: Any) -> float | None:

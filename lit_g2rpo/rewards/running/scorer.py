@@ -1,33 +1,37 @@
-"""Score whole rollouts: built-in rewards in threads, custom rewards in batches, failures counted."""
+"""Score whole rollouts: built-in rewards in threads, custom ones in processes, failures counted."""
 
 import json
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_g2rpo.errors import UserError
+from lit_g2rpo.errors import ScoringStopError, UserError
 from lit_g2rpo.hardware.aside import Aside
+from lit_g2rpo.rewards.built_in_types import BUILT_IN
 from lit_g2rpo.rewards.compose import RewardResult, score
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.running.adapters import Batch
+from lit_g2rpo.rewards.running.isolated import IsolatedReward
 from lit_g2rpo.rewards.running.judge import Judge, JudgeConfig
 from lit_g2rpo.rewards.running.limits import Limits
-from lit_g2rpo.rewards.running.outcome import NOT_APPLICABLE, Failure, failed, read_outcome
+from lit_g2rpo.rewards.running.outcome import NOT_APPLICABLE, Failure, failed
 from lit_g2rpo.rewards.running.pool import Pool, use_pool
 from lit_g2rpo.rewards.running.user import UserReward
 
 JUDGE = "judge"
+OUTSIDE = "problem_type"
+"""What stands for the path of the rewards of problem types from outside the package."""
 SMALLEST_WINDOW = 200
 """Completions that the first few are taken for, so that one failure among ten ends no run."""
 
 
-class TooManyFailuresError(UserError, RuntimeError):
+class TooManyFailuresError(ScoringStopError, RuntimeError):
     """A custom reward failed for a larger share of completions than the run allows."""
 
 
@@ -51,10 +55,12 @@ class Scorer:
     Args:
         config: choices of the built-in reward.
         functions: task name to the import path of its reward, or ``judge``; other tasks have the built-in one.
+        in_process: tasks whose custom reward, or problem type from outside, runs in this process, without limits.
         limits: what scoring may take.
         judge: the judge, if there is one.
         failures_file: JSON-lines file for samples whose reward failed; None writes none.
         total: adds numbers up over the ranks that share the budget of failures; None for no budget.
+        key: what names the reward of the task ``{}`` in messages.
 
     ``failures`` counts completions whose reward failed, ``timeouts`` those that a limit cut off (in both kinds of
     reward), ``restarts`` processes that were ended, ``seconds`` time spent.
@@ -68,15 +74,18 @@ class Scorer:
         config: RewardConfig = DEFAULT,
         functions: Mapping[str, str] | None = None,
         *,
+        in_process: Collection[str] = (),
         limits: Limits | None = None,
         judge: JudgeConfig | None = None,
         failures_file: str | Path | None = None,
         total: Callable[[list[int]], list[int]] | None = None,
+        key: str = "data.tasks.{}.reward",
     ) -> None:
         self.config, self.limits = config, limits or Limits()
         self.failures = self.timeouts = 0
         self.seconds = 0.0
         self.last_failure = ""
+        self._stop: ScoringStopError | None = None
         self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
         # More threads than processes, since those that wait for the same comparison stand idle.
         self._threads = ThreadPoolExecutor(4 * self.limits.workers, "reward", use_pool, (self._pool,))
@@ -85,23 +94,27 @@ class Scorer:
         self._total = total
         self._file, self._written = failures_file and Path(failures_file), 0
         self._aside = Aside(f"{failures_file}")
-        self._rewards: dict[str, UserReward | Judge] = {}
-        self._paths = dict(functions or {})
+        self._rewards: dict[str, UserReward | IsolatedReward | Judge] = {}
+        self._paths, self._in_process = dict(functions or {}), frozenset(in_process)
+        here = {path for task, path in self._paths.items() if task in self._in_process}
         for task, path in self._paths.items():
-            where = f"data.tasks.{task}.reward"
+            where = key.format(task)
             if path == JUDGE and judge is None:
                 raise UserError(f"{where} is 'judge', but model.judge is not given; give its url and model")
             if path not in self._rewards:
                 self._rewards[path] = (
                     Judge(judge, config)
                     if path == JUDGE and judge is not None
-                    else UserReward(path, self.limits.user_seconds, where)
+                    else UserReward(path, config, where=where)
+                    if path in here
+                    else IsolatedReward(path, config, self.limits, where)
                 )
 
     @property
     def restarts(self) -> int:
-        """Processes for algebra that a limit ended, or that died."""
-        return self._pool.restarts
+        """Processes that a limit ended, or that died."""
+        isolated = (reward for reward in self._rewards.values() if isinstance(reward, IsolatedReward))
+        return self._pool.restarts + sum(reward.restarts for reward in isolated)
 
     @property
     def recent(self) -> tuple[int, int]:
@@ -126,8 +139,8 @@ class Scorer:
 
     @property
     def needs_caller(self) -> bool:
-        """Whether a custom reward asks to be called in the caller's own thread."""
-        return not self.limits.user_seconds and any(path != JUDGE for path in self._paths.values())
+        """Whether a custom reward is called in this process, and so in the caller's own thread."""
+        return any(isinstance(reward, UserReward) for reward in self._rewards.values())
 
     def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
         """Score completions and leave the counting to ``count``, so that it may happen in another order.
@@ -140,16 +153,20 @@ class Scorer:
             ``N`` scores.
 
         Raises:
-            UserError: as ``score`` does.
+            UserError: as ``score`` does; a judge that is away ``count`` tells, so that all ranks end at one place.
         """
         start = time.perf_counter()
         by_path: dict[str | None, list[int]] = {}
         for i, task in enumerate(batch.tasks):
-            by_path.setdefault(self._paths.get(task), []).append(i)
+            by_path.setdefault(self._paths.get(task) or self._outside(task, batch.samples[i]), []).append(i)
         scored: dict[int, Scored] = {}
         for path, indices in by_path.items():
             part = batch if len(by_path) == 1 else batch.only(indices)
-            found = self._built_in(part) if path is None else self._user(path, part, group_size)
+            try:
+                found = self._built_in(part) if path is None else self._user(path, part, group_size)
+            except ScoringStopError as error:
+                self._stop = error
+                found = [Scored(failed(Failure("judge", str(error))), path)] * len(indices)
             scored |= zip(indices, found, strict=True)
         self.seconds += time.perf_counter() - start
         return [scored[i] for i in range(len(batch.completions))]
@@ -164,7 +181,8 @@ class Scorer:
             The scores.
 
         Raises:
-            TooManyFailuresError: on every rank, if custom rewards failed for more completions than the budget allows.
+            ScoringStopError: on every rank, if custom rewards failed for more completions than the budget allows, or
+                the judge of any rank is away.
         """
         for one in scored:
             self.timeouts += one.result.error == "timeout"
@@ -175,8 +193,14 @@ class Scorer:
                 self.failures += 1
                 self.last_failure = f"{one.path}: {one.failure['error']}: {one.failure['message']}"
                 self._write(one.failure)
-        if self._paths and self._total is not None:
-            self._check_budget(*self._total(list(self.recent)))
+        stopped = self._stop is not None
+        if self._total is not None:
+            failures, completions, stopping = self._total([*self.recent, stopped])
+            stopped = bool(stopping)
+            if not stopped:
+                self._check_budget(failures, completions)
+        if stopped:
+            raise self._stop or ScoringStopError("rewards cannot be had on another rank; see its error")
         return [one.result for one in scored]
 
     def _check_budget(self, failures: int, completions: int) -> None:
@@ -192,7 +216,18 @@ class Scorer:
     @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Score on trial: whatever is counted and written down inside is forgotten, and no budget is checked."""
-        names = ("failures", "timeouts", "seconds", "last_failure", "_window", "_nones", "_file", "_written", "_total")
+        names = (
+            "failures",
+            "timeouts",
+            "seconds",
+            "last_failure",
+            "_window",
+            "_nones",
+            "_file",
+            "_written",
+            "_total",
+            "_stop",
+        )
         kept = {name: getattr(self, name) for name in names}
         self._window, self._nones, self._file = self._window.copy(), self._nones.copy(), None
         self._total = None
@@ -206,6 +241,9 @@ class Scorer:
         """End threads and processes."""
         self._threads.shutdown(cancel_futures=True)
         self._pool.close()
+        for reward in self._rewards.values():
+            if isinstance(reward, IsolatedReward):
+                reward.close()
 
     def _warn_of_none(self, one: Scored) -> None:
         """Warn of a function that forgets to return: None is no failure, but teaches nothing either."""
@@ -225,25 +263,33 @@ class Scorer:
             raise self._pool.broken
         return [Scored(result) for result in results]
 
+    def _outside(self, task: str, sample: Mapping[str, Any]) -> str | None:
+        """Say where rows of a problem type from outside are scored; None for those of the built-in ones."""
+        name = sample.get("problem_type")
+        outside = isinstance(name, str) and "." in name and name not in BUILT_IN
+        if not outside or task in self._in_process:
+            return None
+        if OUTSIDE not in self._rewards:
+            self._rewards[OUTSIDE] = IsolatedReward(None, self.config, self.limits, OUTSIDE)
+        return OUTSIDE
+
     def _user(self, path: str, batch: Batch, group_size: int | None) -> list[Scored]:
         start, reward, n = time.perf_counter(), self._rewards[path], len(batch.completions)
-        if isinstance(reward, UserReward):
-            reward.late = 0
         # Only a function for batches can tell how many completions are scored at a time.
-        size = group_size if group_size and isinstance(reward, UserReward) and reward.adapter.batched else n
-        values = [value for i in range(0, n, size) for value in reward(batch.only(range(i, min(i + size, n))))]
+        size = group_size if group_size and reward.batched else n
+        outcomes = [outcome for i in range(0, n, size) for outcome in reward(batch.only(range(i, min(i + size, n))))]
         seconds = (time.perf_counter() - start) / n
         scored = []
-        for i, value in enumerate(values):
-            outcome, failure = read_outcome(value, batch.completions[i], self.config), None
-            if isinstance(outcome, Failure):
-                if outcome.code != NOT_APPLICABLE:
-                    failure = {
-                        "reward": path, "task": batch.tasks[i], "error": outcome.code, "message": outcome.message,
-                        "completion": batch.completions[i], "sample": dict(batch.samples[i]),
-                    }  # fmt: skip
-                outcome = failed(outcome.code)
-            scored.append(Scored(replace(outcome, seconds=seconds), path, failure))
+        for i, outcome in enumerate(outcomes):
+            result = failed(outcome) if isinstance(outcome, Failure) else outcome
+            failure = None
+            if isinstance(outcome, Failure) and outcome.code != NOT_APPLICABLE:
+                failure = {
+                    "reward": path, "task": batch.tasks[i], "error": outcome.code, "message": outcome.message,
+                    "traceback": outcome.traceback, "completion": batch.completions[i],
+                    "sample": dict(batch.samples[i]),
+                }  # fmt: skip
+            scored.append(Scored(replace(result, seconds=seconds), path, failure))
         return scored
 
     def _write(self, entry: dict[str, Any]) -> None:
