@@ -18,7 +18,8 @@ from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.callbacks.saving import cause, save, use_files
 from lit_g2rpo.errors import ScoringStopError, UserError
 from lit_g2rpo.hardware.collectives import Ranks
-from lit_g2rpo.training.checkpoint_files import LAST, NUMBERED, discard, point, remove_parts
+from lit_g2rpo.training.checkpoint_files import discard, point, remove_parts
+from lit_g2rpo.training.records import LAST, NUMBERED
 from lit_g2rpo.training.run import handles, run_of
 
 TRIALS, PAUSE = 5, 60.0
@@ -92,12 +93,14 @@ class RolloutCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         self.dirpath = os.path.abspath(str(self.dirpath))
         use_files(trainer)
-        if stage == "fit" and not trainer.ckpt_path:
-            # of a run that was killed before its first checkpoint
-            forget_later_points(trainer, -1)
         # of saves that were killed; nobody else writes here
         if stage == "fit" and trainer.local_rank == 0:
             remove_parts(Path(self.dirpath))
+
+    @override
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # of a run that was killed before its first checkpoint
+        forget_later_points(trainer, -1)
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,8 +108,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._interval = self.every_rollouts * handles(pl_module).steps_per_rollout
         self._saved_step = self._tried_step = trainer.global_step
         self._pending = self._overdue = False
-        if trainer.global_step:
-            forget_later_points(trainer, handles(pl_module).rollout_index)
+        forget_later_points(trainer, handles(pl_module).rollout_index)
 
     @override
     def on_train_batch_end(

@@ -22,7 +22,7 @@ from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.collectives import PROGRESS
 from lit_g2rpo.hardware.rank_watch import RankWatch, end_at_once
-from lit_g2rpo.training.checkpoint_files import LAST
+from lit_g2rpo.training.records import LAST
 from lit_g2rpo.training.run import handles
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)

@@ -9,7 +9,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
 from lit_g2rpo.hardware.collectives import PROGRESS
-from lit_g2rpo.training.checkpoint_files import LAST, part_of, point, remove, seal
+from lit_g2rpo.training.checkpoint_files import part_of, point, remove, seal
+from lit_g2rpo.training.records import LAST
 from lit_g2rpo.training.run import handles, run_of
 
 

@@ -85,7 +85,7 @@ def build(kind: type[T], name: str, where: str, **arguments: Any) -> T:
         raise UserError(f"{where} is {name!r}, which cannot be built ({one_line(error)})") from error
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Write an error of someone else's code on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

@@ -4,10 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.training.checkpoint_files import LAST, NUMBERED, verify
+from lit_g2rpo.training.records import LAST, NUMBERED
 
 
 def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -> Path:
@@ -27,6 +25,9 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
         path = Path(ckpt_path)
         if not path.exists():
             raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a checkpoint, or last for the newest one")
+        # heavy, and not needed to find that there is none
+        from lit_g2rpo.training.checkpoint_files import verify
+
         if wrong := verify(path):
             raise UserError(
                 f"--ckpt_path {ckpt_path} is no whole checkpoint: {wrong}; last takes the newest that is one"
@@ -40,6 +41,11 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
             f"--ckpt_path {ckpt_path}: no {pattern} below {folder}; leave --ckpt_path out to start a new run, "
             "or give the path of a checkpoint"
         )
+    # heavy, and not needed to find that there is none
+    from lightning.pytorch.utilities import rank_zero_warn
+
+    from lit_g2rpo.training.checkpoint_files import verify
+
     for path in found:
         if not (wrong := verify(path)):
             return path

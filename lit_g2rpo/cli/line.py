@@ -56,13 +56,14 @@ def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list
     words = ["--config", str(recorded_config(run)), *words]
     if verb not in READS_CHECKPOINT:
         return words
-    asked, words = take("--ckpt_path", words)
-    path = find_checkpoint(asked or "last", run.parent, run)
-    words += ["--ckpt_path", str(path)]
     if more is not None:
         if not more.isdecimal() or not int(more):
             raise UserError(f"--more is {more}; give the rollouts to go on for, a whole number above 0")
         if any(key == "--schedule.rollouts" for key, _ in pairs(words)):
             raise UserError("--more and --schedule.rollouts both say how long the run is; give one of them")
+    asked, words = take("--ckpt_path", words)
+    path = find_checkpoint(asked or "last", run.parent, run)
+    words += ["--ckpt_path", str(path)]
+    if more is not None:
         words += ["--schedule.rollouts", str(read_state(path)["g2rpo"]["rollout_index"] + int(more))]
     return words

@@ -65,6 +65,7 @@ LOG_LINES = (
     "Seed set to",  # in config.yaml
     "initializing deepspeed distributed",  # the run header names the strategy and the number of processes
     "`weights_only` was not set",  # what the run loads, it wrote itself
+    "Setting accelerator to CPU. If you have GPU",  # the run header says what it computes on
     "The following generation flags are not valid",  # the engine sets its own sampling, whatever the checkpoint says
 )
 LOGGERS = (
@@ -75,6 +76,7 @@ LOGGERS = (
     "lightning.pytorch.trainer.connectors.signal_connector",
     "lightning.pytorch.strategies.deepspeed",
     "transformers.generation.configuration_utils",
+    "DeepSpeed",
 )
 SECONDS_BEFORE_A_BAR = 5
 

@@ -1,6 +1,7 @@
 """The verbs that run the trainer: arguments, links between them, and nothing else."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
 from lit_g2rpo.hardware.hooks import reads_folders
 from lit_g2rpo.module import G2RPOModule
+from lit_g2rpo.registry import one_line
 from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
 from lit_g2rpo.training import schedule
-from lit_g2rpo.training.checkpoint_files import LAST
+from lit_g2rpo.training.records import LAST
 from lit_g2rpo.training.run import Run
 
 # what data and training ask of the module
@@ -111,6 +113,13 @@ class TrainerCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         try:
             trainer = super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            if "gpu backend" not in str(error):
+                raise
+            raise UserError(
+                "trainer.accelerator is gpu, but torch finds none on this machine; leave out the fragment of "
+                "configs/strategy that asks for it, or take configs/strategy/cpu.yaml"
+            ) from error
         except (TypeError, ValueError) as error:
             # a device or strategy that does not exist
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
@@ -179,7 +188,7 @@ class TrainerCLI(LightningCLI):
                     "LengthCurriculum measures: add it to trainer.callbacks, or give tokens"
                 )
         ckpt_path, strategy = self.settings.get("ckpt_path"), self.trainer.strategy
-        check_deepspeed(strategy, ckpt_path)
+        check_deepspeed(strategy, self.trainer.accelerator, ckpt_path)
         if self.verb == "fit":
             check_length(self.settings.trainer)
         if ckpt_path and Path(ckpt_path).is_dir() and not reads_folders(strategy):
@@ -250,10 +259,19 @@ def run(verb: str, line: Line) -> None:
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
     except ValueError as error:
-        # the parser wraps what a part says while it is built
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from None
+        raise unwrapped(error) from error
+
+
+def unwrapped(error: ValueError) -> Exception:
+    """Find what a part of the configuration said while it was built, which the parser wraps.
+
+    Returns:
+        The part's own `UserError`, one that names the part that could not be built, or the error itself.
+    """
+    cause: BaseException = error
+    while not isinstance(cause, UserError) and (deeper := cause.__cause__ or cause.__context__):
+        cause = deeper
+    if isinstance(cause, UserError):
+        return cause
+    part = re.search(r"given class_path '([\w.]+)'", str(error))
+    return UserError(f"{part[1]} cannot be built: {one_line(cause)}") if part else error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.imports import RequirementCache
@@ -132,17 +133,24 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
             self.lightning_module.load_state_dict(weights, strict=False)  # type: ignore[union-attr]
 
 
-def check_deepspeed(strategy: Any, ckpt_path: str | None) -> None:
-    """Refuse Lightning's own DeepSpeed, and another strategy for what DeepSpeed wrote.
+def check_deepspeed(strategy: Any, accelerator: Any, ckpt_path: str | None) -> None:
+    """Refuse Lightning's own DeepSpeed, DeepSpeed without a GPU, and another strategy for what DeepSpeed wrote.
 
     Raises:
-        UserError: in both cases.
+        UserError: in each case.
     """
     if isinstance(strategy, DeepSpeedStrategy):
         if not isinstance(strategy, G2RPODeepSpeedStrategy):
             raise UserError(
                 "trainer.strategy is Lightning's own DeepSpeed, which divides gradients by the micro-batches twice and "
                 "cannot load a policy at stage 3; take configs/strategy/deepspeed_zero1.yaml, ..._zero2 or ..._zero3"
+            )
+        # a subclass may bring DeepSpeed to other devices
+        if type(strategy) is G2RPODeepSpeedStrategy and not isinstance(accelerator, CUDAAccelerator):
+            device = type(accelerator).__name__.removesuffix("Accelerator").lower()
+            raise UserError(
+                f"trainer.strategy is DeepSpeed, which runs on NVIDIA GPUs alone, but trainer.accelerator is {device}; "
+                "take configs/strategy/ddp.yaml or fsdp2.yaml"
             )
     elif ckpt_path and is_deepspeed(Path(ckpt_path)):
         raise UserError(

@@ -23,12 +23,6 @@ from lit_g2rpo.registry import one_line
 CHECKSUMS = "checksums.json"
 """File in a checkpoint that is a folder: size and CRC-32 of every other file in it. A single file holds its own."""
 
-LAST = "last.ckpt"
-"""Link to the newest checkpoint of a run."""
-
-NUMBERED = re.compile(r"rollout=(?P<rollout>\d+)-step=(?P<step>\d+)\.ckpt")
-"""Name of a checkpoint that was saved in the course of a run."""
-
 BLOCK = 2**24
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}

@@ -1,10 +1,16 @@
-"""The records of a run's folder: what it was started with, and one more for each time it was resumed."""
+"""Names in a run's folder, and its records: what it was started with, and one more for each time it was resumed."""
 
 import re
 from pathlib import Path
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import write_text
+
+LAST = "last.ckpt"
+"""Link to the newest checkpoint of a run."""
+
+NUMBERED = re.compile(r"rollout=(?P<rollout>\d+)-step=(?P<step>\d+)\.ckpt")
+"""Name of a checkpoint that was saved in the course of a run."""
 
 
 def records(folder: Path, name: str = "config.yaml") -> list[Path]:

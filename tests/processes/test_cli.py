@@ -133,6 +133,25 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", *RECIPE, "--model.rollout.top_p", "0"], "model.rollout.top_p is 0.0; it must be above 0"),
         (["fit", *RECIPE, "--model.rollout.slots", "0"], "model.rollout.slots is 0; it must be above 0"),
         (["test", *RECIPE, "--model.evaluation.top_k=-1"], "model.evaluation.top_k is -1; it must be 0"),
+        (
+            ["fit", *RECIPE, "--trainer.logger", "lightning.pytorch.loggers.WandbLogger"],
+            "lightning.pytorch.loggers.WandbLogger cannot be built: ModuleNotFoundError: Requirement 'wandb",
+        ),
+        (
+            ["fit", *RECIPE, "--trainer", str(ROOT / "configs/strategy/deepspeed_zero2.yaml")],
+            "trainer.accelerator is gpu, but torch finds none on this machine",
+        ),
+        (
+            [
+                "fit",
+                *RECIPE,
+                "--trainer",
+                str(ROOT / "configs/strategy/deepspeed_zero2.yaml"),
+                "--trainer.accelerator=cpu",
+                "--trainer.devices=1",
+            ],
+            "trainer.strategy is DeepSpeed, which runs on NVIDIA GPUs alone, but trainer.accelerator is cpu",
+        ),
         (["fit", *RECIPE, "--schedule.rollouts", "0"], "schedule.rollouts is 0; it must be 1 rollout or more"),
         (["fit", *RECIPE, "--model.rollout.group_size", "1"], "model.rollout.group_size is 1"),
         (["fit", *RECIPE, "--trainer.accumulate_grad_batches", "3"], "must be a multiple of trainer.accumulate_grad"),
@@ -163,7 +182,7 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         ),
         (
             ["fit", "--run", "begun", "--ckpt_path", "begun/broken"],
-            "begun/broken cannot be read: it is cut short, changed or no checkpoint",
+            "--ckpt_path begun/broken is no whole checkpoint: it is damaged",
         ),
     ],
 )

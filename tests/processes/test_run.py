@@ -85,11 +85,9 @@ def test_tensorboard_has_every_curve_in_total_and_per_task(
         "perf/update_seconds", "perf/tokens_per_second", "val/accuracy", "rollout/entropy",
     ):  # fmt: skip
         assert name in scalars, name
-    # before training, and after the fourth optimizer step, which is number 3
-    assert [event.step for event in events.Scalars("val/accuracy")] == [0, 3]
-    assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3] or len(
-        events.Scalars("train/loss")
-    ) >= 2
+    # the axis counts rollouts; 0 is before training
+    assert [event.step for event in events.Scalars("val/accuracy")] == [0, 2]
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
     assert events.Tags()["images"]
     texts = " ".join(events.Tags()["tensors"])
     assert "config" in texts
@@ -158,7 +156,7 @@ def test_a_run_goes_on_with_what_its_command_line_says(copied: Path, capsys: pyt
     assert "rollout 3/3" in said
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
     rates = EventAccumulator(str(RUN), size_guidance={"scalars": 0}).Reload().Scalars("train/learning_rate")
-    assert {point.step: point.value for point in rates}[5] == pytest.approx(1e-3)
+    assert {point.step: point.value for point in rates}[3] == pytest.approx(1e-3)
     assert {name: (RUN / name).read_text() for name in first} == first
     assert (RUN / "versions-00002.json").is_file()
     record = yaml.safe_load((RUN / "config-00002.yaml").read_text())
@@ -168,7 +166,7 @@ def test_a_run_goes_on_with_what_its_command_line_says(copied: Path, capsys: pyt
     said = on_run(capsys, "fit", "--more", "1")
     assert "init_args.lr" not in said
     rates = EventAccumulator(str(RUN), size_guidance={"scalars": 0}).Reload().Scalars("train/learning_rate")
-    assert {point.step: point.value for point in rates}[7] == pytest.approx(1e-3)
+    assert {point.step: point.value for point in rates}[4] == pytest.approx(1e-3)
 
 
 def test_a_refused_resume_leaves_no_record(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -22,16 +23,18 @@ from lit_g2rpo.strategies import FSDP2Strategy, G2RPODeepSpeedStrategy, check_de
 
 def test_lightnings_own_deepspeed_is_refused() -> None:
     with pytest.raises(UserError, match=r"take configs/strategy/deepspeed_zero1\.yaml"):
-        check_deepspeed(DeepSpeedStrategy(stage=2), None)
-    check_deepspeed(G2RPODeepSpeedStrategy(stage=2), None)
+        check_deepspeed(DeepSpeedStrategy(stage=2), CUDAAccelerator(), None)
+    check_deepspeed(G2RPODeepSpeedStrategy(stage=2), CUDAAccelerator(), None)
+    with pytest.raises(UserError, match=r"NVIDIA GPUs alone, but trainer\.accelerator is cpu"):
+        check_deepspeed(G2RPODeepSpeedStrategy(stage=2), CPUAccelerator(), None)
 
 
 def test_what_deepspeed_wrote_is_refused_by_other_strategies(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "mp_rank_00_model_states.pt").touch()
     with pytest.raises(UserError, match="was written by DeepSpeed; take its strategy fragment, or export it"):
-        check_deepspeed(DDPStrategy(), str(tmp_path))
-    check_deepspeed(G2RPODeepSpeedStrategy(stage=2), str(tmp_path))
+        check_deepspeed(DDPStrategy(), CPUAccelerator(), str(tmp_path))
+    check_deepspeed(G2RPODeepSpeedStrategy(stage=2), CUDAAccelerator(), str(tmp_path))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
