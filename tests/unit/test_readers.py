@@ -69,8 +69,8 @@ def test_json_array_with_bare_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.csv", "a", "unknown kind of file; give .jsonl"),
-        ("rows.json", '{"a": 1}', "holds one JSON object; it must be an array"),
+        ("rows.txt", "a", "unknown kind of file; give .jsonl"),
+        ("rows.json", '{"a": 1}', "holds one JSON object, with no list of rows in a; it must be an array of rows"),
         ("rows.json", "[1]", "row 1: is a JSON number; a row must be an object"),
         ("rows.json", "[{]", r"rows.json, row 1: not valid JSON \("),
         ("rows.json", '[{"a": 1}, {"a": }]', r"rows.json, row 2: not valid JSON \("),
@@ -79,7 +79,8 @@ def test_json_array_with_bare_nan(tmp_path: Path) -> None:
         ("rows.json", '[{"a": 1}', r"rows.json, row 1: not valid JSON \(the end of the file follows it"),
         ("rows.json", '[{"a": 1}] 5', "rows.json: not valid JSON .text behind the end"),
         ("rows.json", b"[\xff]", "rows.json: cannot be read as UTF-8"),
-        ("rows.jsonl.gz", "a", "unknown kind of file"),
+        ("rows.jsonl.zst", "a", "unknown kind of file"),
+        ("rows.jsonl.gz", "a", "rows.jsonl.gz: cannot be unpacked .Not a gzipped file"),
         ("rows@train.txt", "a", "is no file and no hub name; a table of the hub is owner/name@split"),
         ("rows.json", "[" * 100_000, r"rows.json, row 1: not valid JSON \("),
         ("rows.json", "", r"rows.json: not valid JSON \("),

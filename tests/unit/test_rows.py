@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_g2rpo.rewards import score
 from lit_g2rpo.rewards.rows.canonical import canonical
-from lit_g2rpo.rewards.rows.targets import SizeNeeded
+from lit_g2rpo.rewards.rows.scales import SizeNeeded
 
 SHAPE = {"id", "problem", "problem_type", "task_type", "options", "images", "data_source"}
 PNG = b"\x89PNG\r\n\x1a\n..."
@@ -180,11 +180,14 @@ def test_a_reward_reads_any_format(name: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "What?"}, "no question: none of the columns problem, question, query, prompt"),
+        ({"text": "What?"}, "no question: none of the columns problem, question, query, instr"),
         ({"problem": ["What?"], "answer": "2"}, r"'problem' is \['What\?'\]; it must be a text"),
         ({"prompt": 5, "answer": "2"}, "'prompt' is 5; it must be a text or a list of turns"),
-        ({"prompt": [{"role": "user", "content": "a"}] * 2, "answer": "2"}, "'prompt' holds user, user; it must hold"),
-        ({"prompt": [], "answer": "2"}, "'prompt' holds nothing; it must hold one user turn"),
+        (
+            {"prompt": [{"role": "user", "content": "a"}] * 2, "answer": "2"},
+            "'prompt' holds user, user; it must hold user and assistant in turn",
+        ),
+        ({"prompt": [], "answer": "2"}, "'prompt' holds nothing; it must hold user and assistant in turn"),
         ({"prompt": [{"role": "user"}]}, "the content of a turn is None; it must be a text or a list of blocks"),
         ({"prompt": [{"role": "user", "content": [{"type": "audio"}]}]}, "a turn holds {'type': 'audio'}; its blocks"),
         ({"problem": "a", "answer": True}, "'answer' is True; it must be a text, a number or JSON"),
@@ -195,8 +198,11 @@ def test_a_reward_reads_any_format(name: str) -> None:
         ({"problem": "a", "images": [3]}, "'images' holds 3; give paths, bytes or PIL images"),
         ({"problem": "a", "images": ["data:image/png;base64,@@"]}, "data address that cannot be decoded"),
         ({"problem": "a", "solution": [1, 2, 3, 4], "width": 2, "height": 2}, r"box \[1, 2, 3, 4\] in pixels lies out"),
-        ({"query": "a", "objects": {"bbox": [[1, 2]]}}, "each must be .x1, y1, x2, y2."),
-        ({"query": "a", "objects": {"bbox": [[1, 2, 3, 4]], "bbox_type": "x"}}, "bbox_type 'x'; it must be 'real'"),
+        ({"query": "a", "objects": {"bbox": [[1, 2, 3]]}}, "each must be .x1, y1, x2, y2."),
+        (
+            {"query": "a", "objects": {"bbox": [[1, 2, 3, 4]], "bbox_type": "x"}},
+            "bbox_type 'x'; it must be one of real",
+        ),
         ({"query": "a", "objects": 3}, "'objects' is 3; it must be an object"),
         ({"problem": "a", "reward_model": "rule"}, "'reward_model' is 'rule'; it must be an object"),
     ],
