@@ -24,8 +24,6 @@ MARKS = re.compile(
     re.IGNORECASE,
 )
 """What a chat template writes, and what stands for an image or a box in other formats."""
-LINKED = re.compile(r"!\[[^\]]*\]\([^)]*\)|<img\b[^>]*\bsrc=[^>]*>|<img>[^<]*</img>", re.IGNORECASE)
-"""Images that a text names as Markdown and HTML do."""
 
 
 def check_row(
@@ -96,8 +94,6 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     marks = (MARKS.search(text) for text in (*texts, *row["options"]))
     if mark := next(filter(None, marks), None):
         return f"{mark[0]} in 'problem' or 'options' is a mark of another format or a chat template; leave it out"
-    if not row["images"] and (link := next(filter(None, map(LINKED.search, texts)), None)):
-        return f"{link[0][:80]} in 'problem' is not read; write <image>, and the path in 'images'"
     places = sum(text.count(IMAGE) for text in texts)
     if places != len(row["images"]):
         return f"{places} {IMAGE} in 'problem' but {len(row['images'])} images; there must be one each"

@@ -60,7 +60,12 @@ class RowReader:
             if not columns and name != "images":
                 raise UserError(f"data.columns.{name} is empty; give the column that holds it")
             values = [self._taken(row, column, name, place) for column in columns.split(",") if column]
-            row[name] = values[0] if len(values) == 1 else [one for some in values for one in _several(some)]
+            value = values[0] if len(values) == 1 else [one for some in values for one in _several(some)]
+            if name == "images" and columns:
+                # another column than our own: its questions need not say where the images stand
+                row.pop(name, None)
+                name = "image"
+            row[name] = value
         row = self.defaults | {key: value for key, value in row.items() if value is not None}
         try:
             try:

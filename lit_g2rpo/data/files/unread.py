@@ -2,27 +2,26 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
-from lit_g2rpo.rewards.rows.media import is_image
-from lit_g2rpo.rewards.rows.targets import listed
+from lit_g2rpo.data.media.row_media import texts_of
+from lit_g2rpo.rewards.rows.media import IMAGE_COLUMN, is_image
+from lit_g2rpo.rewards.rows.targets import listed, shown
 from lit_g2rpo.rewards.rows.turns import IMAGE
 from lit_g2rpo.rewards.rows.written import from_text
 
 NAMES_IMAGE = re.compile(r"(image|img|picture|photo)_?(ids?|no|number|index|idx)", re.IGNORECASE)
 """Names of columns that say which image a row is about."""
-TEXTS = {
-    "answer",
-    "solution",
-    "problem",
-    "demonstration",
-    "earlier_turns",
-    "options",
-    "choices",
-    "completion",
-    "completions",
-}
+READ = {
+    "id", "problem", "problem_type", "task_type", "options", "images", "data_source", "answer", "demonstration",
+    "earlier_turns", "conversational", "solution", "choices", "completion", "completions",
+}  # fmt: skip
+"""Columns that are read, or hold text that may name an image."""
+LINKED = re.compile(r"!\[[^\]]*\]\([^)]*\)|<img\b[^>]*\bsrc=[^>]*>|<img>[^<]*</img>", re.IGNORECASE)
+"""Images that a text names as Markdown and HTML do."""
 MAX_DEPTH = 4
+NONE = "'--column images=' if the rows are text alone"
 
 
 def unread_images(row: Mapping[str, Any]) -> str | None:
@@ -31,20 +30,41 @@ def unread_images(row: Mapping[str, Any]) -> str | None:
     Args:
         row: the row, in canonical shape.
     """
-    if row["images"] or row.get("videos") or IMAGE in row["problem"]:
+    if row["images"] or row.get("videos") or any(IMAGE in text for text in texts_of(row)):
         return None
-    found = [name for key, value in row.items() if key not in TEXTS for name in _holding(key, value)]
+    others = [(key, value) for key, value in row.items() if key not in READ and _is_worth_a_look(value)]
+    found = [name for key, value in others for name in _holding(key, value)]
     if found:
         names = ", ".join(map(repr, found))
         option = "--column images=" + ",".join(found)
         return (
             f"no image is read, but {names} {'holds one' if len(found) == 1 else 'hold some'}; name the column in "
-            f"data.columns.images ({option}), or none for a row of text alone ('--column images=')"
+            f"data.columns.images ({option}), or {NONE}"
         )
-    name = next((key for key, value in row.items() if NAMES_IMAGE.fullmatch(key) and value not in (None, "")), None)
-    if name is not None:
-        return f"no image is read, but {name!r} names one; give its path in 'images', or '--column images=' for none"
+    if name := next((key for key, value in row.items() if key not in READ and _names_image(key, value)), None):
+        return f"no image is read, but {name!r} names one; give its path in 'images', or {NONE}"
+    if link := next(filter(None, (LINKED.search(text) for text in texts_of(row) if "](" in text or "<" in text)), None):
+        return f"no image is read, but the question has {shown(link[0])}; give its path in 'images', or {NONE}"
     return None
+
+
+def _is_worth_a_look(value: Any) -> bool:
+    """Tell quickly a value that holds no image."""
+    if isinstance(value, str):
+        # a path has a dot, base64 and data addresses are long
+        return "." in value or len(value) > 40
+    return value is not None and not isinstance(value, int | float)
+
+
+def _names_image(name: str, value: Any) -> bool:
+    if not _is_image_name(name) or isinstance(value, bool):
+        return False
+    return len(value.split()) == 1 if isinstance(value, str) else value not in (None, [], {})
+
+
+@lru_cache(maxsize=4096)
+def _is_image_name(name: str) -> bool:
+    return bool(NAMES_IMAGE.fullmatch(name) or IMAGE_COLUMN.fullmatch(name))
 
 
 def _holding(name: str, value: Any, depth: int = 0) -> Iterator[str]:

@@ -10,7 +10,7 @@ from lit_g2rpo.rewards.rows.media import take_images, take_videos
 from lit_g2rpo.rewards.rows.objects import fill_objects, place_of_objects
 from lit_g2rpo.rewards.rows.phrases import has_phrases
 from lit_g2rpo.rewards.rows.places import place
-from lit_g2rpo.rewards.rows.targets import answer_text, lettered, likely_type, listed, mapping, missing, target
+from lit_g2rpo.rewards.rows.targets import answer_text, lettered, likely_type, listed, mapping, missing, shown, target
 from lit_g2rpo.rewards.rows.turns import IMAGE as IMAGE
 from lit_g2rpo.rewards.rows.turns import VIDEO as VIDEO
 from lit_g2rpo.rewards.rows.turns import take_question
@@ -61,6 +61,7 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     videos = take_videos(rest)
     images, column = take_images(rest)
     asked = take_question(rest, images, videos)
+    asked.earlier = _earlier(rest) + asked.earlier
     texts = _options(rest)
     options = lettered(texts)
     filled, boxes, labels = fill_objects(asked, rest)
@@ -105,6 +106,20 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     return rest | shape
 
 
+def _earlier(rest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Take the turns that a row in this shape has before its question."""
+    turns = listed(rest.pop("earlier_turns", []))
+    if not _are_turns(turns):
+        raise ValueError(f"'earlier_turns' is {shown(turns)}; it must be a list of turns, each a role and a content")
+    return [(turn["role"], turn["content"]) for turn in turns]
+
+
+def _are_turns(turns: Any) -> bool:
+    return isinstance(turns, list) and all(
+        isinstance(turn, Mapping) and all(type(turn.get(key)) is str for key in ("role", "content")) for turn in turns
+    )
+
+
 def _options(rest: Mapping[str, Any]) -> Any:
     """Find the options, also where a column holds each, as VLMEvalKit's tables have them."""
     given = rest.get("options", rest.get("choices"))
@@ -125,4 +140,5 @@ def _has_shape(row: Mapping[str, Any]) -> bool:
         and all(type(video) in (str, bytes) for video in listed(row.get("videos")) or [])
         and type(row.get("data_source")) is str
         and type(row.get("answer", "")) is str
+        and _are_turns(row.get("earlier_turns", []))
     )

@@ -12,6 +12,8 @@ OTHER = re.compile(
     r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image(?:_pad)?\|>|<(?:img|image|imagehere|image_placeholder)>",
     re.IGNORECASE,
 )
+LABEL = re.compile(r"<\|object_ref_(?:start|end)\|>")
+"""What Qwen2-VL writes around the name of an object."""
 INSIDE = re.compile(r"<img>([^<>]+\.[A-Za-z]{3,4})</img>")
 """Paths as Qwen-VL wrote them into its questions."""
 
@@ -30,6 +32,7 @@ def place_images(asked: Asked, options: list[str], images: list[Any]) -> tuple[l
     Raises:
         ValueError: if a mark has a number that no image has.
     """
+    asked.problem = LABEL.sub("", asked.problem)
     texts = [*(text for _, text in asked.earlier), asked.problem]
     if any(IMAGE in text for text in texts):
         return options, images

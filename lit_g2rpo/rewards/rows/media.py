@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from lit_g2rpo.rewards.rows.targets import listed, missing, shown
@@ -23,6 +24,9 @@ NAMED = re.compile(r"[^\n\0]*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|jfif|ppm)
 """Paths and addresses of images."""
 BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]{2}|SUkqA|TU0AK)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
 """What base64 makes of the first bytes of PNG, JPEG, GIF, WebP, BMP and TIFF."""
+MAX_WORDS = 4
+"""Words in a path at most."""
+_NOTHING = {"none", "null", "nan", "n/a"}
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
@@ -49,8 +53,8 @@ def take_images(rest: dict[str, Any]) -> tuple[list[Any], str | None]:
         return [rest.pop("path"), *([more] if isinstance(more, str) else more)], "path"
     stems: dict[str, list[str]] = {}
     for name, value in rest.items():
-        if (match := IMAGE_COLUMN.fullmatch(name)) and is_image(value):
-            stems.setdefault(match["stem"].casefold(), []).append(name)
+        if (stem := _stem(name)) and is_image(value):
+            stems.setdefault(stem, []).append(name)
     if not stems:
         return [], None
     if len(stems) > 1:
@@ -122,7 +126,7 @@ def is_image(value: Any, loose: bool = True) -> bool:
     """Tell a value that stands for images by what it is: a path, an address, bytes, or a list or object of them.
 
     Args:
-        loose: a text without an ending of image files is taken for a path as well if it has no blank.
+        loose: any text without a blank is taken for a path.
     """
     value = listed(from_text(value))
     if isinstance(value, list):
@@ -132,8 +136,9 @@ def is_image(value: Any, loose: bool = True) -> bool:
     if isinstance(value, bytes):
         return value.startswith(MAGIC)
     if isinstance(value, str):
-        plain = loose and bool(value) and not any(c.isspace() for c in value) and ("/" in value or "." in value)
-        return bool(value.startswith("data:image") or NAMED.fullmatch(value) or BASE64.fullmatch(value)) or plain
+        plain = loose and len(value.split()) == 1 and value.casefold() not in _NOTHING
+        named = "." in value and len(value.split()) <= MAX_WORDS and NAMED.fullmatch(value)
+        return plain or bool(named or value.startswith("data:image") or BASE64.fullmatch(value))
     return hasattr(value, "convert")
 
 
@@ -143,8 +148,14 @@ def _several(value: Any, column: str) -> list[Any]:
 
 
 def _series(rest: Mapping[str, Any], name: str) -> list[str]:
-    same = [key for key in rest if (match := IMAGE_COLUMN.fullmatch(key)) and match["stem"] == name and match["number"]]
+    same = [key for key in rest if key != name and _stem(key) == name and _number(key)]
     return sorted((key for key in same if is_image(rest[key])), key=_number)
+
+
+@lru_cache(maxsize=4096)
+def _stem(name: str) -> str:
+    match = IMAGE_COLUMN.fullmatch(name)
+    return match["stem"].casefold() if match else ""
 
 
 def _number(name: str) -> int:

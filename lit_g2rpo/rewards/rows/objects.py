@@ -22,6 +22,8 @@ def fill_objects(asked: Asked, row: Mapping[str, Any]) -> tuple[bool, int, int]:
         ValueError: if there are more marks than labels or boxes.
     """
     objects = mapping(row, "objects")
+    if not objects:
+        return False, 0, 0
     texts = [*(text for _, text in asked.earlier), asked.problem, asked.reply or ""]
     marked = "".join(texts)
     labels = [str(label) for label in listed(objects.get("ref")) or []]
@@ -31,9 +33,9 @@ def fill_objects(asked: Asked, row: Mapping[str, Any]) -> tuple[bool, int, int]:
     # a reply may name again what the question named
     again = bool(labels) and before.count("<ref-object>") in (0, len(labels))
     for mark, there in (("<ref-object>", labels), ("<bbox>", boxes)):
-        if objects and counts[mark] > len(there) and not (mark == "<ref-object>" and again):
+        if counts[mark] > len(there) and not (mark == "<ref-object>" and again):
             raise ValueError(f"its turns hold {counts[mark]} {mark}, but 'objects' has {len(there)} for them")
-    if not objects or not any(counts.values()):
+    if not any(counts.values()):
         return False, 0, 0
     filling: dict[str, Iterator[Any]] = {"<ref-object>": cycle(labels), "<bbox>": iter(boxes)}
     asked.earlier = [(role, _filled(text, filling, exact=False)) for role, text in asked.earlier]

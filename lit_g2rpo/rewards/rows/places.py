@@ -38,13 +38,21 @@ def place(row: Mapping[str, Any], reply: str | None, *, sees: bool, task: Any, f
     declared = row.get("problem_type")
     if (declared and (not isinstance(declared, str) or declared not in PLACES)) or "options" in row or "choices" in row:
         return None
+    if not declared and (task == "math_reasoning" or not (sees or "solution" in row)):
+        return None
     column, value = _given(row, reply)
     plain = column == "solution" and is_box(value)
-    if value is None or (not declared and (task == "math_reasoning" or not (sees or plain))):
+    if value is None or not (declared or sees or plain):
         return None
-    if declared and "bbox_type" not in row and _is_formed(value):
+    if declared and ("bbox_type" not in row or declared == "temporal grounding") and _is_formed(value):
         return None
-    found = read_place(value)
+    try:
+        found = read_place(value)
+    except ValueError:
+        # of the type that the row names, its own rule says what is wrong
+        if declared:
+            return None
+        raise
     if found is None:
         return None
     kind, content, spelled = found
@@ -82,6 +90,8 @@ def _is_formed(value: Any) -> bool:
 
 def _likely_box(content: Any) -> bool:
     """Tell boxes from lists of numbers that answer a question of maths."""
+    if "points" in content:
+        return True
     boxes = [content["boxes"]] if isinstance(content, dict) else [one["bbox_2d"] for one in content]
     largest = max(numbers(content))
     ordered = all(box[0] < box[2] and box[1] < box[3] and min(box) >= 0 for box in boxes)

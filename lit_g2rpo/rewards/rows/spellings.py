@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from lit_g2rpo.rewards.answers.structured import json_value
-from lit_g2rpo.rewards.rows.scales import is_box
+from lit_g2rpo.rewards.rows.scales import GRID, is_box, numbers
 from lit_g2rpo.rewards.rows.targets import listed, shown
 from lit_g2rpo.rewards.rows.written import from_text
 
@@ -31,6 +31,8 @@ _WHOLE = {
     frozenset({"polygon"}): "point grounding",
 }
 """Problem types by the keys of an answer that is in its own form already."""
+LIKELY_POINT = 100
+"""Pairs of numbers up to this are the answer to a question of maths."""
 PROSE = 200
 """Characters of a sentence that a box is looked for in."""
 OWN, LISTED = "own", "listed"
@@ -51,6 +53,7 @@ def read_place(value: Any) -> Found | None:
     if not isinstance(value, str):
         return _of_json(value)
     body = value.rpartition("<answer>")[2].partition("</answer>")[0] if "</answer>" in value else value
+    body = body.strip().removeprefix("<tool_call>").removesuffix("</tool_call>")
     marked = list(_BOX_MARK.finditer(body))
     if marked:
         boxes: list[dict[str, Any]] = []
@@ -85,7 +88,10 @@ def _of_json(value: Any) -> Found | None:
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         return _of_objects(value)
     if not isinstance(value, dict):
-        return None
+        return _of_pairs(value)
+    arguments = value.get("arguments", value)
+    if isinstance(arguments, dict) and is_box(arguments.get("coordinate"), 2):
+        return "point grounding", {"points": [arguments["coordinate"]]}, OWN
     keys = set(value)
     if kind := _WHOLE.get(frozenset(keys)):
         return kind, value, OWN
@@ -109,6 +115,20 @@ def _of_objects(value: list[dict[str, Any]]) -> Found | None:
     labels = [str(_field(one, "label", "category", "name") or "") for one in value]
     boxes = [{"bbox_2d": box, "label": label} for box, label in zip(found, labels, strict=True)]
     return _of_number(boxes), boxes, None
+
+
+def _of_pairs(value: Any) -> Found | None:
+    """Read lists of two numbers: several are points, one may be an interval too."""
+    pairs = [value] if is_box(value, 2) else value
+    if not isinstance(pairs, list) or not pairs or not all(is_box(pair, 2) for pair in pairs):
+        return None
+    figures = numbers(pairs)
+    if not LIKELY_POINT < max(figures) <= GRID or min(figures) < 0:
+        return None
+    if pairs != value:
+        options = "--default problem_type='point grounding', 'temporal grounding' or math"
+        raise ValueError(f"the answer {value} may be a point, a span of time or an interval; say which: {options}")
+    return "point grounding", {"points": pairs}, LISTED
 
 
 def _of_number(boxes: list[Any]) -> str:

@@ -61,14 +61,18 @@ def take_question(rest: dict[str, Any], images: list[Any], videos: list[Any]) ->
         if not found:
             return Asked("")
         [name] = found
-    value = listed(from_text(rest.pop(name)))
+    given = rest.pop(name)
+    value = listed(from_text(given))
+    if isinstance(value, list) and isinstance(given, str) and not is_turns(value):
+        value = given
     if isinstance(value, str) and name in TURNS and (written := _chatml(value)):
         return _conversation(written, rest, images, videos, name)
     if isinstance(value, str):
         return _alone(value, rest, name)
-    if not is_turns(value) and value != []:
+    if not is_turns(value) and value not in ([], {}):
         form = "text" if name in QUESTIONS else "text or a list of turns"
-        raise ValueError(f"{name!r} is {shown(value)}; it must be a {form}")
+        inside = f", or name a key of it: --column {name}={name}.{next(iter(value))}" if isinstance(value, dict) else ""
+        raise ValueError(f"{name!r} is {shown(value)}; it must be a {form}{inside}")
     asked = _conversation(value, rest, images, videos, name)
     asked.chat = True
     return asked
