@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from lit_g2rpo.data.media.row_media import texts_of
-from lit_g2rpo.rewards.rows.media import IMAGE_COLUMN, is_image
+from lit_g2rpo.rewards.rows.media import IMAGE_COLUMN, NOTHING, is_image
 from lit_g2rpo.rewards.rows.targets import listed, shown
 from lit_g2rpo.rewards.rows.turns import IMAGE
 from lit_g2rpo.rewards.rows.written import from_text
@@ -59,7 +59,9 @@ def _is_worth_a_look(value: Any) -> bool:
 def _names_image(name: str, value: Any) -> bool:
     if not _is_image_name(name) or isinstance(value, bool):
         return False
-    return len(value.split()) == 1 if isinstance(value, str) else value not in (None, [], {})
+    if isinstance(value, str):
+        return len(value.split()) == 1 and value.casefold() not in NOTHING
+    return value not in (None, [], {})
 
 
 @lru_cache(maxsize=4096)

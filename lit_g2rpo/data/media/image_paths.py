@@ -8,6 +8,9 @@ from typing import Any
 
 from lit_g2rpo.data.media.images import ImageError, Source
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.rows.targets import shown
+
+MAX_SHOWN = 120
 
 
 def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Source]:
@@ -30,10 +33,13 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
     Raises:
         UserError: if the path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
     """
+    name = name.removeprefix("file://")
     if "\0" in name:
-        raise UserError(f"{place}: {kind} {name!r} is no path")
+        raise UserError(f"{place}: {kind} {shown(name)} is no path")
     if "://" in name:
-        raise UserError(f"{place}: {kind} {name!r} is an address of the web; save it in data.image_root {image_root}")
+        raise UserError(
+            f"{place}: {kind} {shown(name)} is an address of the web; save it in data.image_root {image_root}"
+        )
     absolute = os.path.abspath(image_root)
     root = _resolved(absolute)
     # folders are resolved once, so that a row costs one look at its file
@@ -47,10 +53,16 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
     path = os.path.normpath(path)
     if not path.startswith(root.rstrip(os.sep) + os.sep):
         verb = f"leads to {path}," if link else "lies"
-        raise UserError(f"{place}: {kind} {name!r} {verb} outside data.image_root {image_root}; use a path inside it")
+        raise UserError(
+            f"{place}: {kind} {shown(name)} {verb} outside data.image_root {image_root}; use a path inside it"
+        )
     if not stat.S_ISREG(mode):
-        raise ImageError(f"{place}: no {kind} file {path}; check '{kind}s' and data.image_root")
+        raise ImageError(f"{place}: no {kind} file {_cut(path)}; check '{kind}s' and data.image_root")
     return Path(path)
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= MAX_SHOWN else f"{path[: MAX_SHOWN - 3]}..."
 
 
 def _mode(path: str) -> int:

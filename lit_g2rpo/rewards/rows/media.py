@@ -26,7 +26,8 @@ BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]{2}|SUkqA|TU
 """What base64 makes of the first bytes of PNG, JPEG, GIF, WebP, BMP and TIFF."""
 MAX_WORDS = 4
 """Words in a path at most."""
-_NOTHING = {"none", "null", "nan", "n/a"}
+NOTHING = {"none", "null", "nan", "n/a"}
+"""Texts that say that there is no image."""
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
@@ -108,10 +109,8 @@ def image_of(image: Any, column: str = "images") -> Any:
     """
     if isinstance(image, Mapping):
         named = [image[key] for key in SOURCES if image.get(key)]
-        # any other name, if there is one value alone
-        alone = [value for value in image.values() if isinstance(value, str | bytes) and value]
-        found = named[0] if named else alone[0] if len(alone) == 1 else image
-        return image_of(found, column) if found is not image else _refused(image, column)
+        found = named or _alone(image)
+        return image_of(found[0], column) if found else _refused(image, column)
     if isinstance(image, str):
         if image.startswith("data:image") or BASE64.fullmatch(image):
             try:
@@ -132,14 +131,21 @@ def is_image(value: Any, loose: bool = True) -> bool:
     if isinstance(value, list):
         return bool(value) and all(is_image(one, loose) for one in value)
     if isinstance(value, Mapping):
-        return any(is_image(value[key], loose) for key in SOURCES if value.get(key))
+        named = [value[key] for key in SOURCES if value.get(key)]
+        return any(is_image(one, loose) for one in (named or (_alone(value) if loose else ())))
     if isinstance(value, bytes):
         return value.startswith(MAGIC)
     if isinstance(value, str):
-        plain = loose and len(value.split()) == 1 and value.casefold() not in _NOTHING
-        named = "." in value and len(value.split()) <= MAX_WORDS and NAMED.fullmatch(value)
-        return plain or bool(named or value.startswith("data:image") or BASE64.fullmatch(value))
+        plain = loose and len(value.split()) == 1 and value.casefold() not in NOTHING
+        path = "." in value and len(value.split()) <= MAX_WORDS and NAMED.fullmatch(value)
+        return plain or bool(path or value.startswith("data:image") or BASE64.fullmatch(value))
     return hasattr(value, "convert")
+
+
+def _alone(image: Mapping[str, Any]) -> list[Any]:
+    """Find the one text or content in an object of unknown keys."""
+    found = [value for value in image.values() if isinstance(value, str | bytes) and value]
+    return found if len(found) == 1 else []
 
 
 def _several(value: Any, column: str) -> list[Any]:
