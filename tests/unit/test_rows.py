@@ -244,19 +244,38 @@ def test_pixels_need_the_size_of_the_image() -> None:
     assert json.loads(edge["answer"]) == {"boxes": [0.0, 0.0, 1000.0, 1000.0]}
 
 
+WORDS = [
+    "boxes", "bbox", "bbox_2d", "point_2d", "points", "time", "label", "ref", "role", "content", "type", "text",
+    "image", "user", "assistant", "image_id", "bbox_type", "ground_truth", "path", "coordinate", "arguments", "sent",
+]  # fmt: skip
+TEXTS = [
+    "[1, 20, 300, 400]", "<box>(1,2),(300,400)</box>", '{"boxes": [1, 2, 300, 400]}', "[", "[1]", "{}", "<bbox>",
+    "<ref-object>", "<image 1>", "<|im_start|>user\na<|im_end|>", "[[1, 2, 3], 4]", "7", "user", "real",
+    "index", "a.png",
+]  # fmt: skip
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=4),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=4)
+    | st.sampled_from(TEXTS),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6) | st.sampled_from(WORDS), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 keys = st.sampled_from([
     "problem", "question", "query", "prompt", "messages", "conversations", "answer", "solution", "options", "choices",
     "images", "image", "videos", "objects", "reward_model", "path", "problem_type", "task_type", "task", "data_source",
-    "id", "data_type", "width", "height", "accu_reward_method", "ground_truth", "demonstration", "other",
+    "id", "data_type", "width", "height", "accu_reward_method", "ground_truth", "demonstration", "other", "bbox_2d",
+    "bbox_type", "answer_as", "earlier_turns", "sentences", "bbox", "instruction", "input", "output", "history",
+    "system", "image_1", "img", "message", "A", "B",
 ])  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     st.dictionaries(keys, values, max_size=5),
     st.sampled_from([{}, {"problem": "a"}, {"query": "a"}, {"prompt": [{"role": "user", "content": "a"}]}]),

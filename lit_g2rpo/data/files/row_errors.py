@@ -91,7 +91,7 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     if answered and (wrong := benchmark_error(row)):
         return wrong
     texts = texts_of(row)
-    marks = (MARKS.search(text) for text in (*texts, *row["options"]))
+    marks = (MARKS.search(text) for text in (*texts, *row["options"]) if "<" in text or "[" in text)
     if mark := next(filter(None, marks), None):
         return f"{mark[0]} in 'problem' or 'options' is a mark of another format or a chat template; leave it out"
     places = sum(text.count(IMAGE) for text in texts)

@@ -51,7 +51,8 @@ def clips(row: dict[str, Any], image_root: Path, place: str) -> list[Clip]:
 
 def texts_of(row: Mapping[str, Any]) -> list[str]:
     """Return the texts that a row in canonical shape shows, the question last."""
-    return [*(turn["content"] for turn in row.get("earlier_turns", ())), row["problem"]]
+    earlier = row.get("earlier_turns")
+    return [*(turn["content"] for turn in earlier), row["problem"]] if earlier else [row["problem"]]
 
 
 def open_media(row: dict[str, Any], opening: Opening, place: str) -> tuple[list[str], list[Image.Image]]:

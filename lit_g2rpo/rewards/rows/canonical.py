@@ -61,7 +61,8 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     videos = take_videos(rest)
     images, column = take_images(rest)
     asked = take_question(rest, images, videos)
-    asked.earlier = _earlier(rest) + asked.earlier
+    if "earlier_turns" in rest:
+        asked.earlier = _earlier(rest) + asked.earlier
     texts = _options(rest)
     options = lettered(texts)
     filled, boxes, labels = fill_objects(asked, rest)
@@ -108,7 +109,7 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _earlier(rest: dict[str, Any]) -> list[tuple[str, str]]:
     """Take the turns that a row in this shape has before its question."""
-    turns = listed(rest.pop("earlier_turns", []))
+    turns = listed(rest.pop("earlier_turns"))
     if not _are_turns(turns):
         raise ValueError(f"'earlier_turns' is {shown(turns)}; it must be a list of turns, each a role and a content")
     return [(turn["role"], turn["content"]) for turn in turns]
@@ -140,5 +141,5 @@ def _has_shape(row: Mapping[str, Any]) -> bool:
         and all(type(video) in (str, bytes) for video in listed(row.get("videos")) or [])
         and type(row.get("data_source")) is str
         and type(row.get("answer", "")) is str
-        and _are_turns(row.get("earlier_turns", []))
+        and ("earlier_turns" not in row or _are_turns(row["earlier_turns"]))
     )

@@ -104,7 +104,7 @@ def _alone(text: str, rest: dict[str, Any], name: str) -> Asked:
     if isinstance(system := rest.get("system"), str) and system.strip():
         asked.earlier.append(("system", rest.pop("system")))
     past = listed(from_text(rest.get("history")))
-    if isinstance(past, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in past):
+    if isinstance(past, list) and all(isinstance(pair, list) and [*map(type, pair)] == [str, str] for pair in past):
         del rest["history"]
         asked.earlier += [turn for said, answered in past for turn in (("user", said), ("assistant", answered))]
     return asked
