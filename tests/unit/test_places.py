@@ -189,6 +189,7 @@ def test_scales(root: Path, row: dict[str, Any], options: dict[str, Any]) -> Non
         ({"answer": "<loc0100><loc0200><loc0400><loc0600> box"}, "<loc0100>, which is not read; write places as"),
         ({"answer": '<points x1="10" y1="20">x</points>'}, "which is not read"),
         ({"answer": "<|box_start|>(100,200)<|box_end|>"}, "is no box; it must hold x1, y1, x2, y2"),
+        ({"answer": "[23, 29, 31, 37]"}, "may be a very small box or a list of numbers; say which: --default"),
         ({"answer": "[412, 603]"}, "may be a point, a span of time or an interval; say which: --default problem_type="),
     ],
 )  # fmt: skip

@@ -42,6 +42,7 @@ BLOCKS = [
         {"texts": [{"user": "How many bars?", "assistant": "4", "source": "x"}]},
         {"prompt": TEMPLATE, "answer": "4"},
         {"prompt": TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", ""), "answer": "4"},
+        {"prompt": TEMPLATE + "<think>\n", "answer": "4"},
         {"instruction": "<image>How many bars?", "input": "", "output": "4"},
         {"instruction": "How many", "input": "bars?", "output": "4"},
         {"query": "How many bars?", "response": "4"},

@@ -131,6 +131,13 @@ def test_rows_of_text_stay_rows_of_text(columns: dict[str, Any]) -> None:
     assert "<image>" not in row["problem"]
 
 
+def test_options_that_are_images_are_refused() -> None:
+    for shown in ({}, {"image": "c.png"}):
+        with pytest.raises(UserError, match=r"its options are images .'a.png'.; put them in 'images', and '<image 1>'"):
+            read(ASKED | shown | {"options": ["a.png", "b.png"], "answer": "A"})
+    assert read(ASKED | {"options": ["a.png", "a text"], "answer": "A"})["options"] == ["A. a.png", "B. a text"]
+
+
 def test_a_row_of_text_may_say_so() -> None:
     for columns in ({"file_name": "bar.png"}, {"image_id": 7}, {"problem": "What is <img src='a.png'> in HTML?"}):
         assert read(ASKED | columns, columns={"images": ""})["images"] == []

@@ -30,6 +30,9 @@ def unread_images(row: Mapping[str, Any]) -> str | None:
     Args:
         row: the row, in canonical shape.
     """
+    options = [option.partition(". ")[2] or option for option in row["options"]]
+    if options and all("." in option and is_image(option, loose=False) for option in options):
+        return f"its options are images ({shown(options[0])}); put them in 'images', and '<image 1>', .. in 'options'"
     if row["images"] or row.get("videos") or any(IMAGE in text for text in texts_of(row)):
         return None
     others = [(key, value) for key, value in row.items() if key not in READ and _is_worth_a_look(value)]

@@ -13,7 +13,7 @@ QUESTION = "<image> Please provide the bounding box coordinate of the region thi
 
 def has_phrases(row: Mapping[str, Any]) -> bool:
     """Tell a row with a list of phrases for one box, whether or not the box is right."""
-    phrases = listed(row.get("answer"))
+    phrases = listed(from_text(row.get("answer")))
     kind = row.get("problem_type")
     if missing(phrases) and "bbox" in row and "problem" not in row and _sentences(row) is not None:
         return True
@@ -41,7 +41,7 @@ def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     Source: lmms-eval's ``refcoco_bbox_rec`` tasks, which count a sample per phrase.
     """
     column = "sentences" if missing(row.get("answer")) else "answer"
-    phrases = _sentences(row) if column == "sentences" else listed(row["answer"])
+    phrases = _sentences(row) if column == "sentences" else listed(from_text(row["answer"]))
     name = next((row[key] for key in ("id", "question_id", "ref_id") if key in row), None)
     if not phrases:
         raise ValueError(f"{column!r} lists no phrase; give at least one that describes the box")
@@ -68,7 +68,7 @@ def _sentences(row: Mapping[str, Any]) -> list[str] | None:
 
 
 def _corners(row: Mapping[str, Any]) -> list[float]:
-    box, form = listed(row.get("bbox")), "it must be [x, y, width, height] in pixels"
+    box, form = listed(from_text(row.get("bbox"))), "it must be [x, y, width, height] in pixels"
     if missing(box):
         raise ValueError(f"'answer' lists phrases, but there is no 'bbox'; {form}")
     if not is_box(box) or not (box[2] > 0 and box[3] > 0):

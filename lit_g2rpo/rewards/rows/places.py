@@ -15,6 +15,8 @@ PLACES = {
 
 SMALL = 20
 """Lists of numbers up to this are the answer to a question of maths, not a box in a corner of the 0..1000 grid."""
+THIN = 10
+"""Lists of numbers whose box would have a side below this may be either."""
 REPLY = "the assistant's turn"
 
 
@@ -89,13 +91,22 @@ def _is_formed(value: Any) -> bool:
 
 
 def _likely_box(content: Any) -> bool:
-    """Tell boxes from lists of numbers that answer a question of maths."""
+    """Tell boxes from lists of numbers that answer a question of maths.
+
+    Raises:
+        ValueError: for one that may be either.
+    """
     if "points" in content:
         return True
     boxes = [content["boxes"]] if isinstance(content, dict) else [one["bbox_2d"] for one in content]
     largest = max(numbers(content))
     ordered = all(box[0] < box[2] and box[1] < box[3] and min(box) >= 0 for box in boxes)
-    return ordered and (largest <= 1 or largest > SMALL)
+    if not ordered or 1 < largest <= SMALL:
+        return False
+    if largest > 1 and any(min(box[2] - box[0], box[3] - box[1]) < THIN for box in boxes):
+        settled = "say which: --default problem_type='spatial grounding' or math"
+        raise ValueError(f"the answer {boxes[0]} may be a very small box or a list of numbers; {settled}")
+    return True
 
 
 def _formed(content: Any, kind: str) -> Any:

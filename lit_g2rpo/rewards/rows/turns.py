@@ -18,7 +18,7 @@ _ROLES = {
     "bot": "assistant", "chatbot": "assistant", "system": "system",
 }  # fmt: skip
 _ROLE, _CONTENT = ("role", "from"), ("content", "value", "text")
-_CHATML = re.compile(r"\s*<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\s*|$)", re.DOTALL)
+_CHATML = re.compile(r"\s*<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 _PADS = re.compile(r"<\|vision_start\|><\|(image|video)_pad\|><\|vision_end\|>")
 
 
@@ -57,7 +57,8 @@ def take_question(rest: dict[str, Any], images: list[Any], videos: list[Any]) ->
         found = [key for key, value in rest.items() if is_turns(from_text(value))]
         if len(found) > 1 or (not found and "problem_type" not in rest):
             known = ", ".join(QUESTIONS + TURNS)
-            raise ValueError(f"no question: none of the columns {known}; it has {', '.join(rest)}")
+            named = "name it in data.columns.problem (--column problem=NAME)"
+            raise ValueError(f"no question: none of the columns {known}; it has {', '.join(rest)}; {named}")
         if not found:
             return Asked("")
         [name] = found
@@ -141,7 +142,8 @@ def _chatml(text: str) -> list[dict[str, str]]:
         turns.append({"role": match[1], "content": content.strip()})
     if at != len(text) or not turns:
         return []
-    return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
+    opened = turns[-1]["role"] == "assistant" and turns[-1]["content"] in ("", "<think>", "<thinking>")
+    return turns[:-1] if opened else turns
 
 
 def _content(content: Any, images: list[Any], videos: list[Any]) -> str:
