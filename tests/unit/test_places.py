@@ -71,7 +71,7 @@ ONE_BOX = {
 
 @pytest.mark.parametrize("spelling", ONE_BOX)
 def test_a_box_is_a_box_in_every_spelling(root: Path, spelling: str) -> None:
-    row = read(root, ASKED | {"answer": ONE_BOX[spelling]})
+    row = read(root, ASKED | {"answer": ONE_BOX[spelling], "options": []})
     assert (row["problem_type"], row["task_type"]) == ("spatial grounding", "spatial_grounding")
     assert json.loads(row["answer"])["boxes"] == pytest.approx(GRID)
     assert canonical(row) is row
@@ -174,6 +174,14 @@ def test_scales(root: Path, row: dict[str, Any], options: dict[str, Any]) -> Non
     found = read(root, ASKED | row, **options)
     assert found["problem_type"] == "spatial grounding"
     assert json.loads(found["answer"])["boxes"] == pytest.approx(GRID)
+
+
+def test_what_settles_a_scale_counts_once_and_for_rows_in_this_shape_too(root: Path) -> None:
+    row = read(root, ASKED | {"answer": PIXELS, "bbox_type": "real"})
+    assert "bbox_type" not in row
+    pixels = row | {"answer": json.dumps({"boxes": PIXELS})}
+    assert json.loads(read(root, pixels, defaults={"bbox_type": "real"})["answer"])["boxes"] == pytest.approx(GRID)
+    assert read(root, pixels)["answer"] == pixels["answer"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ TASK_OF_SOURCE = {
 }
 """Task of a row that names none, by where it comes from (OpenVLThinkerV2's sources)."""
 
+SETTLES = {"bbox_type", "answer_as"}
+"""Columns that say how an answer is read, and have no meaning once it is."""
 _JSON = ("reward_model", "objects", "extra_info", "options", "choices")
 """Columns that some tables write as text."""
 
@@ -75,13 +77,15 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     source = str(rest.get("data_source", ""))
     task = rest.get("task_type") or (rest["task"] if isinstance(rest.get("task"), str) else None)
     task = task or TASK_OF_SOURCE.get(source)
-    found = place(rest, asked.reply, sees=bool(images or videos), task=task, filled=filled)
+    found = place(rest, asked.reply, sees=bool(images or videos), chosen=bool(options), task=task, filled=filled)
     answer = found[0] if found else target(rest, asked.reply)
     if answer is None and mapping(rest, "objects").get("bbox"):
         found = place_of_objects(rest, boxes, labels)
         answer = found[0] if found else None
     if isinstance(texts, list) and options != texts:
         answer = letter_of_index(rest, texts, answer)
+    for settled in SETTLES:
+        rest.pop(settled, None)
     kind = rest.get("problem_type") or (found[1] if found else likely_type(rest, asked.problem, options, answer))
     if not task and (known := known_problem_type(kind)):
         task = known.task
@@ -138,6 +142,7 @@ def _has_shape(row: Mapping[str, Any]) -> bool:
         and type(row.get("options")) is list
         and type(row.get("images")) is list
         and "video" not in row
+        and SETTLES.isdisjoint(row)
         and all(type(video) in (str, bytes) for video in listed(row.get("videos")) or [])
         and type(row.get("data_source")) is str
         and type(row.get("answer", "")) is str

@@ -20,13 +20,16 @@ THIN = 10
 REPLY = "the assistant's turn"
 
 
-def place(row: Mapping[str, Any], reply: str | None, *, sees: bool, task: Any, filled: bool) -> tuple[Any, str] | None:
+def place(
+    row: Mapping[str, Any], reply: str | None, *, sees: bool, chosen: bool, task: Any, filled: bool
+) -> tuple[Any, str] | None:
     """Read a gold answer that is a place.
 
     Args:
         row: the row, without its nulls.
         reply: the assistant's turn, if the row has one.
         sees: the row has images or videos.
+        chosen: it has options.
         task: the task that the row or its source names; answers to maths are no places.
         filled: boxes were put into the reply, on the grid.
 
@@ -38,7 +41,7 @@ def place(row: Mapping[str, Any], reply: str | None, *, sees: bool, task: Any, f
         ValueError: if it is a place, but not clear where.
     """
     declared = row.get("problem_type")
-    if (declared and (not isinstance(declared, str) or declared not in PLACES)) or "options" in row or "choices" in row:
+    if (declared and (not isinstance(declared, str) or declared not in PLACES)) or chosen:
         return None
     if not declared and (task == "math_reasoning" or not (sees or "solution" in row)):
         return None
