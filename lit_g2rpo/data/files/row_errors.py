@@ -80,7 +80,7 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     if row["task_type"] is None:
         return (
             "no task_type, and neither data_source nor problem_type settles it; give one of "
-            f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type"
+            f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type (--default task_type=..)"
         )
     if not isinstance(row["task_type"], str) or row["task_type"] not in tasks:
         return f"unknown task_type {row['task_type']!r}; known: {', '.join(tasks)}; data.tasks adds one"
