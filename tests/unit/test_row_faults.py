@@ -206,13 +206,15 @@ def test_any_of_several_right_answers(answer: Any) -> None:
         ("### Step\n#### Step 2\nso it is 4", "### Step\n#### Step 2\nso it is 4"),
     ],
 )  # fmt: skip
-def test_the_mark_of_gsm8k(answer: str, read: str) -> None:
+def test_solutions_that_are_written_out(answer: str, read: str) -> None:
     row = {"question": "How many?", "answer": answer}
     assert canonical(row)["answer"] == read
     shape = canonical(row)
     assert canonical(shape) == shape
     # a row that has every column of the shape is read alike
     assert canonical(WHOLE | {"answer": answer})["answer"] == read
+        ("<think>a</think>\n4", "4"), ("so\n</thinking><answer>4</answer>", "4"),
+        ("<think>\\boxed{3}?</think>\n\\boxed{4}", "4"), ("<think>4</think>", "<think>4</think>"),
     assert canonical(WHOLE | {"answer": answer, "problem_type": "OCR"})["answer"] == answer
 
 

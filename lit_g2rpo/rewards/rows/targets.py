@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from lit_g2rpo.rewards.rows.values import listed, mapping, missing, shown
 
 # VLM-R1 names its accuracy rule by row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
+_REASONED = re.compile(r".*</think(?:ing)?>\s*(?=\S)", re.DOTALL)
 
 
 def target(row: Mapping[str, Any], reply: str | None) -> Any:
@@ -35,16 +37,20 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
 def conclusion(text: str, problem_type: Any) -> str:
     """Find the answer of a solution that is written out: its last answer block, its last box of LaTeX, or behind ####.
 
+    Reasoning in tags before it is left out.
+
     Args:
         problem_type: of the row, if it names one; that of a type without solutions is left as it is.
     """
-    if "</answer>" not in text and "\\boxed{" not in text and "####" not in text:
+    if not any(mark in text for mark in ("</answer>", "\\boxed{", "####", "</think")):
         return text
     kind = known_problem_type(problem_type)
     if kind is not None and not kind.solution:
         return text
     if "</answer>" in text and not text.lstrip().startswith("<answer>"):
         return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
+    if "</think" in text:
+        text = _REASONED.sub("", text).strip()
     start = text.rfind("\\boxed{")
     if start < 0:
         # the mark of GSM8K, whose last line is the result; other lines have headings
