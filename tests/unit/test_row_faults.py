@@ -191,6 +191,11 @@ def test_any_of_several_right_answers(answer: Any) -> None:
     row = {"problem": "How many?", "reward_model": {"ground_truth": answer}}
     assert gold_error(row) is None
     assert [score(COMPLETION.format(text), row).accuracy for text in ("4", "4.0", "four", "5", "4, four")] == [
+def test_two_right_numbers_are_no_place() -> None:
+    row = {"problem": "<image>How many?", "images": ["a.png"], "answer": ["150", "150.0"]}
+    assert (canonical(row)["problem_type"], canonical(row)["answer"]) == ("math", '["150", "150.0"]')
+
+
         1,
         1,
         1,
