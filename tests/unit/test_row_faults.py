@@ -80,6 +80,7 @@ def found(root: Path, *lines: str | dict[str, Any]) -> list[tuple[str, str]]:
         ({"answer": ["A", "B"]}, "gold", "names several options; it must be the letter of one of its 2 options"),
         ({"task_type": ["ocr"]}, "column", "unknown task_type ['ocr']; known: spatial_grounding"),
         ({"task_type": {"a": 1}}, "column", "unknown task_type {'a': 1}"),
+        ({"task_type": None, "task": "closed choice"}, "column", "or data.defaults.task_type (--default task_"),
         ({"task_type": False}, "column", "unknown task_type False"),
         ({"task_type": "x" * 999}, "column", f"unknown task_type '{'x' * 76}...; known"),
         ({"problem_type": ["math"]}, "column", "unknown problem_type ['math']; known: multiple choice"),

@@ -90,7 +90,9 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
             f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type (--default task_type=..)"
         )
     if not isinstance(row["task_type"], str) or row["task_type"] not in tasks:
-        return f"unknown task_type {shown(row['task_type'])}; known: {', '.join(tasks)}; data.tasks adds one"
+        own = row["task_type"] == row.get("task")
+        instead = ", or data.defaults.task_type (--default task_type=..) takes the place of 'task'" if own else ""
+        return f"unknown task_type {shown(row['task_type'])}; known: {', '.join(tasks)}; data.tasks adds one{instead}"
     if not isinstance(row.get("demonstration"), str | None):
         return f"'demonstration' is {shown(row['demonstration'])}; it must be a text"
     if answered and (wrong := benchmark_error(row)):
