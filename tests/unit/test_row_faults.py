@@ -160,6 +160,10 @@ def test_one_true_line_for_each_answer(root: Path, changes: dict[str, Any], kind
 def test_a_key_twice(root: Path, line: str, message: str) -> None:
     [(_, said)] = found(root, line)
     assert message in said
+    wrapped = root / "w.json"
+    wrapped.write_text(f'{{"data": [{line}]}}')
+    with pytest.raises(UserError, match=r"w.json: not valid JSON \(key '\w+' twice in one object"):
+        JsonRows([wrapped], RowReader(root), TASKS, RewardConfig())
     array = root / "f.json"
     array.write_text(f'[{{"problem": "a"}}, {line}]')
     with pytest.raises(UserError, match=r"row 2: not valid JSON \(key '\w+' twice in one object"):
@@ -187,16 +191,16 @@ def test_texts_that_are_no_list(text: str) -> None:
         canonical(CHOICE | {"options": text})
 
 
-@pytest.mark.parametrize("answer", [["4", "four"], '["4", "four"]', "['4', 'four']"])
-def test_any_of_several_right_answers(answer: Any) -> None:
-    row = {"problem": "How many?", "reward_model": {"ground_truth": answer}}
-    assert gold_error(row) is None
-    assert [score(COMPLETION.format(text), row).accuracy for text in ("4", "4.0", "four", "5", "4, four")] == [
 def test_two_right_numbers_are_no_place() -> None:
     row = {"problem": "<image>How many?", "images": ["a.png"], "answer": ["150", "150.0"]}
     assert (canonical(row)["problem_type"], canonical(row)["answer"]) == ("math", '["150", "150.0"]')
 
 
+@pytest.mark.parametrize("answer", [["4", "four"], '["4", "four"]', "['4', 'four']"])
+def test_any_of_several_right_answers(answer: Any) -> None:
+    row = {"problem": "How many?", "reward_model": {"ground_truth": answer}}
+    assert gold_error(row) is None
+    assert [score(COMPLETION.format(text), row).accuracy for text in ("4", "4.0", "four", "5", "4, four")] == [
         1,
         1,
         1,
@@ -209,6 +213,8 @@ def test_two_right_numbers_are_no_place() -> None:
     ("answer", "read"),
     [
         ("3*4=<<3*4=12>>12 marbles.\n#### 12", "12"), ("#### 1,234", "1,234"), ("<answer>so\n#### 5</answer>", "5"),
+        ("<think>a</think>\n4", "4"), ("so\n</thinking><answer>4</answer>", "4"),
+        ("<think>\\boxed{3}?</think>\n\\boxed{4}", "4"), ("<think>4</think>", "<think>4</think>"),
         ("### Step\n#### Step 2\nso it is 4", "### Step\n#### Step 2\nso it is 4"),
     ],
 )  # fmt: skip
@@ -219,8 +225,6 @@ def test_solutions_that_are_written_out(answer: str, read: str) -> None:
     assert canonical(shape) == shape
     # a row that has every column of the shape is read alike
     assert canonical(WHOLE | {"answer": answer})["answer"] == read
-        ("<think>a</think>\n4", "4"), ("so\n</thinking><answer>4</answer>", "4"),
-        ("<think>\\boxed{3}?</think>\n\\boxed{4}", "4"), ("<think>4</think>", "<think>4</think>"),
     assert canonical(WHOLE | {"answer": answer, "problem_type": "OCR"})["answer"] == answer
 
 
