@@ -128,6 +128,8 @@ def test_one_true_line_for_each_fault(root: Path, changes: dict[str, Any], kind:
         ({"problem_type": "math", "answer": ["7 or 8", "7"]}, "gold", "answer '7 or 8' has the word 'or'"),
         ({"problem_type": "math", "answer": {"value": 2}}, "gold", "is JSON, but no list of texts"),
         ({"problem_type": "math", "answer": [{"a": 1}]}, "gold", "is JSON, but no list of texts"),
+        ({"problem_type": "math", "answer": "['\\frac12', '0.5']"}, "gold", "begins as a list of texts does, but"),
+        ({"problem_type": "chart", "answer": "['4' 'four']"}, "gold", "begins as a list of texts does, but"),
         ({"problem_type": "scientific", "answer": "about 9.81"}, "gold", "has the word 'about'"),
         ({"problem_type": "document", "answer": [1, 2]}, "gold", "answer '[1, 2]' is JSON, but no list of texts"),
         ({"problem_type": "document", "answer": ["a", " "]}, "gold", "none of them empty"),
