@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import override
 
@@ -20,21 +20,23 @@ SPLITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict
 
 
 class JsonPrompts(PromptData):
-    """Rows of ``.jsonl``, ``.json`` or ``.parquet`` files, or of tables of the Hugging Face hub.
+    """Rows of ``.jsonl``, ``.json``, ``.tsv``, ``.csv`` or ``.parquet`` files, or of tables of the Hugging Face hub.
 
     Rows of OneThinker and OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift, VLM-R1 and lmms-lab's RefCOCO are understood.
     Every row is checked before anything is trained.
 
     Args:
-        train: file or files to train on, or tables as ``owner/name@split``.
+        train: file or files to train on, also as patterns (``data/*.jsonl``), or tables as ``owner/name@split``.
         val: file or files to validate on.
         test: file or files of ``test``; the validation files if None.
         predict: file or files of ``predict``, whose rows need no answer; the validation files if None.
         image_root: folder that image paths are relative to; none outside it is read.
-        columns: what the files call a column, by the name it should have, such as ``{"problem": "query_text"}``.
+        columns: what the files call a column, by the name it should have, such as ``{"problem": "query_text"}``; a
+            name with dots leads into objects, several names with commas make one list, an empty one leaves images out.
         defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
         exif_rotation: turn images as their EXIF data ask; off where boxes are annotated on the stored pixels.
         video: how many frames of a video are read, and how large; None for the defaults.
+        turns: keep the system turn and the turns before the question, or ask the question alone.
         **kwargs: see ``PromptData``.
     """
 
@@ -49,11 +51,12 @@ class JsonPrompts(PromptData):
         defaults: dict[str, str] | None = None,
         exif_rotation: bool = False,
         video: VideoLimits | None = None,
+        turns: Literal["all", "question"] = "all",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_root = Path(image_root)
-        self.reader = RowReader(self.image_root, columns, defaults, exif_rotation, video)
+        self.reader = RowReader(self.image_root, columns, defaults, exif_rotation, video, turns)
         self.files: dict[str, Files] = {"train": train, "val": val, "test": test or val, "predict": predict or val}
         self._rows: dict[str, JsonRows] = {}
 

@@ -22,14 +22,16 @@ def build_messages(
     *,
     thinking_tag: str = "thinking",
     answer_tag: str = "answer",
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
-    """Build the chat of a prompt: one user turn, no system prompt.
+    """Build the chat of a prompt: the turns that the row has, and a user turn that asks the question.
 
     Args:
         question: the question, with ``<image>`` where an image stands.
         options: the options, each ``"A. text"``; empty if there is no choice.
         problem_type: form of the answer, by short name or import path.
-        n_images: number of images, the number of their places.
+        n_images: number of images, the number of their places, earlier turns included.
+        earlier: role and text of the turns before the question.
 
     Returns:
         The messages, their content a list of text and image items.
@@ -37,20 +39,29 @@ def build_messages(
     Raises:
         UserError: if the places do not match the images, or the problem type is unknown.
     """
-    pieces = question.split(IMAGE)
-    if len(pieces) - 1 != n_images:
-        raise UserError(f"{len(pieces) - 1} {IMAGE} places for {n_images} images; there must be one each")
-    content: list[dict[str, Any]] = []
-    for piece in pieces[:-1]:
-        if piece.strip():
-            content.append({"type": "text", "text": piece.strip()})
-        content.append({"type": "image"})
-    parts = [pieces[-1].strip(), with_tags(FORMAT, thinking_tag, answer_tag)]
+    places = sum(text.count(IMAGE) for text in (question, *(text for _, text in earlier)))
+    if places != n_images:
+        raise UserError(f"{places} {IMAGE} places for {n_images} images; there must be one each")
+    turns = [{"role": role, "content": _items(text)} for role, text in earlier]
+    before, _, last = question.rpartition(IMAGE)
+    content = _items(before + IMAGE) if len(last) < len(question) else []
+    parts = [last.strip(), with_tags(FORMAT, thinking_tag, answer_tag)]
     if options:
         parts.append("\n".join(["Options:", *options]))
     parts.append(closing_request(problem_type, thinking_tag=thinking_tag, answer_tag=answer_tag))
     content.append({"type": "text", "text": "\n".join(part for part in parts if part)})
-    return [{"role": "user", "content": content}]
+    return [*turns, {"role": "user", "content": content}]
+
+
+def _items(text: str) -> list[dict[str, Any]]:
+    """Cut a text into items of text and images."""
+    pieces = [piece.strip() for piece in text.split(IMAGE)]
+    items: list[dict[str, Any]] = [{"type": "text", "text": pieces[0]}] if pieces[0] else []
+    for piece in pieces[1:]:
+        items.append({"type": "image"})
+        if piece:
+            items.append({"type": "text", "text": piece})
+    return items
 
 
 def closing_request(problem_type: str, *, thinking_tag: str = "thinking", answer_tag: str = "answer") -> str:

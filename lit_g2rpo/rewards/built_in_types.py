@@ -160,6 +160,7 @@ BUILT_IN = {
         structured=True,
         from_gold=_point_in_region,
         style="vision",
+        task="spatial_grounding",
         draw=boxes_and_points,
     ),
     "GUI grounding": ProblemType(
@@ -179,6 +180,7 @@ BUILT_IN = {
         limit=LONG,
         structured=True,
         style="vision",
+        task="spatial_grounding",
         draw=boxes_and_points,
     ),
     "segmentation": ProblemType(

@@ -94,7 +94,8 @@ def _list_error(answer: str, kind: ProblemType) -> str | None:
         return None
     found = json_value(answer) if kind.verbatim else text_list(answer) or json_value(answer)
     if not isinstance(found, dict | list):
-        return None
+        quoted = kind.references and not kind.verbatim and answer[1:].lstrip()[:1] in ("'", '"')
+        return "begins as a list of texts does, but cannot be read as JSON or Python" if quoted else None
     texts = isinstance(found, list) and bool(found) and all(isinstance(item, str) for item in found)
     if kind.verbatim:
         return "lists texts, of which problem_type 'document' takes any" if texts else None

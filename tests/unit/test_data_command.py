@@ -118,6 +118,33 @@ def test_sound_rows_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.endswith("\n1 rows, no errors\n")
 
 
+def test_files_by_pattern_and_turns_as_the_command_line_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "<image>Which?"}]
+    write("rows-1.jsonl", {"messages": turns, "images": ["a.png"], "solution": "5"})
+    write("rows-2.jsonl", {"messages": turns[1:], "images": ["whole.jpg"], "solution": "5"})
+    main(["check", "rows-*.jsonl"])
+    assert capsys.readouterr().out.endswith("\n2 rows, no errors\n")
+    main(["convert", "rows-*.jsonl", "all.jsonl"])
+    main(["convert", "rows-*.jsonl", "bare.jsonl", "--turns", "question"])
+    assert ["earlier_turns" in row for row in read_rows("all.jsonl")] == [True, False]
+    assert ["earlier_turns" in row for row in read_rows("bare.jsonl")] == [False, False]
+    main(["check", "all.jsonl", "--policy", "package:lit_g2rpo.mini/weights"])
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"^1 error in 0 rows$"):
+        main(["check", "none-*.jsonl"])
+    assert "none-*.jsonl: no file fits this pattern" in capsys.readouterr().out
+
+
+def test_the_options_that_messages_name_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    write("rows.jsonl", {"question": "What?", "answer": "5", "path": "a.png"})
+    for option in (["--column", "images=path"], ["--column", "images="]):
+        main(["check", "rows.jsonl", *option])
+        assert capsys.readouterr().out.endswith("\n1 rows, no errors\n")
+    with pytest.raises(UserError, match="1 error"):
+        main(["check", "rows.jsonl"])
+    assert "(--column images=path), or '--column images='" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -71,6 +71,8 @@ def test_what_is_no_family_is_one_line(random_folder: str, family: str, message:
 
 def test_a_model_of_no_known_family_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    message = f"model.policy.family (null: the model_type of '{tmp_path}') is 'bert'; known: qwen3_vl; or give"
+    message = (
+        f"model.policy.path '{tmp_path}' holds a model of type 'bert', which no family here loads; give a checkpoint"
+    )
     with pytest.raises(UserError, match=re.escape(message)):
         load_policy(PolicyConfig(path=str(tmp_path)))

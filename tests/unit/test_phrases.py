@@ -142,6 +142,29 @@ def test_data_check_names_the_phrase(capsys: pytest.CaptureFixture[str]) -> None
     assert "refcoco.jsonl, line 2: 'answer' lists phrases, but there is no 'bbox'" in out
 
 
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        [{"sent": "the left dog", "raw": "The left dog", "tokens": []}, {"raw": "brown one"}],
+        ["the left dog", "brown one."],
+        '[{"sent": "the left dog"}, {"sent": "brown one"}]',
+    ],
+)
+def test_the_sentences_of_refer(sentences: Any) -> None:
+    row = {"image": "a.png", "sentences": sentences, "bbox": PUBLISHED["bbox"], "ref_id": 5, "category": "dog"}
+    rows = fragment(write(row))
+    assert [rows[i].sample["problem"] for i in range(2)] == [ASKED.format(p) for p in ("the left dog", "brown one")]
+    assert [json.loads(rows[i].sample["answer"])["boxes"] for i in range(2)] == [BOX, BOX]
+    assert [rows[i].sample["id"] for i in range(2)] == ["5.1", "5.2"]
+
+
+def test_an_empty_phrase_is_refused() -> None:
+    refer = {key: value for key, value in PUBLISHED.items() if key != "answer"} | {"sentences": [{"sent": ""}]}
+    for row in (PUBLISHED | {"answer": ["dog", " "]}, refer):
+        with pytest.raises(UserError, match=r"line 1: phrase \d of '(answer|sentences)' is empty"):
+            fragment(write(row))
+
+
 def test_a_list_of_right_texts_is_no_list_of_phrases() -> None:
     row = {"question": "Total?", "answer": ["12", "twelve"], "bbox": [1, 2, 3, 4], "problem_type": "document"}
     assert canonical(row)["answer"] == '["12", "twelve"]'

@@ -1,17 +1,22 @@
 """Files of rows and files of images."""
 
+import bz2
+import gzip
 import json
+import lzma
 import random
 import threading
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from lit_g2rpo.data.files.readers import read_rows
+from lit_g2rpo.data.files.readers import expanded, read_rows
 from lit_g2rpo.data.media.images import ImageError, load_image
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.rewards.rows.canonical import canonical
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +74,8 @@ def test_json_array_with_bare_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.csv", "a", "unknown kind of file; give .jsonl"),
-        ("rows.json", '{"a": 1}', "holds one JSON object; it must be an array"),
+        ("rows.txt", "a", "unknown kind of file; give .jsonl"),
+        ("rows.json", '{"a": 1}', "holds one JSON object, with no list of rows in a; it must be an array of rows"),
         ("rows.json", "[1]", "row 1: is a JSON number; a row must be an object"),
         ("rows.json", "[{]", r"rows.json, row 1: not valid JSON \("),
         ("rows.json", '[{"a": 1}, {"a": }]', r"rows.json, row 2: not valid JSON \("),
@@ -79,7 +84,8 @@ def test_json_array_with_bare_nan(tmp_path: Path) -> None:
         ("rows.json", '[{"a": 1}', r"rows.json, row 1: not valid JSON \(the end of the file follows it"),
         ("rows.json", '[{"a": 1}] 5', "rows.json: not valid JSON .text behind the end"),
         ("rows.json", b"[\xff]", "rows.json: cannot be read as UTF-8"),
-        ("rows.jsonl.gz", "a", "unknown kind of file"),
+        ("rows.jsonl.zst", "a", "unknown kind of file"),
+        ("rows.jsonl.gz", "a", "rows.jsonl.gz: cannot be unpacked .Not a gzipped file"),
         ("rows@train.txt", "a", "is no file and no hub name; a table of the hub is owner/name@split"),
         ("rows.json", "[" * 100_000, r"rows.json, row 1: not valid JSON \("),
         ("rows.json", "", r"rows.json: not valid JSON \("),
@@ -90,6 +96,116 @@ def test_wrong_files(tmp_path: Path, cache: Path, name: str, content: str | byte
     with pytest.raises(UserError, match=message):
         read_rows(tmp_path / name)
     assert not list(cache.glob("*")), "nothing half-converted stays behind"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    packed = {gzip.compress: ".gz", bz2.compress: ".bz2", lzma.compress: ".xz"}[pack]
+    lines = "\n".join(json.dumps(row) for row in ROWS[:3])
+    contents = {
+        "jsonl": lines,
+        "ndjson": lines,
+        "json": json.dumps(ROWS[:3], indent=1),
+        "tsv": "id\ttext\n0\ta\n",
+        "csv": "id,text\n0,a\n",
+    }
+    for ending, content in contents.items():
+        path = tmp_path / f"rows.{ending}{packed}"
+        path.write_bytes(pack(content.encode()))
+        rows = read_rows(path)
+        assert list(rows) == ([{"id": "0", "text": "a"}] if ending in ("tsv", "csv") else ROWS[:3])
+        assert rows.place(0).startswith(f"{path}, row 1")
+        path.write_bytes(pack(content.encode())[:-9])
+        with pytest.raises(UserError, match=r"cannot be unpacked \("):
+            read_rows(path)
+
+
+def test_tables_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('\ufeffindex\tquestion\tA\tB\tnote\n1\t"two\nlines"\tx\ty\t\n\n2\tWhat "is" it?\tx\ty\tz\n')
+    rows = read_rows(path)
+    assert rows[0] == {"index": "1", "question": "two\nlines", "A": "x", "B": "y", "note": None}
+    assert rows[1]["question"] == 'What "is" it?'
+    (tmp_path / "big.csv").write_text("image,answer\n" + "A" * 500_000 + ",4\n")
+    assert len(read_rows(tmp_path / "big.csv")[0]["image"]) == 500_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.tsv", "a\tb\n1\t2\t3\n", "rows.tsv, line 2: 3 cells for 2 columns"),
+        ("rows.csv", "a,a\n1,2\n", "its first line must name the columns, each once"),
+        ("rows.csv", 'a,b\n1,"2\n', "rows.csv, line 2: no row of a table .unexpected end of data"),
+        (
+            "rows.json",
+            '{"a": [{"b": 1}], "c": [{"d": 2}]}',
+            "holds one JSON object, with lists of rows in a, c; it",
+        ),
+        ("rows.json", '{"a": 1}\n[2]\n', "rows.json, line 2: is a JSON array; a row must be an object"),
+        ("rows.json", '{"a": 1}\n{"a": \n', "rows.json, line 2: not valid JSON"),
+        ("rows.jsonl", '[{"a": 1},\n {"a": 2}', "rows.jsonl, row 2: not valid JSON .the end of the file"),
+    ],
+)
+def test_wrong_tables(tmp_path: Path, cache: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_rows(tmp_path / name)
+    assert not list(cache.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.json", '{"id": 1}\n{"id": 2}\n'),
+        ("rows.json", '{"info": {"a": []}, "rows": [{"id": 1}, {"id": 2}], "n": 2}'),
+        ("rows.jsonl", '[{"id": 1},\n {"id": 2}]'),
+        ("rows.ndjson", '{"id": 1}\n{"id": 2}\n'),
+        ("ROWS.JSONL", '{"id": 1}\n{"id": 2}\n'),
+    ],
+)
+def test_rows_under_another_ending_or_in_an_object(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert list(read_rows(tmp_path / name)) == [{"id": 1}, {"id": 2}]
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 400, "height": 200}, {"id": 2, "file_name": "b.png"}],
+    "annotations": [
+        {"id": 7, "image_id": 1, "category_id": 3, "bbox": [40, 40, 120, 80], "iscrowd": 0},
+        {"id": 8, "image_id": 1, "category_id": 5, "bbox": [0, 0, 400, 200], "iscrowd": 1},
+    ],
+    "categories": [{"id": 3, "name": "box"}, {"id": 5, "name": "ball"}],
+}
+
+
+def test_instances_of_coco(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(COCO))
+    first, second = (canonical(row) for row in read_rows(path))
+    assert first["problem"] == "<image>Find every object of these kinds: box, ball."
+    assert (first["problem_type"], first["task_type"], first["images"]) == ("detection", "spatial_grounding", ["a.png"])
+    assert json.loads(first["answer"]) == [{"bbox_2d": [100, 200, 400, 600], "label": "box"}]
+    assert (second["id"], second["answer"]) == ("2", "[]")
+    for name, change in (
+        ("annotations", {"image_id": 9}), ("annotations", {"category_id": 9}), ("annotations", {"bbox": [1, 2]}),
+        ("categories", {"id": 3, "name": ...}),
+    ):  # fmt: skip
+        wrong = {key: value for key, value in (COCO[name][0] | change).items() if value is not ...}
+        path.write_text(json.dumps(COCO | {name: [wrong]}))
+        with pytest.raises(UserError, match=r"instances.json"):
+            read_rows(path)
+
+
+def test_patterns(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("b.jsonl", "a.jsonl", "deep/c.jsonl", "[x].jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    assert expanded([f"{tmp_path}/?.jsonl", "x.jsonl"]) == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl", "x.jsonl"]
+    assert expanded([f"{tmp_path}/**/c.jsonl"]) == [f"{tmp_path}/deep/c.jsonl"]
+    assert expanded([tmp_path / "[x].jsonl"]) == [f"{tmp_path}/[x].jsonl"]
+    assert expanded(["owner/name@train[:100]"]) == ["owner/name@train[:100]"]
+    with pytest.raises(UserError, match=r"none-.*: no file fits this pattern"):
+        expanded([f"{tmp_path}/none-*.jsonl"])
 
 
 def test_an_array_is_converted_once_per_state_of_the_file(tmp_path: Path, cache: Path) -> None:

@@ -80,6 +80,7 @@ def found(root: Path, *lines: str | dict[str, Any]) -> list[tuple[str, str]]:
         ({"answer": ["A", "B"]}, "gold", "names several options; it must be the letter of one of its 2 options"),
         ({"task_type": ["ocr"]}, "column", "unknown task_type ['ocr']; known: spatial_grounding"),
         ({"task_type": {"a": 1}}, "column", "unknown task_type {'a': 1}"),
+        ({"task_type": None, "task": "closed choice"}, "column", "or data.defaults.task_type (--default task_"),
         ({"task_type": False}, "column", "unknown task_type False"),
         ({"task_type": "x" * 999}, "column", f"unknown task_type '{'x' * 76}...; known"),
         ({"problem_type": ["math"]}, "column", "unknown problem_type ['math']; known: multiple choice"),
@@ -94,18 +95,20 @@ def found(root: Path, *lines: str | dict[str, Any]) -> list[tuple[str, str]]:
         ({"reward_model": {"ground_truth": "A"}}, "row", "but 'reward_model.ground_truth' is 'A'"),
         ({"answer": None}, "column", "no answer; give it in 'answer'"),
         ({"answer": float("nan"), "problem_type": None, "options": None}, "column", "no answer; give it in 'answer'"),
-        ({"images": [None]}, "row", "'images' holds None; give paths, bytes or PIL images"),
+        ({"images": [None]}, "row", "'images' holds null for an image; give a path, or leave it out"),
         ({"images": [3]}, "row", "'images' holds 3; give paths"),
-        ({"images": [""]}, "image", "image '' is an empty text; give its path, or leave it out"),
-        ({"images": ["/9j/4AAQSkZJRgABAQAAAQ" * 99]}, "image", "... is bare base64; give data:image/png;base64,... "),
-        ({"images": ["iVBORw0KGgoAAAANSUhEUg=="]}, "image", "is bare base64"),
-        ({"images": ["Qk0" + "A" * 400]}, "image", "is bare base64"),
+        ({"images": [""]}, "row", "'images' holds an empty text for an image; give a path, or leave it out"),
+        ({"images": [" "]}, "row", "'images' holds an empty text for an image"),
+        ({"videos": [""]}, "row", "'videos' holds an empty text; give paths or bytes"),
+        ({"images": ["/9j/4AAQSkZJRgABAQAAAQ" * 99]}, "row", "that cannot be decoded (Incorrect padding): '/9j/"),
+        ({"images": ["data:image/png;base64,@@"]}, "row", "base64 that cannot be decoded (Only base64"),
+        ({"images": ["AAAAIGZ0eXA" + "A" * 400]}, "image", "is base64 of no known format; give data:image/png;base64,"),
         ({"images": ["data:text/plain;base64,AAAA"]}, "image", "is a data address of another kind; give data:image"),
         ({"options": {"A": 1, "B": 2}}, "row", "'options' is {'A': 1, 'B': 2}; it must hold a text for each letter"),
         ({"options": {"A": ["cat"], "B": "dog"}}, "row", "it must hold a text for each letter"),
         ({"images": ["file:///etc/passwd"]}, "image", "image '/etc/passwd' lies outside data.image_root"),
         ({"images": ["https://example.org/a.png"]}, "image", "is an address of the web; save it in"),
-        ({"images": ["x.y/" * 3000]}, "image", "... is no path; give one inside data.image_root"),
+        ({"images": ["x.y/" * 3000]}, "image", "...; check 'images' and data.image_root"),
     ],
 )  # fmt: skip
 def test_one_true_line_for_each_fault(root: Path, changes: dict[str, Any], kind: str, message: str) -> None:
@@ -125,6 +128,8 @@ def test_one_true_line_for_each_fault(root: Path, changes: dict[str, Any], kind:
         ({"problem_type": "math", "answer": ["7 or 8", "7"]}, "gold", "answer '7 or 8' has the word 'or'"),
         ({"problem_type": "math", "answer": {"value": 2}}, "gold", "is JSON, but no list of texts"),
         ({"problem_type": "math", "answer": [{"a": 1}]}, "gold", "is JSON, but no list of texts"),
+        ({"problem_type": "math", "answer": "['\\frac12', '0.5']"}, "gold", "begins as a list of texts does, but"),
+        ({"problem_type": "chart", "answer": "['4' 'four']"}, "gold", "begins as a list of texts does, but"),
         ({"problem_type": "scientific", "answer": "about 9.81"}, "gold", "has the word 'about'"),
         ({"problem_type": "document", "answer": [1, 2]}, "gold", "answer '[1, 2]' is JSON, but no list of texts"),
         ({"problem_type": "document", "answer": ["a", " "]}, "gold", "none of them empty"),
@@ -157,6 +162,10 @@ def test_one_true_line_for_each_answer(root: Path, changes: dict[str, Any], kind
 def test_a_key_twice(root: Path, line: str, message: str) -> None:
     [(_, said)] = found(root, line)
     assert message in said
+    wrapped = root / "w.json"
+    wrapped.write_text(f'{{"data": [{line}]}}')
+    with pytest.raises(UserError, match=r"w.json: not valid JSON \(key '\w+' twice in one object"):
+        JsonRows([wrapped], RowReader(root), TASKS, RewardConfig())
     array = root / "f.json"
     array.write_text(f'[{{"problem": "a"}}, {line}]')
     with pytest.raises(UserError, match=r"row 2: not valid JSON \(key '\w+' twice in one object"):
@@ -184,6 +193,11 @@ def test_texts_that_are_no_list(text: str) -> None:
         canonical(CHOICE | {"options": text})
 
 
+def test_two_right_numbers_are_no_place() -> None:
+    row = {"problem": "<image>How many?", "images": ["a.png"], "answer": ["150", "150.0"]}
+    assert (canonical(row)["problem_type"], canonical(row)["answer"]) == ("math", '["150", "150.0"]')
+
+
 @pytest.mark.parametrize("answer", [["4", "four"], '["4", "four"]', "['4', 'four']"])
 def test_any_of_several_right_answers(answer: Any) -> None:
     row = {"problem": "How many?", "reward_model": {"ground_truth": answer}}
@@ -201,10 +215,12 @@ def test_any_of_several_right_answers(answer: Any) -> None:
     ("answer", "read"),
     [
         ("3*4=<<3*4=12>>12 marbles.\n#### 12", "12"), ("#### 1,234", "1,234"), ("<answer>so\n#### 5</answer>", "5"),
+        ("<think>a</think>\n4", "4"), ("so\n</thinking><answer>4</answer>", "4"),
+        ("<think>\\boxed{3}?</think>\n\\boxed{4}", "4"), ("<think>4</think>", "<think>4</think>"),
         ("### Step\n#### Step 2\nso it is 4", "### Step\n#### Step 2\nso it is 4"),
     ],
 )  # fmt: skip
-def test_the_mark_of_gsm8k(answer: str, read: str) -> None:
+def test_solutions_that_are_written_out(answer: str, read: str) -> None:
     row = {"question": "How many?", "answer": answer}
     assert canonical(row)["answer"] == read
     shape = canonical(row)
@@ -300,8 +316,7 @@ def test_no_value_of_a_field_ends_in_a_traceback(root: Path, row: dict[str, Any]
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside the checkout")
 def test_the_shared_rows_are_refused_or_read(root: Path) -> None:
     cases = [json.loads(line) for line in (CASES / "rows" / "rows_data_check.jsonl").read_text().splitlines()]
-    # read: lists as text; left to the check of chat tokens
-    right = ("Python list", "list as one text", "options as a text", "chat template")
+    right = ("Python list", "list as one text", "options as a text")
     for case in cases:
         errors = found(root, case["row"])
         assert (len(errors) == 0) == any(word in case["today"] for word in right), (case, errors)

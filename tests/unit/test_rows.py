@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_g2rpo.rewards import score
 from lit_g2rpo.rewards.rows.canonical import canonical
-from lit_g2rpo.rewards.rows.targets import SizeNeeded
+from lit_g2rpo.rewards.rows.scales import SizeNeeded
 
 SHAPE = {"id", "problem", "problem_type", "task_type", "options", "images", "data_source"}
 PNG = b"\x89PNG\r\n\x1a\n..."
@@ -180,11 +180,14 @@ def test_a_reward_reads_any_format(name: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "What?"}, "no question: none of the columns problem, question, query, prompt"),
+        ({"text": "What?"}, "no question: none of the columns problem, question, query, instr"),
         ({"problem": ["What?"], "answer": "2"}, r"'problem' is \['What\?'\]; it must be a text"),
         ({"prompt": 5, "answer": "2"}, "'prompt' is 5; it must be a text or a list of turns"),
-        ({"prompt": [{"role": "user", "content": "a"}] * 2, "answer": "2"}, "'prompt' holds user, user; it must hold"),
-        ({"prompt": [], "answer": "2"}, "'prompt' holds nothing; it must hold one user turn"),
+        (
+            {"prompt": [{"role": "user", "content": "a"}] * 2, "answer": "2"},
+            "'prompt' holds user, user; it must hold user and assistant in turn",
+        ),
+        ({"prompt": [], "answer": "2"}, "'prompt' holds nothing; it must hold user and assistant in turn"),
         ({"prompt": [{"role": "user"}]}, "the content of a turn is None; it must be a text or a list of blocks"),
         ({"prompt": [{"role": "user", "content": [{"type": "audio"}]}]}, "a turn holds {'type': 'audio'}; its blocks"),
         ({"problem": "a", "answer": True}, "'answer' is True; it must be a text, a number or JSON"),
@@ -193,10 +196,13 @@ def test_a_reward_reads_any_format(name: str) -> None:
         ({"problem": "a", "options": [1]}, r"'options' is \[1\]; it must be a list of texts"),
         ({"problem": "a", "options": ["x"] * 27}, "'options' has 27 texts; letters reach to 26"),
         ({"problem": "a", "images": [3]}, "'images' holds 3; give paths, bytes or PIL images"),
-        ({"problem": "a", "images": ["data:image/png;base64,@@"]}, "data address that cannot be decoded"),
+        ({"problem": "a", "images": ["data:image/png;base64,@@"]}, "base64 that cannot be decoded"),
         ({"problem": "a", "solution": [1, 2, 3, 4], "width": 2, "height": 2}, r"box \[1, 2, 3, 4\] in pixels lies out"),
-        ({"query": "a", "objects": {"bbox": [[1, 2]]}}, "each must be .x1, y1, x2, y2."),
-        ({"query": "a", "objects": {"bbox": [[1, 2, 3, 4]], "bbox_type": "x"}}, "bbox_type 'x'; it must be 'real'"),
+        ({"query": "a", "objects": {"bbox": [[1, 2, 3]]}}, "each must be .x1, y1, x2, y2."),
+        (
+            {"query": "a", "objects": {"bbox": [[1, 2, 3, 4]], "bbox_type": "x"}},
+            "bbox_type 'x'; it must be one of real",
+        ),
         ({"query": "a", "objects": 3}, "'objects' is 3; it must be an object"),
         ({"problem": "a", "reward_model": "rule"}, "'reward_model' is 'rule'; it must be an object"),
     ],
@@ -238,19 +244,38 @@ def test_pixels_need_the_size_of_the_image() -> None:
     assert json.loads(edge["answer"]) == {"boxes": [0.0, 0.0, 1000.0, 1000.0]}
 
 
+WORDS = [
+    "boxes", "bbox", "bbox_2d", "point_2d", "points", "time", "label", "ref", "role", "content", "type", "text",
+    "image", "user", "assistant", "image_id", "bbox_type", "ground_truth", "path", "coordinate", "arguments", "sent",
+]  # fmt: skip
+TEXTS = [
+    "[1, 20, 300, 400]", "<box>(1,2),(300,400)</box>", '{"boxes": [1, 2, 300, 400]}', "[", "[1]", "{}", "<bbox>",
+    "<ref-object>", "<image 1>", "<|im_start|>user\na<|im_end|>", "[[1, 2, 3], 4]", "7", "user", "real",
+    "index", "a.png",
+]  # fmt: skip
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=4),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=4)
+    | st.sampled_from(TEXTS),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6) | st.sampled_from(WORDS), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 keys = st.sampled_from([
     "problem", "question", "query", "prompt", "messages", "conversations", "answer", "solution", "options", "choices",
     "images", "image", "videos", "objects", "reward_model", "path", "problem_type", "task_type", "task", "data_source",
-    "id", "data_type", "width", "height", "accu_reward_method", "ground_truth", "demonstration", "other",
+    "id", "data_type", "width", "height", "accu_reward_method", "ground_truth", "demonstration", "other", "bbox_2d",
+    "bbox_type", "answer_as", "earlier_turns", "sentences", "bbox", "instruction", "input", "output", "history",
+    "system", "image_1", "img", "message", "A", "B",
 ])  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     st.dictionaries(keys, values, max_size=5),
     st.sampled_from([{}, {"problem": "a"}, {"query": "a"}, {"prompt": [{"role": "user", "content": "a"}]}]),

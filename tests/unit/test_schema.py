@@ -108,7 +108,7 @@ def test_accepted(root: Path, changes: dict[str, Any]) -> None:
         ({"data_type": "video", "videos": ["a.mp4"]}, "0 <video> in .problem. but 1 videos"),
         (
             {"options": ["A. cat", "B. <|image_pad|>"]},
-            "<.image_pad.> in 'problem' or 'options' would stand for",
+            "<.image_pad.> in 'problem' or 'options' is a mark of another format",
         ),
         ({"images": []}, "1 <image> in 'problem' but 0 images"),
         ({"problem": "What?"}, "0 <image> in 'problem' but 1 images"),

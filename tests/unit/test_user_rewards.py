@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.paths import CASES, ROOT
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.registry import load
 from lit_g2rpo.rewards import RewardConfig, RewardResult
+from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.running.adapters import Batch, adapt
 from lit_g2rpo.rewards.running.outcome import Failure, read_outcome
 from lit_g2rpo.rewards.running.user import UserReward
@@ -271,3 +273,54 @@ def test_values_that_are_scores() -> None:
 )  # fmt: skip
 def test_values_that_are_failures(value: Any, code: str) -> None:
     assert outcome(value).code == code
+
+
+def trl_accuracy(completions: list[list[dict[str, str]]], solution: list[str], **kwargs: Any) -> list[float | None]:
+    """Compare as TRL's own ``accuracy_reward`` takes its arguments."""
+    contents = [completion[0]["content"] for completion in completions]
+    return [float(f"<answer>{gold.strip('$')}</answer>" in text) for text, gold in zip(contents, solution, strict=True)]
+
+
+def trl_format(completions: list[list[dict[str, str]]], **kwargs: Any) -> list[float]:
+    """Match as TRL's own ``think_format_reward`` does."""
+    pattern = r"^<think>(?!.*<think>)(.*?)</think>.*$"
+    contents = [completion[0]["content"] for completion in completions]
+    return [float(re.match(pattern, text, re.DOTALL | re.MULTILINE) is not None) for text in contents]
+
+
+def test_rewards_of_trl_get_turns_where_the_prompt_is_turns() -> None:
+    blocks = [{"type": "image"}, {"type": "text", "text": "2+3?"}]
+    asked = [{"role": "system", "content": "s"}, {"role": "user", "content": blocks}]
+    row = {"prompt": asked, "image": "a.png", "solution": "$5$", "task": "math_reasoning"}
+    texts = ["<think>r</think><answer>5</answer>", "<thinking>r</thinking><answer>6</answer>"]
+    for sample in (row, canonical(row)):
+        chats = Batch(texts, [sample] * 2, ["math_reasoning"] * 2, prompts=["p", "p"])
+        assert adapt(trl_accuracy, "accuracy").call(chats) == [1.0, 0.0]
+        assert adapt(trl_format, "format").call(chats) == [1.0, 0.0]
+    seen: dict[str, Any] = {}
+
+    def columns(prompts: Any, completions: Any, **rest: Any) -> None:
+        seen.update(prompts=prompts, completions=completions)
+
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "<image>2+3?"}]
+    for prompts in (["p", "p"], None):
+        mixed = Batch(texts, [row, ROW], ["math_reasoning"] * 2, prompts=prompts)
+        adapt(columns, "columns").call(mixed)
+        assert seen["completions"] == [[{"role": "assistant", "content": texts[0]}], texts[1]]
+        assert seen["prompts"] == [turns, "p" if prompts else None]
+
+
+def test_rewards_of_ms_swift_get_texts_though_its_rows_are_turns() -> None:
+    row = {"messages": [{"role": "user", "content": "2+3?"}], "solution": "5"}
+
+    def swift(completions: list[str], solution: list[str], **rest: Any) -> list[float]:
+        return [float(gold in text) for text, gold in zip(completions, solution, strict=True)]
+
+    assert adapt(swift, "swift").call(Batch(["<answer>5</answer>"], [row], ["ocr"])) == [1.0]
+
+
+@pytest.mark.skipif(not (CASES / "rows").exists(), reason="the cases are not on this machine")
+def test_a_conversational_reward_of_the_cases() -> None:
+    function = load(f"{CASES / 'rows' / 'rewards' / 'trl_conv.py'}:accuracy", "reward")
+    row = {"prompt": [{"role": "user", "content": "2+3?"}], "solution": "5"}
+    assert adapt(function, "f").call(Batch(["so 5", "so 6"], [row] * 2, ["ocr"] * 2)) == [1.0, 0.0]

@@ -39,8 +39,19 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--default", action="append", default=[], metavar="NAME=VALUE", help="value of a column where a row has none"
     )
+    common.add_argument(
+        "--turns",
+        choices=("all", "question"),
+        default="all",
+        help="keep system turns and those before the question (default), or leave them out",
+    )
     check_verb = verbs.add_parser("check", parents=[common], help="find what is wrong with rows, before training")
-    check_verb.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .json, .parquet or owner/name@split")
+    check_verb.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".jsonl, .json, .tsv, .csv, .parquet, a pattern of them, or owner/name@split",
+    )
     check_verb.add_argument("--task", action="append", default=[], metavar="NAME", help="a task besides the paper's")
     check_verb.add_argument(
         "--images",
@@ -162,7 +173,7 @@ def reader(options: argparse.Namespace, root: Path = Path()) -> "RowReader":
     root = options.image_root or root
     if not root.is_dir():
         raise UserError(f"--image_root {root} is no folder; give the folder of the images")
-    return RowReader(root, pairs("--column", options.column), pairs("--default", options.default))
+    return RowReader(root, pairs("--column", options.column), pairs("--default", options.default), turns=options.turns)
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:

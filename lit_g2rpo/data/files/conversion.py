@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from lit_g2rpo.data.files.readers import read_rows
+from lit_g2rpo.data.files.readers import expanded, read_rows
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.images import load_image, opened, placed
 from lit_g2rpo.data.media.videos import Clip, container_name
@@ -49,7 +49,7 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
             "videos": _Saver(new_videos, videos, reader.image_root, _video),
         }
         with lines.open("w", encoding="utf-8") as file:
-            for source in files:
+            for source in expanded(files):
                 rows = read_rows(source)
                 for index in range(len(rows)):
                     for row, place in reader.read(rows, index):

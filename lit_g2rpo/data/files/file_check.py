@@ -7,11 +7,11 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from lit_g2rpo.data.files.json_rows import to_prompt
-from lit_g2rpo.data.files.readers import read_rows
+from lit_g2rpo.data.files.readers import expanded, read_rows
 from lit_g2rpo.data.files.row_errors import row_error
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
-from lit_g2rpo.data.media.row_media import media_sizes, open_media
+from lit_g2rpo.data.media.row_media import media_sizes, open_media, texts_of
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
@@ -98,7 +98,7 @@ class FileCheck:
         """Examine every row of some files, which ``read_rows`` reads."""
         report = Report()
         seen: dict[bytes, tuple[str, str]] = {}
-        for file in files:
+        for file in _each(files, report):
             try:
                 rows = read_rows(file)
             except UserError as error:
@@ -151,25 +151,36 @@ class FileCheck:
             return
         try:
             if self.images == "decode":
-                question, images = open_media(row, self.reader, place)
+                texts, images = open_media(row, self.reader, place)
                 sizes = [image.size for image in images]
             else:
-                question, sizes = media_sizes(row, self.reader, place)
+                texts, sizes = media_sizes(row, self.reader, place)
         except UserError as error:
             yield "image", str(error)
         else:
             if self.processor is not None and not wrong:
-                prompt = to_prompt(row, place, [], self.reward, question)
+                prompt = to_prompt(row, place, [], self.reward, texts)
                 length = expanded_length(self.processor, prompt, sizes)
                 kind.tokens.append(length)
                 if length > self.max_prompt_tokens:
                     yield "length", f"{place}: {length} tokens with its images; {self.max_prompt_tokens} are allowed"
 
 
+def _each(files: Sequence[str], report: Report) -> list[str]:
+    """Name the files of patterns; one that fits none is an error of its own."""
+    found = []
+    for file in files:
+        try:
+            found += expanded([file])
+        except UserError as error:
+            report.errors.append(("file", str(error)))
+    return found
+
+
 def fingerprint(row: dict[str, Any]) -> bytes:
     """Hash what a row in canonical shape asks: its question, options and images, to 16 bytes; blanks do not count."""
     hash = blake2b(digest_size=16)
-    for part in (fold(row["problem"]), *map(fold, row["options"]), *row["images"], *row.get("videos", [])):
+    for part in (*map(fold, (*texts_of(row), *row["options"])), *row["images"], *row.get("videos", [])):
         part = str(part) if isinstance(part, dict) else part
         if isinstance(part, str):
             part = part.encode(errors="surrogatepass")

@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image
 
 from lit_g2rpo.data.files.passed_checks import PassedCheck
-from lit_g2rpo.data.files.readers import read_rows
+from lit_g2rpo.data.files.readers import expanded, read_rows
 from lit_g2rpo.data.files.row_errors import check_row
 from lit_g2rpo.data.files.row_reader import RowReader
-from lit_g2rpo.data.media.row_media import media_sizes, open_media
+from lit_g2rpo.data.media.row_media import media_sizes, open_media, texts_of
 from lit_g2rpo.data.messages import build_messages
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
@@ -51,7 +51,7 @@ class JsonRows:
     ) -> None:
         self.reader, self.reward = reader, reward
         began = time.time()
-        self._files = [read_rows(file) for file in files]
+        self._files = [read_rows(file) for file in expanded(files)]
         self._ends = list(accumulate(len(rows) for rows in self._files))
         if not any(self._ends):
             raise UserError(f"{', '.join(map(str, files))}: no rows; give at least one")
@@ -88,8 +88,8 @@ class JsonRows:
 
     def __getitem__(self, index: int) -> Prompt:
         row, id, place = self._row(index)
-        question, images = open_media(row, self.reader, place)
-        return to_prompt(row, id, images, self.reward, question)
+        texts, images = open_media(row, self.reader, place)
+        return to_prompt(row, id, images, self.reward, texts)
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
         """Read a row and how large its images are, without decoding them.
@@ -104,8 +104,8 @@ class JsonRows:
             ImageError: naming the row, if an image cannot be used.
         """
         row, id, place = self._row(index)
-        question, sizes = media_sizes(row, self.reader, place)
-        return to_prompt(row, id, [], self.reward, question), sizes
+        texts, sizes = media_sizes(row, self.reader, place)
+        return to_prompt(row, id, [], self.reward, texts), sizes
 
     def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
         line = bisect_right(self._starts, index) - 1
@@ -119,22 +119,25 @@ class JsonRows:
 
 
 def to_prompt(
-    row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig, question: str | None = None
+    row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig, texts: Sequence[str] | None = None
 ) -> Prompt:
     """Make a prompt of a checked row.
 
     Args:
         images: its opened images; none where only the text is needed.
         reward: names the tags that the prompt asks for.
-        question: its question with an ``<image>`` for each frame of its videos; None for one without videos.
+        texts: its texts, the question last, with an ``<image>`` for each frame of its videos; None for one without
+            videos.
     """
-    question = row["problem"] if question is None else question
+    *before, question = texts_of(row) if texts is None else texts
+    roles = [turn["role"] for turn in row.get("earlier_turns", ())]
     messages = build_messages(
         question,
         row["options"],
         row["problem_type"],
-        question.count(IMAGE),
+        sum(text.count(IMAGE) for text in (question, *before)),
         thinking_tag=reward.thinking_tag,
         answer_tag=reward.answer_tag,
+        earlier=list(zip(roles, before, strict=True)),
     )
     return Prompt(id, row["task_type"], row["problem_type"], messages, images, row, row.get("demonstration"))

@@ -1,16 +1,20 @@
-"""Files of rows: JSON lines by offset, JSON arrays converted once, tables through ``datasets``."""
+"""Files of rows: JSON lines by offset, other texts converted to them once, tables through ``datasets``."""
 
+import glob
 import os
+import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
 
+from lit_g2rpo.data.files.converted import PACKED, SEPARATORS, as_lines, ending
 from lit_g2rpo.data.files.json import kind, open_file, parse
-from lit_g2rpo.data.files.json_arrays import as_lines
 from lit_g2rpo.data.files.tables import Table
 from lit_g2rpo.errors import UserError
+
+ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
 
 
 class Rows(Protocol):
@@ -102,20 +106,45 @@ def read_rows(source: str | os.PathLike[str]) -> Rows:
     """Open a file of rows by its ending, or a table of the Hugging Face hub.
 
     Args:
-        source: ``.jsonl`` with an object per line, ``.json`` with one array of objects, ``.parquet``, or
-            ``owner/name@split`` or ``owner/name:config@split`` of the hub.
+        source: ``.jsonl`` with an object per line, ``.json``, ``.tsv`` or ``.csv``, each also compressed (``.gz``,
+            ``.bz2``, ``.xz``); ``.parquet``; or ``owner/name@split`` or ``owner/name:config@split`` of the hub.
 
     Raises:
         UserError: if the file is missing, has another ending or another content.
     """
     path = Path(source)
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".ndjson") and not _is_array(path):
         return JsonLines(path)
-    if path.suffix == ".json":
+    if ending(path) in (".jsonl", ".ndjson", ".json", *SEPARATORS):
         return JsonLines(as_lines(path), path)
     if path.suffix == ".parquet" or "@" in path.name:
         return Table(str(source))
     raise UserError(
-        f"{source}: unknown kind of file; give .jsonl (an object per line), .json (one array), .parquet, or a table of "
-        "the Hugging Face hub as owner/name@split"
+        f"{source}: unknown kind of file; give .jsonl (an object per line), .json (one array), .tsv or .csv, each also "
+        f"packed ({', '.join(PACKED)}), .parquet, or a table of the Hugging Face hub as owner/name@split"
     )
+
+
+def expanded(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Name the files that patterns such as ``data/*.jsonl`` stand for, those of each pattern in order of their names.
+
+    Raises:
+        UserError: if a pattern fits no file.
+    """
+    found = []
+    for source in map(str, sources):
+        # a split of the hub has brackets, train[:100], and no file of that name is there
+        if not glob.has_magic(source) or "@" in source or os.path.exists(source):
+            found.append(source)
+            continue
+        files = sorted(glob.glob(source, recursive=True))
+        if not files:
+            raise UserError(f"{source}: no file fits this pattern; give the path of a data file")
+        found += files
+    return found
+
+
+def _is_array(path: Path) -> bool:
+    """Tell a file of JSON lines that is one array of objects in truth."""
+    with open_file(path) as file:
+        return bool(ARRAY.match(file.read(4096)))

@@ -1,11 +1,12 @@
 """What can be wrong with a row in canonical shape, found without decoding its images."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.data.media.image_paths import image_sources
-from lit_g2rpo.data.media.row_media import clips
+from lit_g2rpo.data.media.row_media import clips, texts_of
 from lit_g2rpo.data.media.videos import videos_can_be_read
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import benchmark_error
@@ -19,8 +20,12 @@ from lit_g2rpo.rewards.rows.options import letter_of, option_text
 from lit_g2rpo.rewards.rows.values import shown
 from lit_g2rpo.tasks import Task
 
-MARKS = ("<|image_pad|>", "<|video_pad|>")
-"""Tokens of Qwen3-VL that an image or a video takes the place of."""
+MARKS = re.compile(
+    r"<\|(?!(?:object_ref|box|quad)_(?:start|end)\|)[a-z][a-z0-9_]{2,}\|>|\[/?INST\]|<(?:start|end)_of_turn>"
+    r"|<bbox>|<ref-object>|<image[ _-]?\d+>",
+    re.IGNORECASE,
+)
+"""What a chat template writes, and what stands for an image or a box in other formats."""
 
 
 def check_row(
@@ -67,12 +72,14 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     Returns:
         One line; None if nothing is.
     """
-    if (row.get("videos") or VIDEO in row["problem"]) and not videos_can_be_read():
+    if (row.get("videos") or any(VIDEO in text for text in texts_of(row))) and not videos_can_be_read():
         return "is a video row, which needs the extra video: pip install 'lit_g2rpo[video]'"
     if not row["problem"].strip():
         return "'problem' is empty; it must be a text"
     if answered and "answer" not in row:
-        return "no answer; give it in 'answer'"
+        return "no answer; give it in 'answer', or name its column in data.columns.answer (--column answer=..)"
+    if row["problem_type"] is None:
+        return "no problem_type; give it in 'problem_type'"
     try:
         problem_type_named(row["problem_type"])
     except UserError as error:
@@ -80,20 +87,24 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     if row["task_type"] is None:
         return (
             "no task_type, and neither data_source nor problem_type settles it; give one of "
-            f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type"
+            f"{', '.join(tasks)}, or one for all rows in data.defaults.task_type (--default task_type=..)"
         )
     if not isinstance(row["task_type"], str) or row["task_type"] not in tasks:
-        return f"unknown task_type {shown(row['task_type'])}; known: {', '.join(tasks)}; data.tasks adds one"
+        own = row["task_type"] == row.get("task")
+        instead = ", or data.defaults.task_type (--default task_type=..) takes the place of 'task'" if own else ""
+        return f"unknown task_type {shown(row['task_type'])}; known: {', '.join(tasks)}; data.tasks adds one{instead}"
     if not isinstance(row.get("demonstration"), str | None):
         return f"'demonstration' is {shown(row['demonstration'])}; it must be a text"
     if answered and (wrong := benchmark_error(row)):
         return wrong
-    if mark := next((m for m in MARKS if any(m in text for text in (row["problem"], *row["options"]))), None):
-        return f"{mark} in 'problem' or 'options' would stand for an image of its own; leave it out"
-    places = row["problem"].count(IMAGE)
+    texts = texts_of(row)
+    marks = (MARKS.search(text) for text in (*texts, *row["options"]) if "<" in text or "[" in text)
+    if mark := next(filter(None, marks), None):
+        return f"{mark[0]} in 'problem' or 'options' is a mark of another format or a chat template; leave it out"
+    places = sum(text.count(IMAGE) for text in texts)
     if places != len(row["images"]):
         return f"{places} {IMAGE} in 'problem' but {len(row['images'])} images; there must be one each"
-    places, videos = row["problem"].count(VIDEO), len(row.get("videos") or [])
+    places, videos = sum(text.count(VIDEO) for text in texts), len(row.get("videos") or [])
     if places != videos:
         return f"{places} {VIDEO} in 'problem' but {videos} videos; there must be one each"
     return _options_error(row["options"])

@@ -12,12 +12,8 @@ from lit_g2rpo.data.media.images import ImageError, Source
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.rows.values import shown
 
-MAX_NAME = 4096
-"""Longest path that Linux takes, bytes."""
-
-# the first bytes of JPEG, PNG, GIF and WebP
-_BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGODlh", "R0lGODdh", "UklGR")
-_BASE64_TEXT = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+MAX_SHOWN = 255
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{256,}={0,2}\s*")
 
 
 def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Source]:
@@ -40,17 +36,15 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
     Raises:
         UserError: if the path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
     """
-    if not name.strip():
-        raise UserError(f"{place}: {kind} {name!r} is an empty text; give its path, or leave it out")
     if name.startswith("file://"):
         # what Qwen's own examples write
         name = unquote(name.removeprefix("file://"))
     right = "data:image/png;base64,... with its own format" if kind == "image" else "its bytes"
     if name.startswith("data:"):
         raise UserError(f"{place}: {kind} {shown(name)} is a data address of another kind; give {right}, or a path")
-    if _is_base64(name):
-        raise UserError(f"{place}: {kind} {shown(name)} is bare base64; give {right}, or a path")
-    if "\0" in name or len(name) > MAX_NAME:
+    if _BASE64.fullmatch(name):
+        raise UserError(f"{place}: {kind} {shown(name)} is base64 of no known format; give {right}, or a path")
+    if "\0" in name:
         raise UserError(f"{place}: {kind} {shown(name)} is no path; give one inside data.image_root {image_root}")
     if "://" in name:
         raise UserError(
@@ -73,14 +67,9 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
             f"{place}: {kind} {shown(name)} {verb} outside data.image_root {image_root}; use a path inside it"
         )
     if not stat.S_ISREG(mode):
-        path = path if len(path) <= 255 else f"{path[:252]}..."
+        path = path if len(path) <= MAX_SHOWN else f"{path[: MAX_SHOWN - 3]}..."
         raise ImageError(f"{place}: no {kind} file {path}; check '{kind}s' and data.image_root")
     return Path(path)
-
-
-def _is_base64(name: str) -> bool:
-    """Tell a file that was written as base64: no path begins so, or is as long without a full stop."""
-    return name.startswith(_BASE64) or (len(name) > 255 and _BASE64_TEXT.fullmatch(name) is not None)
 
 
 def _mode(path: str) -> int:

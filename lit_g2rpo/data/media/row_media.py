@@ -1,7 +1,7 @@
 """What a row shows: its images, and its videos as images with their times."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -49,11 +49,17 @@ def clips(row: dict[str, Any], image_root: Path, place: str) -> list[Clip]:
     return found
 
 
-def open_media(row: dict[str, Any], opening: Opening, place: str) -> tuple[str, list[Image.Image]]:
+def texts_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the texts that a row in canonical shape shows, the question last."""
+    earlier = row.get("earlier_turns")
+    return [*(turn["content"] for turn in earlier), row["problem"]] if earlier else [row["problem"]]
+
+
+def open_media(row: dict[str, Any], opening: Opening, place: str) -> tuple[list[str], list[Image.Image]]:
     """Decode what a row in canonical shape shows.
 
     Returns:
-        The question with an ``<image>`` for each image and frame, and the images in that order, RGB.
+        Its texts, the question last, with an ``<image>`` for each image and frame, and the images in that order, RGB.
 
     Raises:
         ImageError: naming the row, if an image or video cannot be used.
@@ -61,14 +67,14 @@ def open_media(row: dict[str, Any], opening: Opening, place: str) -> tuple[str, 
     videos, images = clips(row, opening.image_root, place), image_sources(row, opening.image_root, place)
     with placed(place):
         frames = [load_frames(clip, opening.video) for clip in videos]
-        return place_frames(row["problem"], [load_image(source, opening.exif_rotation) for source in images], frames)
+        return place_frames(texts_of(row), [load_image(source, opening.exif_rotation) for source in images], frames)
 
 
-def media_sizes(row: dict[str, Any], opening: Opening, place: str) -> tuple[str, list[tuple[int, int]]]:
+def media_sizes(row: dict[str, Any], opening: Opening, place: str) -> tuple[list[str], list[tuple[int, int]]]:
     """Read how large is what a row shows, without decoding it.
 
     Returns:
-        The question as ``open_media`` returns it, and width and height of each image and frame, pixels.
+        Its texts as ``open_media`` returns them, and width and height of each image and frame, pixels.
 
     Raises:
         ImageError: naming the row, if the header of an image or video cannot be read.
@@ -77,33 +83,36 @@ def media_sizes(row: dict[str, Any], opening: Opening, place: str) -> tuple[str,
     with placed(place):
         plans = [frame_plan(clip, opening.video) for clip in videos]
         sizes = [image_size(source, opening.exif_rotation) for source in images]
-    return place_frames(row["problem"], sizes, [(times, [size] * len(times)) for times, size in plans])
+    return place_frames(texts_of(row), sizes, [(times, [size] * len(times)) for times, size in plans])
 
 
 def place_frames(
-    question: str, images: Sequence[Shown], videos: Sequence[tuple[list[float], list[Shown]]]
-) -> tuple[str, list[Shown]]:
-    """Put the frames of videos, each behind its time, where the question has the videos.
+    texts: Sequence[str], images: Sequence[Shown], videos: Sequence[tuple[list[float], list[Shown]]]
+) -> tuple[list[str], list[Shown]]:
+    """Put the frames of videos, each behind its time, where texts have the videos.
 
     Args:
-        question: a text with an ``<image>`` for each image and a ``<video>`` for each video.
+        texts: texts with an ``<image>`` for each image and a ``<video>`` for each video.
         videos: times in seconds, and frames, of each video.
 
     Returns:
-        The question with images alone, and these in order.
+        The texts with images alone, and these in order.
 
     Source: times as Qwen3-VL's own processor writes them.
     """
     if not videos:
-        return question, list(images)
-    text, shown = "", []
+        return list(texts), list(images)
+    shown: list[Shown] = []
     image, video = iter(images), iter(videos)
-    for part in re.split(f"({IMAGE}|{VIDEO})", question):
-        if part == IMAGE:
-            shown.append(next(image))
-        elif part == VIDEO:
-            times, frames = next(video)
-            shown += frames
-            part = "".join(f"<{time:.1f} seconds>{IMAGE}" for time in times)
-        text += part
-    return text, shown
+
+    def placed_in(text: str) -> Iterator[str]:
+        for part in re.split(f"({IMAGE}|{VIDEO})", text):
+            if part == IMAGE:
+                shown.append(next(image))
+            elif part == VIDEO:
+                times, frames = next(video)
+                shown.extend(frames)
+                part = "".join(f"<{time:.1f} seconds>{IMAGE}" for time in times)
+            yield part
+
+    return ["".join(placed_in(text)) for text in texts], shown

@@ -1,20 +1,25 @@
 """Data rows of every accepted format, brought to one shape; dicts in, dicts out, no file is opened."""
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.answers.written import from_text
 from lit_g2rpo.rewards.problem_types import known_problem_type
-from lit_g2rpo.rewards.rows.options import letter_of, lettered, offered_letter
+from lit_g2rpo.rewards.rows.indices import letter_of_index
+from lit_g2rpo.rewards.rows.marks import marks_in_front, place_images
+from lit_g2rpo.rewards.rows.media import is_source, take_images, take_videos
+from lit_g2rpo.rewards.rows.objects import fill_objects, place_of_objects
+from lit_g2rpo.rewards.rows.options import given_options, letter_of, lettered, offered_letter
 from lit_g2rpo.rewards.rows.phrases import has_phrases
+from lit_g2rpo.rewards.rows.places import place
 from lit_g2rpo.rewards.rows.targets import answer_text, conclusion, likely_type, target
-from lit_g2rpo.rewards.rows.values import listed, mapping, missing, named, shown
-
-IMAGE, VIDEO = "<image>", "<video>"
+from lit_g2rpo.rewards.rows.turns import IMAGE as IMAGE
+from lit_g2rpo.rewards.rows.turns import VIDEO as VIDEO
+from lit_g2rpo.rewards.rows.turns import take_question
+from lit_g2rpo.rewards.rows.values import listed, mapping, missing, shown
 
 TASK_OF_SOURCE = {
     source: task
@@ -30,24 +35,27 @@ TASK_OF_SOURCE = {
 }
 """Task of a row that names none, by where it comes from (OpenVLThinkerV2's sources)."""
 
-_QUESTIONS = ("problem", "question", "query")
-_TURNS = ("prompt", "messages", "conversations")
+SETTLES = {"bbox_type", "answer_as"}
+"""Columns that say how an answer is read, and have no meaning once it is."""
+_JSON = ("reward_model", "objects", "extra_info")
+"""Columns that some tables write as text."""
 # reasoning, then an answer: what a policy could imitate
 _COMPLETION = re.compile(r"\s*<([\w-]+)>.*</\1>\s*<answer>.*</answer>\s*", re.DOTALL)
-_ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     """Bring a row of any accepted format to one shape.
 
     Args:
-        row: a row of OneThinker or OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift or VLM-R1, or a row of this shape.
+        row: a row of OneThinker or OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift, VLM-R1, LLaMA-Factory and the like, or
+            a row of this shape.
 
     Returns:
         The row with ``id``, ``problem`` (an ``<image>`` where an image stands), ``problem_type``, ``task_type`` (None
         if nothing settles them), ``options`` (lettered), ``images`` (paths, bytes or PIL images), ``data_source``,
-        ``videos`` (paths or bytes) if it has any, ``answer`` (a text) if the row has one, and its other columns as they
-        are; the row itself if it has this shape.
+        ``videos`` (paths or bytes) if it has any, ``answer`` (a text) if the row has one, ``earlier_turns`` if the
+        question stands behind others, ``conversational`` if it is a prompt of turns, and its other columns as they are;
+        the row itself if it has this shape.
 
     Raises:
         ValueError: if the row cannot be understood.
@@ -56,30 +64,46 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     if _has_shape(row):
         return dict(row) if not isinstance(row, dict) else row
-    rest = {key: value for key, value in row.items() if not missing(value)}
+    rest = {key: from_text(value) if key in _JSON else value for key, value in row.items() if not missing(value)}
     if has_phrases(rest):
-        raise ValueError("'answer' lists phrases of one 'bbox'; 'data convert' writes a row for each")
-    videos, images = _videos(rest), _images(rest)
-    problem, reply, placed = _question(rest, images, videos)
-    if not placed and IMAGE not in problem:
-        problem = IMAGE * len(images) + problem
-    if not placed and VIDEO not in problem:
-        problem = VIDEO * len(videos) + problem
-    answer = target(rest, reply)
-    options = lettered(rest.get("options", rest.get("choices")))
-    kind = rest.get("problem_type", "")
-    kind = likely_type(rest, problem, options, answer) if kind == "" else kind
-    if kind == "multiple choice" and not options and isinstance(answer, str):
-        answer = offered_letter(problem, answer) or answer
+        raise ValueError("'answer' or 'sentences' lists phrases of one 'bbox'; 'data convert' writes a row for each")
+    videos = take_videos(rest)
+    images, column = take_images(rest)
+    asked = take_question(rest, images, videos)
+    if "earlier_turns" in rest:
+        asked.earlier = _earlier(rest) + asked.earlier
+    texts = given_options(rest)
+    options = lettered(texts)
+    filled, boxes, labels = fill_objects(asked, rest)
+    options, images = place_images(asked, options, images)
+    # rows with these columns are this project's own, whose questions say where each image stands
+    if asked.column and not (
+        asked.column == "problem" and column in (None, "images") and ("answer" in rest or "solution" not in rest)
+    ):
+        marks_in_front(asked, len(images), len(videos))
     source = str(rest.get("data_source", ""))
     task = rest.get("task_type", "")
     if task == "":
         task = (rest["task"] if isinstance(rest.get("task"), str) else None) or TASK_OF_SOURCE.get(source)
+    found = place(rest, asked.reply, sees=bool(images or videos), chosen=bool(options), task=task, filled=filled)
+    answer = found[0] if found else target(rest, asked.reply)
+    if answer is None and mapping(rest, "objects").get("bbox"):
+        found = place_of_objects(rest, boxes, labels)
+        answer = found[0] if found else None
+    if isinstance(texts, list) and options != texts:
+        answer = letter_of_index(rest, texts, answer)
+    for settled in SETTLES:
+        rest.pop(settled, None)
+    kind = rest.get("problem_type", "")
+    if kind == "":
+        kind = found[1] if found else likely_type(rest, asked.problem, options, answer)
+    if kind == "multiple choice" and not options and isinstance(answer, str):
+        answer = offered_letter(asked.problem, answer) or answer
     if task is None and (known := known_problem_type(kind)):
         task = known.task
     shape = {
         "id": str(next((rest[key] for key in ("id", "problem_id", "question_id") if key in rest), "")),
-        "problem": problem,
+        "problem": asked.problem,
         "problem_type": kind,
         "task_type": task,
         "options": options,
@@ -88,11 +112,29 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     }
     if videos:
         shape["videos"] = videos
+    if asked.earlier:
+        shape["earlier_turns"] = [{"role": role, "content": text} for role, text in asked.earlier]
+    if asked.chat and asked.column == "prompt":
+        shape["conversational"] = True
     if answer is not None:
         shape["answer"] = answer_text(answer, kind)
-    if "demonstration" not in rest and reply and _COMPLETION.fullmatch(reply):
-        shape["demonstration"] = reply
+    if "demonstration" not in rest and asked.reply and _COMPLETION.fullmatch(asked.reply):
+        shape["demonstration"] = asked.reply
     return rest | shape
+
+
+def _earlier(rest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Take the turns that a row in this shape has before its question."""
+    turns = listed(rest.pop("earlier_turns"))
+    if not _are_turns(turns):
+        raise ValueError(f"'earlier_turns' is {shown(turns)}; it must be a list of turns, each a role and a content")
+    return [(turn["role"], turn["content"]) for turn in turns]
+
+
+def _are_turns(turns: Any) -> bool:
+    return isinstance(turns, list) and all(
+        isinstance(turn, Mapping) and all(type(turn.get(key)) is str for key in ("role", "content")) for turn in turns
+    )
 
 
 def _has_shape(row: Mapping[str, Any]) -> bool:
@@ -103,19 +145,15 @@ def _has_shape(row: Mapping[str, Any]) -> bool:
         and type(row.get("problem_type")) is str
         and _are_lettered(row.get("options"))
         and type(images := row.get("images")) is list
-        and all(map(_is_source, images))
+        and all(map(is_source, images))
         and "video" not in row
+        and SETTLES.isdisjoint(row)
         and all(type(video) in (str, bytes) for video in listed(row.get("videos")) or [])
         and type(row.get("data_source")) is str
         and type(answer := row.get("answer", "")) is str
         and conclusion(answer, row["problem_type"]) == answer
+        and ("earlier_turns" not in row or _are_turns(row["earlier_turns"]))
     )
-
-
-def _is_source(image: Any) -> bool:
-    if type(image) is str:
-        return not image.startswith("data:")
-    return type(image) is bytes or hasattr(image, "convert")
 
 
 def _are_lettered(options: Any) -> bool:
@@ -123,115 +161,3 @@ def _are_lettered(options: Any) -> bool:
         type(option) is str and letter_of(option) == letter
         for option, letter in zip_longest(options, LETTERS[: len(options)])
     )
-
-
-def _images(rest: dict[str, Any]) -> list[Any]:
-    found = listed(rest.pop("images", None))
-    single = rest.pop("image", None)
-    if found is None and single is not None:
-        found = listed(single)
-    if found is None and "solution" in rest and isinstance(rest.get("path"), str):
-        more = rest.pop("additional_path", None) or []
-        found = [rest.pop("path"), *([more] if isinstance(more, str) else more)]
-    if found is None:
-        return []
-    return [_image(image) for image in (found if isinstance(found, list) else [found])]
-
-
-def _videos(rest: dict[str, Any]) -> list[Any]:
-    found = listed(rest.pop("videos", None))
-    single = rest.pop("video", None)
-    if found is None and single is not None:
-        found = listed(single)
-    if found is None and rest.get("data_type") == "video" and isinstance(rest.get("path"), str):
-        found = rest.pop("path")
-    if found is None:
-        return []
-    return [_video(video) for video in (found if isinstance(found, list) else [found])]
-
-
-def _video(video: Any) -> Any:
-    source, part = video, {}
-    if isinstance(video, Mapping):
-        source = next((video[key] for key in ("bytes", "path", "video", "url") if video.get(key) is not None), None)
-        part = {key: video[key] for key in ("video_start", "video_end") if video.get(key) is not None}
-    if not isinstance(source, str | bytes):
-        raise ValueError(f"'videos' holds {shown(video)}; give paths or bytes")
-    return {"video": source, **part} if part else source
-
-
-def _image(image: Any) -> Any:
-    if isinstance(image, Mapping):
-        image = next((image[key] for key in ("bytes", "path", "image", "url") if _given(image.get(key))), image)
-    if isinstance(image, str) and image.startswith("data:image"):
-        try:
-            return base64.b64decode(image.partition(",")[2], validate=True)
-        except binascii.Error as error:
-            raise ValueError(f"an image is a data address that cannot be decoded ({error})") from None
-    if not (isinstance(image, str | bytes) or hasattr(image, "convert")):
-        raise ValueError(f"'images' holds {shown(image)}; give paths, bytes or PIL images")
-    return image
-
-
-def _given(source: Any) -> bool:
-    return source is not None and not (isinstance(source, str | bytes) and not source)
-
-
-def _question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> tuple[str, str | None, bool]:
-    """Find the question, the assistant's turn behind it, and whether the format always writes the places of images."""
-    name = next((name for name in _QUESTIONS if name in rest), None)
-    if name is not None:
-        problem = rest.pop(name)
-        if not isinstance(problem, str):
-            raise ValueError(f"{name!r} is {shown(problem)}; it must be a text")
-        return problem, None, name == "problem" and ("answer" in rest or "solution" not in rest)
-    name = next((name for name in _TURNS if name in rest), None)
-    if name is None:
-        if "problem_type" in rest:
-            return "", None, True
-        raise ValueError(f"no question: none of the columns {', '.join(_QUESTIONS + _TURNS)}; it has {named(rest)}")
-    turns = listed(rest.pop(name))
-    if isinstance(turns, str):
-        return turns, None, False
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise ValueError(f"{name!r} is {shown(turns)}; it must be a text or a list of turns")
-    texts: list[tuple[str, str]] = []
-    for turn in turns:
-        role = str(turn.get("role", turn.get("from")))
-        texts.append((_ROLES.get(role, role), _content(turn.get("content", turn.get("value")), images, videos)))
-    # A system turn asks for another form of the answer than the prompt of this project does.
-    texts = [(role, text) for role, text in texts if role != "system"]
-    if [role for role, _ in texts] not in (["user"], ["user", "assistant"]):
-        roles = named(role for role, _ in texts) or "nothing"
-        raise ValueError(f"{name!r} holds {roles}; it must hold one user turn, and an assistant's behind it at most")
-    problem = texts[0][1]
-    labels = listed(mapping(rest, "objects").get("ref"))
-    for label in labels if isinstance(labels, list) else []:
-        problem = problem.replace("<ref-object>", str(label), 1)
-    return problem, texts[1][1] if len(texts) > 1 else None, False
-
-
-def _content(content: Any, images: list[Any], videos: list[Any]) -> str:
-    content = listed(content)
-    if isinstance(content, list):
-        return "".join(_block(block, images, videos) for block in content)
-    if isinstance(content, str | int | float) and not isinstance(content, bool):
-        return str(content)
-    raise ValueError(f"the content of a turn is {shown(content)}; it must be a text or a list of blocks")
-
-
-def _block(block: Any, images: list[Any], videos: list[Any]) -> str:
-    kind = block.get("type") if isinstance(block, Mapping) else None
-    if kind == "text" and isinstance(block.get("text"), str):
-        return str(block["text"])
-    if kind in ("image", "image_url"):
-        # tables fill the keys that other blocks have with null
-        inside = next((block[key] for key in ("image", "image_url", "path", "url") if block.get(key) is not None), None)
-        if inside is not None:
-            images.append(_image(inside))
-        return IMAGE
-    if kind == "video":
-        if any(block.get(key) is not None for key in ("video", "path", "url")):
-            videos.append(_video({key: value for key, value in block.items() if key != "type"}))
-        return VIDEO
-    raise ValueError(f"a turn holds {shown(block)}; its blocks must be of type text, image or video")

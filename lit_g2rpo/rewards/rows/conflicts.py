@@ -8,7 +8,8 @@ from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.notation import is_words, normal_form
 from lit_g2rpo.rewards.answers.parse import unbox, unwrap
 from lit_g2rpo.rewards.answers.quantities import quantity, value
-from lit_g2rpo.rewards.rows.options import lettered
+from lit_g2rpo.rewards.answers.written import from_text
+from lit_g2rpo.rewards.rows.options import given_options, lettered
 from lit_g2rpo.rewards.rows.targets import conclusion
 from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
@@ -32,7 +33,7 @@ def conflict(row: Mapping[str, Any]) -> str | None:
     """
     if len(_HOLDERS & row.keys()) < 2:
         return None
-    model = row.get("reward_model")
+    model = from_text(row.get("reward_model"))
     given = {**row, "reward_model.ground_truth": model.get("ground_truth") if isinstance(model, Mapping) else None}
     found = [(name, listed(given[name])) for name in GOLD_COLUMNS if name in given and not missing(given[name])]
     for name, other in found[1:]:
@@ -54,7 +55,7 @@ def _differ(gold: Any, other: Any, row: Mapping[str, Any]) -> bool:
     if a == b or max(len(a), len(b)) > MAX_CHARACTERS:
         return False
     try:
-        options = lettered(row.get("options", row.get("choices")))
+        options = lettered(given_options(row))
     except ValueError:  # told of elsewhere
         options = []
     if options:

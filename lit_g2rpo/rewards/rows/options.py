@@ -6,7 +6,7 @@ from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import LETTERS
 from lit_g2rpo.rewards.answers.parse import unwrap
-from lit_g2rpo.rewards.answers.references import text_list
+from lit_g2rpo.rewards.answers.written import from_text
 from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 _LETTER = re.compile(
@@ -17,11 +17,23 @@ _MARKED = re.compile(r"(?<!\w)([A-Za-z])[.):\]\u3001\uff0e\uff1a]")
 _STANDING = re.compile(r"(?<!\w)([A-Z])(?=\s+\S)")
 
 
+def given_options(row: Mapping[str, Any]) -> Any:
+    """Find the options of a row: a list, texts by letter, or what else it has; None if there are none.
+
+    They may be written as text, in lines, or stand in a column each, as VLMEvalKit's tables have them.
+    """
+    given = row.get("options", row.get("choices"))
+    if given is None and "A" in row and "B" in row:
+        given = {letter: str(row[letter]) for letter in "ABCDEFGH" if not missing(row.get(letter))}
+    given = listed(from_text(given))
+    return _lines(given) if isinstance(given, str) else given
+
+
 def lettered(options: Any) -> list[str]:
     """Put a letter before each option that has none.
 
     Args:
-        options: a list of texts, a list written as text, texts by letter, or None.
+        options: a list of texts, texts by letter, or None.
 
     Returns:
         The options, each ``"A. text"``; as they are if one of them has the letter of its place.
@@ -29,9 +41,6 @@ def lettered(options: Any) -> list[str]:
     Raises:
         ValueError: if they are something else, or more than the alphabet.
     """
-    options = listed(options)
-    if isinstance(options, str):
-        options = _options_of_text(options)
     if isinstance(options, Mapping):
         given = {letter: text for letter, text in options.items() if not missing(text)}
         if not all(isinstance(text, str) for text in given.values()):
@@ -54,10 +63,8 @@ def lettered(options: Any) -> list[str]:
     return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
 
 
-def _options_of_text(text: str) -> Any:
-    """Read options that a table holds as one text: a list, or a line each with its letter."""
-    if (found := text_list(text)) is not None:
-        return found
+def _lines(text: str) -> Any:
+    """Read options that have a line each, with its letter; the text itself if it is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     in_order = all(letter_of(line) == own for line, own in zip(lines, LETTERS, strict=False))
     return lines if 1 < len(lines) <= len(LETTERS) and in_order else text

@@ -1,9 +1,10 @@
-"""Referring expressions as RefCOCO's published tables hold them: a box, and a list of phrases for it."""
+"""Referring expressions as RefCOCO's tables and the tool ``refer`` hold them: a box, and a list of phrases for it."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lit_g2rpo.rewards.rows.targets import SizeNeeded, is_box, on_grid
+from lit_g2rpo.rewards.answers.written import from_text
+from lit_g2rpo.rewards.rows.scales import SizeNeeded, is_box, on_grid
 from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 QUESTION = "<image> Please provide the bounding box coordinate of the region this sentence describes: {}."
@@ -12,8 +13,10 @@ QUESTION = "<image> Please provide the bounding box coordinate of the region thi
 
 def has_phrases(row: Mapping[str, Any]) -> bool:
     """Tell a row with a list of phrases for one box, whether or not the box is right."""
-    phrases = listed(row.get("answer"))
+    phrases = listed(from_text(row.get("answer")))
     kind = row.get("problem_type")
+    if missing(phrases) and "bbox" in row and "problem" not in row and _sentences(row) is not None:
+        return True
     return (
         isinstance(phrases, list)
         and all(isinstance(phrase, str) for phrase in phrases)
@@ -28,7 +31,8 @@ def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     The question takes the place of the table's own, which asks for a caption.
 
     Args:
-        row: a row with ``bbox`` as ``[x, y, width, height]`` in pixels, and ``width`` and ``height`` of its image.
+        row: a row with phrases in ``answer`` or ``sentences``, and ``bbox`` as ``[x, y, width, height]`` in pixels, and
+            ``width`` and ``height`` of its image.
 
     Raises:
         SizeNeeded: if the size of the image is missing.
@@ -36,12 +40,14 @@ def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Source: lmms-eval's ``refcoco_bbox_rec`` tasks, which count a sample per phrase.
     """
-    phrases, name = listed(row["answer"]), row.get("id", row.get("question_id"))
+    column = "sentences" if missing(row.get("answer")) else "answer"
+    phrases = _sentences(row) if column == "sentences" else listed(from_text(row["answer"]))
+    name = next((row[key] for key in ("id", "question_id", "ref_id") if key in row), None)
     if not phrases:
-        raise ValueError("'answer' lists no phrase; give at least one that describes the box")
+        raise ValueError(f"{column!r} lists no phrase; give at least one that describes the box")
     if blank := [number for number, phrase in enumerate(phrases, 1) if not phrase.strip(" .")]:
-        raise ValueError(f"phrase {blank[0]} of 'answer' is empty; it must describe the box")
-    rest = {key: value for key, value in row.items() if key not in ("question", "query")}
+        raise ValueError(f"phrase {blank[0]} of {column!r} is empty; it must describe the box")
+    rest = {key: value for key, value in row.items() if key not in ("question", "query", "sentences")}
     rest |= {"answer": {"boxes": _corners(row)}, "problem_type": "spatial grounding"}
     numbered = name is not None and len(phrases) > 1
     return [
@@ -52,8 +58,17 @@ def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _sentences(row: Mapping[str, Any]) -> list[str] | None:
+    """Read the phrases of ``refer``; None if there are none of its form."""
+    sentences = listed(from_text(row.get("sentences")))
+    if not isinstance(sentences, list):
+        return None
+    texts = [one.get("sent", one.get("raw")) if isinstance(one, Mapping) else one for one in sentences]
+    return texts if all(isinstance(text, str) for text in texts) else None
+
+
 def _corners(row: Mapping[str, Any]) -> list[float]:
-    box, form = listed(row.get("bbox")), "it must be [x, y, width, height] in pixels"
+    box, form = listed(from_text(row.get("bbox"))), "it must be [x, y, width, height] in pixels"
     if missing(box):
         raise ValueError(f"'answer' lists phrases, but there is no 'bbox'; {form}")
     if not is_box(box) or not (box[2] > 0 and box[3] > 0):

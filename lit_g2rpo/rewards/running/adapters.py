@@ -178,8 +178,13 @@ def _columns(batch: Batch, wanted: set[str] | None, needed: set[str], where: str
     names = {name for row in rows for name in row} if wanted is None else wanted
     values: dict[str, Any] = {name: [row.get(name) for row in rows] for name in names if any(name in r for r in rows)}
     values["task"] = list(batch.tasks)
-    values["completions"] = list(batch.completions)
-    values["prompts"] = None if batch.prompts is None else list(batch.prompts)
+    # TRL hands over turns where the row's prompt is turns
+    chats = [_turns(sample) for sample in batch.samples]
+    answers = zip(chats, batch.completions, strict=True)
+    values["completions"] = [text if chat is None else [_turn("assistant", text)] for chat, text in answers]
+    prompts = [None] * len(chats) if batch.prompts is None else batch.prompts
+    known = batch.prompts is not None or any(chat is not None for chat in chats)
+    values["prompts"] = [chat or text for chat, text in zip(chats, prompts, strict=True)] if known else None
     values["completion_ids"] = None if batch.token_ids is None else list(batch.token_ids)
     if batch.images is not None:
         values["images"] = list(batch.images)
@@ -187,6 +192,19 @@ def _columns(batch: Batch, wanted: set[str] | None, needed: set[str], where: str
         columns = ", ".join(sorted({name for row in rows for name in row}))
         raise UserError(f"{where} asks for the column {min(missing)!r}, which no row has; the columns are {columns}")
     return _chosen(values, wanted)
+
+
+def _turns(sample: Mapping[str, Any]) -> list[dict[str, str]] | None:
+    """Return the prompt of a row as turns; None if it is a text."""
+    row = canonical(sample)
+    if not row.get("conversational"):
+        return None
+    earlier = [_turn(turn["role"], turn["content"]) for turn in row.get("earlier_turns", ())]
+    return [*earlier, _turn("user", row["problem"])]
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def _row(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""Marks of images in a question, as other formats write them."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from lit_g2rpo.rewards.rows.turns import IMAGE, VIDEO, Asked
+
+NUMBERED = re.compile(r"<\|?image[ _-]?(\d{1,2})\|?>", re.IGNORECASE)
+"""Marks of MMMU and others that say which image stands there."""
+OTHER = re.compile(
+    r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image(?:_pad)?\|>|<(?:img|image|imagehere|image_placeholder)>",
+    re.IGNORECASE,
+)
+LABEL = re.compile(r"<\|object_ref_(?:start|end)\|>")
+"""What Qwen2-VL writes around the name of an object."""
+INSIDE = re.compile(r"<img>([^<>]+\.[A-Za-z]{3,4})</img>")
+"""Paths as Qwen-VL wrote them into its questions."""
+
+
+def place_images(asked: Asked, options: list[str], images: list[Any]) -> tuple[list[str], list[Any]]:
+    """Write ``<image>`` where the turns have another mark for an image; number the marks where they say which.
+
+    Args:
+        asked: its texts are changed.
+        options: the options of the row.
+        images: its images.
+
+    Returns:
+        The options, their marks written out, and the images in the order of their places.
+
+    Raises:
+        ValueError: if a mark has a number that no image has.
+    """
+    if not images and "<" not in asked.problem and not asked.earlier:
+        return options, images
+    asked.problem = LABEL.sub("", asked.problem)
+    texts = [*(text for _, text in asked.earlier), asked.problem]
+    if any(IMAGE in text for text in texts):
+        return options, images
+    if not images:
+        images = [path for text in texts for path in INSIDE.findall(text)]
+        texts = [INSIDE.sub(IMAGE, text) for text in texts]
+    elif any(NUMBERED.search(text) for text in (*texts, *options)):
+        texts, options, images = _numbered(texts, options, images)
+    else:
+        texts = [OTHER.sub(IMAGE, text) for text in texts]
+    asked.earlier = [(role, text) for (role, _), text in zip(asked.earlier, texts, strict=False)]
+    asked.problem = texts[-1]
+    return options, images
+
+
+def _numbered(texts: list[str], options: list[str], images: Sequence[Any]) -> tuple[list[str], list[str], list[Any]]:
+    said = [int(number) for text in (*texts, *options) for number in NUMBERED.findall(text)]
+    first = min(1, *said)
+    order: list[int] = []
+    if too_high := [number for number in said if number - first >= len(images)]:
+        raise ValueError(f"its question names image {too_high[0]}, but it has {len(images)} images")
+
+    def shown(match: re.Match[str]) -> str:
+        number = int(match[1])
+        if number in order:
+            return f"image {number}"
+        order.append(number)
+        return IMAGE
+
+    texts = [NUMBERED.sub(shown, text) for text in texts]
+    # what only the options name is shown behind the question
+    for number in sorted(set(said) - set(order)):
+        order.append(number)
+        texts[-1] += f"\nImage {number}: {IMAGE}"
+    options = [NUMBERED.sub(lambda match: f"image {match[1]}", option) for option in options]
+    unnamed = [number for number in range(first, first + len(images)) if number not in order]
+    texts[-1] = IMAGE * len(unnamed) + texts[-1]
+    # they stand in front of the last turn, behind those of the turns before it
+    ahead = sum(text.count(IMAGE) for text in texts[:-1])
+    order[ahead:ahead] = unnamed
+    return texts, options, [images[number - first] for number in order]
+
+
+def marks_in_front(asked: Asked, images: int, videos: int) -> None:
+    """Write the marks of images and videos before the question where no turn has any."""
+    texts = "".join([*(text for _, text in asked.earlier), asked.problem])
+    for mark, count in ((IMAGE, images), (VIDEO, videos)):
+        if mark not in texts:
+            asked.problem = mark * count + asked.problem
