@@ -11,6 +11,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.logged import forget_later_points
@@ -39,8 +40,9 @@ class RolloutCheckpoint(ModelCheckpoint):
     """Save every few rollouts and when training ends, keep the last ones, the best one and ``last.ckpt``.
 
     ``last.ckpt`` is a link to the newest ``rollout=<n>-step=<m>.ckpt``; the best one by a validation metric is
-    ``best-rollout=<n>.ckpt``. Where a validation follows the optimizer step, the checkpoint is saved after it, so
-    that a resumed run neither repeats nor misses the validation.
+    ``best-rollout=<n>.ckpt``; there is none while no validation is better than that before the first step, for the
+    policy that the run started from is then the best. Where a validation follows the optimizer step, the checkpoint is
+    saved after it, so that a resumed run neither repeats nor misses the validation.
 
     A checkpoint that cannot be written leaves the older ones as they are. It is said and logged as
     ``alarm/checkpoint``, training goes on, and the next rollout tries again. The last one of a run is tried several
@@ -87,6 +89,8 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._pending = False
         self._overdue = False
         self._kept: list[str] = []
+        self.start: float | None = None
+        """The monitored metric before the first step; None where no validation came before it."""
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -128,11 +132,14 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
+        if trainer.state.fn != TrainerFn.FITTING or getattr(trainer, "fast_dev_run", False):
             return
         if self.monitor is not None and self.monitor not in trainer.callback_metrics:
             known = ", ".join(name for name in sorted(trainer.callback_metrics) if name.startswith("val/"))
             raise UserError(f"RolloutCheckpoint.monitor is {self.monitor!r}, which is not logged; known: {known}")
+        if trainer.sanity_checking:
+            self.start = None if self.monitor is None else float(trainer.callback_metrics[self.monitor])
+            return
         self.filename = f"best-rollout={handles(pl_module).rollout_index:05d}"
         self._save_best(trainer, pl_module)
         if self._pending or (trainer.should_stop and trainer.global_step != self._saved_step):
@@ -162,6 +169,15 @@ class RolloutCheckpoint(ModelCheckpoint):
             step = NUMBERED.search(Path(self.last_model_path).resolve().name)
             where = f"step {int(step['step'])}" if step else self.last_model_path
             exception.add_note(f"once mended, {command} continues from the checkpoint of {where}")
+
+    @override
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        # what is no better than the start is not the best
+        if current is not None and self.start is not None:
+            gain = float(current) - self.start
+            if (gain if self.mode == "max" else -gain) <= 0:
+                return False
+        return super().check_monitor_top_k(trainer, current)
 
     @override
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
@@ -248,10 +264,11 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "kept": list(self._kept)}
+        return {**super().state_dict(), "kept": list(self._kept), "start": self.start}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.start = state_dict["start"]
         here = Path(str(self.dirpath))
         # a run that writes to another folder starts lists of its own; the old one may have been moved
         if not (here / Path(state_dict["last_model_path"]).name).exists() or not state_dict["last_model_path"]:

@@ -58,6 +58,8 @@ class RunSummary(Observer):
             if isinstance(keeper, RolloutCheckpoint):
                 if keeper.best_model_path:
                     lines.append(f"best:        {shown(Path(keeper.best_model_path))} ({self._best(keeper)})")
+                elif keeper.start is not None:
+                    lines.append(f"best:        the policy it started from ({keeper.monitor} {keeper.start:.3f})")
                 if keeper.last_model_path:
                     lines.append(f"continue:    {resume_command(self._folder, keeper.last_model_path)}")
         if history and METRIC in history[0] and len(history) > 1:

@@ -36,10 +36,14 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
     folder = run or experiment
     found = _last(folder) if ckpt_path == "last" else _newest_first(folder, "best*.ckpt")
     if not found:
-        pattern = LAST if ckpt_path == "last" else "best*.ckpt"
+        if ckpt_path == "best":
+            raise UserError(
+                f"--ckpt_path best: no best*.ckpt below {folder}, so no validation was better than the policy the run "
+                "started from; give last, or the path of a checkpoint"
+            )
         raise UserError(
-            f"--ckpt_path {ckpt_path}: no {pattern} below {folder}; leave --ckpt_path out to start a new run, "
-            "or give the path of a checkpoint"
+            f"--ckpt_path last: no {LAST} below {folder}; leave --ckpt_path out to start a new run, or give the path "
+            "of a checkpoint"
         )
     # heavy, and not needed to find that there is none
     from lightning.pytorch.utilities import rank_zero_warn

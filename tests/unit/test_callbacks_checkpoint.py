@@ -45,8 +45,8 @@ def test_keeps_the_last_the_best_and_a_link(tmp_path):
 
 def test_smaller_may_be_better(tmp_path):
     keeper = RolloutCheckpoint(monitor="val/accuracy", mode="min")
-    fit(ToyModule(validation=accuracy), tmp_path, [keeper], rollouts=8)
-    assert keeper.best_model_path.endswith("best-rollout=00008.ckpt")
+    fit(ToyModule(validation=lambda r: {4: 0.2, 6: 0.1}.get(r, 0.3)), tmp_path, [keeper], rollouts=8)
+    assert keeper.best_model_path.endswith("best-rollout=00006.ckpt")
 
 
 def test_without_a_metric_there_is_no_best(tmp_path):
@@ -241,3 +241,20 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
         ("replace", str(folder / "last.ckpt"), str(folder / ".last.ckpt.part")),
         ("fsync", str(folder)),
     ]
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_the_start_counts_among_the_best(tmp_path, mode, sign):
+    keeper = RolloutCheckpoint(every_rollouts=2, mode=mode)
+    fit(ToyModule(validation=lambda rollout: 0.5 - sign * rollout / 100), tmp_path, [keeper], rollouts=4)
+    assert keeper.start == pytest.approx(0.5)
+    assert not keeper.best_model_path
+    assert not list((tmp_path / "toy/version_0/checkpoints").glob("best*"))
+    # after a resume too
+    again = RolloutCheckpoint(every_rollouts=2, mode=mode)
+    last = str(tmp_path / "toy/version_0/checkpoints/last.ckpt")
+    better = ToyModule(validation=lambda rollout: 0.5 + sign * (rollout - 7) / 100)
+    fit(better, tmp_path, [again], rollouts=10, checkpoint=last)
+    # rollouts 6 and 8: only what beats the start is kept
+    assert [path.name for path in (tmp_path / "toy/version_0/checkpoints").glob("best*")] == ["best-rollout=00010.ckpt"]
+    assert again.start == pytest.approx(0.5)

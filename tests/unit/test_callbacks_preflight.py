@@ -204,14 +204,14 @@ def test_a_reward_is_called_once_a_text_and_leaves_no_count(tmp_path: Path, monk
     class Watched(Preflight):
         def _try_all(self, trainer: Any, run: Any) -> None:
             super()._try_all(trainer, run)
-            # asks the ranks for failures and completions among the newest
+            # asks the ranks for failures, completions among the newest, and whether one has to stop
             run.scorer.count([])
             scorers.append((sums[-1], run.scorer.seconds, (tmp_path / "calls").read_text().splitlines()))
 
     source = data(tasks={"ocr": {"reward": f"{tmp_path / 'mine.py'}:score", "in_process": True}})
     fit(tmp_path, Watched(memory=False, parity=False, checkpoint=False), source=source)
     [(recent, seconds, calls)] = scorers
-    assert (recent, seconds) == ([0, 0], 0)
+    assert (recent, seconds) == ([0, 0, 0], 0)
     assert calls[0].startswith("<thinking></thinking><answer>")
     assert len(calls) == 2
 
