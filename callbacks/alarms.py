@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_g2rpo.callbacks.checkpoint import training_ends
 from lit_g2rpo.callbacks.decline import METRIC, describe_decline, fall
 from lit_g2rpo.callbacks.logged import metric
+from lit_g2rpo.callbacks.moments import training_ends
 from lit_g2rpo.callbacks.plots.advantage_stats import tie_stats
 from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError

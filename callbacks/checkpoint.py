@@ -1,6 +1,5 @@
 """Checkpoints counted in rollouts: the last few, the best one, and a link to the newest."""
 
-import math
 import os
 import time
 from copy import copy
@@ -15,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.logged import forget_later_points
+from lit_g2rpo.callbacks.moments import training_ends, validation_follows
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.callbacks.saving import cause, save, use_files
 from lit_g2rpo.errors import ScoringStopError, UserError
@@ -282,23 +282,3 @@ class RolloutCheckpoint(ModelCheckpoint):
         state = state_dict | {name: moved(state_dict[name]) for name in paths}
         super().load_state_dict(state | {"best_k_models": best, "dirpath": self.dirpath})
         self._kept = [moved(path) for path in state_dict["kept"]]
-
-
-def training_ends(trainer: L.Trainer) -> bool:
-    """Tell whether the optimizer step just made is the last one of the training."""
-    if trainer.max_steps is not None and 0 <= trainer.max_steps <= trainer.global_step:
-        return True
-    last_epoch = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
-    return last_epoch and trainer.is_last_batch
-
-
-def validation_follows(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Tell inside ``on_train_batch_end`` whether a validation comes right after this training batch."""
-    every = trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or (every is not None and (trainer.current_epoch + 1) % every):
-        return False
-    interval = trainer.val_check_batch
-    if trainer.should_stop or interval is None or math.isinf(interval):
-        return trainer.should_stop or trainer.is_last_batch
-    done = trainer.fit_loop.total_batch_idx if every is None else batch_idx
-    return bool((done + 1) % interval == 0)
