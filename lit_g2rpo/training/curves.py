@@ -23,7 +23,7 @@ class CurvesModule(L.LightningModule):
     @override
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Add a value to the present point, and tell Lightning's callbacks of it."""
-        self.point[name] = value
+        self.point[name] = value.detach() if isinstance(value, Tensor) else value
         # on the host: Lightning would add numbers up on the device, in a graph that differs with the metrics
         value = value if isinstance(value, Tensor) else torch.tensor(float(value))
         super().log(name, value, *args, **kwargs | {"logger": False})

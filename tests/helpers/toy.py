@@ -3,6 +3,7 @@
 ``python tests/helpers/toy.py FOLDER ...`` trains it once in each folder, and waits to be interrupted.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -255,6 +256,9 @@ def fit(
 def main(folder: str) -> None:
     """Train and wait at the beginning of the third rollout for a line, so that signals find it there."""
     from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
+
+    # a signal that whoever started the tests ignores is ignored here too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     class Wait(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
