@@ -203,6 +203,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "optimizer": digest(checkpoint["optimizer_states"]),
         "curves": curves,
         "rollouts": pages,
+        "page": [path.name for path in sorted((run / "rollouts").rglob("*"))],
         "predictions": untimed(predictions.read_text()),
     }
 
