@@ -25,7 +25,6 @@ from lit_g2rpo.rewards.rules.segmentation import segmentation_reward, segmenter_
 from lit_g2rpo.rewards.rules.tracking import mean_iou, timed_reward, timed_track, track, track_of_timed
 
 _letter = partial(choice, options=())
-_math = compared(str, str, results_agree)
 _numerical = compared(percentage, percentage, numbers_agree, released=rounded_numbers_agree)
 _in_region = compared(points, region, share_inside)
 _near_points = compared(points, points, lambda found, gold: nearness(found, gold) if len(found) == len(gold) else 0.0)
@@ -36,10 +35,18 @@ def _pointing(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
     return rule(answer, gold, row, config)
 
 
+def _math(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    return float(results_agree(answer, gold, question=row.get("problem", ""), final_form=config.final_form))
+
+
 def _science(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
     # The gold answer alone settles how answers are read: their own look must not choose their judge.
-    rule = _math if percentage(gold) is None else _numerical
-    return rule(answer, gold, row, config)
+    if percentage(gold) is not None and percentage(answer) is not None:
+        return _numerical(answer, gold, row, config)
+    question = row.get("problem", "")
+    return float(
+        results_agree(answer, gold, question=question, final_form=config.final_form, close=numbers_agree)
+    )
 
 
 def _open_ended(answer: str, gold: str, row: Row, config: RewardConfig) -> float:

@@ -20,6 +20,21 @@ def fold(text: str) -> str:
     return " ".join(text.split())
 
 
+def words_agree(answer: str, gold: str) -> bool:
+    """Compare names and words, blanks aside: the case of a word does not count, that of symbols such as CO or Bb does."""
+    a, g = answer.replace(" ", ""), gold.replace(" ", "")
+    return a == g or (a.casefold() == g.casefold() and not (_is_symbol(a) or _is_symbol(g)))
+
+
+def _is_symbol(word: str) -> bool:
+    low = word.casefold()
+    if len(word) < 3:
+        return low not in ("no", "on", "up", "in")
+    mixed = any(part != part.lower() and not part.isupper() and not part.istitle() for part in word.split("-"))
+    doubled = len(word) % 2 == 0 and all(low[at] == low[at + 1] for at in range(0, len(low), 2))
+    return (mixed or doubled) and word.isalpha()
+
+
 def character_accuracy(answer: str, gold: str) -> float:
     """Score a transcription by ``max(0, 1 - CER)``, CER being edit distance per gold character."""
     answer, gold = fold(answer), fold(gold)

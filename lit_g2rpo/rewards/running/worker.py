@@ -1,20 +1,16 @@
 """The process that compares by algebra; it may be killed at any time."""
 
 import json
-import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+
+from lit_g2rpo.rewards.running.algebra import comparison
 
 GRACE_SECONDS = 5.0
 """Time beyond the limit after which a process whose parent is gone ends itself."""
-MAX_READ = 2048
-"""Results kept as read: the answers of a group share their gold result."""
 
 
 def main() -> None:
@@ -22,7 +18,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[2]))
     seconds, memory = float(sys.argv[3]), int(sys.argv[4])
     try:
-        compare = _comparison()
+        compare = comparison()
         compare("x+1", "1+x")  # the first comparison imports what the others need
     except Exception as error:
         connection.send_bytes(f"{type(error).__name__}: {error}".encode())
@@ -48,24 +44,6 @@ def main() -> None:
         # Caches that grew to half the limit would make later comparisons fail for want of memory.
         if _size() > memory // 2:
             return
-
-
-def _comparison() -> Callable[[str, str], bool]:
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.disable(logging.CRITICAL)
-    config = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
-
-    @lru_cache(MAX_READ)
-    def read(text: str) -> Any:
-        # its own time-outs are alarms; the parent's clock is the limit here
-        return parse(f"\\boxed{{{text}}}", config, extraction_mode="first_match", parsing_timeout=None)
-
-    def compare(gold: str, answer: str) -> bool:
-        # in this order: verify is not symmetric
-        return bool(verify(read(gold), read(answer), timeout_seconds=None))
-
-    return compare
 
 
 def _limit(memory: int) -> None:
