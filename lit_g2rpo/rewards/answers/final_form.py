@@ -39,10 +39,9 @@ def operators(form: str) -> frozenset[str]:
     return frozenset(seen.found)
 
 
-def is_final(answer: str, gold: str) -> bool:
-    """Tell whether a result in normal form leaves nothing to do that gold does not leave as well."""
-    done, left = operators(gold), operators(answer)
-    return left <= (done | CLOSED if done - CLOSED else done)
+def is_final(answer: frozenset[str], gold: frozenset[str]) -> bool:
+    """Tell whether an answer's `operators` leave nothing to do that gold's do not leave as well."""
+    return answer <= (gold | CLOSED if gold - CLOSED else gold)
 
 
 def is_copied(answer: str, gold: str, question: str) -> bool:
@@ -57,6 +56,17 @@ def is_copied(answer: str, gold: str, question: str) -> bool:
     if not question or wanted == right or (_is_reduced(answer) and not operators(gold)):
         return False
     return any(_bag(normal_form(part)) == wanted for part in _parts(question[:MAX_QUESTION]))
+
+
+def is_stated(answer: str, question: str) -> bool:
+    """Tell whether a question has a result, blanks and dollar signs aside, as a word of its own."""
+    text = re.escape(answer.replace(" ", ""))
+    return re.search(rf"(?<![\w.]){text}(?!\w)", _flat(question[:MAX_QUESTION])) is not None
+
+
+@lru_cache(64)
+def _flat(question: str) -> str:
+    return re.sub(r"(?<=\d) (?=[A-Za-z])|[$~]", "", question)
 
 
 def _is_reduced(form: str) -> bool:
@@ -104,7 +114,7 @@ class _Operators:
             return "number"
         shapes = [self.shape(part) for part in tree.parts]
         match tree.kind:
-            case "minus" | "either":
+            case "minus" | "either" | "degrees":
                 return shapes[0]
             case "sum":
                 return self._sum(shapes)

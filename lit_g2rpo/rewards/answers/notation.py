@@ -44,6 +44,8 @@ def normal_form(text: str) -> str:
     if not text.isascii():
         text = _RAISED.sub(lambda m: f"^{{{m[0].translate(RAISED)}}}", text)
         text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(LOWERED)}}}", text).translate(TYPED)
+    if text.endswith("\\") and not text.endswith("\\\\"):
+        text = text[:-1].strip()
     text = _RANGE.sub("\u2013", _without_emphasis(text).removesuffix(".").strip())
     if is_words(text):
         return text

@@ -23,6 +23,7 @@ _NAME = re.compile(
     r"(?:[A-Za-z]{1,2}|\\[A-Za-z]{2,10}(?: ?[A-Z]{1,4})?|\\(?:text|overline|vec)\{[^{}]{1,40}\}|[A-Z]{1,4}|[A-Za-z]{3,20}|"
     r"\|[A-Z]{2}\|)(?:_\{[^{}]{1,20}\})?'?(?:\([^()]{1,40}\))?"
 )
+_PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
 _MAX_WORDS = 3
 _NO_NOUNS = frozenset(
     "a about above almost an and any approximately around at below but except fewer from greater if is isn't least less "
@@ -116,7 +117,7 @@ def values_agree(a: Quantity, g: Quantity) -> bool:
 def _one(form: str) -> Quantity:
     money = _MONEY.match(form)
     if money:
-        currency = unit(money[2].replace("US ", "").removeprefix("US").removeprefix("HK").strip())
+        currency = unit("$" if money[2].endswith("$") else money[2])
         rest = _split(money[1] + form[money.end() :])
         if rest.value is not None and rest.unit is not None and not rest.unit.dimension and currency:
             return replace(rest, unit=Unit(rest.unit.scale, currency.size, currency.dimension), sure=True)
@@ -136,12 +137,13 @@ def _split(form: str) -> Quantity:
             read = _valued(body)
             letters = form[start:].strip()
             attached = form[start - 1] != " " or body.startswith("\\") or read.value is None
-            if read.value is None and attached and len(letters) < 2:
+            # the r of 2\pi r, and the degrees of an angle whose sine is meant
+            if read.value is None and ((attached and len(letters) < 2) or (letters[0] == "^" and "\\" in body)):
                 continue
-            return replace(read, unit=found, sure=not (attached and len(letters) == 1 and letters.isalpha()))
+            return replace(read, unit=found, sure=not (attached and len(letters) == 1 and letters.isascii() and letters.isalpha()))
     body, words = form[:rest].strip(), form[rest:].strip()
     read = _valued(body)
-    if words and read.value is not None and (form[rest - 1] == " " or "\\text" in words or len(words) > 2):
+    if read.value is not None and _PLAIN_WORD.search(words) and (form[rest - 1] == " " or "\\text" in words):
         return replace(read, unit=None, words=words)
     return whole
 

@@ -33,7 +33,7 @@ class Term:
 
     Args:
         kind: ``number``, ``mixed``, ``repeating``, ``symbol``, ``sum``, ``minus``, ``either`` (plus or minus), ``product``, ``quotient``, ``power``,
-            ``root``, ``factorial``, ``call``, ``list`` or ``matrix``.
+            ``root``, ``degrees``, ``factorial``, ``call``, ``list`` or ``matrix``.
         parts: what it is made of.
         text: the number, the symbol, the kind of function, or what opens a list.
     """
@@ -136,7 +136,7 @@ class _Reader:
     def factor(self, depth: int) -> Term:
         base = self.base(depth)
         signs = 0
-        while self.peek() in ("^", "_", "!", "'", "%"):
+        while self.peek() in ("^", "_", "!", "'"):
             token = self.take()
             signs += 1
             if signs > MAX_DEPTH:
@@ -145,6 +145,7 @@ class _Reader:
                 base = Term("factorial", (base,))
             elif token == "^" and self.peek() == "\\circ":
                 self.take()
+                base = Term("degrees", (base,))
             elif token == "^":
                 base = Term("power", (base, self._exponent(depth)))
             elif token == "_":

@@ -15,13 +15,13 @@ MAX_POWER = 9
 _AREAS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS = {"squared": 2, "cubed": 3}
 PIECE = (
-    r"\\text\{(?:[^{}\\]|\{[^{}\\]*\})*\}|\\mu ?[A-Za-z]+|\\Omega|\^\\circ ?(?:[CF](?![A-Za-z]))?|"
+    r"\\text\{(?:[^{}]|\{[^{}]*\})*\}|\\mu ?[A-Za-z]+|\\Omega|\^\\circ ?(?:[CF](?![A-Za-z]))?|"
     r"[A-Za-z]+\.?|[%$\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2\u00c5]|[\u4e00-\u9fff]+"
 )
 """A word of a unit, for a regular expression."""
 JOINT = r"/|\\cdot ?|\*|\^\{-?\d\}|[ ()]"
 """What stands between the words of a unit."""
-_TEXT = re.compile(r"\\text\{((?:[^{}\\]|\{[^{}\\]*\})*)\}")
+_TEXT = re.compile(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TOKEN = re.compile(rf"\^\{{?(?P<power>-?\d)\}}?|(?P<over>/|per\b)|(?P<blank>\\cdot ?|\*|[ ()])|(?P<word>{PIECE})")
 _CHINESE = re.compile("|".join(CHINESE))
 

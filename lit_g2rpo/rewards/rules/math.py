@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from lit_g2rpo.rewards.answers.final_form import is_copied, is_final
+from lit_g2rpo.rewards.answers.final_form import is_copied, is_final, is_stated, operators
 from lit_g2rpo.rewards.answers.notation import compact, is_balanced, is_explosive, normal_form
 from lit_g2rpo.rewards.answers.quantities import NO_UNIT, Quantity, is_name, units_agree, values_agree
 from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, result
@@ -64,28 +64,34 @@ def _is_final(answer: Result, gold: Result, question: str) -> bool:
         a, g = answer.items[0], gold.items[0]
         if a.body == g.body and not _converted(a, g):
             return True
-        ours, theirs = (answer.form, gold.form) if _converted(a, g) else (a.body, g.body)
-        if _converted(a, g) and is_copied(ours, theirs, question):
+        if _converted(a, g) and is_stated(answer.form, question):
             return False
-        return is_final(a.body, g.body) and not is_copied(a.body, g.body, question)
-    ours, theirs = compact(answer.form), compact(gold.form)
-    return is_final(ours, theirs) and not is_copied(ours, theirs, question)
+        return is_final(operators(a.body), operators(g.body)) and not is_copied(a.body, g.body, question)
+    ours, theirs = (frozenset().union(*map(operators, _bodies(side))) for side in (answer, gold))
+    return is_final(ours, theirs) and not is_copied(answer.form, gold.form, question)
+
+
+def _bodies(side: Result) -> list[str]:
+    return [item.body for item in side.items] or [compact(side.form)]
 
 
 def _converted(a: Quantity, g: Quantity) -> bool:
-    return (a.unit or NO_UNIT).size != (g.unit or NO_UNIT).size
+    ours, theirs = a.unit or NO_UNIT, g.unit or NO_UNIT
+    return ours.dimension == theirs.dimension and ours.size != theirs.size
 
 
 def _for_algebra(gold: Result, answer: Result) -> tuple[str, str]:
     if gold.kind == answer.kind == "one":
         a, g = answer.items[0], gold.items[0]
         if not g.name or not a.name or a.name == g.name:
-            return _scaled(g), _scaled(a)
+            sized = _converted(a, g) and units_agree(a, g)
+            return _scaled(g, sized), _scaled(a, sized)
     return gold.form, answer.form
 
 
-def _scaled(q: Quantity) -> str:
-    factor = (q.unit or NO_UNIT).scale
+def _scaled(q: Quantity, sized: bool) -> str:
+    unit = q.unit or NO_UNIT
+    factor = unit.scale * unit.size if sized and unit.dimension else unit.scale
     return q.body if factor == 1 else f"\\frac{{{factor.numerator}}}{{{factor.denominator}}}({q.body})"
 
 
@@ -160,7 +166,7 @@ class _Comparison:
         ours, theirs = _without_names(answer), _without_names(gold)
         if ours is None or theirs is None:
             return None
-        ordered = (answer.brackets or gold.brackets) not in ("", "\\{\\}") or _named(answer) or _named(gold)
+        ordered = (answer.brackets or gold.brackets) not in ("", "\\{\\}") or _apart(answer) or _apart(gold)
         return self.in_order(ours, theirs) if ordered else self.in_any_order(ours, theirs)
 
     def matrices(self, answer: Result, gold: Result) -> bool | None:
@@ -202,8 +208,10 @@ def _shape(brackets: str) -> str:
     return "()" if brackets == "\\langle\\rangle" else brackets
 
 
-def _named(answer: Result) -> bool:
-    return any(item.name for item in answer.items)
+def _apart(answer: Result) -> bool:
+    """Whether items have names of their own, as in ``x = 3, y = 4``, which puts them in order."""
+    names = {item.name for item in answer.items}
+    return len(names) == len(answer.items) and all(names)
 
 
 def _without_names(answer: Result) -> list[Quantity] | None:

@@ -1,12 +1,14 @@
 """Algebra: equality of two results in LaTeX by math-verify, in a process that can be killed."""
 
 import logging
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 MAX_READ = 2048
 """Results kept as read: the answers of a group share their gold result."""
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+|\([^()]{1,64}\))\^\\circ", re.ASCII)
 PRECISION = 30
 """Digits that constants are computed to."""
 TOLERANCE = 1e-12
@@ -26,6 +28,8 @@ def comparison() -> Callable[[str, str], bool]:
 
     @lru_cache(MAX_READ)
     def read(text: str) -> Any:
+        # latex2sympy takes the sine of 60 degrees for that of 60
+        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
         return latex2sympy(text, is_real=not should_treat_as_complex(text), conversion_config=config)
 
     def constants_agree(gold: Any, answer: Any) -> bool:
