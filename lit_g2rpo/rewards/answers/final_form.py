@@ -171,6 +171,8 @@ class _Operators:
                 self.found.add("quotient of numbers")
                 return "rational"
             return "number"
+        if shapes == ["number", "ten"]:
+            return "number"
         if all(shape in ("number", "rational", "ten") for shape in shapes):
             self.found.add("quotient of numbers")
             return "rational"

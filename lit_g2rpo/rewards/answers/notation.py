@@ -28,6 +28,7 @@ _ONE_LETTER = re.compile(r"(?<![\^_}\]\w])\{(\w)\}")
 _RANGE = re.compile(r"(?<=[\d}$%]) ?(?:\u2013|~|\uff5e) ?(?=[\d$])")
 _INSIDE_BRACES = re.compile(r" +(?=[}^_]|(?<!\\)\{)|(?<=[{^_]) +")
 _BLANK = re.compile(r"(\\[A-Za-z]+ (?=[A-Za-z])|\d (?=\d))| ", re.ASCII)
+_MONEY = re.compile(r"\$(?= ?[-+]?[\d.])", re.ASCII)
 _TIME = re.compile(r"(\d{1,2}:\d\d(?::\d\d)?) ?([AaPp])\.? ?[Mm]\.?", re.ASCII)
 _POWER = re.compile(r"\^[{( -]{0,8}(\d{1,400})", re.ASCII)
 _TOWER = re.compile(r"\^[{( -]{0,8}(\d{1,18})[)} ]{0,8}\^[{( -]{0,8}(\d{1,18})", re.ASCII)
@@ -47,7 +48,7 @@ def normal_form(text: str) -> str:
     if text.endswith("\\") and not text.endswith("\\\\"):
         text = text[:-1].strip()
     text = _RANGE.sub("\u2013", _without_emphasis(text).removesuffix(".").strip())
-    if is_words(text):
+    if is_words(text) and text not in _TYPED_NAMES:
         return text
     text = _unboxed(rewritten(_LETTERS.sub(_typed_name, _TIME.sub(_time, text)).replace("**", "^")))
     text = _ROW_GAP.sub(r"\1", _without_delimiters(text))
@@ -146,8 +147,8 @@ def _closing(text: str, start: int) -> int:
 
 def _without_delimiters(text: str) -> str:
     """Take off the dollar signs around formulas; one alone before a number is money."""
-    if text.count("$") % 2 and text.lstrip("+-( ").startswith("$"):
-        text = text.replace("$", DOLLAR, 1)
+    if text.count("$") % 2:
+        text = _MONEY.sub(DOLLAR, text, count=1)
     return text.replace("$", "").replace(DOLLAR, "$").strip()
 
 

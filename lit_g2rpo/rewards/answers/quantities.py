@@ -67,7 +67,7 @@ def quantity(form: str) -> Quantity | None:
     plain = number(form)
     if plain is not None:
         return Quantity(form, value=plain, decimal=True)
-    first, *others = [side.strip() for side in re.split(r"(?<![<>!:])=|\\approx", form)]
+    first, *others = [side.strip() for side in re.split(r"(?<![<>:])(?<! !)=|\\approx", form)]
     if not others:
         return _one(first)
     if not first and len(others) == 1 and form.startswith("\\approx"):
@@ -108,8 +108,7 @@ def values_agree(a: Quantity, g: Quantity) -> bool:
     converted = ours.dimension == theirs.dimension and ours.size != theirs.size
     if converted:
         answer, gold = answer * ours.size, gold * theirs.size
-    approximate = any(q.decimal and q.value is not None and q.value.denominator != 1 for q in (a, g))
-    if converted or (a.decimal != g.decimal and approximate):
+    if converted or (a.decimal != g.decimal and g.value.denominator != 1):
         return abs(answer - gold) <= FRACTION_TOLERANCE * abs(gold)
     return answer == gold
 

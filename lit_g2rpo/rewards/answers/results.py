@@ -15,7 +15,7 @@ MAX_ITEMS = 64
 
 _TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))? ([ap])m", re.ASCII)
 _BETWEEN = re.compile(r"(?:between|from) (.{1,64}?) (?:and|to) (.{1,64})")
-_RANGE = re.compile(r"([-+]?[\d.,/]{1,32}) ?(?:-|\u2013|~| to |\\text\{to\}) ?([\d.,/].{0,64})", re.ASCII)
+_RANGE = re.compile(r"([-+]?[\d.,/]{1,32}) ?(?:-|\u2013|~| to |\\text\{to\}) ?([\d.,/][^=]{0,64})", re.ASCII)
 _SEPARATOR = re.compile(
     r"(?P<either>,? ?(?:\\text\{,? ?or\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])))|"
     r"(?P<comma>,? ?(?:\\text\{,? ?and\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\wedge(?![A-Za-z]))|[,;])|"
@@ -61,7 +61,7 @@ def result(text: str) -> Result | None:
     """
     if len(text) > MAX_RESULT_CHARACTERS:
         return None
-    plain = number(text) if text[:1] in "-+.0123456789" else None
+    plain = number(text) if text.isascii() and text[:1] in "-+.0123456789" else None
     if plain is not None:
         form = text.strip()
         return Result(form, "one", (Quantity(form, value=plain, decimal=True),))

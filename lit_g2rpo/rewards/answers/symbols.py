@@ -50,7 +50,7 @@ _SIGNS = {
     "\u230b": "\\rfloor ", "\u2308": "\\lceil ", "\u2309": "\\rceil ", "\u211d": "\\mathbb{R}", "\u2124": "\\mathbb{Z}",
     "\u2115": "\\mathbb{N}", "\u211a": "\\mathbb{Q}", "\u2032\u2019\u2018": "'", "\u2033": "''", "\u201c\u201d": '"',
     "\u3002": ".", "\u3001": ",", "\u301c\u223c": "~", "\u3010": "[", "\u3011": "]", "\u2030": " permille",
-    "\u2202": "\\partial ", "\u2026": "\\ldots ", "\u2223": "|", "\u2236": ":", "\u2009\u2006\u2007\u2008\u200a": "\\,",
+    "\u00b5": "\\mu ", "\u2202": "\\partial ", "\u2026": "\\ldots ", "\u2223": "|", "\u2236": ":", "\u2009\u2006\u2007\u2008\u200a": "\\,",
 }  # fmt: skip
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau upsilon "

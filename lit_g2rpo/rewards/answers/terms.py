@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from lit_g2rpo.rewards.answers.notation import MAX_DEPTH
+from lit_g2rpo.rewards.answers.notation import MAX_DEPTH, compact
 from lit_g2rpo.rewards.answers.symbols import FUNCTIONS
 
 OPERATORS = {
@@ -53,7 +53,7 @@ def term(form: str) -> Term:
     Raises:
         TooDeep: if it is nested beyond ``MAX_DEPTH``.
     """
-    return _Reader([token.rstrip() or " " for token in _TOKEN.findall(form)]).items("", 0)
+    return _Reader([token.rstrip() or " " for token in _TOKEN.findall(compact(form))]).items("", 0)
 
 
 class _Reader:
@@ -149,9 +149,9 @@ class _Reader:
             elif token == "^":
                 base = Term("power", (base, self._exponent(depth)))
             elif token == "_":
-                # an index makes another symbol; only on a bracket does it not
+                # an index makes another symbol, on a bracket too little is known
                 index = self.argument(depth)
-                base = Term("symbol", (), f"{base.text}_{index.text}") if base.kind == "symbol" else base
+                base = Term("symbol", (), f"{base.text}_{index.text}") if base.kind in ("symbol", "number") else base
             elif token == "'":
                 base = Term("call", (base,), "derivative") if base.kind != "symbol" else base
         return base

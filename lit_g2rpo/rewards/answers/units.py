@@ -23,6 +23,7 @@ JOINT = r"/|\\cdot ?|\*|\^\{-?\d\}|[ ()]"
 """What stands between the words of a unit."""
 _TEXT = re.compile(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TOKEN = re.compile(rf"\^\{{?(?P<power>-?\d)\}}?|(?P<over>/|per\b)|(?P<blank>\\cdot ?|\*|[ ()])|(?P<word>{PIECE})")
+_DEGREES = re.compile(r"(?<![A-Za-z])[Dd]eg(?:ree)?s? ([CF])(?:elsius|ahrenheit)?(?![A-Za-z])")
 _CHINESE = re.compile("|".join(CHINESE))
 
 
@@ -56,7 +57,7 @@ def unit(text: str) -> Unit | None:
     scale = size = Fraction(1)
     powers: Counter[str] = Counter()
     sign, area, last = 1, 1, None
-    for kind, word in _words(_TEXT.sub(r" \1 ", text).replace("per cent", "percent")):
+    for kind, word in _words(_plain(text)):
         if kind == "power":
             if last is None:
                 return None
@@ -77,6 +78,10 @@ def unit(text: str) -> Unit | None:
     if area != 1:
         return None
     return Unit(scale, size, tuple(sorted((name, power) for name, power in powers.items() if power)))
+
+
+def _plain(text: str) -> str:
+    return _DEGREES.sub(r"^\\circ\1", _TEXT.sub(r" \1 ", text).replace("per cent", "percent"))
 
 
 def _raise(powers: Counter[str], entry: Entry, power: int) -> Fraction:

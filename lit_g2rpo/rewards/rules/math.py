@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from lit_g2rpo.rewards.answers.final_form import is_copied, is_final, is_stated, operators
 from lit_g2rpo.rewards.answers.notation import compact, is_balanced, is_explosive, normal_form
-from lit_g2rpo.rewards.answers.quantities import NO_UNIT, Quantity, is_name, units_agree, values_agree
+from lit_g2rpo.rewards.answers.quantities import NO_UNIT, Quantity, is_name, quantity, units_agree, values_agree
 from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, result
 from lit_g2rpo.rewards.answers.text import words_agree
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
@@ -130,15 +130,15 @@ class _Comparison:
         if gold.name and answer.name and gold.name != answer.name:
             return None if gold.value is None else False
         for side in answer.sides:
-            other = result(side)
-            if other is None or other.kind != "one":
+            other = quantity(side)
+            if other is None:
                 return False
-            if other.items[0].value is None and (gold.value is not None or is_name(side)):
+            if other.value is None and (gold.value is not None or is_name(side)):
                 # a formula in symbols that the last side computes
                 if not any(mark.isalpha() for mark in side):
                     return False
                 continue
-            part = self.quantities(other.items[0], replace(gold, name=""))
+            part = self.quantities(other, replace(gold, name=""))
             if part is not True:
                 return part
         return self.quantities(answer, gold)

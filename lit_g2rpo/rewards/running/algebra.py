@@ -35,6 +35,8 @@ def comparison() -> Callable[[str, str], bool]:
     def constants_agree(gold: Any, answer: Any) -> bool:
         # math-verify compares constants by absolute error, so that two tiny ones would agree
         g, a = (side.evalf(PRECISION) for side in (gold, answer))
+        if not (g.is_finite and a.is_finite):
+            return bool(g == a)
         tolerance = DECIMAL_TOLERANCE if gold.has(Float) or answer.has(Float) else TOLERANCE
         return bool(abs(g - a) <= tolerance * abs(g))
 
