@@ -6,8 +6,9 @@ from operator import eq
 
 from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.geometry import box, iou
-from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree, percentage
+from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree
 from lit_g2rpo.rewards.answers.points import nearness, point_within, points, region, share_inside
+from lit_g2rpo.rewards.answers.results import plain_number
 from lit_g2rpo.rewards.answers.spans import span, span_iou
 from lit_g2rpo.rewards.answers.text import character_accuracy
 from lit_g2rpo.rewards.config import RewardConfig
@@ -25,7 +26,7 @@ from lit_g2rpo.rewards.rules.segmentation import segmentation_reward, segmenter_
 from lit_g2rpo.rewards.rules.tracking import mean_iou, timed_reward, timed_track, track, track_of_timed
 
 _letter = partial(choice, options=())
-_numerical = compared(percentage, percentage, numbers_agree, released=rounded_numbers_agree)
+_numerical = compared(plain_number, plain_number, numbers_agree, released=rounded_numbers_agree)
 _in_region = compared(points, region, share_inside)
 _near_points = compared(points, points, lambda found, gold: nearness(found, gold) if len(found) == len(gold) else 0.0)
 
@@ -41,12 +42,10 @@ def _math(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
 
 def _science(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
     # The gold answer alone settles how answers are read: their own look must not choose their judge.
-    if percentage(gold) is not None and percentage(answer) is not None:
+    if plain_number(gold) is not None and plain_number(answer) is not None:
         return _numerical(answer, gold, row, config)
     question = row.get("problem", "")
-    return float(
-        results_agree(answer, gold, question=question, final_form=config.final_form, close=numbers_agree)
-    )
+    return float(results_agree(answer, gold, question=question, final_form=config.final_form, close=numbers_agree))
 
 
 def _open_ended(answer: str, gold: str, row: Row, config: RewardConfig) -> float:

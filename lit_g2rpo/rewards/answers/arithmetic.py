@@ -48,6 +48,7 @@ def is_mixed(tree: Term) -> bool:
 
 def _value(tree: Term) -> Fraction:
     values = [_value(part) for part in tree.parts]
+    result: Fraction | None
     match tree.kind:
         case "number":
             result = number(tree.text)
@@ -63,7 +64,7 @@ def _value(tree: Term) -> Fraction:
         case "sum":
             result = sum(values, Fraction(0))
         case "product":
-            result = sum(values) if is_mixed(tree) else _product(tree, values)
+            result = sum(values, Fraction(0)) if is_mixed(tree) else _product(tree, values)
         case "quotient":
             result = values[0] / values[1]
         case "power":
@@ -104,4 +105,4 @@ def _repeating(start: str, digits: str) -> Fraction | None:
         return None
     shown = int(whole + decimals or "0")
     period = Fraction(int(digits), 10 ** len(digits) - 1)
-    return (shown + period) / 10 ** len(decimals)
+    return (shown + period) / Fraction(10 ** len(decimals))

@@ -83,7 +83,7 @@ def _is_reduced(form: str) -> bool:
 
 @lru_cache(64)
 def _parts(question: str) -> tuple[str, ...]:
-    """The formulas of a question and their sides; of one without formulas, its runs of mathematical words."""
+    """List the formulas of a question and their sides; of one without formulas, its runs of mathematical words."""
     formulas = [next(filter(None, found)) for found in _FORMULA.findall(question)]
     if not formulas:
         formulas = [run.strip(" .,;:?!") for run in re.split(r"[A-Za-z]{2,64}(?![A-Za-z(\\{])", question)]
@@ -165,7 +165,9 @@ class _Operators:
         return "symbol" if "symbol" in shapes else "constant" if "sum" not in shapes else "sum"
 
     def _quotient(self, tree: Term, shapes: list[str]) -> str:
-        above, below = (exact(part) if shape == "number" else None for part, shape in zip(tree.parts, shapes, strict=True))
+        above, below = (
+            exact(part) if shape == "number" else None for part, shape in zip(tree.parts, shapes, strict=True)
+        )
         if above is not None and below is not None and above.denominator == below.denominator == 1:
             if below not in (0, 1) and gcd(int(above), int(below)) == abs(below):
                 self.found.add("quotient of numbers")

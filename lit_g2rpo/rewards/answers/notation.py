@@ -11,9 +11,11 @@ MAX_DEPTH = 16
 MAX_DIGITS = 5
 """Digits a power, or the argument of a factorial, may have before computing it is refused."""
 
-_TYPED_NAMES = {name: name for name in "sin cos tan cot csc log ln gcd lcm arcsin arccos arctan sqrt pi theta".split()}
+_TYPED_NAMES = {
+    name: name for name in str.split("sin cos tan cot csc log ln gcd lcm arcsin arccos arctan sqrt pi theta")
+}
 _TYPED_NAMES["infinity"] = "infty"
-_TYPED_CALLS = {name: name for name in "max min abs floor ceil round det sec sinh cosh tanh".split()}
+_TYPED_CALLS = {name: name for name in str.split("max min abs floor ceil round det sec sinh cosh tanh")}
 _LETTERS = re.compile(r"\\(?:text|math|mbox|operatorname|begin|end)[a-z]{0,6} ?\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]+\(?")
 _EMPHASIS = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w({\\])")
 _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+")
@@ -164,7 +166,7 @@ def _joined_groups(found: re.Match[str]) -> str:
 
 
 def _of_text(found: re.Match[str]) -> str:
-    """Take a piece of text that is no unit or word out of its command: ``\\mathrm{e}``, ``\\text{or 8}``."""
+    r"""Take a piece of text that is no unit or word out of its command: ``\mathrm{e}``, ``\text{or 8}``."""
     if found[1]:
         return found[1]
     words = " ".join(found[2].split())

@@ -13,29 +13,32 @@ FRACTION_TOLERANCE = Fraction(1, 10**6)
 """Relative error allowed between a fraction and a decimal that approximates it, and between two units."""
 
 _MONEY = re.compile(
-    r"([+-]?) ?(US ?\$|HK ?\$|[$\u20ac\u00a3\u00a5\u20b9\u20a9]|USD|EUR|GBP|CNY|RMB|JPY|INR|Rs\.?)(?![A-Za-z]) ?(?=[-+]?[\d.\\])"
+    r"([+-]?) ?(US ?\$|HK ?\$|[$\u20ac\u00a3\u00a5\u20b9\u20a9]|USD|EUR|GBP|CNY|RMB|JPY|INR|Rs\.?)(?![A-Za-z]) ?"
+    r"(?=[-+]?[\d.\\])"
 )
 _PIECES = re.compile(rf"(?P<word>{PIECE})|(?P<joint>{JOINT})|(?P<other>\\[A-Za-z]+|\\.|.)", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?", re.ASCII)
 _DECIMAL = re.compile(r"[-+]?[\d.]+(?:\\times|\\cdot|\*|x)?10\^\{-?\+?\d{1,3}\}", re.ASCII)
 _TIMES = re.compile(r"(?<=[\d.]) ?[xX] ?(?=10 ?\^)", re.ASCII)
+_EQUALS = re.compile(r"(?P<equals>(?<![<>:])(?<! !)=|\\approx(?![a-z]))|(?P<open>[({\[])|(?P<close>[)}\]])")
 _NAME = re.compile(
-    r"(?:[A-Za-z]{1,2}|\\[A-Za-z]{2,10}(?: ?[A-Z]{1,4})?|\\(?:text|overline|vec)\{[^{}]{1,40}\}|[A-Z]{1,4}|[A-Za-z]{3,20}|"
-    r"\|[A-Z]{2}\|)(?:_\{[^{}]{1,20}\})?'?(?:\([^()]{1,40}\))?"
+    r"(?:[A-Za-z]{1,20}|\\[A-Za-z]{2,10}(?: ?[A-Z]{1,4})?|\\(?:text|overline|vec)\{[^{}]{1,40}\}|\|[A-Z]{2}\|)"
+    r"(?:_\{[^{}]{1,20}\})?'?(?:\([^()]{1,40}\))?"
 )
 _PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
 _MAX_WORDS = 3
 _NO_NOUNS = frozenset(
-    "a about above almost an and any approximately around at below but except fewer from greater if is isn't least less "
-    "maybe minus more most negative neither no none nor not of or otherwise over per perhaps plus possibly probably roughly "
-    "sometimes than that the then times to under unless up was wrong".split()
+    str.split(
+        "a about above almost an and any approximately around at below but except fewer from greater if is isn't least "
+        "less maybe minus more most negative neither no none nor not of or otherwise over per perhaps plus possibly "
+        "probably roughly sometimes than that the then times to under unless up was wrong"
+    )
 )
 """Words behind a number that are not what it counts."""
 
 
 @dataclass(slots=True, frozen=True)
 class Quantity:
-    """A result taken apart.
+    r"""A result taken apart.
 
     Args:
         body: the result without name and unit, blanks that say nothing dropped.
@@ -45,7 +48,7 @@ class Quantity:
         words: these words.
         sure: the unit cannot be read as a symbol: the m of ``5 m``, not that of ``5m``.
         value: the exact value of the body, without scale; None if it is no number.
-        decimal: the body is written as one decimal number, ``a \\times 10^{n}`` too.
+        decimal: the body is written as one decimal number, ``a \times 10^{n}`` too.
     """
 
     body: str
@@ -67,7 +70,7 @@ def quantity(form: str) -> Quantity | None:
     plain = number(form)
     if plain is not None:
         return Quantity(form, value=plain, decimal=True)
-    first, *others = [side.strip() for side in re.split(r"(?<![<>:])(?<! !)=|\\approx", form)]
+    first, *others = _sides(form)
     if not others:
         return _one(first)
     if not first and len(others) == 1 and form.startswith("\\approx"):
@@ -77,6 +80,18 @@ def quantity(form: str) -> Quantity | None:
     last = _one(others[-1])
     named = _NAME.fullmatch(first) is not None
     return replace(last, name=first, sides=tuple(others[:-1]) if named else (first, *others[:-1]))
+
+
+def _sides(form: str) -> list[str]:
+    """Split at the equals signs that no brace or bracket holds."""
+    depth = start = 0
+    sides: list[str] = []
+    for found in _EQUALS.finditer(form):
+        depth += (found.lastgroup == "open") - (found.lastgroup == "close")
+        if found.lastgroup == "equals" and depth == 0:
+            sides.append(form[start : found.start()].strip())
+            start = found.end()
+    return [*sides, form[start:].strip()]
 
 
 def is_name(side: str) -> bool:
@@ -139,7 +154,9 @@ def _split(form: str) -> Quantity:
             # the r of 2\pi r, and the degrees of an angle whose sine is meant
             if read.value is None and ((attached and len(letters) < 2) or (letters[0] == "^" and "\\" in body)):
                 continue
-            return replace(read, unit=found, sure=not (attached and len(letters) == 1 and letters.isascii() and letters.isalpha()))
+            return replace(
+                read, unit=found, sure=not (attached and len(letters) == 1 and letters.isascii() and letters.isalpha())
+            )
     body, words = form[:rest].strip(), form[rest:].strip()
     read = _valued(body)
     if read.value is not None and _PLAIN_WORD.search(words) and (form[rest - 1] == " " or "\\text" in words):

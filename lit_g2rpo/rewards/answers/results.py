@@ -6,8 +6,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
+from lit_g2rpo.rewards.answers.final_form import operators
 from lit_g2rpo.rewards.answers.notation import compact, is_balanced, is_words, normal_form
-from lit_g2rpo.rewards.answers.numbers import number
+from lit_g2rpo.rewards.answers.numbers import number, percentage
 from lit_g2rpo.rewards.answers.quantities import Quantity, quantity
 
 MAX_RESULT_CHARACTERS = 512
@@ -22,10 +23,16 @@ _SEPARATOR = re.compile(
     r"(?P<open>\\\{|\\lbrace|\\langle|\\begin|[({\[])|(?P<close>\\\}|\\rangle|\\end|[)}\]])|\\[A-Za-z]+|\\.|."
 )
 _CELLS = re.compile(r"(?P<row>\\\\)|(?P<cell>&)|(?P<open>\\begin|[({\[])|(?P<close>\\end|[)}\]])|\\[A-Za-z]+|\\.|.")
-_MATRIX = re.compile(r"(\(|\[|\||\\\{|)\\begin\{([A-Za-z]{5,11})\*?\}(?:\{[lcr|]{1,32}\})?(.*)\\end\{\2\*?\}(\)|\]|\||\\\}|)")
-_ARTICLE = re.compile(r"(?:[A-Za-z]) ?\\in ?(?=[(\[\\{])")
-_PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}(?![A-Za-z}])")
+_MATRIX = re.compile(
+    r"(\(|\[|\||\\\{|)\\begin\{([A-Za-z]{5,11})\*?\}(?:\{[lcr|]{1,32}\})?(.*)\\end\{\2\*?\}(\)|\]|\||\\\}|)"
+)
+_RELATION = re.compile(
+    r"[<>]|\\(?:le|ge|neq|in|subset|rightarrow|leftarrow|leftrightarrow|Rightarrow|Leftrightarrow|equiv)(?![a-z])"
+)
+_LABEL = re.compile(r"([A-Za-z]{1,20}|\((?:[A-Za-z], ?){1,9}[A-Za-z]\)) ?(?:=|\\in(?![a-z])) ?(?=[(\[|]|\\\{|\\begin)")
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{7,}")
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
+_SIGNS = frozenset("%$\u20ac\u00a3\u00a5\u20b9\u20a9")
 _EITHER_CLOSES = {")", "]"}
 
 
@@ -70,16 +77,41 @@ def result(text: str) -> Result | None:
         return None
     if is_words(form):
         return Result(form, "words")
-    return _time(form) or _matrix(form) or _range(form) or _list(form) or _single(form)
+    label = _LABEL.match(form)
+    bare = form[label.end() :] if label else form
+    return _time(form) or _matrix(bare) or _range(form) or (label and _list(bare, True)) or _list(form) or _single(form)
 
 
 def _single(form: str) -> Result | None:
-    if re.search(r"[<>]|\\(?:le|ge|neq|in|subset|rightarrow|leftarrow|leftrightarrow|Rightarrow|equiv)(?![a-z])", form):
+    if _RELATION.search(_outside_brackets(form)):
         return Result(form, "equation")
     found = quantity(form)
-    if found is None or len(_PROSE.findall(found.body)) > 1 or re.match(r"[A-Z][.)] ?\S", form):
+    if found is None or _PROSE.search(found.body) or re.match(r"[A-Z][.)] ?\S", form):
         return None
     return Result(form, "one", (found,))
+
+
+def plain_number(text: str, decimal: bool = False) -> Fraction | None:
+    """Read a text that is one number and no more than a sign of per cent or money, which are passed over.
+
+    Args:
+        decimal: no fractions and no arithmetic, which in a text may be a date.
+
+    Returns:
+        Its exact value, scale words counted; None if it is none.
+    """
+    plain = percentage(text)
+    if plain is not None:
+        return plain
+    found = result(text) if any(mark.isdigit() for mark in text) else None
+    if found is None or found.kind != "one":
+        return None
+    item = found.items[0]
+    if item.value is None or item.unit is None or item.name or item.sides or (decimal and not item.decimal):
+        return None
+    if operators(item.body) or not _SIGNS.issuperset(name for name, _ in item.unit.dimension):
+        return None
+    return item.value * item.unit.scale
 
 
 def _time(form: str) -> Result | None:
@@ -100,16 +132,15 @@ def _range(form: str) -> Result | None:
     return Result(form, "range", (low, high))
 
 
-def _list(form: str) -> Result | None:
-    body = _ARTICLE.sub("", form, count=1) if form[:1].isalpha() else form
-    opener, inner, closer = _brackets(body)
+def _list(form: str, labelled: bool = False) -> Result | None:
+    opener, inner, closer = _brackets(form)
     parts, either = split(inner)
-    if not opener and len(parts) == 1:
+    if not opener and (labelled or len(parts) == 1):
         return None
     if opener == "(" and closer == ")" and len(parts) == 1:
         return result(inner)
     items = [quantity(part) for part in parts] if inner else []
-    if len(items) > MAX_ITEMS or not all(items):
+    if len(items) > MAX_ITEMS or not all(item and not _PROSE.search(item.body) for item in items):
         return None
     return Result(form, "list", tuple(item for item in items if item), opener + closer, either=either)
 
@@ -144,6 +175,14 @@ def _brackets(form: str) -> tuple[str, str, str]:
                 return opener, form[len(opener) : found.start()].strip(), closer
             return "", form, ""
     return "", form, ""
+
+
+def _outside_brackets(form: str) -> str:
+    depth, kept = 0, []
+    for found in _SEPARATOR.finditer(form):
+        depth += (found.lastgroup == "open") - (found.lastgroup == "close")
+        kept.append(found[0] if depth == 0 else " ")
+    return "".join(kept)
 
 
 def _matrix(form: str) -> Result | None:

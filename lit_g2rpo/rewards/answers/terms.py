@@ -32,8 +32,9 @@ class Term:
     """A formula taken apart.
 
     Args:
-        kind: ``number``, ``mixed``, ``repeating``, ``symbol``, ``sum``, ``minus``, ``either`` (plus or minus), ``product``, ``quotient``, ``power``,
-            ``root``, ``degrees``, ``factorial``, ``call``, ``list`` or ``matrix``.
+        kind: ``number``, ``mixed``, ``repeating``, ``symbol``, ``sum``, ``minus``, ``either`` (plus or minus),
+            ``product``, ``quotient``, ``power``, ``root``, ``degrees``,
+            ``factorial``, ``call``, ``list`` or ``matrix``.
         parts: what it is made of.
         text: the number, the symbol, the kind of function, or what opens a list.
     """
@@ -260,7 +261,13 @@ class _Reader:
 
     def _ends(self) -> bool:
         token = self.peek()
-        return token == "" or token in _SIGNS or token in _RELATIONS or token in _CLOSERS or (token == "|" and self.bars > 0)
+        return (
+            token == ""
+            or token in _SIGNS
+            or token in _RELATIONS
+            or token in _CLOSERS
+            or (token == "|" and self.bars > 0)
+        )
 
 
 def _signed(sign: str, inner: Term) -> Term:

@@ -22,7 +22,7 @@ def fold(text: str) -> str:
 
 
 def words_agree(answer: str, gold: str) -> bool:
-    """Compare names and words, blanks aside: the case of a word does not count, that of symbols such as CO or Bb does."""
+    """Compare words, blanks aside; the case of a word does not count, that of a symbol such as CO or Bb does."""
     a, g = answer.replace(" ", ""), gold.replace(" ", "")
     if a == g or a.casefold() != g.casefold():
         return a == g

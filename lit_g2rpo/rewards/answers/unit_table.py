@@ -28,7 +28,8 @@ _PREFIXED = (
 _OTHERS = (
     ("K kelvin", "K", "1"), ("^\\circC celsius", "celsius", "1"), ("^\\circF fahrenheit", "fahrenheit", "1"),
     ("^\\circ deg degree", "degree", "1"), ("rad radian", "radian", "1"), ("sr steradian", "steradian", "1"),
-    ("rev revolution", "turn", "1"), ("rpm", "turn s^-1", "1/60"), ("min minute", "s", "60"), ("h hr hour", "s", "3600"),
+    ("rev revolution", "turn", "1"), ("rpm", "turn s^-1", "1/60"), ("min minute", "s", "60"), ("h hr hour", "s",
+    "3600"),
     ("d day", "s", "86400"), ("wk week", "s", "604800"), ("month mo", "month", "1"), ("yr year", "month", "12"),
     ("decade", "month", "120"), ("century centuries", "month", "1200"), ("in inch inches", "m", "0.0254"),
     ("ft foot feet", "m", "0.3048"), ("yd yard", "m", "0.9144"), ("mi mile", "m", "1609.344"),
@@ -37,7 +38,8 @@ _OTHERS = (
     ("pt pint", "m m m", "0.000473176473"), ("cup", "m m m", "0.0002365882365"), ("lb pound", "kg", "0.45359237"),
     ("oz ounce", "kg", "0.028349523125"), ("t tonne", "kg", "1000"), ("ton", "ton", "1"), ("amu dalton", "amu", "1"),
     ("mph", "m s^-1", "0.44704"), ("kmh kph kmph", "m s^-1", "5/18"), ("mps", "m s^-1", "1"), ("knot", "knot", "1"),
-    ("atm atmosphere", "kg m^-1 s^-1 s^-1", "101325"), ("bar", "kg m^-1 s^-1 s^-1", "100000"), ("dB decibel", "dB", "1"),
+    ("atm atmosphere", "kg m^-1 s^-1 s^-1", "101325"), ("bar", "kg m^-1 s^-1 s^-1", "100000"), ("dB decibel", "dB",
+    "1"),
     ("% percent pct percentage", "%", "1"), ("permille", "%", "0.1"), ("ppm", "%", "0.0001"), ("ppb", "%", "1e-7"),
     ("$ dollar usd buck", "$", "1"), ("cent \u00a2", "$", "0.01"), ("\u20ac euro eur", "\u20ac", "1"),
     ("\u00a3 gbp", "\u00a3", "1"), ("pence penny", "\u00a3", "0.01"), ("\u00a5 yuan rmb cny yen jpy", "\u00a5", "1"),
@@ -63,11 +65,11 @@ SCALES = {
     "millionth": Fraction(1, 10**6), "billionth": Fraction(1, 10**9),
     **{
         name: Fraction(1, number)
-        for number, name in enumerate("third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 3)
+        for number, name in enumerate(str.split("third fourth fifth sixth seventh eighth ninth tenth"), 3)
     },
 }  # fmt: skip
 """Words behind a number that multiply it."""
-IGNORED = frozenset("old long tall wide high deep thick".split())
+IGNORED = frozenset(str.split("old long tall wide high deep thick"))
 """Words behind a unit that say nothing more."""
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from fractions import Fraction
 
 from lit_g2rpo.rewards.answers.final_form import is_copied, is_final, is_stated, operators
-from lit_g2rpo.rewards.answers.notation import compact, is_balanced, is_explosive, normal_form
-from lit_g2rpo.rewards.answers.quantities import NO_UNIT, Quantity, is_name, quantity, units_agree, values_agree
+from lit_g2rpo.rewards.answers.notation import compact, is_explosive, normal_form
+from lit_g2rpo.rewards.answers.quantities import Quantity, is_name, quantity, units_agree, values_agree
 from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, result
 from lit_g2rpo.rewards.answers.text import words_agree
+from lit_g2rpo.rewards.answers.units import NO_UNIT
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
 
 __all__ = ["MAX_RESULT_CHARACTERS", "TimedOut", "results_agree"]
@@ -72,7 +73,8 @@ def _is_final(answer: Result, gold: Result, question: str) -> bool:
 
 
 def _bodies(side: Result) -> list[str]:
-    return [item.body for item in side.items] or [compact(side.form)]
+    # the computation of a determinant is that of its bars
+    return [*[item.body for item in side.items], *["\\det"] * (side.brackets == "||")] or [compact(side.form)]
 
 
 def _converted(a: Quantity, g: Quantity) -> bool:
@@ -112,6 +114,8 @@ class _Comparison:
                 return self.chain(answer.items[0], gold.items[0])
             if other.kind == "range" and other is answer and not self.final_form:
                 return self._difference(answer, gold.items[0])
+            if other.kind == "matrix" and other.brackets == "||":
+                return None
             return False if single.items[0].value is not None or other.kind in ("range", "time") else None
         if gold.kind == answer.kind == "list":
             return self.lists(answer, gold)

@@ -9,6 +9,7 @@ from typing import Any
 MAX_READ = 2048
 """Results kept as read: the answers of a group share their gold result."""
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+|\([^()]{1,64}\))\^\\circ", re.ASCII)
+_CAPITAL_I = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|I(?!_)")
 PRECISION = 30
 """Digits that constants are computed to."""
 TOLERANCE = 1e-12
@@ -21,7 +22,7 @@ def comparison() -> Callable[[str, str], bool]:
     """Import what algebra needs, and return the comparison of a gold result with an answer, both in normal form."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from math_verify.grader import should_treat_as_complex, verify
-    from sympy import Basic, Float
+    from sympy import Basic, Float, I
 
     logging.disable(logging.CRITICAL)
     config = ConversionConfig(lowercase_symbols=False)
@@ -30,11 +31,15 @@ def comparison() -> Callable[[str, str], bool]:
     def read(text: str) -> Any:
         # latex2sympy takes the sine of 60 degrees for that of 60
         text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
-        return latex2sympy(text, is_real=not should_treat_as_complex(text), conversion_config=config)
+        # and I, which may be a current, for the imaginary unit, but not i
+        text = _CAPITAL_I.sub(lambda found: "I_{0}" if found[0] == "I" else found[0], text)
+        tree = latex2sympy(text, is_real=not should_treat_as_complex(text), conversion_config=config)
+        symbols = getattr(tree, "free_symbols", ())
+        return tree.xreplace(dict.fromkeys(symbols, I)) if [s.name for s in symbols] == ["i"] else tree
 
     def constants_agree(gold: Any, answer: Any) -> bool:
         # math-verify compares constants by absolute error, so that two tiny ones would agree
-        g, a = (side.evalf(PRECISION) for side in (gold, answer))
+        g, a = (side.doit().evalf(PRECISION) for side in (gold, answer))
         if not (g.is_finite and a.is_finite):
             return bool(g == a)
         tolerance = DECIMAL_TOLERANCE if gold.has(Float) or answer.has(Float) else TOLERANCE
