@@ -18,7 +18,7 @@ MAX_QUESTION = 4096
 _CONSTANTS = {"\\pi", "e", "i"}
 _FORMULA = re.compile(r"\$([^$]{1,512})\$|\\\(([^$]{1,512}?)\\\)|\\\[([^$]{1,512}?)\\\]")
 _WORDS = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|[^\s]")
-_IDLE = frozenset(("(", ")", "{", "}", "[", "]", "\\cdot", "*", "\\times", "\\left", "\\right", "$"))
+_IDLE = frozenset(("+", "(", ")", "{", "}", "[", "]", "\\cdot", "*", "\\times", "\\left", "\\right", "$"))
 
 
 @lru_cache(4096)
@@ -92,7 +92,8 @@ def _parts(question: str) -> tuple[str, ...]:
 
 
 def _bag(form: str) -> Counter[str]:
-    return Counter(word for word in _WORDS.findall(compact(form)) if word not in _IDLE)
+    words = _WORDS.findall(compact(form).replace("\\frac", "/"))
+    return Counter(word for word in words if word not in _IDLE)
 
 
 @dataclass(slots=True)

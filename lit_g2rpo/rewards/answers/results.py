@@ -29,6 +29,7 @@ _MATRIX = re.compile(
 _RELATION = re.compile(
     r"[<>]|\\(?:le|ge|neq|in|subset|rightarrow|leftarrow|leftrightarrow|Rightarrow|Leftrightarrow|equiv)(?![a-z])"
 )
+_DOWNWARD = re.compile(r"(>|\\ge(?![a-z]))")
 _LABEL = re.compile(r"([A-Za-z]{1,20}|\((?:[A-Za-z], ?){1,9}[A-Za-z]\)) ?(?:=|\\in(?![a-z])) ?(?=[(\[|]|\\\{|\\begin)")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{7,}")
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
@@ -84,6 +85,10 @@ def result(text: str) -> Result | None:
 
 def _single(form: str) -> Result | None:
     if _RELATION.search(_outside_brackets(form)):
+        sides = _DOWNWARD.split(form)
+        if len(sides) == 5:
+            # 3 > x > -2, which is compared in the order of its sides
+            form = "".join({">": "<", "\\ge": "\\le "}.get(side.strip(), side) for side in reversed(sides))
         return Result(form, "equation")
     found = quantity(form)
     if found is None or _PROSE.search(found.body) or re.match(r"[A-Z][.)] ?\S", form):

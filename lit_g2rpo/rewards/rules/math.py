@@ -1,5 +1,6 @@
 """Mathematics: equality of final results; algebra, where it is needed, runs in processes that can be killed."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -13,6 +14,8 @@ from lit_g2rpo.rewards.answers.units import NO_UNIT
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
 
 __all__ = ["MAX_RESULT_CHARACTERS", "TimedOut", "results_agree"]
+
+_LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 
 Close = Callable[[Fraction, Fraction], bool]
 
@@ -156,7 +159,7 @@ class _Comparison:
             return values_agree(answer, gold)
         if answer.body == gold.body and not _converted(answer, gold):
             return True
-        if gold.value is not None and not _needs_algebra(answer.body):
+        if gold.value is not None and not _needs_algebra(answer.body, self.final_form):
             return False
         if answer.value is not None and gold.unit != NO_UNIT and _converted(answer, gold):
             return False
@@ -229,6 +232,8 @@ def _without_names(answer: Result) -> list[Quantity] | None:
     return [replace(item, name="") for item in items]
 
 
-def _needs_algebra(answer: str) -> bool:
+def _needs_algebra(answer: str, final_form: bool) -> bool:
     """Whether an answer that is no plain number could still equal one: a power, a root, a function."""
+    if final_form and any(len(word) == 1 and word not in "ei" for word in _LETTERS.findall(answer)):
+        return False
     return any(mark in "\\^!|" for mark in answer) and "\\text" not in answer
