@@ -49,7 +49,7 @@ def normal_form(text: str) -> str:
         text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(LOWERED)}}}", text).translate(TYPED)
     if text.endswith("\\") and not text.endswith("\\\\"):
         text = text[:-1].strip()
-    text = _RANGE.sub("\u2013", _without_emphasis(text).removesuffix(".").strip())
+    text = _RANGE.sub("\u2013", _without_stop(_without_emphasis(text)))
     if is_words(text) and text not in _TYPED_NAMES:
         return text
     text = _unboxed(rewritten(_LETTERS.sub(_typed_name, _TIME.sub(_time, text)).replace("**", "^")))
@@ -61,7 +61,7 @@ def normal_form(text: str) -> str:
     text = _ONE_LETTER.sub(r"\1", " ".join(text.split()))
     if "(" not in text and "[" not in text and "\\{" not in text:
         text = _SPACED.sub(_joined_groups, _GROUPS.sub(_joined_groups, text))
-    text = _without_braces(text).removesuffix(".").strip()
+    text = _without_stop(_without_braces(text))
     return _only_text(text)
 
 
@@ -112,6 +112,10 @@ def is_explosive(text: str) -> bool:
 def _without_emphasis(text: str) -> str:
     text = _EMPHASIS.sub(r"\1", text).strip("`").strip()
     return text[1:-1] if text[:1] == text[-1:] == "*" and text.count("*") == 2 else text
+
+
+def _without_stop(text: str) -> str:
+    return text if text.endswith("..") else text.removesuffix(".").strip()
 
 
 def _time(found: re.Match[str]) -> str:

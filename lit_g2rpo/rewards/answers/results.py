@@ -208,8 +208,9 @@ def _matrix(form: str) -> Result | None:
     items = [quantity(cell) for row in rows for cell in row]
     if not rows or len({len(row) for row in rows}) > 1 or len(items) > MAX_ITEMS or not all(items):
         return None
-    if found[2] == "cases" and len(rows[0]) == 1:
+    system = found[2] == "cases" or (found[1] == "\\{" and not found[4])
+    if system and len(rows[0]) == 1:
         return Result(form, "list", tuple(item for item in items if item))
     straight = found[2].lower() == "vmatrix" or found[1] == "|"
-    brackets = "||" if straight else "cases" if found[2] == "cases" else ""
+    brackets = "||" if straight else "cases" if system else ""
     return Result(form, "matrix", tuple(item for item in items if item), brackets, len(rows[0]))

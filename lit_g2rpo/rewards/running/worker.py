@@ -7,7 +7,7 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from lit_g2rpo.rewards.running.algebra import comparison
+from lit_g2rpo.rewards.running.algebra import comparison as _comparison
 
 GRACE_SECONDS = 5.0
 """Time beyond the limit after which a process whose parent is gone ends itself."""
@@ -18,7 +18,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[2]))
     seconds, memory = float(sys.argv[3]), int(sys.argv[4])
     try:
-        compare = comparison()
+        compare = _comparison()
         compare("x+1", "1+x")  # the first comparison imports what the others need
     except Exception as error:
         connection.send_bytes(f"{type(error).__name__}: {error}".encode())
