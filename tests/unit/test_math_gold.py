@@ -42,7 +42,7 @@ NONE = [
     ("7" * 600, "has 600 characters"),
     ("B. 12", "names an option"), ("(B) 12", "names an option"), ("1.2.3", "cannot be read"),
     ("1 2 3", "cannot be read"), ("Option B", "names an option"), ("red or blue", "word 'or'"),
-    ("Ans: 5", "word 'Ans'"),
+    ("Ans: 5", "word 'Ans'"), ("=5", "no mathematics that can be read"), ("x=", "no mathematics that can be read"),
     ('{"value": 2}', "word 'value'"),
 ]  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_what_is_no_value_says_why(text: str, reason: str) -> None:
     assert reason in (math_gold(text) or "")
 
 
-@pytest.mark.parametrize("text", ["2+", "\\sqrt{}", "7..5", "=5", "7/", "\\frac{}{}", "x^", "\\int_0^1 x\\,dx", "|x|"])
+@pytest.mark.parametrize("text", ["2+", "\\sqrt{}", "7..5", "7/", "\\frac{}{}", "x^", "\\int_0^1 x\\,dx", "()"])
 def test_the_rest_is_left_to_algebra(text: str) -> None:
     with pytest.raises(AssertionError, match="algebra was asked for"):
         math_gold(text)
@@ -69,4 +69,4 @@ def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
             raise TimedOut
 
     monkeypatch.setattr(module, "current_pool", Late)
-    assert math_gold("|x|") == "takes too long to read"
+    assert math_gold("\\int_0^1 x\\,dx") == "takes too long to read"
