@@ -173,3 +173,26 @@ COUNTED = "How many red apples are in the basket?"
 )  # fmt: skip
 def test_what_the_question_counts_may_stand_behind_its_number(answer: str, right: int) -> None:
     assert results_agree(answer, "5", question=COUNTED) == right
+
+
+ONE_QUANTITY = [
+    ("200 minutes", "3 hours 20 minutes"), ("3 h 20 min", "3 hours and 20 minutes"), ("5 ft 3 in", "63 inches"),
+    ("1.5 h", "1 h 30 min"), ("5 m 30 cm", "5.3 m"), ("7", "3+4=7"), ("[2,5)", "2 \\le x < 5"),
+    ("2 < x \\le 5", "(2,5]"),
+    ("5 > x > 2", "(2,5)"), ("\\frac12 < x < 3", "(0.5,3)"),
+]  # fmt: skip
+ANOTHER = [
+    ("3 hours 2 minutes", "3 hours 20 minutes"), ("20 minutes 3 hours", "200 min"), ("3 hours 20 km", "200 min"),
+    ("8", "3+4=7"), ("3+4", "3+4=7"), ("7", "2x-3y=7"), ("2 < x < 5", "[2,5)"), ("2 < x < 6", "(2,5)"),
+    ("2 < x < 5", "\\{2,5\\}"), ("\\{2,5\\}", "2 < x < 5"), ("2,5", "2<x<5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "gold"), ONE_QUANTITY)
+def test_parts_chains_and_bounds_are_one_result(answer: str, gold: str) -> None:
+    assert results_agree(answer, gold)
+
+
+@pytest.mark.parametrize(("answer", "gold"), ANOTHER)
+def test_parts_chains_and_bounds_of_another_result(answer: str, gold: str) -> None:
+    assert not results_agree(answer, gold)

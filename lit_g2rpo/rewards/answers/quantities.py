@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 
 from lit_g2rpo.rewards.answers.arithmetic import arithmetic
 from lit_g2rpo.rewards.answers.notation import compact
@@ -24,13 +25,15 @@ _NAME = re.compile(
     r"(?:[A-Za-z]{1,20}|\\[A-Za-z]{2,10}(?: ?[A-Z]{1,4})?|\\(?:text|overline|vec)\{[^{}]{1,40}\}|\|[A-Z]{2}\|)"
     r"(?:_\{[^{}]{1,20}\})?'?(?:\([^()]{1,40}\))?"
 )
+_PARTS = re.compile(r"(\d+(?:\.\d+)?) ?((?:[A-Za-z]{1,12}|\\text\{[A-Za-z]{1,12}\})\.?) ?(?:and )?", re.ASCII)
 _PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
 _MAX_WORDS = 3
-_NO_NOUNS = frozenset(
+NO_NOUNS = frozenset(
     str.split(
-        "a about above almost an and any approximately around at below but except fewer from greater if is isn't least "
-        "less maybe minus more most negative neither no none nor not of or otherwise over per perhaps plus possibly "
-        "probably roughly sometimes than that the then times to under unless up was wrong"
+        "a about above almost an and any approx approximately around at below but except fewer from greater "
+        "if is isn't least less maybe minus more most negative neither no none nor not of or otherwise over "
+        "per perhaps plus possibly probably roughly sometimes than that the then times to under unless up was "
+        "wrong"
     )
 )
 """Words behind a number that are not what it counts."""
@@ -128,6 +131,24 @@ def values_agree(a: Quantity, g: Quantity) -> bool:
     return answer == gold
 
 
+def in_parts(form: str) -> Quantity | None:
+    """Read a quantity in several units of one dimension, the largest first: ``3 hours and 20 minutes``.
+
+    Returns:
+        The quantity in the last of its units; None if it is none.
+    """
+    parts = _PARTS.findall(form) if _PARTS.sub("", form) == "" else []
+    units = [unit(word) for _, word in parts]
+    sizes = [found.size for found in units if found and found.scale == 1 and found.dimension]
+    last = units[-1] if len(units) > 1 else None
+    if last is None or len(sizes) < len(units) or {found and found.dimension for found in units} != {last.dimension}:
+        return None
+    if any(small >= large for large, small in pairwise(sizes)):
+        return None
+    value = sum((Fraction(part) * size for (part, _), size in zip(parts, sizes, strict=True)), Fraction(0)) / last.size
+    return Quantity(str(value), unit=last, value=value)
+
+
 def _one(form: str) -> Quantity:
     money = _MONEY.match(form)
     if money:
@@ -143,6 +164,8 @@ def _split(form: str) -> Quantity:
     whole = _valued(form)
     if whole.value is not None:
         return whole
+    if parts := in_parts(form):
+        return parts
     starts, rest = _tail(form)
     for start in starts:
         found = unit(form[start:])
@@ -190,7 +213,7 @@ def _nouns_agree(a: Quantity, g: Quantity, question: str) -> bool:
         return ours == theirs
     if a.unit is not None:
         return a.unit is NO_UNIT
-    if g.unit is not NO_UNIT or not ours or len(ours) > _MAX_WORDS or _NO_NOUNS & set(ours):
+    if g.unit is not NO_UNIT or not ours or len(ours) > _MAX_WORDS or NO_NOUNS & set(ours):
         return False
     return set(ours) <= set(_nouns(question))
 

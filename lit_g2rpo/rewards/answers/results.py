@@ -1,7 +1,7 @@
 """Results: what a text says as the answer to a question of mathematics, read once for answers and gold alike."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
@@ -9,7 +9,7 @@ from typing import Literal
 from lit_g2rpo.rewards.answers.final_form import operators
 from lit_g2rpo.rewards.answers.notation import compact, is_balanced, is_words, normal_form
 from lit_g2rpo.rewards.answers.numbers import number, percentage
-from lit_g2rpo.rewards.answers.quantities import Quantity, quantity
+from lit_g2rpo.rewards.answers.quantities import Quantity, in_parts, quantity
 
 MAX_RESULT_CHARACTERS = 512
 MAX_ITEMS = 64
@@ -29,6 +29,7 @@ _MATRIX = re.compile(
 _RELATION = re.compile(
     r"[<>]|\\(?:le|ge|neq|in|subset|rightarrow|leftarrow|leftrightarrow|Rightarrow|Leftrightarrow|equiv)(?![a-z])"
 )
+_BOUNDS = re.compile(r"(.{1,64}?)(<|\\le(?![a-z])) ?[A-Za-z] ?(<|\\le(?![a-z]))(.{1,64})")
 _DOWNWARD = re.compile(r"(>|\\ge(?![a-z]))")
 _LABEL = re.compile(r"([A-Za-z]{1,20}|\((?:[A-Za-z], ?){1,9}[A-Za-z]\)) ?(?:=|\\in(?![a-z])) ?(?=[(\[|]|\\\{|\\begin)")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{7,}")
@@ -78,6 +79,8 @@ def result(text: str) -> Result | None:
         return None
     if is_words(form):
         return Result(form, "words")
+    if parts := in_parts(form):
+        return Result(form, "one", (parts,))
     label = _LABEL.match(form)
     bare = form[label.end() :] if label else form
     return _time(form) or _matrix(bare) or _range(form) or (label and _list(bare, True)) or _list(form) or _single(form)
@@ -94,6 +97,17 @@ def _single(form: str) -> Result | None:
     if found is None or _PROSE.search(found.body) or re.match(r"[A-Z][.)] ?\S", form):
         return None
     return Result(form, "one", (found,))
+
+
+def interval(found: Result) -> Result | None:
+    r"""Write ``2 \le x < 5`` as the interval that it says; an interval is one already, another result is none."""
+    if found.kind == "list":
+        return found if len(found.brackets) == 2 and len(found.items) == 2 else None
+    bounds = _BOUNDS.fullmatch(found.form)
+    low, high = (quantity(bounds[1].strip()), quantity(bounds[4].strip())) if bounds else (None, None)
+    if bounds is None or low is None or high is None or low.value is None or high.value is None:
+        return None
+    return replace(found, kind="list", items=(low, high), brackets="(["[bounds[2] != "<"] + ")]"[bounds[3] != "<"])
 
 
 def plain_number(text: str, decimal: bool = False) -> Fraction | None:

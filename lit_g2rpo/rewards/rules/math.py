@@ -9,7 +9,7 @@ from lit_g2rpo.rewards.answers.cost import slow_to_read
 from lit_g2rpo.rewards.answers.final_form import is_copied, is_final, is_stated, operators
 from lit_g2rpo.rewards.answers.notation import compact, is_explosive, normal_form
 from lit_g2rpo.rewards.answers.quantities import Quantity, is_name, quantity, units_agree, values_agree
-from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, result
+from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, interval, result
 from lit_g2rpo.rewards.answers.text import words_agree
 from lit_g2rpo.rewards.answers.units import NO_UNIT
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
@@ -124,6 +124,8 @@ class _Comparison:
         if gold.kind == answer.kind == "list":
             return self.lists(answer, gold)
         if gold.kind != answer.kind:
+            if {gold.kind, answer.kind} == {"list", "equation"}:
+                return self.intervals(answer, gold)
             return None if {gold.kind, answer.kind} <= {"list", "equation", "one"} else False
         if gold.kind == "matrix":
             return self.matrices(answer, gold)
@@ -133,7 +135,7 @@ class _Comparison:
 
     def chain(self, answer: Quantity, gold: Quantity) -> bool | None:
         """Compare the last side, and every side before it that is no name."""
-        if gold.sides and (gold.value is None or any(side != gold.body for side in gold.sides)):
+        if gold.sides and not _is_computed(gold):
             return None if answer.name or gold.value is None else False
         if gold.name and answer.name and gold.name != answer.name:
             return None if gold.value is None else False
@@ -177,6 +179,15 @@ class _Comparison:
         ordered = (answer.brackets or gold.brackets) not in ("", "\\{\\}") or _apart(answer) or _apart(gold)
         return self.in_order(ours, theirs) if ordered else self.in_any_order(ours, theirs)
 
+    def intervals(self, answer: Result, gold: Result) -> bool | None:
+        """Compare ``2 < x < 5`` with a list, which may be no interval."""
+        ours, theirs = interval(answer), interval(gold)
+        if ours is not None and theirs is not None:
+            return self.lists(ours, theirs)
+        relation = ours if answer.kind == "equation" else theirs
+        listed = (answer if gold.kind == "equation" else gold).items
+        return None if relation is None or any(item.value is None or item.name for item in listed) else False
+
     def matrices(self, answer: Result, gold: Result) -> bool | None:
         if answer.brackets != gold.brackets:
             return False
@@ -210,6 +221,12 @@ class _Comparison:
     def _difference(self, answer: Result, gold: Quantity) -> bool:
         low, high = (item.value for item in answer.items)
         return "-" in answer.form and low is not None and high is not None and low - high == gold.value
+
+
+def _is_computed(gold: Quantity) -> bool:
+    """Tell a chain of equal numbers, which says what its last side does: ``3+4=7``."""
+    sides = [quantity(side) for side in gold.sides]
+    return gold.value is not None and all(side and side.value == gold.value for side in sides)
 
 
 def _shape(brackets: str) -> str:

@@ -4,6 +4,7 @@ import re
 
 from lit_g2rpo.rewards.answers.cost import slow_to_read
 from lit_g2rpo.rewards.answers.notation import is_balanced, is_explosive, is_words, normal_form
+from lit_g2rpo.rewards.answers.quantities import NO_NOUNS, Quantity, quantity, values_agree
 from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, result
 from lit_g2rpo.rewards.answers.terms import Term, TooDeep, term
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
@@ -29,7 +30,9 @@ _FUNCTIONS = {
 _OPTION = re.compile(r"(?:[A-H][.:)]|\([A-H]\)) \S|(?:[Oo]ption|[Cc]hoice|[Aa]nswer) ?\(?[A-H]\)?$|.*\d \([A-H]\)$")
 _NO_NUMBER = re.compile(r"(?<![_\d])\d+ \d|\d\.\d+\.\d|\d[eE][+-]?\d{3}", re.ASCII)
 _SET_BUILDER = re.compile(r"\\\{[^|]+\|[^|]+\\\}")
-_LABEL = re.compile(r"(?:[A-Z][a-z]+,? ){1,3}#?\d+|[\u2460-\u2473\u2160-\u216b,;\u3001 ]+")
+_LABEL = re.compile(
+    r"\d{1,4}(?:st|nd|rd|th)(?: [A-Za-z]+){0,3}|(?:[A-Z][a-z]+,? ){1,3}#?\d+|[\u2460-\u2473\u2160-\u216b,;\u3001 ]+"
+)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 # environments and their columns, and what is set upright: names, not words
 _UPRIGHT = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}(?:\{[lcr|]+\})?|\\(?:mathbb|mathcal|text) ?\{[A-Za-z]+\}")
@@ -41,6 +44,7 @@ _FIGURE = re.compile(
 )
 
 _SIDE = re.compile(r"[=<>]|\\(?:[A-Za-z]*arrow|le|ge|neq|in|approx|equiv)(?![A-Za-z])")
+_FIELD = re.compile(r"\\mathbb\{([A-Z])\}")
 _NAMES = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|rho|sigma|phi|omega|Omega|Delta|infty|emptyset"
 _SYMBOL = re.compile(rf"(?:[A-Za-z]|\\(?:{_NAMES}))(?:_.*)?")
 
@@ -76,7 +80,7 @@ def math_gold(text: str) -> str | None:
     if word := _prose(form, found):
         return f"has the word {word!r} beside the result"
     if found is not None and found.items and all(item.value is not None for item in found.items):
-        return None
+        return None if all(map(_is_true, found.items)) else "has sides that are not equal"
     if _NO_NUMBER.search(form) and "\\begin" not in form:
         return "holds a number that cannot be read"
     if is_explosive(form) or slow_to_read(form):
@@ -100,26 +104,37 @@ def _words_error(text: str) -> str | None:
     return None
 
 
+def _is_true(item: Quantity) -> bool:
+    """Tell a chain whose sides are equal, as far as they are numbers: ``3+4=7``."""
+    sides = [quantity(side) for side in item.sides]
+    return all(side is None or side.value is None or values_agree(side, item) for side in sides)
+
+
 def _prose(form: str, found: Result | None) -> str | None:
     """Find a word that is no product of symbols, function, unit, name or what is counted."""
-    for item in found.items if found else ():
-        if counted := sorted((_PROSE | _VERBS) & set(_RUN.findall(item.words.casefold()))):
+    items = found.items if found else ()
+    for item in items:
+        if counted := sorted((NO_NOUNS | _PROSE | _VERBS) & set(_RUN.findall(item.words.casefold()))):
             return counted[0]
-    parts = [part for item in found.items for part in (*item.sides, item.body)] if found and found.items else [form]
-    for part in parts:
-        for run in _RUN.findall(_COMMAND.sub(" ", _UPRIGHT.sub(" ", part))):
-            word = run.casefold()
-            if word in _FUNCTIONS or (run.isupper() and len(run) <= 5):
-                continue
-            if word in _PROSE or (len(word) > 3 and list(word) != sorted(word)):
-                return str(run)
-    return None
+    words = [word for part in _sides(found) for word in _prose_words(part)] if found else _prose_words(form)
+    # as it is written: blanks are gone from what was taken apart
+    return next(iter(_prose_words(form) or words)) if words else None
+
+
+def _prose_words(form: str) -> list[str]:
+    runs = _RUN.findall(_COMMAND.sub(" ", _UPRIGHT.sub(" ", form)))
+    return [
+        run
+        for run in runs
+        if not (run.casefold() in _FUNCTIONS or (run.isupper() and len(run) <= 5))
+        and (run.casefold() in _PROSE or (len(run) > 3 and list(run.casefold()) != sorted(run.casefold())))
+    ]
 
 
 def _sides(found: Result) -> list[str]:
     """List the formulas of a result: the sides of its items, or of a relation."""
     parts = [part for item in found.items for part in (*item.sides, item.body)] or [found.form]
-    return [side for part in parts for side in _SIDE.split(part)]
+    return [_FIELD.sub(r"\1", side) for part in parts for side in _SIDE.split(part)]
 
 
 def _body(found: Result) -> str:
