@@ -52,10 +52,13 @@ def is_copied(answer: str, gold: str, question: str) -> bool:
         gold: in normal form.
         question: as the row has it.
     """
-    wanted, right = _bag(answer), _bag(gold)
-    if not question or wanted == right or (_is_reduced(answer) and not operators(gold)):
+    parts = _parts(question[:MAX_QUESTION])
+    if not parts:
         return False
-    return any(_bag(normal_form(part)) == wanted for part in _parts(question[:MAX_QUESTION]))
+    wanted, right = _bag(answer), _bag(gold)
+    if wanted == right or (_is_reduced(answer) and not operators(gold)):
+        return False
+    return any(_bag(normal_form(part)) == wanted for part in parts)
 
 
 def is_stated(answer: str, question: str) -> bool:

@@ -67,7 +67,7 @@ def normal_form(text: str) -> str:
 
 def compact(form: str) -> str:
     """Drop the blanks of a normal form that say nothing; ``3 1/2`` keeps its own."""
-    return _BLANK.sub(r"\1", form)
+    return _BLANK.sub(r"\1", form) if " " in form else form
 
 
 def is_words(text: str) -> bool:

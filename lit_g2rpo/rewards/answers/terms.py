@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lit_g2rpo.rewards.answers.notation import MAX_DEPTH, compact
 from lit_g2rpo.rewards.answers.symbols import FUNCTIONS
@@ -48,6 +49,7 @@ class TooDeep(ValueError):
     """A formula nested beyond what is read."""
 
 
+@lru_cache(4096)
 def term(form: str) -> Term:
     """Read a normal form; several sides or items give a ``list``.
 
