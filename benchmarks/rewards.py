@@ -89,6 +89,13 @@ def family_costs() -> dict[str, float]:
         for i in range(REPEATS):
             score(texts[i % len(texts)], row, config)
         costs[name] = (time.process_time() - start) / REPEATS * 1e6
+    # what was read once is remembered, which is of no use here
+    completions, samples = mix("fresh", 0.0, False)
+    rows = [canonical({**sample, "task_type": "t"}) for sample in samples]
+    start = time.process_time()
+    for completion, row in zip(completions, rows, strict=True):
+        score(completion, row, config)
+    costs["math, without algebra, no answer twice"] = (time.process_time() - start) / COMPLETIONS * 1e6
     return costs
 
 
@@ -177,7 +184,7 @@ def main() -> None:
         before = sum(os.times()[:4])
         scorer = Scorer(RewardConfig(), {}, limits=Limits(workers=arguments.workers))
         # one comparison for each process, at the same time, so that all of them start
-        warm = [f"<thinking></thinking><answer>\\sqrt{{{i}}}x</answer>" for i in range(4 * arguments.workers)]
+        warm = [f"<thinking></thinking><answer>y+{i}x</answer>" for i in range(4 * arguments.workers)]
         row = {"problem": "", "problem_type": "math", "answer": "x+y"}
         scorer.score(Batch(warm, [row] * len(warm), ["math_reasoning"] * len(warm)))
         start = time.perf_counter()

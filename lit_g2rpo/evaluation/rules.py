@@ -92,7 +92,7 @@ def mathvista(answer: str, row: Row) -> float | None:
 
 def choice_or_math(answer: str, row: Row) -> float | None:
     """Score the option named, or the same mathematical result."""
-    return letter(answer, row) if row.get("options") else float(results_agree(answer, golds(row)[0]))
+    return letter(answer, row) if row.get("options") else float(results_agree(answer, golds(row)[0], final_form=False))
 
 
 def number_or_text(answer: str, row: Row) -> float | None:

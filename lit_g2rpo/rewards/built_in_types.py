@@ -6,8 +6,9 @@ from operator import eq
 
 from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.geometry import box, iou
-from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree, percentage
+from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree
 from lit_g2rpo.rewards.answers.points import listed_points, nearness, point_within, points, region, share_inside
+from lit_g2rpo.rewards.answers.results import plain_number
 from lit_g2rpo.rewards.answers.spans import span, span_iou
 from lit_g2rpo.rewards.answers.text import character_accuracy
 from lit_g2rpo.rewards.config import RewardConfig
@@ -36,8 +37,7 @@ from lit_g2rpo.rewards.rules.tracking import (
 )
 
 _letter = partial(choice, options=())
-_math = compared(str, str, results_agree)
-_numerical = compared(percentage, percentage, numbers_agree, released=rounded_numbers_agree)
+_numerical = compared(plain_number, plain_number, numbers_agree, released=rounded_numbers_agree)
 _in_region = compared(listed_points, region, share_inside)
 _near_points = compared(points, points, lambda found, gold: nearness(found, gold) if len(found) == len(gold) else 0.0)
 
@@ -54,10 +54,16 @@ def _segmenting(answer: str, gold: str, row: Row, config: RewardConfig) -> float
     return segmentation_reward(found, right)
 
 
+def _math(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
+    return float(results_agree(answer, gold, question=row.get("problem", ""), final_form=config.final_form))
+
+
 def _science(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
     # The gold answer alone settles how answers are read: their own look must not choose their judge.
-    rule = _math if percentage(gold) is None else _numerical
-    return rule(answer, gold, row, config)
+    if plain_number(gold) is not None and plain_number(answer) is not None:
+        return _numerical(answer, gold, row, config)
+    question = row.get("problem", "")
+    return float(results_agree(answer, gold, question=question, final_form=config.final_form, close=numbers_agree))
 
 
 def _open_ended(answer: str, gold: str, row: Row, config: RewardConfig) -> float:

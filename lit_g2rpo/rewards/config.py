@@ -20,6 +20,8 @@ class RewardConfig:
             whole text behind the reasoning, as the released reward does.
         dense: partial credit by distance for counts and clicks, instead of right or wrong.
         open_ended: rule of open-ended answers: none, so that they need a custom reward, or ROUGE-L.
+        final_form: a mathematical answer that leaves something to compute which gold does not, or that copies the
+            question's formula, is wrong.
         min_reasoning: characters of reasoning below which a completion is not well-formed.
 
     Raises:
@@ -32,6 +34,7 @@ class RewardConfig:
     fallback: Literal["none", "whole_response"] = "none"
     dense: bool = False
     open_ended: Literal["none", "rouge_l"] = "none"
+    final_form: bool = True
     min_reasoning: int = 0
 
     def __post_init__(self) -> None:

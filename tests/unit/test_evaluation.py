@@ -74,7 +74,7 @@ def test_a_benchmarks_rule_decides_over_the_reward(columns, answer, expected):
 
 
 def test_a_time_out_is_told_apart(monkeypatch):
-    def slow(answer, gold):
+    def slow(answer, gold, **options):
         raise TimedOut("no result")
 
     monkeypatch.setattr("lit_g2rpo.evaluation.rules.results_agree", slow)

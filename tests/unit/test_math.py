@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_g2rpo.rewards.answers.arithmetic import arithmetic
+from lit_g2rpo.rewards.answers.final_form import is_copied, is_stated, operators
 from lit_g2rpo.rewards.answers.notation import is_balanced, is_explosive, is_words, normal_form
+from lit_g2rpo.rewards.answers.results import result
+from lit_g2rpo.rewards.answers.units import unit
 from lit_g2rpo.rewards.rules import math as maths
 from lit_g2rpo.rewards.rules.math import TimedOut, results_agree
 from lit_g2rpo.rewards.running.pool import Pool
@@ -27,16 +30,21 @@ def no_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NUMBERS_AGREE = [
-    ("24", "24"), ("24.0", "24"), ("x=24", "24"), ("24", "x = 24"), ("12+12=24", "24"), ("12+12", "24"),
-    ("2 \\times (3+9)", "24"), ("\\frac{48}{2}", "24"), ("1/2 + 1/3", "\\frac{5}{6}"), ("24 cm", "24"),
-    ("24", "24 cm"), ("24 centimeters", "24\\text{ cm}"), ("10 m^2", "10\\text{ m}^2"), ("5 apples", "5"),
+    ("24", "24"), ("24.0", "24"), ("x=24", "24"), ("24", "x = 24"), ("12+12=24", "24"), ("24 cm", "24"),
+    ("24", "24 cm"), ("24 centimeters", "24\\text{ cm}"), ("10 m^2", "10\\text{ m}^2"), ("5 apples", "5 apples"), ("5",
+    "5 apples"),
     ("30", "30^\\circ"), ("30\u00b0", "30 degrees"), ("5 Minutes", "5 min."), ("\\$10", "10"), ("$10", "10"),
     ("\uff12\uff14", "24"), ("\u22123", "-3"), ("\u00bd", "0.5"), ("1e3", "1000"), ("3 1/2", "3.5"), ("-3 1/2", "-3.5"),
     ("50\\%", "50 %"), ("\\textbf{7}", "7"), ("\\boxed{7}", "7"), ("0.3333333", "1/3"), ("-\\frac12", "-0.5"),
     ("2\u200b4", "24"), ("(B)", "B"), ("Yes.", "yes"), ("east - west", "East-West"),
 ]  # fmt: skip
+UNFINISHED = [
+    ("12+12", "24"), ("2 \\times (3+9)", "24"), ("\\frac{48}{2}", "24"), ("1/2 + 1/3", "\\frac{5}{6}"), ("4!", "24"),
+    ("2^{10}", "1024"), ("17 \\times 23", "391"), ("25-1", "24"), ("2(12)", "24"), ("23+1", "24"), ("1/2-1/3", "1/6"),
+]  # fmt: skip
 NUMBERS_DIFFER = [
-    ("25", "24"), ("24a", "24"), ("2 4", "24"), ("seven", "7"), ("1 2 3 4 5 6 7", "7"), ("7, 8, 9", "7"),
+    ("25", "24"), ("24a", "24"), ("5 apples", "5"), ("7 wrong", "7"), ("5m", "5"), ("2 4", "24"), ("seven", "7"),
+    ("1 2 3 4 5 6 7", "7"), ("7, 8, 9", "7"),
     ("7 or 8", "7"), ("8. No wait, 7", "7"), ("6=7", "7"), ("=7", "7"), ("7=", "7"), ("12+13=24", "24"), ("y=5", "x=5"),
     ("on", "no"),
     ("listen", "silent"), ("BA", "AB"), ("b", "B"), ("12", "12%"), ("12%", "12"), ("0.5", "50%"), ("10 m", "10 cm"),
@@ -55,6 +63,13 @@ def test_numbers_and_words_that_agree_need_no_process(answer: str, gold: str, no
 @pytest.mark.parametrize(("answer", "gold"), NUMBERS_DIFFER)
 def test_numbers_and_words_that_differ_need_no_process(answer: str, gold: str, no_algebra: None) -> None:
     assert not results_agree(answer, gold)
+
+
+@pytest.mark.parametrize(("answer", "gold"), UNFINISHED)
+def test_a_computation_is_no_answer_unless_a_rule_takes_it(answer: str, gold: str, no_algebra: None) -> None:
+    assert not results_agree(answer, gold)
+    assert results_agree(answer, gold, final_form=False)
+    assert results_agree(f"{answer}={gold}", gold)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +99,9 @@ HOSTILE = [
 def test_reading_takes_no_time(text: str) -> None:
     start = time.process_time()
     form = normal_form(text)
-    (is_words(form), is_balanced(form), is_explosive(form), maths.quantity(form), maths.value(form))
+    (is_words(form), is_balanced(form), is_explosive(form), operators(form), result(text), unit(form))
+    is_copied(form, "x+1", text)
+    is_stated(form, text * 9)
     assert time.process_time() - start < 0.5
 
 

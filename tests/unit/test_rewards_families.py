@@ -314,7 +314,8 @@ def test_rouge_l_agrees_with_the_rouge_score_package() -> None:
 @pytest.mark.parametrize(
     ("answer", "gold", "right"),
     [("9.81", "9.81", 1), ("9.8", "9.81", 0),
-     ("0.33", "0.333", 1), ("\\frac{1}{2}", "0.50001", 0), ("$\\frac12$", "\\frac{1}{2}", 1),
+     ("0.33", "0.333", 1), ("\\frac{1}{2}", "0.50001", 1), ("\\frac{1}{2}", "0.6", 0), ("25\\%", "25%", 1),
+     ("$\\frac12$", "\\frac{1}{2}", 1),
      ("6.02e23", "6.02e23", 1), ("NaCl", "NaCl", 1)],
 )  # fmt: skip
 def test_science_is_judged_by_the_form_of_gold(answer: str, gold: str, right: float) -> None:

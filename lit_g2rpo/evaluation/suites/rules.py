@@ -70,7 +70,8 @@ def mathvision(text: str, row: Row) -> float | None:
     if row.get("options"):
         return inferred(text, row)
     boxed = last_boxed(text)
-    return 1.0 if results_agree(text if boxed is None else boxed, rules.golds(row)[0]) else None
+    answer = text if boxed is None else boxed
+    return 1.0 if results_agree(answer, rules.golds(row)[0], final_form=False) else None
 
 
 def unread(text: str, row: Row) -> None:

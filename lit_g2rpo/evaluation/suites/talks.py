@@ -63,7 +63,9 @@ def mathvision(text: str, row: Mapping[str, Any]) -> Talk:
     reply = yield _request(_EXTRACT, text, row, form="")
     if _is_null(reply):
         return None
-    return inferred(reply, row) if row.get("options") else float(results_agree(reply.strip(), rules.golds(row)[0]))
+    if row.get("options"):
+        return inferred(reply, row)
+    return float(results_agree(reply.strip(), rules.golds(row)[0], final_form=False))
 
 
 def mathverse(text: str, row: Mapping[str, Any]) -> Talk:

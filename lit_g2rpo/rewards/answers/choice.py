@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from lit_g2rpo.rewards.answers.notation import normal_form
-from lit_g2rpo.rewards.answers.numbers import number
+from lit_g2rpo.rewards.answers.notation import compact, normal_form
+from lit_g2rpo.rewards.answers.results import plain_number
 from lit_g2rpo.rewards.answers.text import fold
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -23,9 +23,6 @@ _OPENING_OF_LETTER = re.compile(rf"{_MARKUP}|[(\[{{\u3010\u3014]", re.IGNORECASE
 _BEHIND_LETTER = ".):;,\u3001\u3002"
 _DASH = re.compile("[-=\u2013\u2014]{1,3} ?(?=.)")
 _FULL_STOPS = (".", "\u3002")
-_BLANK = re.compile(r"(?<!\d) | (?!\d)")
-_SHORT_FRACTION = re.compile(r"\\frac ?(\d) ?(\d)", re.ASCII)
-_SHORT_ROOT = re.compile(r"\\sqrt ?(\d)", re.ASCII)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -93,12 +90,11 @@ def _same(text: str, offered: dict[str, tuple[str, ...]]) -> list[str]:
 def _forms(text: str) -> tuple[str, ...]:
     """Write a text as each stage compares it; empty where it has no such form."""
     plain = _without_markup(text)
-    notation = _SHORT_ROOT.sub(r"\\sqrt{\1}", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", normal_form(plain)))
-    notation = _BLANK.sub("", notation)
+    notation = compact(normal_form(plain))
     # beside digits one or two letters are a unit or an element, which their case tells apart
     digits = any(mark.isdigit() for mark in notation)
     caseless = _WORD.sub(lambda word: word[0].casefold(), notation) if digits else notation.casefold()
-    value = number(plain)
+    value = plain_number(plain)
     return text, plain, notation, caseless, "" if value is None else str(value)
 
 

@@ -3,32 +3,35 @@
 import math
 import re
 
+from lit_g2rpo.rewards.answers.latex import DOLLAR, NARROW, TIGHT, rewritten
+from lit_g2rpo.rewards.answers.symbols import FUNCTIONS, LOWERED, RAISED, TYPED
 from lit_g2rpo.rewards.answers.text import fold
 
 MAX_DEPTH = 16
 MAX_DIGITS = 5
 """Digits a power, or the argument of a factorial, may have before computing it is refused."""
 
-_WRAPPERS = (
-    ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}"), ("\\text{", "}"), ("\\mathrm{", "}"),
-    ("\\textbf{", "}"), ("\\mathbf{", "}"), ("\\mbox{", "}"),
-)  # fmt: skip
-_REPLACED = (
-    ("\u2212", "-"), ("\u2013", "-"), ("\u00b0", "^\\circ"), ("^{\\circ}", "^\\circ"), ("\\dfrac", "\\frac"),
-    ("\\tfrac", "\\frac"), ("\\left", ""), ("\\right", ""), ("\\displaystyle", ""), ("\\,", ""), ("\\!", ""),
-    ("\\;", ""), ("\\%", "%"), ("\\$", ""), ("\\ ", " "), ("\u00b2", "^2"), ("\u00b3", "^3"), ("\u221a", "\\sqrt"),
-    ("\u03c0", "\\pi "), ("\u00d7", "\\times "), ("\u00b7", "\\cdot "), ("\u00f7", "/"), ("\u221e", "\\infty "),
-    ("\u00bd", "\\frac{1}{2}"), ("\u00bc", "\\frac{1}{4}"), ("\u00be", "\\frac{3}{4}"), ("\u2264", "\\le "),
-    ("\u2265", "\\ge "), ("\u222a", "\\cup "), ("\u2229", "\\cap "), ("\u2208", "\\in "), ("**", "^"),
-)  # fmt: skip
-# LaTeX takes one digit where a hand that writes \sqrt10, x^-1 or sqrt(2) means all of it.
-_ARGUMENTS = (
-    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
-    (re.compile(r"(?:\\|(?<![A-Za-z\\]))sqrt ?\(([^()]{1,64})\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\\sqrt ?(\d{2,18})", re.ASCII), r"\\sqrt{\1}"),
-    (re.compile(r"\^ ?(-\d{1,18}|\d{2,18})", re.ASCII), r"^{\1}"),
-    (re.compile(r"\^ ?\(([^(){}]{1,64})\)"), r"^{\1}"),
-)
+_TYPED_NAMES = {
+    name: name for name in str.split("sin cos tan cot csc log ln gcd lcm arcsin arccos arctan sqrt pi theta")
+}
+_TYPED_NAMES["infinity"] = "infty"
+_TYPED_CALLS = {name: name for name in str.split("max min abs floor ceil round det sec sinh cosh tanh")}
+_LETTERS = re.compile(r"\\(?:text|math|mbox|operatorname|begin|end)[a-z]{0,6} ?\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]+\(?")
+_EMPHASIS = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w({\\])")
+_RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+")
+_LOWERED = re.compile("[\u2080-\u2089]+")
+_ROW_GAP = re.compile(r"(\\\\) ?\[-?[\d.]{1,8}[a-z]{2}\]")
+_BRACED_COMMA = re.compile(r"\d+(?:\{, ?\} ?\d+)+", re.ASCII)
+_NARROW_GROUP = re.compile(rf"(?<=\d)(?:{NARROW}+|,{TIGHT}[{TIGHT} ]*)(?=\d{{3}}(?!\d))", re.ASCII)
+_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
+_SPACED = re.compile(r"([-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?)(?! ?[\d/]| ?\\frac)", re.ASCII)
+_TEXT = re.compile(r"(?<![\d}\ue000 ])\\text\{ ?([A-Za-z]) ?\}|\\text\{([^{}\\]*)\}")
+_ONE_LETTER = re.compile(r"(?<![\^_}\]\w])\{(\w)\}")
+_RANGE = re.compile(r"(?<=[\d}$%]) ?(?:\u2013|~|\uff5e) ?(?=[\d$])")
+_INSIDE_BRACES = re.compile(r" +(?=[}^_]|(?<!\\)\{)|(?<=[{^_]) +")
+_BLANK = re.compile(r"(\\[A-Za-z]+ (?=[A-Za-z])|\d (?=\d))| ", re.ASCII)
+_MONEY = re.compile(r"\$(?= ?[-+]?[\d.])", re.ASCII)
+_TIME = re.compile(r"(\d{1,2}:\d\d(?::\d\d)?) ?(?:\\text\{ ?)?([AaPp])\.? ?[Mm](?:\.|(?![A-Za-z]))\}?", re.ASCII)
 _POWER = re.compile(r"\^[{( -]{0,8}(\d{1,400})", re.ASCII)
 _TOWER = re.compile(r"\^[{( -]{0,8}(\d{1,18})[)} ]{0,8}\^[{( -]{0,8}(\d{1,18})", re.ASCII)
 _FACTORIAL = re.compile(rf"\d{{{MAX_DIGITS},400}}[)}} ]{{0,8}}!|![)}} ]{{0,8}}!", re.ASCII)
@@ -36,24 +39,35 @@ _WORD = re.compile(r"[^\W\d_]{3}")
 
 
 def normal_form(text: str) -> str:
-    """Unify how a result is written: wrappers, spacing commands, signs and symbols, a final full stop."""
+    r"""Unify how a result is written: wrappers, type, blanks, signs, groups of digits, braces, a final full stop.
+
+    ``1{,}000``, ``1\,000`` and ``11,\! 111`` are whole numbers, ``0{,}5`` is a decimal comma.
+    """
     text = fold(text)
-    for old, new in _REPLACED:
-        if old in text:
-            text = text.replace(old, new)
-    text = text.strip().removesuffix(".").strip()
-    unwrapped = True
-    while unwrapped:
-        unwrapped = False
-        for start, end in _WRAPPERS:
-            inner = text[len(start) : -len(end)]
-            if inner and text.startswith(start) and text.endswith(end) and start[-1] not in inner and end not in inner:
-                text, unwrapped = inner.strip(), True
-    for pattern, replacement in _ARGUMENTS:
-        text = pattern.sub(replacement, text)
-    if text.count("$") == 1:
-        text = text.removeprefix("$")
-    return " ".join(text.split())
+    if not text.isascii():
+        text = _RAISED.sub(lambda m: f"^{{{m[0].translate(RAISED)}}}", text)
+        text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(LOWERED)}}}", text).translate(TYPED)
+    if text.endswith("\\") and not text.endswith("\\\\"):
+        text = text[:-1].strip()
+    text = _RANGE.sub("\u2013", _without_stop(_without_emphasis(text)))
+    if is_words(text) and text not in _TYPED_NAMES:
+        return text
+    text = _unboxed(rewritten(_LETTERS.sub(_typed_name, _TIME.sub(_time, text)).replace("**", "^")))
+    text = _ROW_GAP.sub(r"\1", _without_delimiters(text))
+    text = _BRACED_COMMA.sub(_decimal, _INSIDE_BRACES.sub("", text))
+    text = _NARROW_GROUP.sub("", text).replace(NARROW, " ").replace(TIGHT, "").replace("^{\\circ}", "^\\circ")
+    for _ in range(3):
+        text = _TEXT.sub(_of_text, text)
+    text = _ONE_LETTER.sub(r"\1", " ".join(text.split()))
+    if "(" not in text and "[" not in text and "\\{" not in text:
+        text = _SPACED.sub(_joined_groups, _GROUPS.sub(_joined_groups, text))
+    text = _without_stop(_without_braces(text))
+    return _only_text(text)
+
+
+def compact(form: str) -> str:
+    """Drop the blanks of a normal form that say nothing; ``3 1/2`` keeps its own."""
+    return _BLANK.sub(r"\1", form) if " " in form else form
 
 
 def is_words(text: str) -> bool:
@@ -93,3 +107,86 @@ def is_explosive(text: str) -> bool:
         return True
     towers = ((int(base), int(power)) for base, power in _TOWER.findall(text))
     return any(base > 1 and power * math.log10(base) >= MAX_DIGITS for base, power in towers)
+
+
+def _without_emphasis(text: str) -> str:
+    text = _EMPHASIS.sub(r"\1", text).strip("`").strip()
+    return text[1:-1] if text[:1] == text[-1:] == "*" and text.count("*") == 2 else text
+
+
+def _without_stop(text: str) -> str:
+    return text if text.endswith("..") else text.removesuffix(".").strip()
+
+
+def _time(found: re.Match[str]) -> str:
+    return f"{found[1]} {found[2].lower()}m"
+
+
+def _typed_name(found: re.Match[str]) -> str:
+    word = found[0]
+    if word[0] == "\\":
+        return word
+    if word[-1] == "(" and word[:-1] in _TYPED_CALLS:
+        return f"\\{word}"
+    name = _TYPED_NAMES.get(word.rstrip("("))
+    return f"\\{name} {'(' if word[-1] == '(' else ''}" if name else word
+
+
+def _unboxed(text: str) -> str:
+    while True:
+        start = next((name for name in ("\\boxed{", "\\fbox{", "\\text{") if text.startswith(name)), "")
+        if not start or _closing(text, len(start)) != len(text) - 1:
+            return text
+        text = text[len(start) : -1].strip()
+
+
+def _closing(text: str, start: int) -> int:
+    """Place of the brace that closes the one before ``start``; -1 if there is none."""
+    depth = 1
+    for at in range(start, len(text)):
+        if text[at] in "{}" and text[at - 1] != "\\":
+            depth += 1 if text[at] == "{" else -1
+            if depth == 0:
+                return at
+    return -1
+
+
+def _without_delimiters(text: str) -> str:
+    """Take off the dollar signs around formulas; one alone before a number is money."""
+    if text.count("$") % 2:
+        text = _MONEY.sub(DOLLAR, text, count=1)
+    return text.replace("$", "").replace(DOLLAR, "$").strip()
+
+
+def _decimal(found: re.Match[str]) -> str:
+    first, *groups = re.split(r"\{, ?\} ?", found[0])
+    if len(groups) == 1 and (len(groups[0]) != 3 or first == "0"):
+        return f"{first}.{groups[0]}"
+    return first + "".join(groups) if all(len(group) == 3 for group in groups) else found[0]
+
+
+def _joined_groups(found: re.Match[str]) -> str:
+    return found[0].replace(",", "").replace(" ", "")
+
+
+def _of_text(found: re.Match[str]) -> str:
+    r"""Take a piece of text that is no unit or word out of its command: ``\mathrm{e}``, ``\text{or 8}``."""
+    if found[1]:
+        return found[1]
+    words = " ".join(found[2].split())
+    if words in FUNCTIONS:
+        return f"\\{words} "
+    if words in ("e", "i") or any(mark.isdigit() for mark in words) or not words:
+        return f" {words} "
+    return f"\\text{{{words}}}"
+
+
+def _without_braces(text: str) -> str:
+    while text[:1] == "{" and _closing(text, 1) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
+
+
+def _only_text(text: str) -> str:
+    found = _TEXT.fullmatch(text)
+    return (found[1] or found[2]).strip() if found else text

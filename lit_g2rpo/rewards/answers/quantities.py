@@ -1,111 +1,223 @@
-"""Numbers as a result states them: fractions, mixed numbers, plain arithmetic, and units."""
+"""Quantities: one number or formula with its name and its unit."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 
 from lit_g2rpo.rewards.answers.arithmetic import arithmetic
+from lit_g2rpo.rewards.answers.notation import compact
 from lit_g2rpo.rewards.answers.numbers import number
+from lit_g2rpo.rewards.answers.units import JOINT, NO_UNIT, PIECE, Unit, unit
 
 FRACTION_TOLERANCE = Fraction(1, 10**6)
-"""Relative error allowed between a fraction and a decimal that approximates it."""
+"""Relative error allowed between a fraction and a decimal that approximates it, and between two units."""
 
-FACTORS = {"%", "percent", "dozen", "hundred", "thousand", "million", "billion", "trillion", "squared", "cubed", "time"}
-"""Words behind a number that change its value."""
-
-_MIXED = re.compile(r"([+-]?\d{1,18}) ?\\frac|([+-]?\d{1,18}) (\d{1,18}/)", re.ASCII)
-_FRAC = re.compile(r"([+-]?)(?:\\frac\{([^{}]{1,64})\}\{([^{}]{1,64})\}|\\frac(\d)(\d))", re.ASCII)
-_NAME = re.compile(r"([A-Za-z]|\\[A-Za-z]{2,10}) ?= ?(?=[^=])")
-_UNIT = re.compile(
-    r"(?:\\(?:text|mathrm|textrm|mbox|operatorname)\{ ?([A-Za-z][A-Za-z ./]{0,30})\}|(?<![A-Za-z\\])([A-Za-z./]{1,16}))"
-    r"( ?\^ ?\{?[23]\}?)?$"
+_MONEY = re.compile(
+    r"([+-]?) ?(US ?\$|HK ?\$|[$\u20ac\u00a3\u00a5\u20b9\u20a9]|USD|EUR|GBP|CNY|RMB|JPY|INR|Rs\.?)(?![A-Za-z]) ?"
+    r"(?=[-+]?[\d.\\])"
 )
-_KNOWN = {
-    spelling: unit
-    for unit, spellings in {
-        "mm": "millimeter millimetre", "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre",
-        "km": "kilometer kilometre", "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
-        "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "year": "yr",
-        "mg": "milligram", "g": "gram", "kg": "kilogram", "lb": "pound lbs", "oz": "ounce",
-        "mL": "ml milliliter millilitre", "L": "l liter litre", "km/h": "kmh kph", "m/s": "", "mph": "",
-        "rad": "radian", "deg": "degree", "dollar": "usd", "cent": "", "N": "newton", "J": "joule", "W": "watt",
-        "V": "volt", "Hz": "hertz", "Pa": "pascal",
-    }.items()
-    for spelling in (unit, *spellings.split())
-}  # fmt: skip
+_PIECES = re.compile(rf"(?P<word>{PIECE})|(?P<joint>{JOINT})|(?P<other>\\[A-Za-z]+|\\.|.)", re.DOTALL)
+_DECIMAL = re.compile(r"[-+]?[\d.]+(?:\\times|\\cdot|\*|x)?10\^\{-?\+?\d{1,3}\}", re.ASCII)
+_TIMES = re.compile(r"(?<=[\d.]) ?[xX] ?(?=10 ?\^)", re.ASCII)
+_EQUALS = re.compile(r"(?P<equals>(?<![<>:])(?<! !)=|\\approx(?![a-z]))|(?P<open>[({\[])|(?P<close>[)}\]])")
+_NAME = re.compile(
+    r"(?:[A-Za-z]{1,20}|\\[A-Za-z]{2,10}(?: ?[A-Z]{1,4})?|\\(?:text|overline|vec)\{[^{}]{1,40}\}|\|[A-Z]{2}\|)"
+    r"(?:_\{[^{}]{1,20}\})?'?(?:\([^()]{1,40}\))?"
+)
+_PARTS = re.compile(r"(\d+(?:\.\d+)?) ?((?:[A-Za-z]{1,12}|\\text\{[A-Za-z]{1,12}\})\.?) ?(?:and )?", re.ASCII)
+_PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
+_MAX_WORDS = 3
+NO_NOUNS = frozenset(
+    str.split(
+        "a about above almost an and any approx approximately around at below but except fewer from greater "
+        "if is isn't least less maybe minus more most negative neither no none nor not of or otherwise over "
+        "per perhaps plus possibly probably roughly sometimes than that the then times to under unless up was "
+        "wrong"
+    )
+)
+"""Words behind a number that are not what it counts."""
 
 
 @dataclass(slots=True, frozen=True)
 class Quantity:
-    """A result taken apart.
+    r"""A result taken apart.
 
     Args:
-        name: what stands before a single equals sign, as x in ``x = 5``; empty without one.
-        body: the result without name and unit.
-        unit: its unit or counted word in one spelling, a square or cube included, ``%`` too; empty without one.
+        body: the result without name and unit, blanks that say nothing dropped.
+        name: what stands before the first equals sign, as x in ``x = 5``; empty without one.
+        sides: what stands between the first and the last side of a chain, and the first if it is no name.
+        unit: what stands behind the number; None if words do that are no unit.
+        words: these words.
+        sure: the unit cannot be read as a symbol: the m of ``5 m``, not that of ``5m``.
+        value: the exact value of the body, without scale; None if it is no number.
+        decimal: the body is written as one decimal number, ``a \times 10^{n}`` too.
     """
 
-    name: str
     body: str
-    unit: str
+    name: str = ""
+    sides: tuple[str, ...] = ()
+    unit: Unit | None = NO_UNIT
+    words: str = ""
+    sure: bool = True
+    value: Fraction | None = None
+    decimal: bool = False
 
 
-def quantity(text: str) -> Quantity:
-    """Take a result in normal form apart into name, body and unit; a trailing word is a unit only behind a number."""
-    found = _NAME.match(text)
-    name = found[1] if found else ""
-    body = text[found.end() :] if found else text
-    for sign, unit in (("%", "%"), ("^\\circ", "deg")):
-        if body.endswith(sign):
-            return Quantity(name, body.removesuffix(sign).strip(), unit)
-    match = _UNIT.search(body)
-    rest = body[: match.start()].strip() if match else ""
-    if match is None or value(rest) is None:
-        return Quantity(name, body, "")
-    word = " ".join((match[1] or match[2]).split()).rstrip(".")
-    # 5 M is not 5 m, but 5 Cm is 5 cm and 5 Meters are 5 m
-    spellings = (word,) if len(word) == 1 else (word, word.casefold(), word.casefold().removesuffix("s"))
-    unit = next((_KNOWN[spelling] for spelling in spellings if spelling in _KNOWN), "")
-    if not unit and match[2] and (len(word) < 3 or body[match.start() - 1] != " "):
-        # 24ab is a product
-        return Quantity(name, body, "")
-    power = next((mark for mark in match[3] or "" if mark in "23"), "")
-    return Quantity(name, rest, (unit or spellings[-1]) + power)
-
-
-def units_agree(answer: str, gold: str) -> bool:
-    """Compare units; one that stands on one side only is passed over, unless it changes the value."""
-    return answer == gold or (not (answer and gold) and answer + gold not in FACTORS)
-
-
-def value(text: str) -> tuple[Fraction, bool] | None:
-    """Read a number, fraction, mixed number or plain arithmetic from a normal form without name and unit.
+def quantity(form: str) -> Quantity | None:
+    """Take a result in normal form apart.
 
     Returns:
-        Its exact value, and True if it is not written as one decimal number; None if it is none of these.
+        Name, body and unit; None for an equation with an empty side.
     """
-    plain = number(text)
+    plain = number(form)
     if plain is not None:
-        return plain, False
-    mixed = _MIXED.match(text)
-    if mixed:
-        whole = mixed[1] or mixed[2]
-        part = arithmetic(_slashes(text[len(whole) :].lstrip()))
-        if part is None or not 0 <= part < 1:
-            return None
-        return int(whole) + (-part if whole.startswith("-") else part), True
-    sides = [arithmetic(_slashes(side)) for side in text.split("=")]
-    # 12 + 12 = 24 is the value of both sides, and 6 = 7 is none
-    return (sides[0], True) if sides[0] is not None and all(side == sides[0] for side in sides) else None
+        return Quantity(form, value=plain, decimal=True)
+    first, *others = _sides(form)
+    if not others:
+        return _one(first)
+    if not first and len(others) == 1 and form.startswith("\\approx"):
+        return _one(others[0])
+    if not all((first, *others)):
+        return None
+    last = _one(others[-1])
+    named = _NAME.fullmatch(first) is not None
+    return replace(last, name=first, sides=tuple(others[:-1]) if named else (first, *others[:-1]))
 
 
-def values_agree(answer: tuple[Fraction, bool], gold: tuple[Fraction, bool]) -> bool:
-    """Compare two results of `value`, exactly if both are written alike, a fraction with a decimal to one in 10**6."""
-    if answer[1] == gold[1]:
-        return answer[0] == gold[0]
-    return abs(answer[0] - gold[0]) <= FRACTION_TOLERANCE * abs(gold[0])
+def _sides(form: str) -> list[str]:
+    """Split at the equals signs that no brace or bracket holds."""
+    depth = start = 0
+    sides: list[str] = []
+    for found in _EQUALS.finditer(form):
+        depth += (found.lastgroup == "open") - (found.lastgroup == "close")
+        if found.lastgroup == "equals" and depth == 0:
+            sides.append(form[start : found.start()].strip())
+            start = found.end()
+    return [*sides, form[start:].strip()]
 
 
-def _slashes(text: str) -> str:
-    text = text.replace("\\times", "*").replace("\\cdot", "*").replace("\\div", "/")
-    return _FRAC.sub(lambda m: f"{m[1]}(({m[2] or m[4]})/({m[3] or m[5]}))", text)
+def is_name(side: str) -> bool:
+    """Tell a side of an equation that only names what the other side says."""
+    return _NAME.fullmatch(side) is not None
+
+
+def units_agree(a: Quantity, g: Quantity, question: str = "") -> bool:
+    """Compare what stands behind two results.
+
+    Units of one dimension agree, and a unit that only one side has is passed over, unless it is a share such as per
+    cent. Counted words agree with the same words, are passed over in gold, and in an answer if the question has them.
+    """
+    if a.unit is None or g.unit is None:
+        return _nouns_agree(a, g, question)
+    if a.unit.dimension == g.unit.dimension:
+        return True
+    only = a.unit.dimension or g.unit.dimension
+    one_sided = not (a.unit.dimension and g.unit.dimension)
+    return one_sided and only[0][0] != "%" and (a if a.unit.dimension else g).sure
+
+
+def values_agree(a: Quantity, g: Quantity) -> bool:
+    """Compare two values with their units: exactly, a decimal with a fraction or another unit to one in 10**6."""
+    assert a.value is not None
+    assert g.value is not None
+    ours, theirs = a.unit or NO_UNIT, g.unit or NO_UNIT
+    answer, gold = a.value * ours.scale, g.value * theirs.scale
+    converted = ours.dimension == theirs.dimension and ours.size != theirs.size
+    if converted:
+        answer, gold = answer * ours.size, gold * theirs.size
+    if converted or (a.decimal != g.decimal and g.value.denominator != 1):
+        return abs(answer - gold) <= FRACTION_TOLERANCE * abs(gold)
+    return answer == gold
+
+
+def in_parts(form: str) -> Quantity | None:
+    """Read a quantity in several units of one dimension, the largest first: ``3 hours and 20 minutes``.
+
+    Returns:
+        The quantity in the last of its units; None if it is none.
+    """
+    parts = _PARTS.findall(form) if _PARTS.sub("", form) == "" else []
+    units = [unit(word) for _, word in parts]
+    sizes = [found.size for found in units if found and found.scale == 1 and found.dimension]
+    last = units[-1] if len(units) > 1 else None
+    if last is None or len(sizes) < len(units) or {found and found.dimension for found in units} != {last.dimension}:
+        return None
+    if any(small >= large for large, small in pairwise(sizes)):
+        return None
+    value = sum((Fraction(part) * size for (part, _), size in zip(parts, sizes, strict=True)), Fraction(0)) / last.size
+    return Quantity(str(value), unit=last, value=value)
+
+
+def _one(form: str) -> Quantity:
+    money = _MONEY.match(form)
+    if money:
+        currency = unit("$" if money[2].endswith("$") else money[2])
+        rest = _split(money[1] + form[money.end() :])
+        if rest.value is not None and rest.unit is not None and not rest.unit.dimension and currency:
+            return replace(rest, unit=Unit(rest.unit.scale, currency.size, currency.dimension), sure=True)
+    return _split(form)
+
+
+def _split(form: str) -> Quantity:
+    form = _TIMES.sub("\\\\times", form)
+    whole = _valued(form)
+    if whole.value is not None:
+        return whole
+    if parts := in_parts(form):
+        return parts
+    starts, rest = _tail(form)
+    for start in starts:
+        found = unit(form[start:])
+        body = form[:start].strip()
+        if found is not None and body and body[-1] not in "+-*/=^_(,<>":
+            read = _valued(body)
+            letters = form[start:].strip()
+            attached = form[start - 1] != " " or body.startswith("\\") or read.value is None
+            # the r of 2\pi r, and the degrees of an angle whose sine is meant
+            if read.value is None and ((attached and len(letters) < 2) or (letters[0] == "^" and "\\" in body)):
+                continue
+            return replace(
+                read, unit=found, sure=not (attached and len(letters) == 1 and letters.isascii() and letters.isalpha())
+            )
+    body, words = form[:rest].strip(), form[rest:].strip()
+    read = _valued(body)
+    if read.value is not None and _PLAIN_WORD.search(words) and (form[rest - 1] == " " or "\\text" in words):
+        return replace(read, unit=None, words=words)
+    return whole
+
+
+def _tail(form: str) -> tuple[list[int], int]:
+    """Where words of a unit may begin, and where what only such words follow begins."""
+    starts: list[int] = []
+    for piece in _PIECES.finditer(form):
+        if piece.lastgroup == "other":
+            starts = []
+        elif piece.lastgroup == "word":
+            starts.append(piece.start())
+    return starts[:8], starts[0] if starts else len(form)
+
+
+def _valued(body: str) -> Quantity:
+    short = compact(body)
+    plain = number(short)
+    if plain is not None:
+        return Quantity(short, value=plain, decimal=True)
+    exact = arithmetic(short) if any(mark.isdigit() for mark in short) else None
+    return Quantity(short, value=exact, decimal=exact is not None and _DECIMAL.fullmatch(short) is not None)
+
+
+def _nouns_agree(a: Quantity, g: Quantity, question: str) -> bool:
+    ours, theirs = _nouns(a.words), _nouns(g.words)
+    if a.unit is None and g.unit is None:
+        return ours == theirs
+    if a.unit is not None:
+        return a.unit is NO_UNIT
+    if g.unit is not NO_UNIT or not ours or len(ours) > _MAX_WORDS or NO_NOUNS & set(ours):
+        return False
+    return set(ours) <= set(_nouns(question))
+
+
+def _nouns(words: str) -> tuple[str, ...]:
+    found = re.findall(r"[^\W\d_]{2,40}", words.replace("\\text", " ").casefold())
+    return tuple(word.removesuffix("s") for word in found)

@@ -1,5 +1,6 @@
 """Text: normalisation and character error rate."""
 
+import re
 import unicodedata
 
 from rapidfuzz.distance import Levenshtein
@@ -18,6 +19,24 @@ def fold(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_FOLD)
     return " ".join(text.split())
+
+
+def words_agree(answer: str, gold: str) -> bool:
+    """Compare words, blanks aside; the case of a word does not count, that of a symbol such as CO or Bb does."""
+    a, g = answer.replace(" ", ""), gold.replace(" ", "")
+    if a == g or a.casefold() != g.casefold():
+        return a == g
+    ours, theirs = (re.findall(r"[^\W\d_]+", text) for text in (answer, gold))
+    return not any(a != g and (_is_symbol(a) or _is_symbol(g)) for a, g in zip(ours, theirs, strict=False))
+
+
+def _is_symbol(word: str) -> bool:
+    low = word.casefold()
+    if len(word) < 3:
+        return low not in ("no", "on", "up", "in")
+    mixed = word != word.lower() and not word.isupper() and not word.istitle()
+    doubled = len(word) % 2 == 0 and all(low[at] == low[at + 1] for at in range(0, len(low), 2))
+    return mixed or doubled
 
 
 def character_accuracy(answer: str, gold: str) -> float:

@@ -5,9 +5,9 @@ from fractions import Fraction
 from typing import Any
 
 from lit_g2rpo.rewards.answers.choice import choice
-from lit_g2rpo.rewards.answers.notation import is_words, normal_form
 from lit_g2rpo.rewards.answers.parse import unbox, unwrap
-from lit_g2rpo.rewards.answers.quantities import quantity, value
+from lit_g2rpo.rewards.answers.quantities import Quantity
+from lit_g2rpo.rewards.answers.results import result
 from lit_g2rpo.rewards.answers.written import from_text
 from lit_g2rpo.rewards.rows.options import given_options, lettered
 from lit_g2rpo.rewards.rows.targets import conclusion
@@ -61,16 +61,21 @@ def _differ(gold: Any, other: Any, row: Mapping[str, Any]) -> bool:
     if options:
         letters = choice(a, options), choice(b, options)
         return None not in letters and letters[0] != letters[1]
-    a, b = normal_form(a), normal_form(b)
-    numbers = value(quantity(a).body), value(quantity(b).body)
-    if numbers[0] is not None and numbers[1] is not None:
-        first, second = numbers[0][0], numbers[1][0]
-        return abs(first - second) > ROUNDING * abs(first) and quantity(a).unit == quantity(b).unit
+    first, second = result(a), result(b)
+    if first is None or second is None:
+        return False
+    if first.kind == second.kind == "one":
+        return _numbers_differ(first.items[0], second.items[0])
     # a letter may stand for the word
     return (
-        (len(a) == 1) == (len(b) == 1)
-        and is_words(a)
-        and is_words(b)
-        and " " not in a + b
-        and a.casefold() != b.casefold()
+        first.kind == second.kind == "words"
+        and (len(first.form) == 1) == (len(second.form) == 1)
+        and " " not in first.form + second.form
+        and first.form.casefold() != second.form.casefold()
     )
+
+
+def _numbers_differ(a: Quantity, b: Quantity) -> bool:
+    if a.value is None or b.value is None or a.unit != b.unit:
+        return False
+    return abs(a.value - b.value) > ROUNDING * abs(a.value)

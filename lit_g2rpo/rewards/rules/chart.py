@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from lit_g2rpo.rewards.answers.numbers import percentage
+from lit_g2rpo.rewards.answers.results import plain_number
 from lit_g2rpo.rewards.answers.text import fold
 
 READING_TOLERANCE = Fraction(5, 100)
@@ -17,7 +17,7 @@ def chart_answers_agree(answer: str, gold: str) -> bool:
 
     Source: relaxed accuracy of ChartQA (arXiv 2203.10244), made strict where it can be gamed.
     """
-    a, g = percentage(answer), percentage(gold)
+    a, g = plain_number(answer, decimal=True), plain_number(gold, decimal=True)
     if a is not None and g is not None:
         exact = g.denominator == 1 and int(g) in YEARS
         return a == g if exact else abs(a - g) <= READING_TOLERANCE * abs(g)

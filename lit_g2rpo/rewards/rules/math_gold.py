@@ -2,9 +2,11 @@
 
 import re
 
+from lit_g2rpo.rewards.answers.cost import slow_to_read
 from lit_g2rpo.rewards.answers.notation import is_balanced, is_explosive, is_words, normal_form
-from lit_g2rpo.rewards.answers.quantities import quantity, value
-from lit_g2rpo.rewards.rules.math import MAX_RESULT_CHARACTERS
+from lit_g2rpo.rewards.answers.quantities import NO_NOUNS, Quantity, quantity, values_agree
+from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, result
+from lit_g2rpo.rewards.answers.terms import Term, TooDeep, term
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
 
 MAX_NAME_WORDS = 6
@@ -20,47 +22,31 @@ _PROSE = {
     "ans", "or", "and", "the", "is", "are", "see", "not", "for", "to", "of", "at", "if", "no", "per", "by", "than",
     "as", "so", "we", "it", "its", "be",
 }  # fmt: skip
+_NO_NAMES = _LEAD_IN | _PROSE
 _FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "lg",
     "exp", "max", "min", "gcd", "lcm", "mod", "arg", "cis", "det", "deg", "dim", "rank", "sgn", "sqrt",
 }  # fmt: skip
-# 3 and 4, and x = 3 or x = 4, are sets of solutions, but 3 or 4 is not
-_JOINED = re.compile(r"(?<==)([^=]*?)(?:\\text\{ ?or ?\}|\bor\b)(?=[^=]*=)|(?:\\text\{ ?and ?\}|\band\b)")
 _OPTION = re.compile(r"(?:[A-H][.:)]|\([A-H]\)) \S|(?:[Oo]ption|[Cc]hoice|[Aa]nswer) ?\(?[A-H]\)?$|.*\d \([A-H]\)$")
 _NO_NUMBER = re.compile(r"(?<![_\d])\d+ \d|\d\.\d+\.\d|\d[eE][+-]?\d{3}", re.ASCII)
-# what math-verify leaves as text, and what is compared as text
-_WRITTEN = re.compile(
-    r"-?\d*\.\d*\\overline ?\{\d+\}|\\\{[^|]+(?:\||\\mid)[^|]+\\\}|(?:[^\\=]+=|\\\{)? ?\\begin\{.*\\end\{[a-z]+\}"
+_SET_BUILDER = re.compile(r"\\\{[^|]+\|[^|]+\\\}")
+_LABEL = re.compile(
+    r"\d{1,4}(?:st|nd|rd|th)(?: [A-Za-z]+){0,3}|(?:[A-Z][a-z]+,? ){1,3}#?\d+|[\u2460-\u2473\u2160-\u216b,;\u3001 ]+"
 )
-_MONEY = re.compile(r"^[\u20ac\xa3\xa5\uffe5\u20b9] ?|(?<=\d) ?(?:[\u20ac\xa3\xa5\uffe5\u20b9]|[\u4e00-\u9fff]{1,4})$")
-_LABEL = re.compile(r"(?:[A-Z][a-z]+,? ){1,3}#?\d+|[\u2460-\u2473\u2160-\u216b,;\u3001 ]+")
-_BEHIND = re.compile(
-    r"(?:\\(?:text|mathrm|textrm|mbox) ?\{[A-Za-z ./]+\}|(?: [A-Za-z]+\.?){1,2})(?: ?\^ ?\{?[23]\}?)?$"
-)
-_CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d)? ?([ap]\.? ?m\.?)?", re.ASCII | re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 # environments and their columns, and what is set upright: names, not words
-_UPRIGHT = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}(?:\{[lcr|]+\})?|\\(?:mathbb|mathcal|operatorname) ?\{[A-Za-z]+\}")
+_UPRIGHT = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}(?:\{[lcr|]+\})?|\\(?:mathbb|mathcal|text) ?\{[A-Za-z]+\}")
 _RUN = re.compile(r"[A-Za-z]{2,}")
 # points, lines and shapes are written, and compared, as names
 _FIGURE = re.compile(
-    r"(?:\\(?:triangle|angle|parallel|perp|cong|sim|odot|overline|overset|frown|overrightarrow|widehat|square|text|mathrm|"
-    r"cup|cap|setminus|subset|subseteq|to)|[A-Z{}\s'\u2220\u25b3\u2225\u22a5\u2299\u224c\u223d])*[A-Z]['}]*"
+    r"(?:\\(?:triangle|angle|parallel|perp|cong|sim|odot|overline|overset|frown|overrightarrow|widehat|square|text|"
+    r"cup|cap|setminus|subset|subseteq|rightarrow)|[A-Z{}\s'\u2220\u25b3\u2225\u22a5\u2299\u224c\u223d])*[A-Z]['}]*"
 )
 
-_STRUCTURE = {"\\frac": "F", "\\sqrt": "R", "\\cdot": "*", "\\times": "*", "\\div": "/", "\\pm": "+", "\\mp": "+"}
-_STRUCTURE |= dict.fromkeys(("\\le", "\\leq", "\\ge", "\\geq", "\\lt", "\\gt", "\\ne", "\\neq", "<", ">"), "=")
-_STRUCTURE[":"] = "/"
-_SYMBOLS = "alpha beta gamma delta theta lambda mu pi rho sigma phi varphi omega infty circ sin cos tan log ln"
-_STRUCTURE |= {f"\\{name}": "a" for name in _SYMBOLS.split()}
-_TOKEN = re.compile(r"\\[A-Za-z]+|(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|[<>:]", re.ASCII)
-_SUM = r"[+-]?a(?:[+\-*/]?a)*"
-_REDUCED = (
-    (re.compile(rf"\{{{_SUM}\}}"), "g"),
-    (re.compile(rf"\({_SUM}\)"), "a"),
-    (re.compile(r"F[ga][ga]|R(?:\[a\])?[ga]|a[\^_][ga]"), "a"),
-)
-_RESULT = re.compile(rf"{_SUM}(?:=-?{_SUM})*|[\[(]{_SUM}(?:,{_SUM})+[\])]|(?:\\\{{)?{_SUM}(?:,{_SUM})*(?:\\\}})?")
+_SIDE = re.compile(r"[=<>]|\\(?:[A-Za-z]*arrow|le|ge|neq|in|approx|equiv)(?![A-Za-z])")
+_FIELD = re.compile(r"\\mathbb\{([A-Z])\}")
+_NAMES = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|rho|sigma|phi|omega|Omega|Delta|infty|emptyset"
+_SYMBOL = re.compile(rf"(?:[A-Za-z]|\\(?:{_NAMES}))(?:_.*)?")
 
 
 def math_gold(text: str) -> str | None:
@@ -77,31 +63,34 @@ def math_gold(text: str) -> str | None:
     """
     if len(text) > MAX_RESULT_CHARACTERS:
         return f"has {len(text)} characters, more than {MAX_RESULT_CHARACTERS}"
-    text = normal_form(text)
-    if not text or text.casefold() in _PLACEHOLDERS:
+    form = normal_form(text)
+    if not form or form.casefold() in _PLACEHOLDERS:
         return "says that there is none"
-    if _OPTION.match(text):
+    if _OPTION.match(form):
         return "names an option; give its letter and 'options', or the result alone"
-    if is_words(text):
-        return _words_error(text)
-    if not is_balanced(text):
+    if is_words(form):
+        return _words_error(form)
+    if not is_balanced(form):
         return "has brackets or braces that do not close"
-    text = _MONEY.sub("", text)
-    if value(quantity(text).body) is not None or _CLOCK.fullmatch(text) or _FIGURE.fullmatch(text):
+    found = result(text)
+    if found is not None and found.either and not all(item.name or _SIDE.search(item.body) for item in found.items):
+        return "has the word 'or' beside the result; write {7, 8} for both, or a list of texts if any is right"
+    if _FIGURE.fullmatch(form) or (_LABEL.fullmatch(form) and _NO_NAMES.isdisjoint(_RUN.findall(form.casefold()))):
         return None
-    if _LABEL.fullmatch(text) and (_LEAD_IN | _PROSE).isdisjoint(_RUN.findall(text.casefold())):
-        return None
-    if found := _prose(text):
-        either = "; write {7, 8} for both, or a list of texts if any is right" if found == "or" else ""
-        return f"has the word {found!r} beside the result{either}"
-    if _NO_NUMBER.search(text) and "\\begin" not in text:
+    if word := _prose(form, found):
+        return f"has the word {word!r} beside the result"
+    if found is not None and found.items and all(item.value is not None for item in found.items):
+        return None if all(map(_is_true, found.items)) else "has sides that are not equal"
+    if _NO_NUMBER.search(form) and "\\begin" not in form:
         return "holds a number that cannot be read"
-    if is_explosive(text):
+    if is_explosive(form) or slow_to_read(form):
         return "is too large to compute"
-    if _WRITTEN.fullmatch(text) or _is_expression(text):
+    if found is None:
+        return "is no mathematics that can be read"
+    if _SET_BUILDER.fullmatch(form) or all(map(_is_plain, _sides(found))):
         return None
     try:
-        return None if current_pool().reads(text) else "is no mathematics that can be read"
+        return None if current_pool().reads(_body(found)) else "is no mathematics that can be read"
     except TimedOut:
         return "takes too long to read"
 
@@ -115,40 +104,55 @@ def _words_error(text: str) -> str | None:
     return None
 
 
-def _prose(text: str) -> str | None:
-    """Find a word that is no product of symbols, function or unit."""
-    text = _JOINED.sub(r"\1,", text)
-    # a unit, or what is counted
-    if (behind := _BEHIND.search(text)) and (_PROSE | _VERBS).isdisjoint(_RUN.findall(behind[0].casefold())):
-        text = text[: behind.start()]
-    for run in _RUN.findall(_COMMAND.sub(" ", _UPRIGHT.sub(" ", text))):
-        word = run.casefold()
-        if word in _FUNCTIONS or (run.isupper() and len(run) <= 5):
-            continue
-        in_order = list(word) == sorted(word)
-        if word in _PROSE or (len(word) > 3 and not in_order):
-            return str(run)
-    return None
+def _is_true(item: Quantity) -> bool:
+    """Tell a chain whose sides are equal, as far as they are numbers: ``3+4=7``."""
+    sides = [quantity(side) for side in item.sides]
+    return all(side is None or side.value is None or values_agree(side, item) for side in sides)
 
 
-def _is_expression(text: str) -> bool:
-    """Tell a plain expression, equation or tuple of numbers, letters, roots, fractions and powers, without algebra.
+def _prose(form: str, found: Result | None) -> str | None:
+    """Find a word that is no product of symbols, function, unit, name or what is counted."""
+    items = found.items if found else ()
+    for item in items:
+        if counted := sorted((NO_NOUNS | _PROSE | _VERBS) & set(_RUN.findall(item.words.casefold()))):
+            return counted[0]
+    words = [word for part in _sides(found) for word in _prose_words(part)] if found else _prose_words(form)
+    # as it is written: blanks are gone from what was taken apart
+    return next(iter(_prose_words(form) or words)) if words else None
 
-    False says nothing.
-    """
-    unknown = False
 
-    def reduced(token: re.Match[str]) -> str:
-        nonlocal unknown
-        name = token[0]
-        found = _STRUCTURE.get(name, "?" if name.startswith("\\") else "a")
-        unknown = unknown or found == "?"
-        return found
+def _prose_words(form: str) -> list[str]:
+    runs = _RUN.findall(_COMMAND.sub(" ", _UPRIGHT.sub(" ", form)))
+    return [
+        run
+        for run in runs
+        if not (run.casefold() in _FUNCTIONS or (run.isupper() and len(run) <= 5))
+        and (run.casefold() in _PROSE or (len(run) > 3 and list(run.casefold()) != sorted(run.casefold())))
+    ]
 
-    text = _TOKEN.sub(reduced, text).replace(" ", "")
-    before = ""
-    while text != before and not unknown:
-        before = text
-        for pattern, short in _REDUCED:
-            text = pattern.sub(short, text)
-    return not unknown and bool(_RESULT.fullmatch(text))
+
+def _sides(found: Result) -> list[str]:
+    """List the formulas of a result: the sides of its items, or of a relation."""
+    parts = [part for item in found.items for part in (*item.sides, item.body)] or [found.form]
+    return [_FIELD.sub(r"\1", side) for part in parts for side in _SIDE.split(part)]
+
+
+def _body(found: Result) -> str:
+    """Return what algebra compares of a result: one formula without its name and unit, else all of it."""
+    return found.items[0].body if found.kind == "one" and not found.items[0].sides else found.form
+
+
+def _is_plain(form: str) -> bool:
+    """Tell a complete formula of numbers, letters, roots, fractions, powers and functions; False says nothing."""
+    try:
+        return _all_plain(term(form))
+    except TooDeep:
+        return False
+
+
+def _all_plain(tree: Term) -> bool:
+    if tree.kind in ("number", "mixed", "repeating"):
+        return True
+    if tree.kind == "symbol":
+        return _SYMBOL.fullmatch(tree.text) is not None
+    return bool(tree.parts) and tree.text != "derivative" and all(map(_all_plain, tree.parts))

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import sympy  # type: ignore[import-untyped]
+import sympy
 
 MAX_TERMS = 300
 """Terms of one or two variables, multiplied out; beyond, simplifying takes seconds. Of more there may be fewer."""

@@ -2,27 +2,16 @@
 
 import gc
 import json
-import logging
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from functools import lru_cache
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
-from typing import Any
 
-MAX_READ = 2048
-"""Results kept as read: the answers of a group share their gold result."""
-
-Compare = Callable[[str, str | None], bool]
-"""Whether an answer equals gold; of gold alone, whether it can be read."""
-
-
-class TooLarge(Exception):
-    """A comparison that would run to its limit."""
+from lit_g2rpo.rewards.running.algebra import Compare, TooLarge
+from lit_g2rpo.rewards.running.algebra import comparison as _comparison
 
 
 def main() -> None:
@@ -105,34 +94,6 @@ def _end(worker: int) -> int:
     """End a worker, if it has not ended, and return its exit code: of a signal, its negative number."""
     os.kill(worker, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-
-
-def _comparison() -> Compare:
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    from lit_g2rpo.rewards.running.size import same_form, too_large
-
-    logging.disable(logging.CRITICAL)
-    config = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
-
-    @lru_cache(MAX_READ)
-    def read(text: str) -> Any:
-        # its own time-outs are alarms; the limit here is the timer's
-        return parse(f"\\boxed{{{text}}}", config, extraction_mode="first_match", parsing_timeout=None)
-
-    def compare(gold: str, answer: str | None) -> bool:
-        right = read(gold)
-        if answer is None:
-            return not all(isinstance(part, str) for part in right)
-        found = read(answer)
-        if any(too_large(value) for value in (*right, *found)):
-            if same_form(right[0], found[0]):
-                return True
-            raise TooLarge
-        # in this order: verify is not symmetric
-        return bool(verify(right, found, timeout_seconds=None))
-
-    return compare
 
 
 def _limit(memory: int) -> None:
