@@ -8,6 +8,7 @@ predictions are compared bit for bit; only durations may differ.
 import argparse
 import importlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -249,6 +250,7 @@ def report() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--folder", type=Path, default=Path("runs/kill_loop"), help="emptied first")
     options = parser.parse_args()
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     for name in PRELOADED:
         importlib.import_module(name)
     root = options.folder.resolve()

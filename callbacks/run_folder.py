@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.files import remove_scratch
 from lit_g2rpo.hardware.aside import Aside
 from lit_g2rpo.training.records import records
 
@@ -49,6 +50,8 @@ class RunFolder(L.Callback):
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             try:
                 self._lock = locked(folder, TrainerFn(stage).value)
+                if stage == "fit":
+                    remove_scratch(folder)
             except UserError as error:
                 problem = error
         if problem := trainer.strategy.broadcast(problem):

@@ -2,12 +2,17 @@
 
 import errno
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lit_g2rpo.errors import UserError
+
+SCRATCH = re.compile(r"\.(.+)-[a-z0-9_]{8}")
+"""Name of a folder that `whole` works in, with that of what it writes."""
 
 
 @contextmanager
@@ -34,6 +39,15 @@ def whole(path: Path) -> Iterator[Path]:
         yield part
         if part.exists():
             os.replace(part, target)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what processes that were killed inside `whole` have left in a folder; no other may be writing there."""
+    for path in folder.glob(".*-????????"):
+        found = SCRATCH.fullmatch(path.name)
+        # and nothing that only has such a name
+        if found and path.is_dir() and all(part.name == found[1] for part in path.iterdir()):
+            shutil.rmtree(path)
 
 
 def write_text(path: Path, text: str) -> None:

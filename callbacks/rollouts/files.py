@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from lit_g2rpo.callbacks.rollouts.record import Record, small_image
-from lit_g2rpo.files import whole, write_text
+from lit_g2rpo.files import remove_scratch, whole, write_text
 
 PAGE = Path(__file__).parent / "page"
 IMAGES = "images"
@@ -58,6 +58,8 @@ class RolloutFiles:
                 are those that a dying machine has torn.
         """
         (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.folder / IMAGES):
+            remove_scratch(folder)
         for path in sorted(PAGE.iterdir()):
             write_text(self.folder / path.name, path.read_text(encoding="utf-8"))
         self._kept, self._image_sizes, gone = {}, {}, []

@@ -1,12 +1,13 @@
 """Files and folders appear whole or not at all."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from lit_g2rpo.files import whole, write_text
+from lit_g2rpo.files import remove_scratch, whole, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -82,3 +83,19 @@ def test_of_several_writers_one_is_seen_whole(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(write, texts))
     assert names(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit), whole(tmp_path / "a.jpg") as part:
+        left = part.parent
+        kept = tmp_path / "kept"
+        shutil.copytree(left, kept)
+        raise SystemExit
+    kept.rename(left)
+    others = [tmp_path / ".fit.lock", tmp_path / ".cache-of-mine", tmp_path / ".a.jpg-notes.txt"]
+    for path in others:
+        path.write_text("mine")
+    (tmp_path / ".my-projects" / "mine").mkdir(parents=True)
+    remove_scratch(tmp_path)
+    assert not left.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / ".my-projects"])
