@@ -12,7 +12,8 @@ from typing_extensions import override
 from lit_g2rpo.callbacks.logged import forget_later_points
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.training.run import handles
+from lit_g2rpo.training.group_records import GroupRecords
+from lit_g2rpo.training.run import handles, run_of
 
 
 class RolloutCheckpoint(ModelCheckpoint):
@@ -28,6 +29,8 @@ class RolloutCheckpoint(ModelCheckpoint):
         monitor: validation metric that decides which is best; None keeps no best one.
         mode: whether a larger (``max``) or smaller (``min``) value is better.
         dirpath: folder of the checkpoints; None for ``checkpoints`` in the folder of the run.
+        partial_rollouts: write finished groups of a rollout to ``partial`` in that folder as they come, so that a run
+            that is killed inside it goes on with them; they are removed once a checkpoint holds the rollout.
 
     Raises:
         UserError: if an argument is out of range, or a validation does not log ``monitor``.
@@ -40,6 +43,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         monitor: str | None = "val/accuracy",
         mode: Literal["min", "max"] = "max",
         dirpath: str | None = None,
+        partial_rollouts: bool = False,
     ) -> None:
         if every_rollouts < 1:
             raise UserError(f"RolloutCheckpoint.every_rollouts is {every_rollouts}; it must be at least 1")
@@ -58,6 +62,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         )
         self.every_rollouts = every_rollouts
         self.keep_last = keep_last
+        self.partial_rollouts = partial_rollouts
         self._interval = 0
         self._saved_step = 0
         self._pending = False
@@ -71,6 +76,10 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._pending = False
         if trainer.global_step:
             forget_later_points(trainer, handles(pl_module).rollout_index)
+        if self.partial_rollouts and not getattr(trainer, "fast_dev_run", False):
+            run_of(pl_module).records = GroupRecords(Path(str(self.dirpath)) / "partial", trainer.global_rank)
+            # no rank writes before all have read
+            trainer.strategy.barrier()
 
     @override
     def on_train_batch_end(
@@ -109,6 +118,13 @@ class RolloutCheckpoint(ModelCheckpoint):
             command = resume_command(run_folder(trainer), self.last_model_path)
             exception.add_note(f"once mended, {command} continues from the checkpoint of step {self._saved_step}")
 
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        if self.partial_rollouts and (records := run_of(pl_module).records) is not None:
+            records.close()
+            run_of(pl_module).records = None
+
     def _save_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pending = False
         self._saved_step = trainer.global_step
@@ -121,6 +137,10 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._kept = [kept for kept in self._kept if kept != path] + [path]
         trainer.save_checkpoint(path)
         self._link_checkpoint(trainer, path, self.last_model_path)
+        if self.partial_rollouts and trainer.is_global_zero:
+            records = run_of(pl_module).records
+            assert records is not None, "training has begun"
+            records.covered(handles(pl_module).rollout_index)
         while len(self._kept) > self.keep_last:
             oldest = self._kept.pop(0)
             if self._should_remove_checkpoint(trainer, oldest, path):

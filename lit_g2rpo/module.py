@@ -26,6 +26,7 @@ from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.training.checks import check_gradient, check_rounding, check_settings, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
+from lit_g2rpo.training.group_records import GroupRecords
 from lit_g2rpo.training.metrics import StepMetrics
 from lit_g2rpo.training.resume import check_checkpoint, check_learning, experience_state, restore_experience
 from lit_g2rpo.training.rollout import collect
@@ -77,6 +78,8 @@ class G2RPOModule(EvaluationModule):
         self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
         self.experience: Experience | None = None
+        # of a callback that keeps finished groups
+        self.records: GroupRecords | None = None
         self._restored: dict[str, Any] | None = None
         self._next_microbatch = 0
         self._collected_at = time.perf_counter()
