@@ -1,46 +1,50 @@
 """Digests that tell one state of a policy, or one input of it, from another."""
 
 import hashlib
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from lit_g2rpo.policy.encoding import EncodedPrompt
 
-BLOCK = 2**20
+BLOCK = 2**18
 """Numbers digested at a time."""
 
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers by their size, bytes."""
+INTEGERS = {1: torch.int8, 2: torch.int16}
+"""Integers for numbers of so many bytes; larger ones are read as several integers of 32 bits."""
 
 
 def weights_digest(policy: nn.Module) -> str:
     """Digest all weights and buffers, where they lie; to be called on whole weights.
 
-    Sums of their bits times odd factors that differ by place, modulo 2^32 in blocks: one changed bit always changes it.
+    It is made of sums over blocks, modulo 2^64, of the bits of each number times an odd factor of its place: a checksum
+    of bytes would need the weights on the host. One number that changes always changes it.
 
     Returns:
         Hexadecimal digits, the same on every device.
     """
-    digest, sums = hashlib.blake2b(digest_size=16), []
-    factors: dict[torch.device, Tensor] = {}
+    digest = hashlib.blake2b(digest_size=16)
+    sums: dict[torch.device, list[Tensor]] = {}
     # not the state dict, which a strategy that splits weights would split again
     for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.device not in factors:
-            # of the golden ratio, so that neighbours differ in all bits
-            factors[tensor.device] = (torch.arange(BLOCK, device=tensor.device, dtype=torch.int32) * -1640531527) | 1
-        bits = tensor.detach().contiguous().flatten().view(INTEGERS[tensor.dtype.itemsize])
-        if bits.dtype == torch.int64:
-            bits = bits.view(torch.int32)
+        bits = tensor.detach().contiguous().flatten().view(INTEGERS.get(tensor.dtype.itemsize, torch.int32))
+        factors = _factors(tensor.device)
         for start in range(0, len(bits), BLOCK):
             block = bits[start : start + BLOCK]
-            sums.append((block.int() * factors[tensor.device][: len(block)]).sum())
-    # on the host all at once, each of which would wait for the device
-    by_device = {device: torch.stack([s for s in sums if s.device == device]).cpu() for device in factors}
-    for found in by_device.values():
-        digest.update(found.numpy().tobytes())
+            sums.setdefault(tensor.device, []).append((block * factors[: len(block)]).sum())
+    for found in sums.values():
+        # to the host all at once: each would wait for the device
+        digest.update(torch.stack(found).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+@cache
+def _factors(device: torch.device) -> Tensor:
+    """Make odd factors, ``[BLOCK]`` long, the same in every process."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return (torch.randint(0, 2**62, (BLOCK,), generator=generator, device="cpu") | 1).to(device)
 
 
 def prompt_digest(prompt: EncodedPrompt) -> str:

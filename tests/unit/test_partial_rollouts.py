@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from helpers.build import data, module, trainer, varied_score
 
 import lit_g2rpo.rewards.running.scorer
+import lit_g2rpo.training.partial_rollout
 from lit_g2rpo.callbacks import RolloutCheckpoint
 from lit_g2rpo.experience import Completion
 from lit_g2rpo.module import G2RPOModule
@@ -57,7 +58,10 @@ class Trace(pl.Callback):
         self.steps: dict[int, dict[str, float]] = {}
         self.row_steps: dict[int, int] = {}
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, _: int) -> None:
+        # an optimizer step has two micro-batches
+        if not batch[1] % 2:
+            return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("perf/")}
         self.steps[trainer.global_step] = {k: v for k, v in metrics.items() if "/" in k}
         self.row_steps[trainer.global_step] = pl_module.policy.backbone.counters.row_steps
@@ -83,18 +87,19 @@ def start(
     resume: bool = False,
     filtering: str = "off",
     partial: bool = True,
-    change: Callable[[G2RPOModule], None] = lambda run: None,
+    steps: int = STEPS,
+    callbacks: tuple[pl.Callback, ...] = (),
+    tokens: int = 8,
     **rollout: Any,
 ) -> tuple[G2RPOModule, Trace]:
     objective = G2RPO(filtering=filtering, entropy_coefficient=0.02, length_weight=0.1, kl_coefficient=0.01)  # type: ignore[arg-type]
     run = module(policy, objective, rollout={"engine": f"{__name__}.Kill", "max_rows": 16} | rollout)
-    change(run)
     assert isinstance(run.engine, Kill)
     run.engine.at = at
     trace = Trace()
     keeper = RolloutCheckpoint(every_rollouts=2, monitor=None, dirpath=str(folder / "c"), partial_rollouts=partial)
-    fit = trainer(folder, STEPS, callbacks=[trace, keeper], enable_checkpointing=True)
-    fit.fit(run, data(), ckpt_path=str(folder / "c" / "last.ckpt") if resume else None)
+    fit = trainer(folder, steps, callbacks=[trace, keeper, *callbacks], enable_checkpointing=True)
+    fit.fit(run, data(max_completion_tokens=tokens), ckpt_path=str(folder / "c" / "last.ckpt") if resume else None)
     return run, trace
 
 
@@ -123,17 +128,16 @@ def straight(random_folder: str, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addHandler(caplog.handler)
-    caplog.set_level(logging.INFO, logger.name)
-    yield caplog
-    logger.removeHandler(caplog.handler)
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(lit_g2rpo.training.partial_rollout, "rank_zero_info", lines.append)
+    monkeypatch.setattr(lit_g2rpo.training.partial_rollout, "rank_zero_warn", lines.append)
+    return lines
 
 
 def resumed(policy: str, folder: Path, at: tuple[int, int, int], **options: Any) -> tuple[G2RPOModule, Trace]:
     with pytest.raises(Killed):
-        start(policy, folder, at, **{k: v for k, v in options.items() if k != "change"})
+        start(policy, folder, at, **options)
     return start(policy, folder, resume=True, **options)
 
 
@@ -142,7 +146,7 @@ def test_a_resumed_run_samples_the_missing_groups_alone(
     straight: tuple[G2RPOModule, Trace],
     random_folder: str,
     tmp_path: Path,
-    said: pytest.LogCaptureFixture,
+    said: list[str],
     rollout: int,
     done: int,
 ) -> None:
@@ -152,7 +156,7 @@ def test_a_resumed_run_samples_the_missing_groups_alone(
     if rollout == 3:
         # the checkpoint is from before it, and it learns from it again
         lines.insert(0, "resumed: 12 of 12 groups of rollout 3 were already sampled")
-    assert [line for line in said.messages if line.startswith("resumed: ")] == lines
+    assert said == lines
     costs = straight[1].row_steps
     straight_cost = {i: costs[2 * i + 1] - costs.get(2 * i, 0) for i in range(4)}
     own = again[1].row_steps
@@ -169,44 +173,104 @@ def test_a_resumed_run_samples_the_missing_groups_alone(
 
 
 def test_a_run_that_is_killed_twice_keeps_both_parts(
-    straight: tuple[G2RPOModule, Trace], random_folder: str, tmp_path: Path, said: pytest.LogCaptureFixture
+    straight: tuple[G2RPOModule, Trace], random_folder: str, tmp_path: Path, said: list[str]
 ) -> None:
     for resume, done in ((False, 3), (True, 9)):
         with pytest.raises(Killed):
             start(random_folder, tmp_path, (2, 0, done), resume=resume)
     assert_same_end(start(random_folder, tmp_path, resume=True), straight)
-    counts = [line.split()[1] for line in said.messages if line.startswith("resumed: ")]
+    counts = [line.split()[1] for line in said]
     assert counts == ["3", "9"]
 
 
-def test_refills_are_kept_too(random_folder: str, tmp_path: Path, monkeypatch: Any, said: Any) -> None:
+def test_refills_are_kept_too(random_folder: str, tmp_path: Path, monkeypatch: Any, said: list[str]) -> None:
     monkeypatch.setattr(lit_g2rpo.rewards.running.scorer, "score", coin_score)
     whole = start(random_folder, tmp_path / "straight", filtering="refill", partial=False)
     assert whole[1].steps[5]["rollout/refilled"] > 0
     again = resumed(random_folder, tmp_path / "killed", (2, 1, 2), filtering="refill")
     assert_same_end(again, whole)
-    lines = [line for line in said.messages if line.startswith("resumed: ")]
-    assert lines[0] == "resumed: 12 of 12 groups of rollout 3 were already sampled"
-    assert lines[1].startswith("resumed: 2 of ")
-    assert lines[1].endswith("groups of rollout 3, refill wave 1 were already sampled")
+    assert said[0] == "resumed: 12 of 12 groups of rollout 3 were already sampled"
+    assert said[1].startswith("resumed: 2 of ")
+    assert said[1].endswith("groups of rollout 3, refill wave 1 were already sampled")
 
 
-def test_scores_are_not_asked_for_twice(random_folder: str, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.fixture(scope="module")
+def killed(random_folder: str, tmp_path_factory: pytest.TempPathFactory, _varied_rewards: None) -> Path:
+    """A run that ended after 9 groups of its third rollout."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.raises(Killed):
+        start(random_folder, folder, (2, 0, 9))
+    assert records(folder) == ["rollout=00003-rank0.jsonl"]
+    return folder
+
+
+@pytest.fixture
+def copied(killed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(killed, tmp_path / "copy", symlinks=True)
+
+
+def test_scores_are_not_asked_for_twice(random_folder: str, copied: Path, monkeypatch: Any) -> None:
     asked: list[str] = []
 
     def score(text: str, sample: dict[str, Any], config: Any = None) -> RewardResult:
         asked.append(text)
         return varied_score(text, sample, config)
 
-    with pytest.raises(Killed):
-        start(random_folder, tmp_path, (2, 0, 9))
-    scored = sum("scores" in line for line in lines_of(tmp_path, 3))
+    scored = sum("scores" in line for line in lines_of(copied))
+    assert scored
     monkeypatch.setattr(lit_g2rpo.rewards.running.scorer, "score", score)
-    start(random_folder, tmp_path, resume=True)
+    start(random_folder, copied, resume=True, steps=5)
     # what was sampled but not scored yet is scored now; four completions a group
-    assert len(asked) == 4 * (12 - scored + 12)
+    assert len(asked) == 4 * (12 - scored)
 
 
-def lines_of(folder: Path, rollout: int) -> list[dict[str, Any]]:
-    path = folder / "c" / "partial" / f"rollout={rollout:05d}-rank0.jsonl"
+def test_a_torn_end_and_a_changed_line_are_left_out(
+    straight: tuple[G2RPOModule, Trace], random_folder: str, copied: Path, said: list[str]
+) -> None:
+    path = copied / "c" / "partial" / "rollout=00003-rank0.jsonl"
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if b"scores" not in line]
+    middle = bytearray(lines[4])
+    middle[len(middle) // 2] ^= 1
+    path.write_bytes(b"".join([*lines[:4], middle, *lines[5:-1], lines[-1][: len(lines[-1]) // 2]]))
+    assert_same_end(start(random_folder, copied, resume=True), straight)
+    assert said == [
+        "2 lines of groups of rollout 3 are not whole; they are left out",
+        "resumed: 7 of 12 groups of rollout 3 were already sampled",
+    ]
+
+
+class OneBit(pl.Callback):
+    """Change one weight by the smallest step there is."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        weight = next(p for n, p in pl_module.policy.named_parameters() if n.endswith("q_proj.weight"))
+        with torch.no_grad():
+            weight[3, 5] = torch.nextafter(weight[3, 5], torch.tensor(9.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"callbacks": (OneBit(),)}, "weights"),
+        ({"temperature": 0.9}, "temperature"),
+        ({"tokens": 9}, "max_completion_tokens"),
+        ({"max_rows": 32}, "max_rows"),
+    ],
+)
+def test_groups_of_another_state_are_dropped(
+    random_folder: str, killed: Path, copied: Path, said: list[str], change: dict[str, Any], word: str
+) -> None:
+    other = shutil.copytree(killed, copied.parent / "other", symlinks=True)
+    again = start(random_folder, copied, resume=True, steps=5, **change)
+    assert said == [
+        "9 groups of rollout 3 that were sampled before are dropped, since they belong to another state "
+        f"({word}); they are sampled again"
+    ]
+    fresh = start(random_folder, other, resume=True, steps=5, partial=False, **change)
+    assert again[1].steps == fresh[1].steps
+    assert again[1].row_steps == fresh[1].row_steps
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "c" / "partial" / "rollout=00003-rank0.jsonl"
     return [json.loads(line.partition(" ")[2]) for line in path.read_text().splitlines()]
