@@ -24,16 +24,27 @@ def weights_digest(policy: nn.Module) -> str:
     Returns:
         Hexadecimal digits, the same on every device.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    names: list[str] = []
+    small: dict[torch.device, list[Tensor]] = {}
     sums: dict[torch.device, list[Tensor]] = {}
-    # not the state dict, which a strategy that splits weights would split again
-    for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        bits = tensor.detach().contiguous().flatten().view(INTEGERS.get(tensor.dtype.itemsize, torch.int32))
-        factors = _factors(tensor.device)
+
+    def add(bits: Tensor) -> None:
         for start in range(0, len(bits), BLOCK):
             block = bits[start : start + BLOCK]
-            sums.setdefault(tensor.device, []).append((block * factors[: len(block)]).sum())
+            sums.setdefault(bits.device, []).append((block * _factors(bits.device)[: len(block)]).sum())
+
+    # not the state dict, which a strategy that splits weights would split again
+    for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
+        names.append(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
+        bits = tensor.detach().reshape(-1).view(INTEGERS.get(tensor.dtype.itemsize, torch.int32))
+        if len(bits) < BLOCK:
+            small.setdefault(bits.device, []).append(bits.int())
+        else:
+            add(bits)
+    for many in small.values():
+        # one after another they would take longer to ask for than to do
+        add(torch.cat(many))
+    digest = hashlib.sha256("\n".join(names).encode())
     for found in sums.values():
         # to the host all at once: each would wait for the device
         digest.update(torch.stack(found).cpu().numpy().tobytes())
@@ -49,7 +60,7 @@ def _factors(device: torch.device) -> Tensor:
 
 def prompt_digest(prompt: EncodedPrompt) -> str:
     """Digest what the policy reads of a prompt: tokens, positions and pixels; hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     for tensor in (prompt.input_ids, prompt.positions, prompt.image_grid, prompt.pixel_values):
         if tensor is not None:
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)

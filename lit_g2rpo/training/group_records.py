@@ -9,8 +9,9 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO
 
 import torch
@@ -21,7 +22,12 @@ from lit_g2rpo.files import whole
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.running.scorer import Scored
 
+DELAY = 1.0
+"""Seconds that a record may wait for others, so that the disk is asked rarely."""
+
 NAME = re.compile(r"rollout=(\d+)-rank(\d+)\.jsonl")
+
+RESULT = tuple(part.name for part in fields(RewardResult))
 
 Record = dict[str, Any]
 Place = tuple[int, str]
@@ -57,19 +63,24 @@ class GroupRecords:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._rank = folder, rank
+        self._path, self._first = folder, list[Record]()
         self._found: dict[int, dict[int, Found]] = {}
         for path in sorted(folder.glob("rollout=*.jsonl")):
             if match := NAME.fullmatch(path.name):
                 self._found.setdefault(int(match[1]), {})[int(match[2])] = read_records(path)
         self.found = Found()
         self._file: BinaryIO | None = None
+        self._failed = False
         self._jobs: list[Future[None]] = []
+        self._hurry = Event()
         self._waiting: deque[Callable[[], Record]] = deque()
         # Writing waits for the disk, which decoding need not.
         self._thread = ThreadPoolExecutor(1, "groups")
 
     def begin(self, rollout: int, state: Record, rewards: str) -> list[Found]:
-        """Open this rank's file of a rollout; ``found`` is then all that is as it would be now.
+        """Start a rollout; ``found`` is then all that is as it would be now.
+
+        What still waits of the rollout before is dropped if it was all sampled within ``DELAY``.
 
         Args:
             rollout: number of the rollout, from 1.
@@ -79,7 +90,10 @@ class GroupRecords:
         Returns:
             What files of any rank hold of another state.
         """
-        self._close()
+        if self._file is None:
+            # sampled in so short a time that it need not be kept
+            self._waiting.clear()
+        self._finish()
         state, kept, other, mine = json.loads(json.dumps(state)), Found(), [], Found()
         for rank, found in self._found.pop(rollout, {}).items():
             kept.broken += found.broken
@@ -91,21 +105,13 @@ class GroupRecords:
             kept.groups |= found.groups
             kept.scores |= found.scores
             mine = found if rank == self._rank else mine
-        path = self._folder / f"rollout={rollout:05d}-rank{self._rank}.jsonl"
-        header = {"state": state, "rewards": rewards}
-        try:
-            with whole(path) as part, part.open("wb") as file:
-                file.writelines(map(_line, (header, *mine.groups.values(), *mine.scores.values())))
-                file.flush()
-                os.fsync(file.fileno())
-            self._file = path.open("ab")
-        except OSError as error:
-            self._fail(error)
+        self._path = self._folder / f"rollout={rollout:05d}-rank{self._rank}.jsonl"
+        self._first = [{"state": state, "rewards": rewards}, *mine.groups.values(), *mine.scores.values()]
         self.found = kept
         return other
 
     def add(self, make: Callable[[], Record]) -> None:
-        """Write a record, on the disk soon after; a disk that fails is said once, and ends no training.
+        """Write a record, within ``DELAY`` seconds; a disk that fails is said once, and ends no training.
 
         Args:
             make: makes the record, in another thread.
@@ -126,30 +132,45 @@ class GroupRecords:
 
     def close(self) -> None:
         """Wait until everything is written."""
-        self._close()
+        self._finish()
         self._thread.shutdown()
 
-    def _close(self) -> None:
+    def _finish(self) -> None:
+        self._hurry.set()
         for job in self._jobs:
             job.result()
         self._jobs.clear()
+        self._hurry.clear()
         if self._file is not None:
             self._file.close()
-            self._file = None
+        self._file, self._failed = None, False
 
     def _write(self) -> None:
-        makes = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not makes or self._file is None:
+        if not self._waiting or self._failed:
+            return
+        self._hurry.wait(DELAY)
+        lines = [_line(self._waiting.popleft()()) for _ in range(len(self._waiting))]
+        if not lines:
             return
         try:
-            self._file.write(b"".join(_line(make()) for make in makes))
+            if self._file is None:
+                self._file = self._opened()
+            self._file.write(b"".join(lines))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             self._fail(error)
 
+    def _opened(self) -> BinaryIO:
+        """Open this rank's file; what it held of another state, or was not whole, is gone."""
+        with whole(self._path) as part, part.open("wb") as file:
+            file.writelines(map(_line, self._first))
+            file.flush()
+            os.fsync(file.fileno())
+        return self._path.open("ab")
+
     def _fail(self, error: OSError) -> None:
-        self._file = None
+        self._failed = True
         warnings.warn(
             f"groups of this rollout cannot be kept in {self._folder} ({error.strerror or error}); a run that is ended "
             "inside it samples them again",
@@ -203,11 +224,15 @@ def read_group(record: Mapping[str, Any], decode: Callable[[Tensor], str]) -> li
     return [Completion(ids, logprobs, entropy, decode(ids), cut) for ids, logprobs, entropy, cut in rows]
 
 
-def scores_record(place: Place, scores: list[Scored]) -> Record | None:
-    """Write the scores of a group as plain values; None if a reward failed, which is then asked again."""
-    if any(one.failure is not None or (one.path is not None and one.result.error) for one in scores):
-        return None
-    rows = [{"result": asdict(one.result), "path": one.path} for one in scores]
+def failed(one: Scored) -> bool:
+    """Tell whether a reward failed, which is asked again; an error of the built-in one says what an answer lacks."""
+    return one.failure is not None or (one.path is not None and one.result.error is not None)
+
+
+def scores_record(place: Place, scores: list[Scored]) -> Record:
+    """Write the scores of a group as plain values."""
+    # asdict copies deeply, which takes as long as everything else
+    rows = [{"result": {n: getattr(one.result, n) for n in RESULT}, "path": one.path} for one in scores]
     return {"wave": place[0], "prompt": place[1], "scores": rows}
 
 
@@ -217,7 +242,7 @@ def read_scores(record: Mapping[str, Any]) -> list[Scored]:
 
 
 def _line(record: Record) -> bytes:
-    text = json.dumps(record, default=float).encode()
+    text = json.dumps(record, default=float, check_circular=False).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 

@@ -12,7 +12,7 @@ from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.digest import prompt_digest, weights_digest
 from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.engine import Finished, Sampling
-from lit_g2rpo.training.group_records import group_record, read_group, read_scores, scores_record
+from lit_g2rpo.training.group_records import failed, group_record, read_group, read_scores, scores_record
 from lit_g2rpo.training.run import Run
 
 Attempt = Callable[[list[int], list[Completion]], list[Scored]]
@@ -104,11 +104,10 @@ class PartialRollout:
 
     def _keep(self, prompt: Prompt, scores: list[Scored]) -> None:
         # a rule from outside the package may be mended before the run goes on
-        if self._run.records is None or "." in prompt.problem_type:
+        if self._run.records is None or "." in prompt.problem_type or any(map(failed, scores)):
             return
-        record = scores_record((self._wave, prompt.id), scores)
-        if record is not None:
-            self._run.records.add(lambda: record)
+        place = self._wave, prompt.id
+        self._run.records.add(lambda: scores_record(place, scores))
 
 
 def _begin(run: Run) -> None:

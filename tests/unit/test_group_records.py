@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.processes import HANG_SECONDS
 from helpers.prompts import make_prompt
 from torch import nn
 
+import lit_g2rpo.training.group_records
 from lit_g2rpo.experience import Completion
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.digest import prompt_digest, weights_digest
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.running.scorer import Scored
-from lit_g2rpo.training.group_records import GroupRecords, group_record, read_group, read_scores, scores_record
+from lit_g2rpo.training.group_records import GroupRecords, failed, group_record, read_group, read_scores, scores_record
 
 STATE = {"weights": "a", "temperature": 0.7, "engine_options": {"x": (1, 2)}}
 
@@ -39,7 +41,7 @@ def write(folder: Path, rank: int, names: str, rollout: int = 5, state: Any = ST
     records.begin(rollout, state, rewards)
     for name in names:
         records.add(lambda name=name: group_record((0, name), f"inputs of {name}", group(ord(name))))
-        records.add(lambda name=name: scores_record((0, name), scores()) or {})
+        records.add(lambda name=name: scores_record((0, name), scores()))
     records.close()
 
 
@@ -72,7 +74,7 @@ def test_all_ranks_files_are_read_and_only_the_own_one_is_written(tmp_path: Path
     again.begin(5, STATE, "r")
     assert {name for _, name in again.found.groups} == set("abcde")
     again.covered(4)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
     again.covered(5)
     assert list(tmp_path.iterdir()) == []
     again.close()
@@ -117,21 +119,36 @@ def test_scores_of_other_rewards_are_not_found(tmp_path: Path) -> None:
 
 
 def test_a_reward_that_failed_is_asked_again() -> None:
-    assert scores_record((0, "p"), [Scored(scores()[0].result, "judge", {"error": "timeout"})]) is None
-    assert scores_record((0, "p"), [Scored(scores(error="timeout")[0].result, "judge")]) is None
-    # of the built-in reward, whose error says that the answer is none
-    assert scores_record((0, "p"), scores(error="no_answer")) is not None
+    good = scores()[0].result
+    assert failed(Scored(good, "judge", {"error": "timeout"}))
+    assert failed(Scored(replace(good, error="timeout"), "judge"))
+    assert not failed(Scored(good, "judge"))
+    assert not failed(Scored(replace(good, error="no_answer")))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_fails_ends_no_training(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     records = GroupRecords(blocked / "partial", 0)
-    with pytest.warns(UserWarning, match=r"groups of this rollout cannot be kept in .*/partial \(Not a dir"):
-        records.begin(5, STATE, "r")
+    records.begin(5, STATE, "r")
     records.add(lambda: group_record((0, "x"), "", group(1)))
+    with pytest.warns(UserWarning, match=r"groups of this rollout cannot be kept in .*/partial \(Not a dir"):
+        records.close()
+
+
+def test_a_rollout_of_a_moment_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lit_g2rpo.training.group_records, "DELAY", HANG_SECONDS)
+    write(tmp_path, 0, "x")
+    records = GroupRecords(tmp_path, 0)
+    for rollout in (6, 7):
+        records.begin(rollout, STATE, "r")
+        records.add(lambda: group_record((0, "y"), "", group(1)))
+    # the end of training, or an error, leaves no time to wait
     records.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "rollout=00005-rank0.jsonl",
+        "rollout=00007-rank0.jsonl",
+    ]
 
 
 def test_an_error_that_is_not_the_disks_is_raised(tmp_path: Path) -> None:

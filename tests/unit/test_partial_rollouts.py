@@ -10,67 +10,21 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers.build import data, module, trainer, varied_score
+from helpers.build import varied_score
+from helpers.partial_run import STEPS, Killed, Trace, records, start
 
 import lit_g2rpo.rewards.running.scorer
+import lit_g2rpo.training.group_records
 import lit_g2rpo.training.partial_rollout
-from lit_g2rpo.callbacks import RolloutCheckpoint
-from lit_g2rpo.experience import Completion
 from lit_g2rpo.module import G2RPOModule
-from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.rewards import RewardResult
-from lit_g2rpo.rollout.engine import Finished, Sampling
-from lit_g2rpo.rollout.native.engine import NativeEngine
-
-STEPS = 8
-"""Two an rollout, so four rollouts of 12 groups, with a checkpoint after two."""
-
-
-class Killed(BaseException):
-    """Stands for the end of a process: nothing is saved on the way out."""
-
-
-class Kill(NativeEngine):
-    """Sample four groups at a time, and die when so many groups of a rollout, or a refill of it, are done."""
-
-    at: tuple[int, int, int] | None = None
-
-    def generate(
-        self, prompts: Any, group_size: int, sampling: Sampling, finished: Finished | None = None
-    ) -> list[Completion]:
-        done = 0
-
-        def told(index: int, completions: list[Completion]) -> None:
-            nonlocal done
-            assert finished is not None
-            finished(index, completions)
-            done += 1
-            if (sampling.rollout, sampling.wave, done) == self.at:
-                raise Killed
-
-        return super().generate(prompts, group_size, sampling, told)
-
-
-class Trace(pl.Callback):
-    """Keep every metric but durations, and what each rollout cost, by optimizer step."""
-
-    def __init__(self) -> None:
-        self.steps: dict[int, dict[str, float]] = {}
-        self.row_steps: dict[int, int] = {}
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, _: int) -> None:
-        # an optimizer step has two micro-batches
-        if not batch[1] % 2:
-            return
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("perf/")}
-        self.steps[trainer.global_step] = {k: v for k, v in metrics.items() if "/" in k}
-        self.row_steps[trainer.global_step] = pl_module.policy.backbone.counters.row_steps
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _varied_rewards() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lit_g2rpo.rewards.running.scorer, "score", varied_score)
+        patch.setattr(lit_g2rpo.training.group_records, "DELAY", 0.0)
         yield
 
 
@@ -78,33 +32,6 @@ def coin_score(text: str, sample: dict[str, Any], config: Any = None) -> RewardR
     """Right or wrong by the text's digest, so that groups are tied and refilled."""
     right = float(hashlib.sha256(text.encode()).digest()[0] % 8 == 0)
     return RewardResult(0.9 * right, right, 0.0, 0.0, {}, None, 0.0)
-
-
-def start(
-    policy: str,
-    folder: Path,
-    at: tuple[int, int, int] | None = None,
-    resume: bool = False,
-    filtering: str = "off",
-    partial: bool = True,
-    steps: int = STEPS,
-    callbacks: tuple[pl.Callback, ...] = (),
-    tokens: int = 8,
-    **rollout: Any,
-) -> tuple[G2RPOModule, Trace]:
-    objective = G2RPO(filtering=filtering, entropy_coefficient=0.02, length_weight=0.1, kl_coefficient=0.01)  # type: ignore[arg-type]
-    run = module(policy, objective, rollout={"engine": f"{__name__}.Kill", "max_rows": 16} | rollout)
-    assert isinstance(run.engine, Kill)
-    run.engine.at = at
-    trace = Trace()
-    keeper = RolloutCheckpoint(every_rollouts=2, monitor=None, dirpath=str(folder / "c"), partial_rollouts=partial)
-    fit = trainer(folder, steps, callbacks=[trace, keeper, *callbacks], enable_checkpointing=True)
-    fit.fit(run, data(max_completion_tokens=tokens), ckpt_path=str(folder / "c" / "last.ckpt") if resume else None)
-    return run, trace
-
-
-def records(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "c" / "partial").glob("*"))
 
 
 def assert_same_end(ours: tuple[G2RPOModule, Trace], theirs: tuple[G2RPOModule, Trace]) -> None:
