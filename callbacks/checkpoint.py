@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from lit_g2rpo.callbacks.kept_groups import forget_covered, keep_groups, leave_groups
 from lit_g2rpo.callbacks.logged import forget_later_points
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.training.group_records import GroupRecords
-from lit_g2rpo.training.run import handles, run_of
+from lit_g2rpo.training.run import handles
 
 
 class RolloutCheckpoint(ModelCheckpoint):
@@ -77,9 +77,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         if trainer.global_step:
             forget_later_points(trainer, handles(pl_module).rollout_index)
         if self.partial_rollouts and not getattr(trainer, "fast_dev_run", False):
-            run_of(pl_module).records = GroupRecords(Path(str(self.dirpath)) / "partial", trainer.global_rank)
-            # no rank writes before all have read
-            trainer.strategy.barrier()
+            keep_groups(trainer, pl_module, Path(str(self.dirpath)) / "partial")
 
     @override
     def on_train_batch_end(
@@ -121,9 +119,8 @@ class RolloutCheckpoint(ModelCheckpoint):
     @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
-        if self.partial_rollouts and (records := run_of(pl_module).records) is not None:
-            records.close()
-            run_of(pl_module).records = None
+        if self.partial_rollouts:
+            leave_groups(pl_module)
 
     def _save_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pending = False
@@ -137,10 +134,8 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._kept = [kept for kept in self._kept if kept != path] + [path]
         trainer.save_checkpoint(path)
         self._link_checkpoint(trainer, path, self.last_model_path)
-        if self.partial_rollouts and trainer.is_global_zero:
-            records = run_of(pl_module).records
-            assert records is not None, "training has begun"
-            records.covered(handles(pl_module).rollout_index)
+        if self.partial_rollouts:
+            forget_covered(trainer, pl_module)
         while len(self._kept) > self.keep_last:
             oldest = self._kept.pop(0)
             if self._should_remove_checkpoint(trainer, oldest, path):
