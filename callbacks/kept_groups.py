@@ -9,7 +9,9 @@ from lit_g2rpo.training.run import run_of
 
 
 def keep_groups(trainer: L.Trainer, pl_module: L.LightningModule, folder: Path) -> None:
-    """Keep groups from now on; all ranks call it before they sample."""
+    """Keep groups from now on, unless they are given; all ranks call it before they sample."""
+    if not run_of(pl_module).engine.samples:
+        return
     run_of(pl_module).records = GroupRecords(folder, trainer.global_rank)
     # no rank writes before all have read
     trainer.strategy.barrier()

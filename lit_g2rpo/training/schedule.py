@@ -14,12 +14,14 @@ class Schedule:
         validate_every: rollouts between validations.
         checkpoint_every: rollouts between checkpoints.
         log_every: rollouts between two points of a training curve.
+        partial_rollouts: keep finished groups between checkpoints, so that a kill inside a rollout does not lose them.
     """
 
     rollouts: int = 100
     validate_every: int = 10
     checkpoint_every: int = 10
     log_every: int = 1
+    partial_rollouts: bool = False
 
 
 def microbatches_per_rollout(epochs: int, microbatches: int) -> int:
