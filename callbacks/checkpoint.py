@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_g2rpo.callbacks.kept_groups import forget_covered, keep_groups, leave_groups
 from lit_g2rpo.callbacks.logged import forget_later_points
 from lit_g2rpo.callbacks.moments import training_ends, validation_follows
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
@@ -54,6 +55,8 @@ class RolloutCheckpoint(ModelCheckpoint):
         monitor: validation metric that decides which is best; None keeps no best one.
         mode: whether a larger (``max``) or smaller (``min``) value is better.
         dirpath: folder of the checkpoints; None for ``checkpoints`` in the folder of the run.
+        partial_rollouts: write finished groups of a rollout to ``partial`` in that folder as they come, so that a run
+            that is killed inside it goes on with them; they are removed once a checkpoint holds the rollout.
 
     Raises:
         UserError: if an argument is out of range, or a validation does not log ``monitor``.
@@ -66,6 +69,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         monitor: str | None = "val/accuracy",
         mode: Literal["min", "max"] = "max",
         dirpath: str | None = None,
+        partial_rollouts: bool = False,
     ) -> None:
         if every_rollouts < 1:
             raise UserError(f"RolloutCheckpoint.every_rollouts is {every_rollouts}; it must be at least 1")
@@ -84,6 +88,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         )
         self.every_rollouts = every_rollouts
         self.keep_last = keep_last
+        self.partial_rollouts = partial_rollouts
         self._interval = 0
         self._saved_step = self._tried_step = 0
         self._pending = False
@@ -113,6 +118,8 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._saved_step = self._tried_step = trainer.global_step
         self._pending = self._overdue = False
         forget_later_points(trainer, handles(pl_module).rollout_index)
+        if self.partial_rollouts and not getattr(trainer, "fast_dev_run", False):
+            keep_groups(trainer, pl_module, Path(str(self.dirpath)) / "partial")
 
     @override
     def on_train_batch_end(
@@ -169,6 +176,12 @@ class RolloutCheckpoint(ModelCheckpoint):
             step = NUMBERED.search(Path(self.last_model_path).resolve().name)
             where = f"step {int(step['step'])}" if step else self.last_model_path
             exception.add_note(f"once mended, {command} continues from the checkpoint of {where}")
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        if self.partial_rollouts:
+            leave_groups(pl_module)
 
     @override
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
@@ -243,6 +256,8 @@ class RolloutCheckpoint(ModelCheckpoint):
             self._kept, self.last_model_path = before
             return f"checkpoint {path} could not be written: {reason}"
         self._saved_step = trainer.global_step
+        if self.partial_rollouts:
+            forget_covered(trainer, pl_module)
         while len(self._kept) > self.keep_last:
             oldest = self._kept.pop(0)
             if self._should_remove_checkpoint(trainer, oldest, str(path)):

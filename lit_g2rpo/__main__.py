@@ -96,6 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         dispatch(words[0], words[1:])
+    except BrokenPipeError:
+        # who read the help or the table has what they wanted; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, NonFiniteError, RankError) as error:
         if os.environ.get("LIT_G2RPO_TRACEBACK") == "1":
             raise

@@ -26,6 +26,7 @@ from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.training.checks import check_gradient, check_rounding, check_settings, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
+from lit_g2rpo.training.group_records import GroupRecords
 from lit_g2rpo.training.metrics import StepMetrics
 from lit_g2rpo.training.resume import check_checkpoint, check_resume, experience_state, restore_experience, resume_state
 from lit_g2rpo.training.resumed_optimizer import OptimizerSettings
@@ -78,6 +79,8 @@ class G2RPOModule(EvaluationModule):
         self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
         self.experience: Experience | None = None
+        # of a callback that keeps finished groups
+        self.records: GroupRecords | None = None
         self._restored: dict[str, Any] | None = None
         # as the run of the checkpoint that was loaded had configured it
         self._saved_optimizer: dict[str, Any] | None = None

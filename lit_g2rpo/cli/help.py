@@ -7,10 +7,11 @@ from typing import Any
 
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
-from lit_g2rpo.training.schedule import Schedule
+from lit_g2rpo.training.schedule import Checkpoints, Schedule
 
 GROUPS: dict[str, Any] = {
     "schedule": Schedule,
+    "checkpoint": Checkpoints,
     "model.policy": PolicyConfig,
     "model.rollout": RolloutConfig,
     "model.update": UpdateConfig,

@@ -130,6 +130,7 @@ class TrainerCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         parser.add_argument("--name", type=str, default="g2rpo", help="Name of the experiment: its runs lie together.")
         parser.add_class_arguments(schedule.Schedule, "schedule")
+        parser.add_class_arguments(schedule.Checkpoints, "checkpoint")
         sizes = ("model.update.epochs", "model.update.microbatches", "trainer.accumulate_grad_batches")
         for key, compute in {"max_steps": max_steps, "log_every_n_steps": log_every_n_steps}.items():
             interval = "schedule.rollouts" if key == "max_steps" else "schedule.log_every"

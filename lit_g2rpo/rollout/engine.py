@@ -1,8 +1,9 @@
 """The base of every rollout engine."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from lit_g2rpo.experience import Completion, Prompt
@@ -48,6 +49,13 @@ class RolloutEngine(ABC):
     fixed_shapes: ClassVar[bool] = False
     """True if it also runs where a device compiles for each shape."""
 
+    known: Mapping[str, list[Completion]] = MappingProxyType({})
+    """Groups by the id of their prompt that the next `generate` would sample again, as they were sampled before.
+
+    Its result is the same with them and without. They are there to save time: an engine may leave them out where that
+    does not change how the others are rounded, which goes by the shapes of batches.
+    """
+
     policy: Policy
 
     def attach(self, policy: Policy) -> None:
@@ -72,8 +80,13 @@ class RolloutEngine(ABC):
         """
 
 
-def announce(completions: list[Completion], group_size: int, finished: Finished | None) -> None:
-    """Tell of all groups at the end, prompt by prompt, for engines that have them no sooner."""
+def announce(completions: list[Completion], group_size: int, finished: Finished | None, told: int = 0) -> None:
+    """Tell of all whole groups, prompt by prompt, for engines that have many at a time.
+
+    Args:
+        completions: those of the first prompts.
+        told: groups that were told of before.
+    """
     if finished is not None:
-        for i, start in enumerate(range(0, len(completions), group_size)):
-            finished(i, completions[start : start + group_size])
+        for i in range(told, len(completions) // group_size):
+            finished(i, completions[i * group_size : (i + 1) * group_size])

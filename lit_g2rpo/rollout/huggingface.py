@@ -51,12 +51,15 @@ class HuggingFaceEngine(RolloutEngine):
         training = self.policy.training
         self.policy.eval()
         try:
-            completions = [
-                completion
-                for start in range(0, len(rows), self.max_rows)
-                for completion in self._generate(rows[start : start + self.max_rows], sampling)
-            ]
-            announce(completions, group_size, finished)
+            completions: list[Completion] = []
+            for start in range(0, len(rows), self.max_rows):
+                own, told = rows[start : start + self.max_rows], len(completions) // group_size
+                # A part of the rows would be rounded otherwise.
+                if all(prompt.id in self.known for prompt, _ in own):
+                    completions += [self.known[prompt.id][g] for prompt, g in own]
+                else:
+                    completions += self._generate(own, sampling)
+                announce(completions, group_size, finished, told)
             return completions
         finally:
             self.policy.train(training)

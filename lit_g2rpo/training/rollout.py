@@ -15,6 +15,7 @@ from lit_g2rpo.training.background_scoring import BackgroundScoring
 from lit_g2rpo.training.checks import stop_at_scores
 from lit_g2rpo.training.logprobs import logprobs_of, ref_logprobs
 from lit_g2rpo.training.metrics import reward_counts, rollout_metrics
+from lit_g2rpo.training.partial_rollout import PartialRollout
 from lit_g2rpo.training.run import Run
 from lit_g2rpo.training.table import build_table, shaped_columns, to_share, usable_groups
 
@@ -68,7 +69,7 @@ class _Drawn:
         self.run, self.prompts = run, list(prompts)
         self.seconds, self.tokens = [0.0, 0.0], 0.0
         self.refills: list[list[int]] = []
-        self.completions, self.rewards = self._draw(prompts, wave=0)
+        self.completions, self.rewards = self._draw(prompts, 0, len(prompts) * run.ranks.count)
         self.values = self._gathered()
 
     def refill(self) -> None:
@@ -87,7 +88,7 @@ class _Drawn:
             tasks = [names[int(column["task"][slot, 0])] for slot in slots]
             own = [i for i, slot in enumerate(slots) if slot % run.ranks.count == run.ranks.rank]
             prompts = run.loader.refill(tasks, own)
-            completions, rewards = self._draw(prompts, wave)
+            completions, rewards = self._draw(prompts, wave, len(slots))
             size = run.rollout.group_size
             for k, i in enumerate(own):
                 place = slots[i] // run.ranks.count
@@ -96,7 +97,7 @@ class _Drawn:
                 self.rewards[place * size : (place + 1) * size] = rewards[k * size : (k + 1) * size]
             self.values = self._gathered()
 
-    def _draw(self, prompts: list[Prompt], wave: int) -> tuple[list[Completion], list[RewardResult]]:
+    def _draw(self, prompts: list[Prompt], wave: int, total: int) -> tuple[list[Completion], list[RewardResult]]:
         run, config = self.run, self.run.rollout
         clock = [time.perf_counter()]
         sampling = Sampling(
@@ -106,15 +107,19 @@ class _Drawn:
         def attempt(indices: list[int], own: list[Completion]) -> list[Scored]:
             return run.scorer.attempt(to_score([prompts[i] for i in indices], own), config.group_size)
 
-        with BackgroundScoring(attempt, here=run.scorer.needs_caller) as scoring:
+        def score(indices: list[int], own: list[Completion]) -> list[Scored]:
+            return partial.score(indices, own, attempt)
+
+        with BackgroundScoring(score, here=run.scorer.needs_caller) as scoring:
             with generation_context(run.trainer.strategy, run.policy):
-                completions = run.engine.generate(prompts, config.group_size, sampling, scoring.finished)
+                partial = PartialRollout(run, prompts, wave, total)
+                completions = partial.generate(sampling, scoring.finished)
                 run.policy.prepare_features(prompts)
             clock.append(time.perf_counter())
             rewards = run.scorer.count(scoring.results())
         clock.append(time.perf_counter())
         self.seconds = [total + b - a for total, (a, b) in zip(self.seconds, pairwise(clock), strict=True)]
-        self.tokens += sum(len(completion.token_ids) for completion in completions) * run.ranks.count
+        self.tokens += partial.tokens * run.ranks.count
         return completions, rewards
 
     def _gathered(self) -> Tensor:

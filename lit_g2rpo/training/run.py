@@ -18,6 +18,7 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.group_records import GroupRecords
 from lit_g2rpo.training.resumed_optimizer import OptimizerSettings
 from lit_g2rpo.training.table import Cut
 
@@ -118,6 +119,7 @@ class Run(RunHandles, Protocol):
     scorer: Scorer
     update: UpdateConfig
     cut: Cut
+    records: GroupRecords | None
     optimizer: Callable[[Any], Optimizer]
 
     @property

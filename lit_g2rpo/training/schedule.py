@@ -22,6 +22,17 @@ class Schedule:
     log_every: int = 1
 
 
+@dataclass(slots=True)
+class Checkpoints:
+    """What is kept of a run for a resume.
+
+    Args:
+        partial_rollouts: keep finished groups between checkpoints, so that a kill inside a rollout does not lose them.
+    """
+
+    partial_rollouts: bool = False
+
+
 def microbatches_per_rollout(epochs: int, microbatches: int) -> int:
     """Count the calls of the training step that learn from one rollout.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_g2rpo.experience import Completion, Prompt
-from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling
+from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
 from lit_g2rpo.rollout.native.attention import PromptCache
 from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.fixed_shapes import CHECK_EVERY, StaticRollout
@@ -30,6 +30,9 @@ class NativeEngine(RolloutEngine):
 
     Whole groups are held at a time, at most ``max_rows`` rows of them; a larger group keeps its prompt while its rows
     take turns, so that every prompt is read once. A part that only ``huggingface`` knows is a `UserError`.
+
+    What is known of a chunk of ``max_rows`` fixes which rows are decoded together, and so how the others are rounded:
+    known rows keep their slots, but a step of known rows alone, a pack of known prompts and a known chunk are left out.
 
     Args:
         max_rows: most rows held at a time.
@@ -61,7 +64,11 @@ class NativeEngine(RolloutEngine):
                 for start in range(0, len(prompts), size):
                     own = prompts[start : start + size]
                     told = finished and partial(_told, finished, start)
-                    completions += self._generate(decoder, own, group_size, sampling, told)
+                    if all(prompt.id in self.known for prompt in own):
+                        completions += [completion for prompt in own for completion in self.known[prompt.id]]
+                        announce(completions[start * group_size :], group_size, told)
+                    else:
+                        completions += self._generate(decoder, own, group_size, sampling, told)
             return completions
         finally:
             self.policy.train(training)
@@ -85,8 +92,9 @@ class NativeEngine(RolloutEngine):
         lengths = [len(prompt.input_ids) for prompt in encoded]
         room = -(-max(lengths) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE if fixed else max(lengths)
         cache = PromptCache(decoder, lengths, room)
-        hidden = prefill(policy.backbone, decoder, encoded, cache, self.prefill_mib)
-        table = CompletionTable(policy, prompts, encoded, group_size, sampling, finished)
+        needed = [prompt.id not in self.known for prompt in prompts]
+        hidden = prefill(policy.backbone, decoder, encoded, cache, self.prefill_mib, needed)
+        table = CompletionTable(policy, prompts, encoded, group_size, sampling, finished, self.known)
         size = min(fixed or self.max_rows, table.spare)
         waiting = _draw_first(table, decoder.logits(hidden), size)
         if waiting:
@@ -106,6 +114,9 @@ class NativeEngine(RolloutEngine):
                     return
                 slots.drop_prompts(waiting)
                 group = slots.arrange()
+            if slots.known:
+                slots.follow()
+                continue
             slots.step(StepShape(len(slots.rows), slots.longest, len(slots.held), group))
             self.policy.backbone.counters.row_steps += len(slots.rows)
 
@@ -117,6 +128,10 @@ class NativeEngine(RolloutEngine):
                 if not slots.rows:
                     return
                 slots.arrange(group)
+            if slots.known:
+                for _ in range(CHECK_EVERY):
+                    slots.follow()
+                continue
             span = _rounded(min(slots.longest + CHECK_EVERY, slots.width), slots.width)
             shape = StepShape(_rounded(len(slots.rows), slots.size), span, len(slots.held), group)
             for _ in range(CHECK_EVERY):

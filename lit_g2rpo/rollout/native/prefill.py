@@ -28,23 +28,33 @@ def token_bytes(config: Any, width: int) -> int:
 
 
 def prefill(
-    backbone: Backbone, decoder: Decoder, prompts: list[EncodedPrompt], cache: PromptCache, budget_mib: float
+    backbone: Backbone,
+    decoder: Decoder,
+    prompts: list[EncodedPrompt],
+    cache: PromptCache,
+    budget_mib: float,
+    needed: list[bool],
 ) -> Tensor:
     """Read prompts into the cache.
 
     Args:
         prompts: ``P`` of them.
         budget_mib: most memory that activations take, MiB; a prompt that needs more is read alone.
+        needed: whether each prompt is; a pack that holds none of them is not read.
 
     Returns:
-        Hidden state of each prompt's last token, ``[P, H]``.
+        Hidden state of each prompt's last token, ``[P, H]``; zeros for what was not read.
     """
     last: list[Tensor] = []
     first = 0
     most = budget_mib * 2**20 / token_bytes(backbone.text.config, decoder.embedding.element_size())
     for pack in packs(prompts, lambda prompt: len(prompt.input_ids), most):
-        last.append(_read(backbone, decoder, pack, first, cache))
+        read = any(needed[first : first + len(pack)])
+        blank = decoder.embedding.new_zeros(len(pack), decoder.embedding.shape[1])
+        last.append(_read(backbone, decoder, pack, first, cache) if read else blank)
         first += len(pack)
+        if not read:
+            continue
         backbone.counters.prefill_tokens += sum(len(prompt.input_ids) for prompt in pack)
     return torch.cat(last)
 

@@ -85,6 +85,20 @@ class Slots:
         done |= last
 
     @property
+    def known(self) -> bool:
+        """True if everything that would be drawn in the slots is known."""
+        table = self.table
+        return bool(table.known) and all(table.prompt_of_row[row] in table.known for row in self.rows)
+
+    def follow(self) -> None:
+        """Move on by one token in each slot, all of which are known."""
+        state = self.row, self.token, self.index, self.done
+        row, token, index, done = (tensor[: len(self.rows)] for tensor in state)
+        index += ~done
+        token.copy_(self.table.tokens[row, index])
+        done |= self.table.ends(token, index)
+
+    @property
     def longest(self) -> int:
         """Most tokens that an occupied slot holds after the next step."""
         return int(self.index[: len(self.rows)].max()) + 1

@@ -1,5 +1,7 @@
 """What is drawn, row by row."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ class CompletionTable:
         encoded: the same prompts as tensors.
         group_size: completions per prompt, ``G``.
         finished: told of each group as soon as its last row is done.
+        known: groups that were drawn before, by the id of their prompt; nothing is drawn for them.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class CompletionTable:
         group_size: int,
         sampling: Sampling,
         finished: Finished | None = None,
+        known: Mapping[str, list[Completion]] | None = None,
     ) -> None:
         device = policy.device
         self.policy, self.sampling, self.group_size = policy, sampling, group_size
@@ -47,6 +51,13 @@ class CompletionTable:
         self._entropy = torch.zeros_like(self._logprobs)
         self._forbidden = torch.tensor(policy.forbidden_token_ids, device=device)
         self._ends = torch.tensor(policy.eos_token_ids, device=device)
+        # By the index of the prompt.
+        self.known = {p: known[prompt.id] for p, prompt in enumerate(prompts) if known and prompt.id in known}
+        self._given = torch.zeros(self.spare + 1, dtype=torch.bool, device=device)
+        for p, group in self.known.items():
+            for row, completion in enumerate(group, p * group_size):
+                self.tokens[row, : len(completion.token_ids)] = completion.token_ids.to(device)
+                self._given[row] = True
 
     def draw(self, row: Tensor, index: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Draw one token for each of ``n`` rows and write it down.
@@ -62,10 +73,16 @@ class CompletionTable:
         at = index + row * self.sampling.max_tokens
         uniform = self._uniform.flatten().index_select(0, at)
         token, *stats = draw_with_stats(logits, uniform, self.sampling, self._forbidden)
+        if self.known:
+            token = torch.where(self._given[row], self.tokens.view(-1)[at], token)
         for table, drawn in zip((self.tokens, self._logprobs, self._entropy), (token, *stats), strict=True):
             table.view(-1).index_copy_(0, at, drawn)
+        return token, self.ends(token, index)
+
+    def ends(self, token: Tensor, index: Tensor) -> Tensor:
+        """Tell which tokens are their completions' last; arguments and result as of `draw`."""
         ended = (token[:, None] == self._ends).any(-1)
-        return token, ended | (index == self.sampling.max_tokens - 1)
+        return ended | (index == self.sampling.max_tokens - 1)
 
     def end(self, rows: list[int]) -> None:
         """Note that rows are done; take the groups that this completes.
@@ -86,7 +103,7 @@ class CompletionTable:
         for prompt in sorted(complete):
             # What is cut out here is trained on, which a tensor made in inference mode could not be.
             with torch.inference_mode(False):
-                self._groups[prompt] = self._read(prompt, *table)
+                self._groups[prompt] = self.known.get(prompt) or self._read(prompt, *table)
             if self._finished is not None:
                 self._finished(prompt, self._groups[prompt])
 

@@ -1,0 +1,111 @@
+"""What it costs to keep finished groups on disk: python benchmarks/partial_rollouts.py.
+
+The default run, in which every rollout is sampled several times with `RolloutCheckpoint.partial_rollouts` and without,
+in turns, before it is learned from once. Completions follow from counters, so the work of all is the same. Times are
+seconds of the processor, threads that score and write included; ``wall`` is the clock's. The share is that of a whole
+step, from prompts to the last optimizer step.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import machine, write_json
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "g2rpo.yaml"
+
+Times = list[tuple[float, float]]
+"""Seconds of the processor, and of the clock."""
+
+
+def measure(rollouts: int, repeats: int, words: list[str]) -> dict[str, Times]:
+    """Run the recipe.
+
+    Args:
+        words: further options of ``fit``.
+
+    Returns:
+        Times of each sampling ``with`` and ``without`` the setting, and of whole steps without it, ``step``.
+    """
+    from lit_g2rpo.module import G2RPOModule
+    from lit_g2rpo.training.group_records import GroupRecords
+
+    times: dict[str, Times] = {"with": [], "without": [], "step": []}
+    step, collect = G2RPOModule.training_step, importlib.import_module("lit_g2rpo.module").collect
+    ended = (0.0, 0.0)
+
+    def now() -> tuple[float, float]:
+        return time.process_time(), time.perf_counter()
+
+    def since(start: tuple[float, float]) -> tuple[float, float]:
+        processor, clock = now()
+        return processor - start[0], clock - start[1]
+
+    def training_step(self: G2RPOModule, batch: Any, batch_idx: int) -> Any:
+        nonlocal ended
+        if batch[1] == 0:
+            if times["with"]:
+                times["step"].append(since(ended))
+            folder = Path(self.trainer.default_root_dir) / "partial"
+            # prompts and images are read once
+            collect(self, batch[0])
+            for k in range(2 * repeats):
+                # first and second as often
+                kind = ("with", "without")[(k + k // 2) % 2]
+                self.records = GroupRecords(folder, 0) if kind == "with" else None
+                os.sync()
+                start = now()
+                collect(self, batch[0])
+                if self.records is not None:
+                    # until all is on the disk
+                    self.records.close()
+                times[kind].append(since(start))
+                if self.records is not None:
+                    self.records.covered(self.rollout_index + 1)
+                self.records = None
+            ended = now()
+        return step(self, batch, batch_idx)
+
+    G2RPOModule.training_step = training_step  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        options = ["--schedule.rollouts", str(rollouts), "--trainer.limit_val_batches", "0", *words]
+        importlib.import_module("lit_g2rpo.__main__").dispatch("fit", ["--config", str(CONFIG), *options])
+    return times
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rollouts", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--delay", type=float, help="seconds that a group may wait for others to be written with it")
+    parser.add_argument("--json", type=Path)
+    arguments, words = parser.parse_known_args()
+    if arguments.delay is not None:
+        importlib.import_module("lit_g2rpo.training.group_records").DELAY = arguments.delay
+    times = measure(arguments.rollouts, arguments.repeats, words)
+    result: dict[str, Any] = {"machine": machine()}
+    for i, clock in enumerate(("processor", "wall")):
+        median = {kind: statistics.median(found[i] for found in own) for kind, own in times.items()}
+        # neighbours in time, so that what else the machine does is in both
+        pairs = [a[i] - b[i] for a, b in zip(times["with"], times["without"], strict=True)]
+        added, whole = statistics.median(pairs), median["step"]
+        spread = statistics.quantiles(pairs, n=4)
+        result[clock] = median | {"added": added, "share": added / whole, "quartiles": [spread[0], spread[2]]}
+        print(
+            f"{clock}: sampling {median['without']:.3f} s and {median['with']:.3f} s with groups kept, a whole step "
+            f"{whole:.3f} s; {1000 * added:.1f} ms more (quartiles {1000 * spread[0]:.1f} to "
+            f"{1000 * spread[2]:.1f}), {added / whole:.2%} of a step"
+        )
+    write_json(arguments.json, result)
+
+
+if __name__ == "__main__":
+    main()

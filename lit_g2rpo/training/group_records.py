@@ -1,0 +1,256 @@
+"""Finished groups of rollouts on disk: one file for each rollout and rank, to which lines are only ever added."""
+
+import base64
+import json
+import os
+import re
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from threading import Event
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from lit_g2rpo.experience import Completion
+from lit_g2rpo.files import whole
+from lit_g2rpo.rewards import RewardResult
+from lit_g2rpo.rewards.running.scorer import Scored
+
+DELAY = 1.0
+"""Seconds that a record may wait for others, so that the disk is asked rarely."""
+
+NAME = re.compile(r"rollout=(\d+)-rank(\d+)\.jsonl")
+
+RESULT = tuple(part.name for part in fields(RewardResult))
+
+Record = dict[str, Any]
+Place = tuple[int, str]
+"""Wave, and id of a prompt."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a file holds.
+
+    Args:
+        state: what the rollout was sampled from and with.
+        groups: completions of each group, as `group_record` writes them.
+        scores: their scores, as `scores_record` writes them.
+        broken: lines that were not written to their end, or were changed since.
+    """
+
+    state: Record = field(default_factory=dict)
+    groups: dict[Place, Record] = field(default_factory=dict)
+    scores: dict[Place, Record] = field(default_factory=dict)
+    broken: int = 0
+
+
+class GroupRecords:
+    """Files of finished groups; all ranks make one before any of them begins a rollout.
+
+    Args:
+        folder: where they lie; what is there is read now.
+        rank: this rank, which writes files of its own and reads those of all.
+
+    ``found`` is what was written of the present rollout before it began.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._folder, self._rank = folder, rank
+        self._path, self._first = folder, list[Record]()
+        self._found: dict[int, dict[int, Found]] = {}
+        for path in sorted(folder.glob("rollout=*.jsonl")):
+            if match := NAME.fullmatch(path.name):
+                self._found.setdefault(int(match[1]), {})[int(match[2])] = read_records(path)
+        self.found = Found()
+        self._file: BinaryIO | None = None
+        self._failed = False
+        self._jobs: list[Future[None]] = []
+        self._hurry = Event()
+        self._waiting: deque[Callable[[], Record]] = deque()
+        # Writing waits for the disk, which decoding need not.
+        self._thread = ThreadPoolExecutor(1, "groups")
+
+    def begin(self, rollout: int, state: Record, rewards: str) -> list[Found]:
+        """Start a rollout; ``found`` is then all that is as it would be now.
+
+        What still waits of the rollout before is dropped if it was all sampled within ``DELAY``.
+
+        Args:
+            rollout: number of the rollout, from 1.
+            state: everything that its completions follow from, plain values.
+            rewards: digest of everything that their scores follow from besides.
+
+        Returns:
+            What files of any rank hold of another state.
+        """
+        if self._file is None:
+            # sampled in so short a time that it need not be kept
+            self._waiting.clear()
+        self._finish()
+        state, kept, other, mine = json.loads(json.dumps(state)), Found(), [], Found()
+        for rank, found in self._found.pop(rollout, {}).items():
+            kept.broken += found.broken
+            if found.state.get("state") != state:
+                other.append(found)
+                continue
+            if found.state["rewards"] != rewards:
+                found.scores = {}
+            kept.groups |= found.groups
+            kept.scores |= found.scores
+            mine = found if rank == self._rank else mine
+        self._path = self._folder / f"rollout={rollout:05d}-rank{self._rank}.jsonl"
+        self._first = [{"state": state, "rewards": rewards}, *mine.groups.values(), *mine.scores.values()]
+        self.found = kept
+        return other
+
+    def add(self, make: Callable[[], Record]) -> None:
+        """Write a record, within ``DELAY`` seconds; a disk that fails is said once, and ends no training.
+
+        Args:
+            make: makes the record, in another thread.
+        """
+        self._waiting.append(make)
+        self._jobs.append(self._thread.submit(self._write))
+
+    def covered(self, rollout: int) -> None:
+        """Remove the files of rollouts that a checkpoint makes needless, those of all ranks; one rank calls it.
+
+        Args:
+            rollout: the last one that the checkpoint holds.
+        """
+        for path in self._folder.glob("rollout=*.jsonl"):
+            match = NAME.fullmatch(path.name)
+            if match and int(match[1]) <= rollout:
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._finish()
+        self._thread.shutdown()
+
+    def _finish(self) -> None:
+        self._hurry.set()
+        for job in self._jobs:
+            job.result()
+        self._jobs.clear()
+        self._hurry.clear()
+        if self._file is not None:
+            self._file.close()
+        self._file, self._failed = None, False
+
+    def _write(self) -> None:
+        if not self._waiting or self._failed:
+            return
+        self._hurry.wait(DELAY)
+        lines = [_line(self._waiting.popleft()()) for _ in range(len(self._waiting))]
+        if not lines:
+            return
+        try:
+            if self._file is None:
+                self._file = self._opened()
+            self._file.write(b"".join(lines))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._fail(error)
+
+    def _opened(self) -> BinaryIO:
+        """Open this rank's file; what it held of another state, or was not whole, is gone."""
+        with whole(self._path) as part, part.open("wb") as file:
+            file.writelines(map(_line, self._first))
+            file.flush()
+            os.fsync(file.fileno())
+        return self._path.open("ab")
+
+    def _fail(self, error: OSError) -> None:
+        self._failed = True
+        warnings.warn(
+            f"groups of this rollout cannot be kept in {self._folder} ({error.strerror or error}); a run that is ended "
+            "inside it samples them again",
+            stacklevel=2,
+        )
+
+
+def read_records(path: Path) -> Found:
+    """Read a file of groups; a line that is not whole is left out and counted."""
+    found = Found()
+    for line in path.read_bytes().splitlines(keepends=True):
+        checksum, _, text = line.rstrip(b"\n").partition(b" ")
+        if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
+            found.broken += 1
+            continue
+        record = json.loads(text)
+        if "state" in record:
+            found.state = record
+        else:
+            kind = found.scores if "scores" in record else found.groups
+            kind[record["wave"], record["prompt"]] = record
+    return found
+
+
+def group_record(place: Place, inputs: str, completions: list[Completion]) -> Record:
+    """Write a group as plain values.
+
+    Args:
+        inputs: digest of what the policy reads of the prompt.
+        completions: its completions.
+    """
+    return {
+        "wave": place[0],
+        "prompt": place[1],
+        "inputs": inputs,
+        "truncated": [c.truncated for c in completions],
+        "lengths": [len(c.token_ids) for c in completions],
+        **{name: _packed([getattr(c, name) for c in completions]) for name in ("token_ids", "logprobs", "entropy")},
+    }
+
+
+def read_group(record: Mapping[str, Any], decode: Callable[[Tensor], str]) -> list[Completion]:
+    """Read a group back, bit for bit.
+
+    Args:
+        record: from `group_record`.
+        decode: turns tokens into text.
+    """
+    parts = [_unpacked(record[name], record["lengths"]) for name in ("token_ids", "logprobs", "entropy")]
+    rows = zip(*parts, record["truncated"], strict=True)
+    return [Completion(ids, logprobs, entropy, decode(ids), cut) for ids, logprobs, entropy, cut in rows]
+
+
+def failed(one: Scored) -> bool:
+    """Tell whether a reward failed, which is asked again; an error of the built-in one says what an answer lacks."""
+    return one.failure is not None or (one.path is not None and one.result.error is not None)
+
+
+def scores_record(place: Place, scores: list[Scored]) -> Record:
+    """Write the scores of a group as plain values."""
+    # asdict copies deeply, which takes as long as everything else
+    rows = [{"result": {n: getattr(one.result, n) for n in RESULT}, "path": one.path} for one in scores]
+    return {"wave": place[0], "prompt": place[1], "scores": rows}
+
+
+def read_scores(record: Mapping[str, Any]) -> list[Scored]:
+    """Read the scores of a group back, from `scores_record`."""
+    return [Scored(RewardResult(**row["result"]), row["path"]) for row in record["scores"]]
+
+
+def _line(record: Record) -> bytes:
+    text = json.dumps(record, default=float, check_circular=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _packed(rows: list[Tensor]) -> list[str]:
+    flat = torch.cat(rows).cpu()
+    return [str(flat.dtype).removeprefix("torch."), base64.b64encode(flat.view(torch.uint8).numpy().tobytes()).decode()]
+
+
+def _unpacked(packed: list[str], lengths: list[int]) -> list[Tensor]:
+    data = torch.frombuffer(bytearray(base64.b64decode(packed[1])), dtype=getattr(torch, packed[0]))
+    return [row.clone() for row in data.split_with_sizes(lengths)]
