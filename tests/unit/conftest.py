@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import matplotlib.font_manager  # noqa: F401  # it looks for fonts by processes, once, as it is imported
 import pytest
 import torch
 from torch import Tensor
