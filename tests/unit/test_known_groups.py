@@ -113,9 +113,10 @@ def test_nothing_is_computed_for_known_groups_alone(policy: Policy, prompts: lis
     lengths = [len(policy.encode(prompt).input_ids) for prompt in prompts]
     assert work[-1] == (0, 0)
     if slots is None:
-        # two groups at a time are computed together or not at all
+        # two groups at a time are computed together or not at all, but for steps that only the known one takes
         steps = [steps for steps, _ in work]
-        assert steps[1] == steps[0] > steps[2] == steps[3] > steps[4] == steps[5]
+        assert steps[0] >= steps[1] > steps[2] >= steps[3] > steps[4] >= steps[5], steps
+        assert steps[0] - steps[1] < steps[1] - steps[2]
     else:
         assert [steps for steps, _ in work] == sorted({steps for steps, _ in work}, reverse=True)
         assert work[3][0] < 0.7 * work[0][0]
