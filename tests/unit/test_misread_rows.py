@@ -171,3 +171,23 @@ def test_faults_of_coco(root: Path, table: str, change: dict[str, Any] | None, m
     assert message in error
     assert errors(root, COCO, "json") == []
     assert len(read_rows(str(root / "f.json"))) == 1
+
+
+@pytest.mark.parametrize("reply", ["<bbox><bbox>", "<ref-object><bbox> and <ref-object><bbox>"])
+def test_boxes_of_a_reply_keep_their_labels(reply: str) -> None:
+    asked = "<image>Find <ref-object> and <ref-object>" if reply == "<bbox><bbox>" else "<image>Find all"
+    objects = {"ref": ["bar", "dog"], "bbox": [[30, 20, 150, 180], [60, 40, 90, 100]]}
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
+    row = canonical({"messages": turns, "images": ["a.png"], "objects": objects, "width": 300, "height": 200})
+    assert row["problem_type"] == "detection"
+    assert [(one["label"], one["bbox_2d"]) for one in json.loads(row["answer"])] == [
+        ("bar", [100, 100, 500, 900]),
+        ("dog", [200, 200, 300, 500]),
+    ]
+
+
+def test_a_box_that_no_mark_shows_is_not_left_out(root: Path) -> None:
+    objects = {"ref": ["bar"], "bbox": [[30, 20, 150, 180], [60, 40, 90, 100]]}
+    turns = [{"role": "user", "content": "<image>Find <ref-object>"}, {"role": "assistant", "content": "<bbox>"}]
+    [error] = errors(root, {"messages": turns, "images": ["a.png"], "objects": objects})
+    assert "its turns hold 1 <bbox>, but 'objects' has 2 boxes" in error
