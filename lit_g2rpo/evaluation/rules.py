@@ -16,6 +16,7 @@ from lit_g2rpo.rewards.answers.points import Region, inside, points, region
 from lit_g2rpo.rewards.answers.references import references
 from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.problem_type import Row
+from lit_g2rpo.rewards.rows.options import option_text
 from lit_g2rpo.rewards.rules.math import results_agree
 
 
@@ -31,7 +32,7 @@ def mmmu_answer(answer: str, row: Row) -> float | None:
     if not row.get("options"):
         return mmmu.open_answer(answer, golds(row))
     gold = gold_letter(row)
-    named = mmmu.option_letter(answer, [option.partition(". ")[2] for option in row["options"]])
+    named = mmmu.option_letter(answer, [option_text(option) for option in row["options"]])
     return None if named is None else float(named == gold)
 
 
@@ -156,5 +157,5 @@ def gold_polygon(row: Row) -> Region | None:
 
 
 def _most_alike(answer: str, options: list[str]) -> str:
-    distances = [Levenshtein.distance(answer, option.partition(". ")[2]) for option in options]
+    distances = [Levenshtein.distance(answer, option_text(option)) for option in options]
     return LETTERS[distances.index(min(distances))]

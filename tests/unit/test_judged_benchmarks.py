@@ -33,7 +33,7 @@ def prediction(name, completion, index=0, **columns):
 
 def judged(reply, *rows, **settings):
     with chat_server(reply) as (url, requests):
-        settings = {"retries": 0, "concurrency": 1} | settings
+        settings = {"patience": 0, "concurrency": 1} | settings
         Judging(JudgeConfig(url, "a-judge", **settings), RewardConfig()).judge(rows)
     return requests
 
@@ -140,25 +140,32 @@ def test_mmbench_asks_only_what_matching_leaves_and_counts_questions():
 def test_failures_count_as_wrong_and_are_shown(capsys):
     from lit_g2rpo.evaluation.table import show
 
-    replies = {"a": 500, "b": "perhaps", "c": '{"score": 1}', "d": '{"score": 2}', "e": '{"score": true}'}
+    replies = {"b": "perhaps", "a": 400, "c": '{"score": 1}', "d": '{"score": 2}', "e": '{"score": true}'}
     rows = [prediction("charxiv", f"line {name}", i, answer="x") for i, name in enumerate(replies)]
     judged(lambda text: replies[text.split("-----")[2].strip()[-1]], *rows)
     assert [row["suite_score"] for row in rows] == [0, 0, 1, 0, 0]
     errors = [row["suite_error"] for row in rows]
-    assert errors == ["judge_error", "judge_unparsed", None, "judge_unparsed", "judge_unparsed"]
+    assert errors == ["judge_unparsed", "judge_error", None, "judge_unparsed", "judge_unparsed"]
     metrics = summarize(rows)
     assert metrics["tasks"]["charxiv"]["judge_failures"] == 4
     show(metrics)
     assert "judge failed" in capsys.readouterr().out
 
 
-def test_a_judge_that_is_gone_ends_the_evaluation_soon():
+def test_a_judge_that_is_away_ends_the_evaluation_after_its_patience():
+    rows = [prediction("charxiv", f"line {i}", i, answer="x") for i in range(3)]
+    with pytest.raises(UserError, match=r"has been away for 0 s .* start it again"):
+        Judging(JudgeConfig("http://127.0.0.1:9/v1", "m", patience=0, concurrency=1), RewardConfig()).judge(rows)
+    assert all(row["suite_error"] == "no_judge" for row in rows)
+
+
+def test_a_judge_of_no_use_ends_the_evaluation_soon():
     rows = [prediction("charxiv", f"line {i}", i, answer="x") for i in range(3 * MAX_FAILURES)]
     with (
-        chat_server(lambda text: 400) as (url, requests),
+        chat_server(lambda text: "perhaps") as (url, requests),
         pytest.raises(UserError, match="failed for 20 answers in a row"),
     ):
-        Judging(JudgeConfig(url, "m", retries=0, concurrency=1), RewardConfig()).judge(rows)
+        Judging(JudgeConfig(url, "m", patience=0, concurrency=1), RewardConfig()).judge(rows)
     assert len(requests) == MAX_FAILURES
     # nothing was counted
     assert all(row["suite_error"] == "no_judge" for row in rows)

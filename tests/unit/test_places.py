@@ -334,3 +334,27 @@ def test_numbers_beside_options(row: dict[str, Any], letter: str) -> None:
 def test_a_number_that_may_be_place_or_text_is_refused(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         canonical({"question": "Which?"} | row)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "(100, 200, 400, 600)", "100, 200, 400, 600", "(100,200),(400,600)", "(100, 200) (400, 600)",
+        [400, 600, 100, 200], "[100, 200, 30, 40]", [-5, 200, 400, 600], [100, 200, 100, 600], "[NaN, 200, 400, 600]",
+    ],
+)  # fmt: skip
+def test_numbers_that_may_be_a_box_in_another_spelling_are_refused(root: Path, answer: Any) -> None:
+    with pytest.raises(UserError, match="may be several numbers, or a box in another spelling; say which: --default"):
+        RowReader(root).read(OneRow([ASKED | {"answer": answer}]), 0)
+    assert canonical(ASKED | {"answer": answer, "problem_type": "math"})["problem_type"] == "math"
+
+
+@pytest.mark.parametrize("answer", ["(100, 200, 400, 600)", "(100,200),(400,600)"])
+def test_round_brackets_are_a_box_where_the_row_says_so(answer: str) -> None:
+    row = canonical(ASKED | {"answer": answer, "problem_type": "spatial grounding"})
+    assert json.loads(row["answer"]) == {"boxes": GRID}
+
+
+@pytest.mark.parametrize("answer", ["1,234,567,890", "(1, 2), (3, 4)", "2, 3, 5, 7", "(12, 5, 30, 50)"])
+def test_numbers_that_are_no_box_stay_mathematics(answer: str) -> None:
+    assert canonical(ASKED | {"answer": answer})["problem_type"] == "math"

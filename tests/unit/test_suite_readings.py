@@ -259,6 +259,13 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["({}) {}", "{}) {}", "{}: {}", "{}.{}"])
+def test_options_are_read_by_their_text_whatever_marks_their_letters(form):
+    row = {"answer": "B", "options": [form.format(letter, text) for letter, text in OPTIONS.items()]}
+    assert BENCHMARKS["mmstar"].suite.read("It is a green one", row) == 1
+    assert BENCHMARKS["mmmu"].value("in the end it is surely green", row) == 1
+
+
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if not BENCHMARKS[name].suite.judged])
 def test_hostile_text_costs_little_and_raises_nothing(name):
     row = {"refspatial": {"answer": BOX, "mask": LEFT}, "robospatial": POLYGON, "chartqa": {"answer": "1"}}.get(

@@ -31,14 +31,21 @@ def coco_rows(value: Mapping[str, Any], path: Any) -> Iterator[dict[str, Any]]:
         boxes = {image["id"]: [] for image in value["images"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: COCO's images and categories need an id, and categories a name ({error})") from None
+    for table, ids in (("images", boxes.keys()), ("categories", names.keys())):
+        if len(ids) < len(value[table]):
+            raise UserError(f"{path}: two of COCO's {table} have the same id; give each its own")
     for number, one in enumerate(value["annotations"], 1):
-        if not isinstance(one, dict) or one.get("image_id") not in boxes or one.get("category_id") not in names:
+        if not isinstance(one, dict) or not (
+            _is_in(one.get("image_id"), boxes) and _is_in(one.get("category_id"), names)
+        ):
             raise UserError(f"{path}, annotation {number}: its image_id or category_id is not in the file")
         if one.get("iscrowd"):
             continue
         box = one.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
             raise UserError(f"{path}, annotation {number}: 'bbox' must be [x, y, width, height] in pixels")
+        if max(box) <= 1:
+            raise UserError(f"{path}, annotation {number}: 'bbox' {box} holds fractions of the image; give pixels")
         x, y, width, height = box
         found = {"bbox_2d": [x, y, x + width, y + height], "label": names[one["category_id"]]}
         boxes[one["image_id"]].append(found)
@@ -52,3 +59,7 @@ def coco_rows(value: Mapping[str, Any], path: Any) -> Iterator[dict[str, Any]]:
             "bbox_type": "real",
             "problem_type": "detection",
         } | {side: image[side] for side in ("width", "height") if side in image}
+
+
+def _is_in(name: Any, found: Mapping[Any, Any]) -> bool:
+    return isinstance(name, int | str) and name in found

@@ -22,10 +22,13 @@ from lit_g2rpo.tasks import Task
 
 MARKS = re.compile(
     r"<\|(?!(?:object_ref|box|quad)_(?:start|end)\|)[a-z][a-z0-9_]{2,}\|>|\[/?INST\]|<(?:start|end)_of_turn>"
-    r"|<bbox>|<ref-object>|<image[ _-]?\d+>",
+    r"|<bbox>|<ref-object>|<image[ _-]?\d+>|<start_of_image>|\[IMG\]|<</?SYS>>|<\uff5c[^<>]{2,30}\uff5c>"
+    r"|<loc_?\d+>|\A\s*<s>|</s>\s*\Z|<(?!(?-i:image>))image>",
     re.IGNORECASE,
 )
 """What a chat template writes, and what stands for an image or a box in other formats."""
+TURNS = re.compile(r"""(?:<image>)*\W*(?:array\()?\W*["']?(?:role|from|content|value)\\*["']\s*:\s*\\*["'\[]""")
+"""How turns begin that were written as text, but cannot be read."""
 
 
 def check_row(
@@ -101,6 +104,8 @@ def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = T
     marks = (MARKS.search(text) for text in (*texts, *row["options"]) if "<" in text or "[" in text)
     if mark := next(filter(None, marks), None):
         return f"{mark[0]} in 'problem' or 'options' is a mark of another format or a chat template; leave it out"
+    if TURNS.match(row["problem"]):
+        return f"'problem' is {shown(row['problem'])}, turns as a text that is no JSON; give them as a list, or as JSON"
     places = sum(text.count(IMAGE) for text in texts)
     if places != len(row["images"]):
         return f"{places} {IMAGE} in 'problem' but {len(row['images'])} images; there must be one each"

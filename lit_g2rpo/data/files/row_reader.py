@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_g2rpo.data.files.readers import Rows
-from lit_g2rpo.data.files.unread import unread_images
+from lit_g2rpo.data.files.unread import unread_images, unread_options
 from lit_g2rpo.data.media.image_paths import image_sources
 from lit_g2rpo.data.media.images import image_size, placed
 from lit_g2rpo.data.media.row_media import texts_of
@@ -78,6 +78,8 @@ class RowReader:
         except ValueError as reason:
             raise UserError(f"{place}: {reason}") from None
         if self.columns.get("images") != "" and (unread := unread_images(found[0])):
+            raise UserError(f"{place}: {unread}")
+        if unread := unread_options(found[0]):
             raise UserError(f"{place}: {unread}")
         if self.turns == "question":
             found = [_alone(one) for one in found]

@@ -1,4 +1,4 @@
-"""Columns that hold images and are not read, so that no policy is trained blind."""
+"""Columns that hold images or options and are not read, so that no policy is trained blind."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,9 +18,15 @@ READ = {
     "earlier_turns", "conversational", "solution", "choices", "completion", "completions",
 }  # fmt: skip
 """Columns that are read, or hold text that may name an image."""
+OPTIONS = re.compile(
+    r"(multi(ple)?_?)?(options?|choices?|candidates?)_?(list|texts?)?|(answer|mc)_?(options|choices)", re.IGNORECASE
+)
+OPTION = re.compile(r"(?i:option|choice|opt?|candidate|answer)[_ -]?[A-Ha-h]|[A-H]")
+"""Names of columns that hold options, all or one each."""
+LETTER = re.compile(r"\(?[A-Ha-h][.)]?")
 LINKED = re.compile(r"!\[[^\]]*\]\([^)]*\)|<img\b[^>]*\bsrc=[^>]*>|<img>[^<]*</img>", re.IGNORECASE)
 """Images that a text names as Markdown and HTML do."""
-MAX_DEPTH = 4
+MAX_DEPTH = 16
 NONE = "'--column images=' if the rows are text alone"
 
 
@@ -49,6 +55,29 @@ def unread_images(row: Mapping[str, Any]) -> str | None:
     if link := next(filter(None, (LINKED.search(text) for text in texts_of(row) if "](" in text or "<" in text)), None):
         return f"no image is read, but the question has {shown(link[0])}; give its path in 'images', or {NONE}"
     return None
+
+
+def unread_options(row: Mapping[str, Any]) -> str | None:
+    """Say in one line which columns of a row hold options that are not read; None if there are none, or some are.
+
+    Args:
+        row: the row, in canonical shape.
+    """
+    answer = row.get("answer")
+    if row["options"] or not isinstance(answer, str) or not LETTER.fullmatch(answer.strip()):
+        return None
+    found = {name: listed(from_text(value)) for name, value in row.items() if OPTIONS.fullmatch(name)}
+    found = {name: value for name, value in found.items() if isinstance(value, list) and len(value) > 1}
+    each = {name[-1].lower(): name for name in row if OPTION.fullmatch(name)}
+    names = list(found)[:1] or [each[letter] for letter in sorted(each)] * ("a" in each and len(each) > 1)
+    texts = next(iter(found.values()), [row[name] for name in names])
+    # the question may list them itself
+    if not names or all(str(text) in row["problem"] for text in texts):
+        return None
+    return (
+        f"no options are read, but {', '.join(map(repr, names))} {'holds' if len(names) == 1 else 'hold'} some; name "
+        f"them in data.columns.options (--column options={','.join(names)})"
+    )
 
 
 def _is_worth_a_look(value: Any) -> bool:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lit_g2rpo.rewards.answers.choice import LETTERS
+from lit_g2rpo.rewards.rows.options import option_text
 
 REFUSED = "Z"
 """The letter of a text that refuses to answer; no option has it."""
@@ -86,8 +87,8 @@ def concluded_option(text: str) -> str | None:
 
 
 def lettered_texts(options: Sequence[str]) -> dict[str, str]:
-    """Take the letters off a row's options, each ``"A. text"``, and return the texts by letter."""
-    return {letter: option.partition(". ")[2] for letter, option in zip(LETTERS, options, strict=False)}
+    """Take the letters off a row's options, and return the texts by letter."""
+    return {letter: option_text(option) for letter, option in zip(LETTERS, options, strict=False)}
 
 
 def _of_last_lines(lines: Sequence[str]) -> str | None:

@@ -10,8 +10,8 @@ from lit_g2rpo.rewards.answers.written import from_text
 from lit_g2rpo.rewards.problem_types import known_problem_type
 from lit_g2rpo.rewards.rows.indices import letter_of_index
 from lit_g2rpo.rewards.rows.marks import marks_in_front, place_images
-from lit_g2rpo.rewards.rows.media import is_source, take_images, take_videos
-from lit_g2rpo.rewards.rows.objects import fill_objects, place_of_objects
+from lit_g2rpo.rewards.rows.media import first_number, is_source, take_images, take_videos
+from lit_g2rpo.rewards.rows.objects import fill_objects, named_boxes, place_of_objects
 from lit_g2rpo.rewards.rows.options import given_options, letter_of, lettered, offered_letter
 from lit_g2rpo.rewards.rows.phrases import has_phrases
 from lit_g2rpo.rewards.rows.places import place
@@ -75,7 +75,7 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     texts = given_options(rest)
     options = lettered(texts)
     filled, boxes, labels = fill_objects(asked, rest)
-    options, images = place_images(asked, options, images)
+    options, images = place_images(asked, options, images, first_number(column))
     # rows with these columns are this project's own, whose questions say where each image stands
     if asked.column and not (
         asked.column == "problem" and column in (None, "images") and ("answer" in rest or "solution" not in rest)
@@ -86,6 +86,9 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     if task == "":
         task = (rest["task"] if isinstance(rest.get("task"), str) else None) or TASK_OF_SOURCE.get(source)
     found = place(rest, asked.reply, sees=bool(images or videos), chosen=bool(options), task=task, filled=filled)
+    replied = filled and target(rest, None) is None
+    if replied and found and found[1] == "detection" and (named := named_boxes(rest, boxes, labels)):
+        found = named, "detection"
     answer = found[0] if found else target(rest, asked.reply)
     if answer is None and mapping(rest, "objects").get("bbox"):
         found = place_of_objects(rest, boxes, labels)

@@ -18,13 +18,16 @@ INSIDE = re.compile(r"<img>([^<>]+\.[A-Za-z]{3,4})</img>")
 """Paths as Qwen-VL wrote them into its questions."""
 
 
-def place_images(asked: Asked, options: list[str], images: list[Any]) -> tuple[list[str], list[Any]]:
+def place_images(
+    asked: Asked, options: list[str], images: list[Any], start: int | None = None
+) -> tuple[list[str], list[Any]]:
     """Write ``<image>`` where the turns have another mark for an image; number the marks where they say which.
 
     Args:
         asked: its texts are changed.
         options: the options of the row.
         images: its images.
+        start: number of the first image, where the columns of images are numbered.
 
     Returns:
         The options, their marks written out, and the images in the order of their places.
@@ -42,7 +45,7 @@ def place_images(asked: Asked, options: list[str], images: list[Any]) -> tuple[l
         images = [path for text in texts for path in INSIDE.findall(text)]
         texts = [INSIDE.sub(IMAGE, text) for text in texts]
     elif any(NUMBERED.search(text) for text in (*texts, *options)):
-        texts, options, images = _numbered(texts, options, images)
+        texts, options, images = _numbered(texts, options, images, start)
     else:
         texts = [OTHER.sub(IMAGE, text) for text in texts]
     asked.earlier = [(role, text) for (role, _), text in zip(asked.earlier, texts, strict=False)]
@@ -50,12 +53,14 @@ def place_images(asked: Asked, options: list[str], images: list[Any]) -> tuple[l
     return options, images
 
 
-def _numbered(texts: list[str], options: list[str], images: Sequence[Any]) -> tuple[list[str], list[str], list[Any]]:
+def _numbered(
+    texts: list[str], options: list[str], images: Sequence[Any], start: int | None
+) -> tuple[list[str], list[str], list[Any]]:
     said = [int(number) for text in (*texts, *options) for number in NUMBERED.findall(text)]
-    first = min(1, *said)
+    first = min(1, *said) if start is None else start
     order: list[int] = []
-    if too_high := [number for number in said if number - first >= len(images)]:
-        raise ValueError(f"its question names image {too_high[0]}, but it has {len(images)} images")
+    if absent := [number for number in said if not 0 <= number - first < len(images)]:
+        raise ValueError(f"its question names image {absent[0]}, but it has {len(images)} images, from {first} on")
 
     def shown(match: re.Match[str]) -> str:
         number = int(match[1])

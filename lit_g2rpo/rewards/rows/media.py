@@ -50,7 +50,13 @@ def take_images(rest: dict[str, Any]) -> tuple[list[Any], str | None]:
         if name in rest:
             series = _series(rest, name) if name == "image" else []
             found = [image for one in [name, *series] for image in _several(rest.pop(one), one)]
-            rest.pop("image", None)
+            other = rest.pop("image", [])
+            blank = isinstance(other, str) and _is_blank(other)
+            if not blank and any(one not in found for one in _several(other, "image")):
+                raise ValueError(
+                    "'images' and 'image' hold different images; say which are meant: data.columns.images "
+                    "(--column images=images, images=image, or images=image,images for both)"
+                )
             return found, name
     if "solution" in rest and isinstance(rest.get("path"), str):
         more = rest.pop("additional_path", None) or []
@@ -166,6 +172,12 @@ def _alone(image: Mapping[str, Any]) -> list[Any]:
 def _several(value: Any, column: str) -> list[Any]:
     value = listed(from_text(value))
     return [image_of(image, column) for image in (value if isinstance(value, list) else [value])]
+
+
+def first_number(column: str | None) -> int | None:
+    """Read the number at the end of a column's name, which is that of its image; None if it has none."""
+    match = IMAGE_COLUMN.fullmatch(column or "")
+    return int(match["number"]) if match and match["number"] else None
 
 
 def _series(rest: Mapping[str, Any], name: str) -> list[str]:

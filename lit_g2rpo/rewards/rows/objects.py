@@ -37,6 +37,8 @@ def fill_objects(asked: Asked, row: Mapping[str, Any]) -> tuple[bool, int, int]:
             raise ValueError(f"its turns hold {counts[mark]} {mark}, but 'objects' has {len(there)} for them")
     if not any(counts.values()):
         return False, 0, 0
+    if asked.reply and "<bbox>" in asked.reply and counts["<bbox>"] < len(boxes):
+        raise ValueError(f"its turns hold {counts['<bbox>']} <bbox>, but 'objects' has {len(boxes)} boxes for them")
     filling: dict[str, Iterator[Any]] = {"<ref-object>": cycle(labels), "<bbox>": iter(boxes)}
     asked.earlier = [(role, _filled(text, filling, exact=False)) for role, text in asked.earlier]
     asked.problem = _filled(asked.problem, filling, exact=False)
@@ -85,6 +87,18 @@ def place_of_objects(row: Mapping[str, Any], used: int, used_labels: int) -> tup
         return {"points": boxes}, "point grounding"
     found = [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels or [""] * len(boxes), strict=True)]
     return ({"boxes": boxes[0]}, "spatial grounding") if len(boxes) == 1 else (found, "detection")
+
+
+def named_boxes(row: Mapping[str, Any], used: int, used_labels: int) -> list[dict[str, Any]] | None:
+    """Find the boxes of the assistant's turn with their labels; None if there is not one for each.
+
+    Args:
+        used: boxes that stand before it.
+        used_labels: labels that do.
+    """
+    boxes, labels = boxes_of_objects(row)[used:], _labels(mapping(row, "objects"))
+    labels = next((some for some in (labels, labels[used_labels:]) if len(some) == len(boxes)), [])
+    return [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels, strict=False)] or None
 
 
 def _labels(objects: Mapping[str, Any]) -> list[str]:

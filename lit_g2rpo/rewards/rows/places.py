@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_g2rpo.rewards.rows.scales import is_box, numbers, to_grid
-from lit_g2rpo.rewards.rows.spellings import LISTED, OWN, answer_inside, read_place
+from lit_g2rpo.rewards.rows.spellings import BARE, LIKELY_POINT, LISTED, OWN, answer_inside, read_place
 from lit_g2rpo.rewards.rows.values import listed, mapping, missing
 
 PLACES = {
@@ -61,7 +61,7 @@ def place(
     if found is None:
         return None
     kind, content, spelled = found
-    if not declared and spelled == LISTED and not plain and not _likely_box(content):
+    if not declared and spelled in (LISTED, BARE) and not plain and not _likely_box(content, spelled):
         return None
     kind = declared or kind
     if kind != "temporal grounding":
@@ -93,7 +93,7 @@ def _is_formed(value: Any) -> bool:
     return isinstance(found, dict) or (isinstance(found, list) and all(isinstance(one, dict) for one in found))
 
 
-def _likely_box(content: Any) -> bool:
+def _likely_box(content: Any, spelled: str) -> bool:
     """Tell boxes from lists of numbers that answer a question of maths.
 
     Raises:
@@ -104,10 +104,14 @@ def _likely_box(content: Any) -> bool:
     boxes = [content["boxes"]] if isinstance(content, dict) else [one["bbox_2d"] for one in content]
     largest = max(numbers(content))
     ordered = all(box[0] < box[2] and box[1] < box[3] and min(box) >= 0 for box in boxes)
-    if not ordered or 1 < largest <= SMALL:
+    settled = "say which: --default problem_type='spatial grounding' or math"
+    if spelled == BARE or not ordered:
+        if not largest <= LIKELY_POINT:
+            raise ValueError(f"the answer {boxes[0]} may be several numbers, or a box in another spelling; {settled}")
+        return False
+    if 1 < largest <= SMALL:
         return False
     if largest > 1 and any(min(box[2] - box[0], box[3] - box[1]) < THIN for box in boxes):
-        settled = "say which: --default problem_type='spatial grounding' or math"
         raise ValueError(f"the answer {boxes[0]} may be a very small box or a list of numbers; {settled}")
     return True
 

@@ -10,7 +10,7 @@ from lit_g2rpo.rewards.rows.scales import GRID, is_box, numbers
 from lit_g2rpo.rewards.rows.values import listed, shown
 
 Found = tuple[str, Any, str | None]
-"""Problem type, content, and how it is spelled: ``OWN``, ``LISTED``, or None for another form of JSON."""
+"""Problem type, content, and how it is spelled: ``OWN``, ``LISTED``, ``BARE``, or None for another form of JSON."""
 
 _BOX_MARK = re.compile(
     r"(?:<\|?(?:object_ref_start|ref)\|?>(?P<label>[^<]*)<\|?(?:object_ref_end|/ref)\|?>\s*)?"
@@ -21,6 +21,8 @@ _POINT_MARK = re.compile(r"<\|?point(?:_start)?\|?>(?P<point>[^<>]*)<\|?(?:/poin
 _UNREAD = re.compile(r"<\|?(?:quad|poly|polygon|loc|bin|points? )[\w]*[^<>]*\|?>")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _LIST = re.compile(r"\[\s*(?:\d+(?:\.\d+)?\s*,\s*){3}\d+(?:\.\d+)?\s*\]")
+_SIGNED = r"\s*-?\d+(?:\.\d+)?\s*"
+_BARE = re.compile(rf"\({_SIGNED},{_SIGNED}\)\s*,?\s*\({_SIGNED},{_SIGNED}\)|\(?{_SIGNED}(?:,\s{_SIGNED}){{3}}\)?")
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _WHOLE = {
     frozenset({"time"}): "temporal grounding",
@@ -35,8 +37,8 @@ LIKELY_POINT = 100
 """Pairs of numbers up to this are the answer to a question of maths."""
 PROSE = 200
 """Characters of a sentence that a box is looked for in."""
-OWN, LISTED = "own", "listed"
-"""Spellings that are always on the grid, and lists of numbers alone."""
+OWN, LISTED, BARE = "own", "listed", "bare"
+"""Spellings that are always on the grid, lists of numbers alone, and numbers in round brackets or none."""
 
 
 def answer_inside(text: str) -> Any:
@@ -49,7 +51,7 @@ def answer_inside(text: str) -> Any:
 
 
 def read_place(value: Any) -> Found | None:
-    """Find the problem type, the content, and how it is spelled: ``OWN``, ``LISTED``, or another form of JSON."""
+    """Find the problem type, the content, and how it is spelled: one of those below, or another form of JSON."""
     if not isinstance(value, str):
         return _of_json(value)
     body = value.rpartition("<answer>")[2].partition("</answer>")[0] if "</answer>" in value else value
@@ -71,6 +73,8 @@ def read_place(value: Any) -> Found | None:
         raise ValueError(
             f'the answer holds {unread[0]}, which is not read; write places as {{"boxes": [x1, y1, x2, y2]}}'
         )
+    if _BARE.fullmatch(body.strip()):
+        return "spatial grounding", {"boxes": [float(figure) for figure in _NUMBER.findall(body)]}, BARE
     fences = _FENCE.findall(body)
     if (found := _of_json(answer_inside(fences[-1] if fences else body))) is not None:
         return found

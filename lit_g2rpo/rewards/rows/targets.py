@@ -14,6 +14,8 @@ from lit_g2rpo.rewards.rows.values import listed, mapping, missing, shown
 
 # VLM-R1 names its accuracy rule by row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
+_JOINED = re.compile(r"[\s$.]*(?:,|;|or|and|\\text\{ ?(?:or|and) ?\})[\s$]*\\boxed\{", re.IGNORECASE)
+"""What stands between two boxes that are both the answer."""
 _REASONED = re.compile(r".*</think(?:ing)?>\s*(?=\S)", re.DOTALL)
 
 
@@ -56,6 +58,9 @@ def conclusion(text: str, problem_type: Any) -> str:
         # the mark of GSM8K, whose last line is the result; other lines have headings
         last = unwrap(text).rpartition("####")[2].strip() if "####" in text else ""
         return last if last and "\n" not in last else text
+    before = text.rfind("}", 0, start)
+    if "\\boxed{" in text[: before + 1] and _JOINED.fullmatch(text, before + 1, start + len("\\boxed{")):
+        return text
     depth = 0
     for end in range(start + len("\\boxed"), len(text)):
         depth += {"{": 1, "}": -1}.get(text[end], 0)

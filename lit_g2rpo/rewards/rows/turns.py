@@ -105,10 +105,16 @@ def _alone(text: str, rest: dict[str, Any], name: str) -> Asked:
     if isinstance(system := rest.get("system"), str) and system.strip():
         asked.earlier.append(("system", rest.pop("system")))
     past = listed(from_text(rest.get("history")))
-    if isinstance(past, list) and all(isinstance(pair, list) and [*map(type, pair)] == [str, str] for pair in past):
+    if isinstance(past, list):
+        if not all(_is_exchange(pair) for pair in past):
+            raise ValueError(f"'history' is {shown(past)}; it must be a list of pairs, what was asked and answered")
         del rest["history"]
         asked.earlier += [turn for said, answered in past for turn in (("user", said), ("assistant", answered))]
     return asked
+
+
+def _is_exchange(pair: Any) -> bool:
+    return isinstance(pair, list) and [*map(type, pair)] == [str, str]
 
 
 def _conversation(turns: Any, rest: dict[str, Any], images: list[Any], videos: list[Any], name: str) -> Asked:
