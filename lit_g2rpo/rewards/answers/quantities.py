@@ -26,6 +26,7 @@ _NAME = re.compile(
     r"(?:_\{[^{}]{1,20}\})?'?(?:\([^()]{1,40}\))?"
 )
 _PARTS = re.compile(r"(\d+(?:\.\d+)?) ?((?:[A-Za-z]{1,12}|\\text\{[A-Za-z]{1,12}\})\.?) ?(?:and )?", re.ASCII)
+_SUM = re.compile(r"[^\s^{(]\s*[-+]")
 _PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
 _MAX_WORDS = 3
 NO_NOUNS = frozenset(
@@ -80,6 +81,9 @@ def quantity(form: str) -> Quantity | None:
         return _one(others[0])
     if not all((first, *others)):
         return None
+    if len(others) == 1 and is_name(others[0]) and not is_name(first):
+        # 3 = x
+        first, others = others[0], [first]
     last = _one(others[-1])
     named = _NAME.fullmatch(first) is not None
     return replace(last, name=first, sides=tuple(others[:-1]) if named else (first, *others[:-1]))
@@ -175,6 +179,9 @@ def _split(form: str) -> Quantity:
             letters = form[start:].strip()
             attached = form[start - 1] != " " or body.startswith("\\") or read.value is None
             # the r of 2\pi r, and the degrees of an angle whose sine is meant
+            if attached and len(letters) < 2 and _SUM.search(body):
+                # the m of 3+2m
+                continue
             if read.value is None and ((attached and len(letters) < 2) or (letters[0] == "^" and "\\" in body)):
                 continue
             return replace(

@@ -17,6 +17,10 @@ from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
 __all__ = ["MAX_RESULT_CHARACTERS", "TimedOut", "results_agree"]
 
 _LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+_UPRIGHT = re.compile(r"\\text\{([A-Za-z]{1,4})\}")
+_INDEXED = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\d{1,3}|_\{\d{1,3}\})?){1,16}", re.ASCII)
+_NO_INDEX = str.maketrans("", "", "_{}")
+_NUMERAL = re.compile(r"([0-9A-Z]+)_\{?(\d{1,2})\}?", re.ASCII)
 
 Close = Callable[[Fraction, Fraction], bool]
 
@@ -45,7 +49,7 @@ def results_agree(
         # an unreadable gold answer is met by itself alone
         text = compact(normal_form(answer))
         return bool(text) and text == compact(normal_form(gold))
-    if compact(found.form) == compact(right.form):
+    if _as_typed(found.form) == _as_typed(right.form):
         return True
     if right.kind == "words":
         return _words_agree(found, right.form)
@@ -57,6 +61,12 @@ def results_agree(
     return current_pool().verify(*_for_algebra(right, found)) if verdict is None else verdict
 
 
+def _as_typed(form: str) -> str:
+    """Write a name with indices, such as a chemical formula, as it is typed: CO2."""
+    text = _UPRIGHT.sub(r"\1", compact(form))
+    return text.translate(_NO_INDEX) if _INDEXED.fullmatch(text) else compact(form)
+
+
 def _words_agree(answer: Result, gold: str) -> bool:
     if answer.kind == "words":
         return words_agree(answer.form, gold)
@@ -65,7 +75,7 @@ def _words_agree(answer: Result, gold: str) -> bool:
 
 
 def _is_final(answer: Result, gold: Result, question: str) -> bool:
-    if len(answer.items) == 1 == len(gold.items):
+    if len(answer.items) == 1 == len(gold.items) and answer.brackets != "||":
         a, g = answer.items[0], gold.items[0]
         if a.body == g.body and not _converted(a, g):
             return True
@@ -162,6 +172,10 @@ class _Comparison:
             return values_agree(answer, gold)
         if answer.body == gold.body and not _converted(answer, gold):
             return True
+        ours, theirs = (_NUMERAL.fullmatch(side.body) for side in (answer, gold))
+        if ours and theirs:
+            # numerals with their base, which algebra would pass over
+            return ours.groups() == theirs.groups()
         if gold.value is not None and not _needs_algebra(answer.body, self.final_form):
             return False
         if answer.value is not None and gold.unit != NO_UNIT and _converted(answer, gold):
@@ -198,7 +212,10 @@ class _Comparison:
         return self.in_order(answer.items, gold.items) if same_shape else False
 
     def ranges(self, answer: Sequence[Quantity], gold: Sequence[Quantity]) -> bool | None:
-        ours, theirs = ([replace(q, unit=items[-1].unit) for q in items] for items in (answer, gold))
+        ours, theirs = (
+            [replace(q, unit=items[-1].unit if q.unit == NO_UNIT else q.unit) for q in items]
+            for items in (answer, gold)
+        )
         return self.in_order(ours, theirs)
 
     def in_order(self, answer: Sequence[Quantity], gold: Sequence[Quantity]) -> bool | None:
