@@ -27,6 +27,7 @@ _NAME = re.compile(
 )
 _PARTS = re.compile(r"(\d+(?:\.\d+)?) ?((?:[A-Za-z]{1,12}|\\text\{[A-Za-z]{1,12}\})\.?) ?(?:and )?", re.ASCII)
 _SUM = re.compile(r"[^\s^{(]\s*[-+]")
+_IN_BRACKETS = re.compile(r"(.*[\d}]) [(\[]([^()\[\]\d]{2,40})[)\]]")
 _PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
 _MAX_WORDS = 3
 NO_NOUNS = frozenset(
@@ -165,6 +166,9 @@ def _one(form: str) -> Quantity:
 
 def _split(form: str) -> Quantity:
     form = _TIMES.sub("\\\\times", form)
+    bracketed = _IN_BRACKETS.fullmatch(form)
+    if bracketed and (found := unit(bracketed[2])) and found.dimension:
+        form = f"{bracketed[1]} {bracketed[2]}"
     whole = _valued(form)
     if whole.value is not None:
         return whole

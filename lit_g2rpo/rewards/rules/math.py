@@ -10,6 +10,7 @@ from lit_g2rpo.rewards.answers.final_form import is_copied, is_final, is_stated,
 from lit_g2rpo.rewards.answers.notation import compact, is_explosive, normal_form
 from lit_g2rpo.rewards.answers.quantities import Quantity, is_name, quantity, units_agree, values_agree
 from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, interval, result
+from lit_g2rpo.rewards.answers.symbols import FUNCTIONS
 from lit_g2rpo.rewards.answers.text import words_agree
 from lit_g2rpo.rewards.answers.units import NO_UNIT
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
@@ -20,6 +21,10 @@ _LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 _UPRIGHT = re.compile(r"\\text\{([A-Za-z]{1,4})\}")
 _INDEXED = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\d{1,3}|_\{\d{1,3}\})?){1,16}", re.ASCII)
 _NO_INDEX = str.maketrans("", "", "_{}")
+_CONSTANTS = {
+    "e",
+    *(f"\\{name}" for name in (*FUNCTIONS, *str.split("sqrt frac pi cdot times binom circ lfloor rfloor"))),
+}
 _NUMERAL = re.compile(r"([0-9A-Z]+)_\{?(\d{1,2})\}?", re.ASCII)
 
 Close = Callable[[Fraction, Fraction], bool]
@@ -118,8 +123,10 @@ class _Comparison:
         self.question = question
         self.final_form = final_form
         self.close = close
+        self.about = False
 
     def results(self, answer: Result, gold: Result) -> bool | None:
+        self.about = "\\approx" in answer.form
         if gold.kind == answer.kind == "one":
             return self.chain(answer.items[0], gold.items[0])
         if gold.kind != answer.kind and "one" in (gold.kind, answer.kind):
@@ -154,14 +161,19 @@ class _Comparison:
             if other is None:
                 return False
             if other.value is None and (gold.value is not None or is_name(side)):
-                # a formula in symbols that the last side computes
-                if not any(mark.isalpha() for mark in side):
+                if not any(mark.isalpha() for mark in side) or not self._computes(side, gold):
                     return False
                 continue
             part = self.quantities(other, replace(gold, name=""))
             if part is not True:
                 return part
         return self.quantities(answer, gold)
+
+    def _computes(self, side: str, gold: Quantity) -> bool:
+        """Whether the last side computes another: one in symbols, of which nothing is known, or an equal constant."""
+        if self.about or not _CONSTANTS.issuperset(_LETTERS.findall(side)):
+            return True
+        return gold.value is None or current_pool().verify(gold.body, side)
 
     def quantities(self, answer: Quantity, gold: Quantity) -> bool | None:
         if not units_agree(answer, gold, self.question):
