@@ -14,7 +14,7 @@ from lit_g2rpo.rewards.rules.math import results_agree
         ("3 pm", "3:00 PM"), ("3 p.m.", "3 PM"), ("x_{\\rm max}", "x_{\\text{max}}"), ("3=x", "x=3"),
         ("H2O", "H_2O"), ("C6H12O6", "C_6H_{12}O_6"), ("\\text{CO}_2", "CO2"), ("{2,1}", "\\{1,2\\}"),
         ("10 cm to 20 cm", "10-20 cm"), ("10\\%-20\\%", "10-20%"), ("0.1 m - 20 cm", "10-20 cm"), ("$5-10", "$5-$10"),
-        ("10 (cm)", "0.1 m"), ("10\\,[\\text{cm}]", "10 cm"),
+        ("10 (cm)", "0.1 m"), ("10 (cm^2)", "10 cm^2"), ("10\\,[\\text{cm}]", "10 cm"),
         ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\frac12\\begin{pmatrix}2\\\\4\\end{pmatrix}"),
         ("-\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}-1\\\\-2\\end{pmatrix}"),
     ],

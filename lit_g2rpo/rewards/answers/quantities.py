@@ -27,7 +27,7 @@ _NAME = re.compile(
 )
 _PARTS = re.compile(r"(\d+(?:\.\d+)?) ?((?:[A-Za-z]{1,12}|\\text\{[A-Za-z]{1,12}\})\.?) ?(?:and )?", re.ASCII)
 _SUM = re.compile(r"[^\s^{(]\s*[-+]")
-_IN_BRACKETS = re.compile(r"(.*[\d}]) [(\[]([^()\[\]\d]{2,40})[)\]]")
+_IN_BRACKETS = re.compile(r"(.*[\d}]) [(\[]([A-Za-z\\\\][^()\[\]]{1,39})[)\]]")
 _PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
 _MAX_WORDS = 3
 NO_NOUNS = frozenset(
