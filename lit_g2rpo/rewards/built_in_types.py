@@ -6,7 +6,7 @@ from operator import eq
 
 from lit_g2rpo.rewards.answers.choice import choice
 from lit_g2rpo.rewards.answers.geometry import box, iou
-from lit_g2rpo.rewards.answers.numbers import count, count_reward, number, numbers_agree
+from lit_g2rpo.rewards.answers.numbers import count, count_reward, marked_number, number, numbers_agree
 from lit_g2rpo.rewards.answers.points import listed_points, nearness, point_within, points, region, share_inside
 from lit_g2rpo.rewards.answers.results import plain_number
 from lit_g2rpo.rewards.answers.spans import span, span_iou
@@ -100,7 +100,7 @@ BUILT_IN = {
         references=True,
     ),
     "regression": ProblemType(
-        compared(number, number, mean_relative_accuracy, released=single_precision_accuracy),
+        compared(marked_number, number, mean_relative_accuracy, released=single_precision_accuracy),
         "Give only a number, your best estimate, for example <answer>42.7</answer>.",
         "a plain number",
         style="hybrid",

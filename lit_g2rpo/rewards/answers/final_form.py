@@ -1,14 +1,14 @@
 """Final form: which computations a result still leaves to do."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd
 
 from lit_g2rpo.rewards.answers.arithmetic import exact, is_mixed
-from lit_g2rpo.rewards.answers.notation import compact, normal_form
+from lit_g2rpo.rewards.answers.arranged import arranged
+from lit_g2rpo.rewards.answers.notation import normal_form
 from lit_g2rpo.rewards.answers.terms import Term, TooDeep, term
 
 CLOSED = frozenset(("root", "sum of constants", "quotient"))
@@ -17,8 +17,6 @@ MAX_QUESTION = 4096
 
 _CONSTANTS = {"\\pi", "e", "i"}
 _FORMULA = re.compile(r"\$([^$]{1,512})\$|\\\(([^$]{1,512}?)\\\)|\\\[([^$]{1,512}?)\\\]")
-_WORDS = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|[^\s]")
-_IDLE = frozenset(("+", "(", ")", "{", "}", "[", "]", "\\cdot", "*", "\\times", "\\left", "\\right", "$"))
 
 
 @lru_cache(4096)
@@ -45,20 +43,25 @@ def is_final(answer: frozenset[str], gold: frozenset[str]) -> bool:
 
 
 def is_copied(answer: str, gold: str, question: str) -> bool:
-    """Tell a result that the question states, in these terms or in another order of them, and gold writes otherwise.
+    """Tell a result that the question states, but for what `arranged` passes over, and gold writes otherwise.
+
+    A number in lowest terms is no copy unless it is the only one of the question and gold writes it in another way,
+    which asks for a conversion.
 
     Args:
         answer: in normal form.
         gold: in normal form.
         question: as the row has it.
     """
-    parts = _parts(question[:MAX_QUESTION])
-    if not parts:
+    question = question[:MAX_QUESTION]
+    if arranged(answer) == arranged(gold):
+        wanted = arranged(answer, collected=False)
+        return wanted != arranged(gold, collected=False) and wanted in _stated(question, collected=False)
+    stated = _stated(question)
+    if arranged(answer) not in stated:
         return False
-    wanted, right = _bag(answer), _bag(gold)
-    if wanted == right or (_is_reduced(answer) and not operators(gold)):
-        return False
-    return any(_bag(normal_form(part)) == wanted for part in parts)
+    converted = len(stated) == 1 and _writing(answer) != _writing(gold)
+    return converted or not _is_reduced(answer) or bool(operators(gold))
 
 
 def is_stated(answer: str, question: str) -> bool:
@@ -84,19 +87,25 @@ def _is_reduced(form: str) -> bool:
     return above is None or below is None or gcd(int(above), int(below)) == 1
 
 
+def _writing(form: str) -> str:
+    """Tell how a number is written: ``number``, ``mixed``, ``quotient``, or ``product`` with a power of ten."""
+    try:
+        tree = term(form)
+    except TooDeep:
+        return ""
+    return "mixed" if is_mixed(tree) else "product" if "e" in tree.text.lower() else tree.kind
+
+
 @lru_cache(64)
-def _parts(question: str) -> tuple[str, ...]:
+def _stated(question: str, *, collected: bool = True) -> frozenset[object]:
     """List the formulas of a question and their sides; of one without formulas, its runs of mathematical words."""
     formulas = [next(filter(None, found)) for found in _FORMULA.findall(question)]
     if not formulas:
         formulas = [run.strip(" .,;:?!") for run in re.split(r"[A-Za-z]{2,64}(?![A-Za-z(\\{])", question)]
+        formulas = [run for run in formulas if len(run) > 1 or run.isdigit()]
     sides = [side for formula in formulas for side in formula.split("=")]
-    return tuple(part for part in dict.fromkeys(formulas + sides) if part and len(part) <= 512)
-
-
-def _bag(form: str) -> Counter[str]:
-    words = _WORDS.findall(compact(form).replace("\\frac", "/"))
-    return Counter(word for word in words if word not in _IDLE)
+    parts = dict.fromkeys(part for part in formulas + sides if part.strip() and len(part) <= 512)
+    return frozenset(arranged(normal_form(part), collected=collected) for part in parts)
 
 
 @dataclass(slots=True)
@@ -200,6 +209,6 @@ class _Operators:
         if base in ("number", "rational", "ten", "root", "sum") and exponent != "symbol":
             self.found.add("power" if value != Fraction(1) else "product of numbers")
             return "rational" if base in ("number", "rational", "ten") else "constant"
-        if base == "constant":
+        if base == "constant" and value not in (1, -1):
             self.found.add("power" if tree.parts[0].text == "i" else "power of a constant")
         return "symbol" if "symbol" in shapes else "constant"

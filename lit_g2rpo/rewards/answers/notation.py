@@ -31,10 +31,17 @@ _RANGE = re.compile(r"(?<=[\d}$%]) ?(?:\u2013|~|\uff5e) ?(?=[\d$])")
 _INSIDE_BRACES = re.compile(r" +(?=[}^_]|(?<!\\)\{)|(?<=[{^_]) +")
 _BLANK = re.compile(r"(\\[A-Za-z]+ (?=[A-Za-z])|\d (?=\d))| ", re.ASCII)
 _MONEY = re.compile(r"\$(?= ?[-+]?[\d.])", re.ASCII)
-_TIME = re.compile(r"(\d{1,2}:\d\d(?::\d\d)?) ?(?:\\text\{ ?)?([AaPp])\.? ?[Mm](?:\.|(?![A-Za-z]))\}?", re.ASCII)
+_TIME = re.compile(
+    r"(?<![\d.:])(\d{1,2})(:\d\d(?::\d\d)?)? ?(?:\\text\{ ?)?([AaPp])\.? ?[Mm](?:\.|(?![A-Za-z]))\}?", re.ASCII
+)
+_LONE = re.compile(r"(?<![\^_}])\{(:|=|\\times|\\cdot|\+|-)\}")
+_OLD_FONT = re.compile(r"(?<![}A-Za-z])\{ ?\\(?:rm|bf|it|sf|tt)(?![A-Za-z]) ?([^{}\\]*)\}")
+_OVER = re.compile(r"((?:[^{}]|\{[^{}]*\})*?)\\over(?![A-Za-z])((?:[^{}]|\{[^{}]*\})*)")
+_OLD_FRACTION = re.compile(rf"\{{{_OVER.pattern}\}}")
 _POWER = re.compile(r"\^[{( -]{0,8}(\d{1,400})", re.ASCII)
 _TOWER = re.compile(r"\^[{( -]{0,8}(\d{1,18})[)} ]{0,8}\^[{( -]{0,8}(\d{1,18})", re.ASCII)
 _FACTORIAL = re.compile(rf"\d{{{MAX_DIGITS},400}}[)}} ]{{0,8}}!|![)}} ]{{0,8}}!", re.ASCII)
+_NESTED = re.compile(r"[({\[][^{}]*[)}\]]")
 _WORD = re.compile(r"[^\W\d_]{3}")
 
 
@@ -52,6 +59,8 @@ def normal_form(text: str) -> str:
     text = _RANGE.sub("\u2013", _without_stop(_without_emphasis(text)))
     if is_words(text) and text not in _TYPED_NAMES:
         return text
+    if "{" in text or "\\over" in text:
+        text = _old_style(text)
     text = _unboxed(rewritten(_LETTERS.sub(_typed_name, _TIME.sub(_time, text)).replace("**", "^")))
     text = _ROW_GAP.sub(r"\1", _without_delimiters(text))
     text = _BRACED_COMMA.sub(_decimal, _INSIDE_BRACES.sub("", text))
@@ -119,7 +128,21 @@ def _without_stop(text: str) -> str:
 
 
 def _time(found: re.Match[str]) -> str:
-    return f"{found[1]} {found[2].lower()}m"
+    return f"{found[1]}{found[2] or ':00'} {found[3].lower()}m"
+
+
+def _upright(found: re.Match[str]) -> str:
+    text = f"\\text{{{found[1]}}}"
+    return f"{{{text}}}" if found.string[: found.start()].endswith(("^", "_")) else text
+
+
+def _old_style(text: str) -> str:
+    r"""Rewrite what takes braces around it: ``{\rm cm}``, ``{1 \over 2}``, ``6{\times}10^5``."""
+    text = _OLD_FONT.sub(_upright, _LONE.sub(r"\1", text))
+    if "\\over" not in text:
+        return text
+    whole = _OVER.fullmatch(text.replace("$", ""))
+    return _OLD_FRACTION.sub(r"\\frac{\1}{\2}", f"\\frac{{{whole[1]}}}{{{whole[2]}}}" if whole else text)
 
 
 def _typed_name(found: re.Match[str]) -> str:
@@ -134,10 +157,16 @@ def _typed_name(found: re.Match[str]) -> str:
 
 def _unboxed(text: str) -> str:
     while True:
-        start = next((name for name in ("\\boxed{", "\\fbox{", "\\text{") if text.startswith(name)), "")
-        if not start or _closing(text, len(start)) != len(text) - 1:
-            return text
-        text = text[len(start) : -1].strip()
+        opener = next((name for name in ("\\boxed{", "\\fbox{", "\\text{") if text.startswith(name)), "")
+        if not opener or _closing(text, len(opener)) != len(text) - 1:
+            break
+        text = text[len(opener) : -1].strip()
+    start, end = text.find("\\boxed{"), -1
+    if start >= 0 and text.count("\\boxed{") == 1:
+        end = _closing(text, start + len("\\boxed{"))
+    if end < 0 or text[:start][-1:].isalnum() or text[end + 1 :].lstrip()[:1].isdigit():
+        return text
+    return text[:start] + text[start + len("\\boxed{") : end] + text[end + 1 :]
 
 
 def _closing(text: str, start: int) -> int:
@@ -184,6 +213,9 @@ def _of_text(found: re.Match[str]) -> str:
 def _without_braces(text: str) -> str:
     while text[:1] == "{" and _closing(text, 1) == len(text) - 1:
         text = text[1:-1].strip()
+        if "," in _NESTED.sub("", text):
+            # a set as it is typed
+            return f"\\{{{text}\\}}"
     return text
 
 

@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 
+from lit_g2rpo.rewards.answers.notation import normal_form
 from lit_g2rpo.rewards.answers.text import fold
 
 MAX_NUMBER_CHARACTERS = 64
@@ -40,6 +41,12 @@ def number(text: str) -> Fraction | None:
     return Fraction(value * 10**power) if power >= 0 else Fraction(value, 10**-power)
 
 
+def marked_number(text: str) -> Fraction | None:
+    """Read a number as `number` does, markup such as ``**7**`` or ``$7$`` and a full stop around it passed over."""
+    value = number(text)
+    return number(normal_form(text)) if value is None and len(text) <= MAX_NUMBER_CHARACTERS else value
+
+
 def percentage(text: str) -> Fraction | None:
     """Read a number with or without a percent sign: 12% and 12 are the same answer to "what percentage"."""
     return number(fold(text).removesuffix("%"))
@@ -53,11 +60,11 @@ def numbers_agree(answer: Fraction, gold: Fraction) -> bool:
 
 
 def count(text: str) -> int | None:
-    """Read how many: a whole number of digits, or an English word from zero to twenty."""
-    value = number(text)
+    """Read how many: a whole number of digits, or an English word from zero to twenty, markup passed over."""
+    value = marked_number(text)
     if value is not None:
         return int(value) if value.denominator == 1 and value >= 0 else None
-    word = fold(text).casefold()
+    word = normal_form(text).casefold() if len(text) <= MAX_NUMBER_CHARACTERS else ""
     return _WORDS.index(word) if word in _WORDS else None
 
 

@@ -26,6 +26,8 @@ _NAME = re.compile(
     r"(?:_\{[^{}]{1,20}\})?'?(?:\([^()]{1,40}\))?"
 )
 _PARTS = re.compile(r"(\d+(?:\.\d+)?) ?((?:[A-Za-z]{1,12}|\\text\{[A-Za-z]{1,12}\})\.?) ?(?:and )?", re.ASCII)
+_SUM = re.compile(r"[^\s^{(]\s*[-+]")
+_IN_BRACKETS = re.compile(r"(.*[\d}]) [(\[]([A-Za-z\\\\][^()\[\]]{1,39})[)\]]")
 _PLAIN_WORD = re.compile(r"\\text|[A-Za-z]{3}")
 _MAX_WORDS = 3
 NO_NOUNS = frozenset(
@@ -80,6 +82,9 @@ def quantity(form: str) -> Quantity | None:
         return _one(others[0])
     if not all((first, *others)):
         return None
+    if len(others) == 1 and is_name(others[0]) and not is_name(first):
+        # 3 = x
+        first, others = others[0], [first]
     last = _one(others[-1])
     named = _NAME.fullmatch(first) is not None
     return replace(last, name=first, sides=tuple(others[:-1]) if named else (first, *others[:-1]))
@@ -161,6 +166,9 @@ def _one(form: str) -> Quantity:
 
 def _split(form: str) -> Quantity:
     form = _TIMES.sub("\\\\times", form)
+    bracketed = _IN_BRACKETS.fullmatch(form)
+    if bracketed and (found := unit(bracketed[2])) and found.dimension:
+        form = f"{bracketed[1]} {bracketed[2]}"
     whole = _valued(form)
     if whole.value is not None:
         return whole
@@ -175,6 +183,9 @@ def _split(form: str) -> Quantity:
             letters = form[start:].strip()
             attached = form[start - 1] != " " or body.startswith("\\") or read.value is None
             # the r of 2\pi r, and the degrees of an angle whose sine is meant
+            if attached and len(letters) < 2 and _SUM.search(body):
+                # the m of 3+2m
+                continue
             if read.value is None and ((attached and len(letters) < 2) or (letters[0] == "^" and "\\" in body)):
                 continue
             return replace(

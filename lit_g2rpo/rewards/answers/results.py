@@ -10,13 +10,19 @@ from lit_g2rpo.rewards.answers.final_form import operators
 from lit_g2rpo.rewards.answers.notation import compact, is_balanced, is_words, normal_form
 from lit_g2rpo.rewards.answers.numbers import number, percentage
 from lit_g2rpo.rewards.answers.quantities import Quantity, in_parts, quantity
+from lit_g2rpo.rewards.answers.units import NO_UNIT
 
 MAX_RESULT_CHARACTERS = 512
 MAX_ITEMS = 64
 
 _TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))? ([ap])m", re.ASCII)
 _BETWEEN = re.compile(r"(?:between|from) (.{1,64}?) (?:and|to) (.{1,64})")
-_RANGE = re.compile(r"([-+]?[\d.,/]{1,32}) ?(?:-|\u2013|~| to |\\text\{to\}) ?([\d.,/][^=]{0,64})", re.ASCII)
+_RANGE = re.compile(
+    r"([-+]?[$\u20ac\u00a3\u00a5\u20b9\u20a9]?[\d.,/]{1,32}(?:%| ?\\text\{ ?[A-Za-z]{1,12}\}| [A-Za-z]{1,12})?) ?"
+    r"(?:-|\u2013|~| to |\\text\{to\}) ?([$\u20ac\u00a3\u00a5\u20b9\u20a9]?[\d.,/][^=]{0,64})",
+    re.ASCII,
+)
+_FACTOR = re.compile(r"(-?(?:[\d./]{1,32}|\\frac\{\d{1,16}\}\{\d{1,16}\})?) ?(?=[(\[]?\\begin)", re.ASCII)
 _SEPARATOR = re.compile(
     r"(?P<either>,? ?(?:\\text\{,? ?or\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])))|"
     r"(?P<comma>,? ?(?:\\text\{,? ?and\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\wedge(?![A-Za-z]))|[,;])|"
@@ -146,7 +152,11 @@ def _range(form: str) -> Result | None:
     if found is None:
         return None
     low, high = quantity(found[1]), quantity(found[2])
-    if low is None or high is None or low.value is None or high.value is None or high.unit is None:
+    if low is None or high is None or low.value is None or high.value is None:
+        return None
+    if form[0] in _SIGNS and high.unit == NO_UNIT:
+        high = replace(high, unit=low.unit)
+    if low.unit is None or high.unit is None or (low.unit.dimension and low.unit.dimension != high.unit.dimension):
         return None
     return Result(form, "range", (low, high))
 
@@ -207,7 +217,8 @@ def _outside_brackets(form: str) -> str:
 def _matrix(form: str) -> Result | None:
     found = _MATRIX.fullmatch(compact(form))
     if found is None:
-        return None
+        factor = _FACTOR.match(form)
+        return _multiplied(factor[1], form, _matrix(form[factor.end() :])) if factor and factor[1] else None
     rows: list[list[str]] = [[""]]
     depth = 0
     for piece in _CELLS.finditer(found[3]):
@@ -228,3 +239,15 @@ def _matrix(form: str) -> Result | None:
     straight = found[2].lower() == "vmatrix" or found[1] == "|"
     brackets = "||" if straight else "cases" if system else ""
     return Result(form, "matrix", tuple(item for item in items if item), brackets, len(rows[0]))
+
+
+def _multiplied(factor: str, form: str, matrix: Result | None) -> Result | None:
+    """Multiply a matrix of numbers by the number that stands before it."""
+    times = quantity("-1" if factor == "-" else factor)
+    if matrix is None or matrix.kind != "matrix" or matrix.brackets or times is None or times.value is None:
+        return None
+    if any(item.value is None or item.unit != NO_UNIT for item in matrix.items):
+        return None
+    values = [times.value * item.value for item in matrix.items if item.value is not None]
+    items = (Quantity(str(value), value=value, decimal=value.denominator == 1) for value in values)
+    return replace(matrix, form=form, items=tuple(items))

@@ -57,6 +57,7 @@ def unit(text: str) -> Unit | None:
     scale = size = Fraction(1)
     powers: Counter[str] = Counter()
     sign, area, last = 1, 1, None
+    kind = ""
     for kind, word in _words(_plain(text)):
         if kind == "power":
             if last is None:
@@ -75,7 +76,7 @@ def unit(text: str) -> Unit | None:
                 return None
             size, area = size * _raise(powers, last, sign * area), 1
     powers.pop("", None)
-    if area != 1:
+    if area != 1 or kind == "over":
         return None
     return Unit(scale, size, tuple(sorted((name, power) for name, power in powers.items() if power)))
 

@@ -10,6 +10,7 @@ from lit_g2rpo.rewards.answers.final_form import is_copied, is_final, is_stated,
 from lit_g2rpo.rewards.answers.notation import compact, is_explosive, normal_form
 from lit_g2rpo.rewards.answers.quantities import Quantity, is_name, quantity, units_agree, values_agree
 from lit_g2rpo.rewards.answers.results import MAX_RESULT_CHARACTERS, Result, interval, result
+from lit_g2rpo.rewards.answers.symbols import FUNCTIONS
 from lit_g2rpo.rewards.answers.text import words_agree
 from lit_g2rpo.rewards.answers.units import NO_UNIT
 from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
@@ -17,6 +18,14 @@ from lit_g2rpo.rewards.running.pool import TimedOut, current_pool
 __all__ = ["MAX_RESULT_CHARACTERS", "TimedOut", "results_agree"]
 
 _LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+_UPRIGHT = re.compile(r"\\text\{([A-Za-z]{1,4})\}")
+_INDEXED = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\d{1,3}|_\{\d{1,3}\})?){1,16}", re.ASCII)
+_NO_INDEX = str.maketrans("", "", "_{}")
+_CONSTANTS = {
+    "e",
+    *(f"\\{name}" for name in (*FUNCTIONS, *str.split("sqrt frac pi cdot times binom circ lfloor rfloor"))),
+}
+_NUMERAL = re.compile(r"([0-9A-Z]+)_\{?(\d{1,2})\}?", re.ASCII)
 
 Close = Callable[[Fraction, Fraction], bool]
 
@@ -45,7 +54,7 @@ def results_agree(
         # an unreadable gold answer is met by itself alone
         text = compact(normal_form(answer))
         return bool(text) and text == compact(normal_form(gold))
-    if compact(found.form) == compact(right.form):
+    if _as_typed(found.form) == _as_typed(right.form):
         return True
     if right.kind == "words":
         return _words_agree(found, right.form)
@@ -57,6 +66,12 @@ def results_agree(
     return current_pool().verify(*_for_algebra(right, found)) if verdict is None else verdict
 
 
+def _as_typed(form: str) -> str:
+    """Write a name with indices, such as a chemical formula, as it is typed: CO2."""
+    text = _UPRIGHT.sub(r"\1", compact(form))
+    return text.translate(_NO_INDEX) if _INDEXED.fullmatch(text) else compact(form)
+
+
 def _words_agree(answer: Result, gold: str) -> bool:
     if answer.kind == "words":
         return words_agree(answer.form, gold)
@@ -65,7 +80,7 @@ def _words_agree(answer: Result, gold: str) -> bool:
 
 
 def _is_final(answer: Result, gold: Result, question: str) -> bool:
-    if len(answer.items) == 1 == len(gold.items):
+    if len(answer.items) == 1 == len(gold.items) and answer.brackets != "||":
         a, g = answer.items[0], gold.items[0]
         if a.body == g.body and not _converted(a, g):
             return True
@@ -108,8 +123,10 @@ class _Comparison:
         self.question = question
         self.final_form = final_form
         self.close = close
+        self.about = False
 
     def results(self, answer: Result, gold: Result) -> bool | None:
+        self.about = "\\approx" in answer.form
         if gold.kind == answer.kind == "one":
             return self.chain(answer.items[0], gold.items[0])
         if gold.kind != answer.kind and "one" in (gold.kind, answer.kind):
@@ -144,14 +161,19 @@ class _Comparison:
             if other is None:
                 return False
             if other.value is None and (gold.value is not None or is_name(side)):
-                # a formula in symbols that the last side computes
-                if not any(mark.isalpha() for mark in side):
+                if not any(mark.isalpha() for mark in side) or not self._computes(side, gold):
                     return False
                 continue
             part = self.quantities(other, replace(gold, name=""))
             if part is not True:
                 return part
         return self.quantities(answer, gold)
+
+    def _computes(self, side: str, gold: Quantity) -> bool:
+        """Whether the last side computes another: one in symbols, of which nothing is known, or an equal constant."""
+        if self.about or not _CONSTANTS.issuperset(_LETTERS.findall(side)):
+            return True
+        return gold.value is None or current_pool().verify(gold.body, side)
 
     def quantities(self, answer: Quantity, gold: Quantity) -> bool | None:
         if not units_agree(answer, gold, self.question):
@@ -162,6 +184,10 @@ class _Comparison:
             return values_agree(answer, gold)
         if answer.body == gold.body and not _converted(answer, gold):
             return True
+        ours, theirs = (_NUMERAL.fullmatch(side.body) for side in (answer, gold))
+        if ours and theirs:
+            # numerals with their base, which algebra would pass over
+            return ours.groups() == theirs.groups()
         if gold.value is not None and not _needs_algebra(answer.body, self.final_form):
             return False
         if answer.value is not None and gold.unit != NO_UNIT and _converted(answer, gold):
@@ -198,7 +224,10 @@ class _Comparison:
         return self.in_order(answer.items, gold.items) if same_shape else False
 
     def ranges(self, answer: Sequence[Quantity], gold: Sequence[Quantity]) -> bool | None:
-        ours, theirs = ([replace(q, unit=items[-1].unit) for q in items] for items in (answer, gold))
+        ours, theirs = (
+            [replace(q, unit=items[-1].unit if q.unit == NO_UNIT else q.unit) for q in items]
+            for items in (answer, gold)
+        )
         return self.in_order(ours, theirs)
 
     def in_order(self, answer: Sequence[Quantity], gold: Sequence[Quantity]) -> bool | None:

@@ -29,7 +29,7 @@ def comparison() -> Compare:
     """Import what algebra needs, and return the comparison of a gold result with an answer, both in normal form."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from math_verify.grader import should_treat_as_complex, verify
-    from sympy import Basic, Expr, Float, I, expand, preorder_traversal
+    from sympy import Basic, Expr, Float, I, Symbol, expand, preorder_traversal
 
     from lit_g2rpo.rewards.running.size import same_form, too_large
 
@@ -72,6 +72,9 @@ def comparison() -> Compare:
             if same_form(g, a):
                 return True
             raise TooLarge
+        if isinstance(g, Symbol) and isinstance(a, Symbol):
+            # verify passes over the case of their names
+            return bool(g.name == a.name)
         if all(isinstance(side, Basic) and getattr(side, "is_number", False) for side in (g, a)):
             return constants_agree(g, a)
         if is_rational_polynomial(g) and is_rational_polynomial(a) and g.free_symbols == a.free_symbols:
