@@ -45,8 +45,10 @@ class OptimizerSettings:
             parameters: parameters of each part, in place of the policy's.
 
         Raises:
-            UserError: if it does not take its options.
+            UserError: if nothing learns, or it does not take its options.
         """
+        if not self._parts:
+            raise UserError("model.policy.freeze keeps every part from learning; leave one of them out")
         parts = list(self._parts.values()) if parameters is None else parameters
         try:
             optimizer = self._make([{"params": part} for part in parts])

@@ -125,3 +125,11 @@ def test_options_that_optimizer_or_schedule_do_not_take_are_one_line(random_fold
     made.lr_scheduler = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=-1)
     with pytest.raises(UserError, match=r"model\.lr_scheduler cannot be built: ValueError: .*total_steps"):
         made.optimizer_settings.state_dict()
+
+
+def test_a_policy_of_which_nothing_learns_is_refused(random_folder: str) -> None:
+    made = module(random_folder)
+    made.policy_config.freeze = ["vision", "merger", "language"]
+    made.configure_model()
+    with pytest.raises(UserError, match=r"model\.policy\.freeze keeps every part from learning"):
+        made.optimizer_settings.build()
