@@ -163,14 +163,13 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer_settings.build()
+        settings = self.optimizer_settings
+        optimizer = settings.build()
         check_rounding(optimizer, self.trainer.strategy, self.ranks)
-        if self.lr_scheduler is None:
+        schedule = settings.build_schedule(optimizer)
+        if schedule is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
     def on_fit_start(self) -> None:

@@ -22,9 +22,8 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
         UserError: if there is none.
     """
     if ckpt_path not in ("last", "best"):
+        check_exists(ckpt_path)
         path = Path(ckpt_path)
-        if not path.exists():
-            raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a checkpoint, or last for the newest one")
         # heavy, and not needed to find that there is none
         from lit_g2rpo.training.checkpoint_files import verify
 
@@ -55,6 +54,16 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
             return path
         rank_zero_warn(f"--ckpt_path {ckpt_path}: {path.resolve()} is not whole: {wrong}; trying the one before it")
     raise UserError(f"--ckpt_path {ckpt_path}: of {len(found)} checkpoints in {found[0].parent} none is whole")
+
+
+def check_exists(ckpt_path: str) -> None:
+    """Refuse a path where nothing lies.
+
+    Raises:
+        UserError: if it is neither a path of something nor ``last`` or ``best``.
+    """
+    if ckpt_path not in ("last", "best") and not Path(ckpt_path).exists():
+        raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a checkpoint, or last for the newest one")
 
 
 def _last(folder: Path) -> list[Path]:

@@ -26,13 +26,18 @@ def check_files(words: list[str]) -> None:
     for option, value in pairs(words):
         key = option.removeprefix("--")
         if value is None:
+            if key == "config":
+                raise UserError("--config has no value; give a recipe, such as configs/g2rpo.yaml")
             continue
         if key == "config" and not set(value) & set("{\n"):
             path = Path(value)
             if not path.exists():
                 raise UserError(f"--config: no such file: {value}")
+            if path.is_dir():
+                run = f"; for the folder of a run give --run {value}" if (path / "config.yaml").exists() else ""
+                raise UserError(f"--config: {value} is no file{run}")
             _check_fills("config", "--config ", value, path)
-            for inner, name in _named_files(path):
+            for inner, name in _named_files(value, path):
                 _check(inner, f"{value}: {inner}: ", name, path.parent / name)
         elif key in FILLED:
             _check(key, f"--{key} ", value, Path(value))
@@ -68,12 +73,33 @@ def _filled_key(path: Path) -> str | None:
     return found[1].rstrip(".") if found else None
 
 
-def _named_files(recipe: Path) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a recipe fills with files; one that is no YAML is the parser's to refuse."""
+def _named_files(given: str, recipe: Path) -> Iterator[tuple[str, str]]:
+    """Yield the keys that a recipe fills with files.
+
+    Args:
+        given: the recipe as the command line names it.
+        recipe: its path.
+
+    Raises:
+        UserError: if it is not YAML.
+    """
     try:
         content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except UnicodeDecodeError:
+        raise UserError(f"--config {given}: a config must be a text in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"--config {given} cannot be read ({error.strerror})") from None
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"--config {given} is not YAML: {error.reason}") from None
+    except (yaml.scanner.ScannerError, yaml.parser.ParserError) as error:
+        line = error.problem_mark or error.context_mark
+        where = f" in line {line.line + 1}" if line else ""
+        raise UserError(f"--config {given} is not YAML: {error.problem}{where}") from None
+    except yaml.YAMLError:
+        # values are the parser's to read
         return
+    if not isinstance(content, dict):
+        raise UserError(f"--config {given} holds no keys; give a recipe, such as configs/g2rpo.yaml")
     places: list[tuple[str, Any]] = [("", content)]
     for key, value in places:
         if isinstance(value, dict):

@@ -1,15 +1,18 @@
 """A command line before anything heavy is imported: ``--run`` and what goes with it, spelt out in plain words."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_g2rpo.cli.checkpoints import find_checkpoint, read_state
+from lit_g2rpo.cli.checkpoints import check_exists, find_checkpoint, read_state
 from lit_g2rpo.cli.fragments import check_files
 from lit_g2rpo.cli.words import pairs, take
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.training.records import recorded_config
+from lit_g2rpo.training.records import LAST, recorded_config
 
 READS_CHECKPOINT = ("fit", "validate", "test", "predict", "export")
+PLACE = re.compile(r"--(name|trainer\.logger\.(init_args\.)?(save_dir|name|version))")
+"""Keys that say where a run lies."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,18 +45,25 @@ def read_line(verb: str, words: list[str]) -> Line:
     if verb == "fit":
         more, words = take("--more", words)
         change, words = take("--change", words)
+    else:
+        for key, _ in pairs(words):
+            if key in ("--more", "--change"):
+                raise UserError(f"{key} belongs to fit; {verb} does not train")
     if more is not None and folder is None:
         raise UserError("--more goes on with a run: say which, --run FOLDER")
     run = None if folder is None else Path(folder)
     if run is not None:
         words = _spelt_out(verb, words, run, more)
     check_files(words)
+    for key, value in pairs(words):
+        if key == "--ckpt_path" and value not in (None, "null"):
+            check_exists(value)
     return Line(words, run, tuple(filter(None, (change or "").split(","))))
 
 
 def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list[str]:
     """Put config and newest checkpoint of a run in front of the words, and the length of the run behind them."""
-    words = ["--config", str(recorded_config(run)), *words]
+    own, words = words, ["--config", str(recorded_config(run)), *words]
     if verb not in READS_CHECKPOINT:
         return words
     if more is not None:
@@ -62,8 +72,14 @@ def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list
         if any(key == "--schedule.rollouts" for key, _ in pairs(words)):
             raise UserError("--more and --schedule.rollouts both say how long the run is; give one of them")
     asked, words = take("--ckpt_path", words)
+    # a training from any but the newest checkpoint is a new run, and an export goes where --output says
+    newest = asked in (None, "last")
+    if verb in ("validate", "test", "predict") or (verb == "fit" and (newest or Path(str(asked)).name == LAST)):
+        for key in (key for key, _ in pairs(own) if PLACE.fullmatch(key)):
+            raise UserError(f"{key} asks for another folder, but --run goes on in {run}; give one of them")
     path = find_checkpoint(asked or "last", run.parent, run)
-    words += ["--ckpt_path", str(path)]
+    # fit goes on in the folder from what is the newest, whatever its name
+    words += ["--ckpt_path", "last" if verb == "fit" and newest else str(path)]
     if more is not None:
         words += ["--schedule.rollouts", str(read_state(path)["g2rpo"]["rollout_index"] + int(more))]
     return words

@@ -1,4 +1,4 @@
-"""Where a run lies: the logger's arguments, which name its folder."""
+"""Where a run lies: the logger's arguments, which name its folder, or the trainer's folder where there is no logger."""
 
 import os
 from collections.abc import Iterable
@@ -12,10 +12,11 @@ class Place:
     """Read and set the folder of a run, ``<save_dir>/<name>/version_<n>``, in the arguments of the first logger.
 
     Args:
-        logger: ``trainer.logger`` as configured: a class with arguments, a list of them, or a flag.
+        trainer: ``trainer`` as configured; its ``logger`` is a class with arguments, a list of them, or a flag.
     """
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, trainer: Any) -> None:
+        self._trainer, logger = trainer, trainer.logger
         first = logger[0] if isinstance(logger, list) and logger else logger
         self._arguments = first.get("init_args") if hasattr(first, "get") else None
 
@@ -51,6 +52,8 @@ class Place:
         """
         arguments = self._arguments
         if arguments is None or "version" not in arguments:
+            if run is not None:
+                self._trainer.default_root_dir = os.path.normpath(run)
             return
         if run is not None:
             # wherever it lies now

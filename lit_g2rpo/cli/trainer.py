@@ -150,7 +150,7 @@ class TrainerCLI(LightningCLI):
         """Settle which checkpoint is meant and which folder the run lies in; refuse what Lightning would only raise."""
         config = self.settings
         check_xla_precision(config.trainer.strategy, config.trainer.precision)
-        place = Place(config.trainer.logger)
+        place = Place(config.trainer)
         if config.get("ckpt_path"):
             run = self.run_folder or place.run_of_configs(config.get("config") or [])
             newest = config.ckpt_path == "last"
@@ -221,7 +221,7 @@ class TrainerCLI(LightningCLI):
 
 
 def check_length(trainer: Namespace) -> None:
-    """Refuse keys of Lightning's trainer that would end a run, or thin its data, against the schedule.
+    """Refuse keys of Lightning's trainer that would end a run, or thin its data, against the schedule, or do nothing.
 
     Raises:
         UserError: if one is set.
@@ -234,6 +234,8 @@ def check_length(trainer: Namespace) -> None:
         value = trainer.get(key)
         if value not in neutral:
             raise UserError(f"trainer.{key} is {value}; leave it out: the length of a run is schedule.rollouts")
+    if (clip := trainer.get("gradient_clip_val") or 0) < 0:
+        raise UserError(f"trainer.gradient_clip_val is {clip}; it must be 0, which clips nothing, or more")
 
 
 @rank_zero_only

@@ -6,6 +6,7 @@ from typing import Any
 from typing_extensions import override
 
 from lit_g2rpo.data.datamodule import PromptData
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.mini.tasks import TASKS, make_sample, to_prompt
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
@@ -74,6 +75,11 @@ class MiniPrompts(PromptData):
             rollouts_per_epoch=rollouts_per_epoch,
             **options,
         )
+        for key, size in {"train_per_task": train_per_task, "val_per_task": val_per_task}.items():
+            if size < 1:
+                raise UserError(f"data.{key} is {size}; it must be 1 or more")
+        if seed < 0:
+            raise UserError(f"data.seed is {seed}; it must be 0 or more")
         self.seed, self.train_per_task = seed, train_per_task
         self.val_per_task, self.test_per_task = val_per_task, test_per_task
 

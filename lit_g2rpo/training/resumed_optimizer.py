@@ -13,6 +13,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import learning_parts
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.registry import one_line
 
 NEW_RUN = "start a new run from these weights: export --output DIR, then fit --model.policy.path DIR"
 
@@ -42,9 +43,17 @@ class OptimizerSettings:
 
         Args:
             parameters: parameters of each part, in place of the policy's.
+
+        Raises:
+            UserError: if nothing learns, or it does not take its options.
         """
+        if not self._parts:
+            raise UserError("model.policy.freeze keeps every part from learning; leave one of them out")
         parts = list(self._parts.values()) if parameters is None else parameters
-        optimizer = self._make([{"params": part} for part in parts])
+        try:
+            optimizer = self._make([{"params": part} for part in parts])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.optimizer cannot be built: {one_line(error)}") from error
         for part, group in zip(self._parts, optimizer.param_groups, strict=True):
             group["lr"] *= self._scale.get(part, 1.0)
         return optimizer
@@ -58,10 +67,20 @@ class OptimizerSettings:
             "options": [_options(group) for group in optimizer.param_groups],
             "schedule": None,
         }
-        if self._schedule is not None:
-            schedule = self._schedule(optimizer)
+        if (schedule := self.build_schedule(optimizer)) is not None:
             state["schedule"] = {"class": _name(schedule), "state": copy.deepcopy(schedule.state_dict())}
         return state
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Make the schedule of an optimizer; None for a constant learning rate.
+
+        Raises:
+            UserError: if it does not take its options.
+        """
+        try:
+            return None if self._schedule is None else self._schedule(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.lr_scheduler cannot be built: {one_line(error)}") from error
 
     def check(self, saved: dict[str, Any]) -> None:
         """Refuse settings that the optimizer state of a checkpoint does not fit.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.paths import WEIGHTS
 
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.mini.data import EVALUATION_SEED, MiniDataset, MiniPrompts
 from lit_g2rpo.mini.images import SIDE
 from lit_g2rpo.mini.lessons import STREAMS, TaughtRows
@@ -165,3 +166,9 @@ def test_the_shipped_policy_has_room_to_learn() -> None:
     assert np.mean([r.format for r in rewards]) > 0.95
     assert 0.25 < accuracy < 0.65
     assert accuracy == pytest.approx(record["val/accuracy"], abs=0.08)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", -1), ("train_per_task", 0), ("val_per_task", 0)])
+def test_settings_without_rows_are_refused(key: str, value: int) -> None:
+    with pytest.raises(UserError, match=rf"data\.{key} is {value}; it must be [01] or more"):
+        MiniPrompts(**{key: value})

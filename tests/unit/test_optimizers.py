@@ -1,6 +1,7 @@
 """Optimizers that a user names in YAML, beyond those of torch; steps too small for the type of the weights."""
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,23 @@ def test_each_part_learns_at_its_own_rate(random_folder: str, tmp_path: Path, fr
     assert steps == pytest.approx(
         {part: 0 if part in frozen else 1e-3 * rate for part, rate in rates.items()}, rel=0.01
     )
+
+
+def test_options_that_optimizer_or_schedule_do_not_take_are_one_line(random_folder: str) -> None:
+    made = module(random_folder)
+    made.configure_model()
+    made.optimizer = partial(torch.optim.AdamW, lr=-1.0)
+    with pytest.raises(UserError, match=r"model\.optimizer cannot be built: ValueError: Invalid learning rate: -1\.0$"):
+        made.optimizer_settings.build()
+    made.optimizer = partial(torch.optim.AdamW, lr=1.0)
+    made.lr_scheduler = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=-1)
+    with pytest.raises(UserError, match=r"model\.lr_scheduler cannot be built: ValueError: .*total_steps"):
+        made.optimizer_settings.state_dict()
+
+
+def test_a_policy_of_which_nothing_learns_is_refused(random_folder: str) -> None:
+    made = module(random_folder)
+    made.policy_config.freeze = ["vision", "merger", "language"]
+    made.configure_model()
+    with pytest.raises(UserError, match=r"model\.policy\.freeze keeps every part from learning"):
+        made.optimizer_settings.build()
