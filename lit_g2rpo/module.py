@@ -201,7 +201,9 @@ class G2RPOModule(EvaluationModule):
         if index == 0:
             self.experience = self.collect(prompts)
         elif self.experience is None:
-            self.experience = self._restore(prompts)
+            self.experience, self._restored = restore_experience(self, self._restored, prompts), None
+        if not self.experience.microbatches:
+            self.experience.microbatches = build_microbatches(self.experience, self.cut, self.policy.empty)
         microbatch = self.experience.microbatches[index]
         # Dropout follows from counters, as sampling does: a resumed run leaves out the same.
         torch.manual_seed(microbatch_seed(self.rollout.seed, self.rollout_index, index, self.global_rank))
@@ -217,10 +219,9 @@ class G2RPOModule(EvaluationModule):
         return loss
 
     def collect(self, prompts: list[Prompt]) -> Experience:
-        """Sample, score, filter and form advantages for one rollout of this rank's prompts, cut into micro-batches."""
+        """Sample, score, filter and form advantages for one rollout of this rank's prompts."""
         experience, metrics = collect(self, prompts)
         self.log_dict(metrics)
-        experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)
         self.rollout_index += 1
         self._collected_at = time.perf_counter()
         return experience
@@ -297,9 +298,3 @@ class G2RPOModule(EvaluationModule):
         # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
         self.point = state.get("point", {})
-
-    def _restore(self, prompts: list[Prompt]) -> Experience:
-        experience = restore_experience(self, self._restored, prompts)
-        experience.microbatches = build_microbatches(experience, self.cut, self.policy.empty)
-        self._restored = None
-        return experience
