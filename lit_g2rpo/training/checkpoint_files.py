@@ -25,6 +25,9 @@ CHECKSUMS = "checksums.json"
 
 BLOCK = 2**24
 
+AS_FOLDER = 0x10
+"""Bit in a zip archive's directory that marks a record as a folder."""
+
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 """What file systems say that know no links."""
 
@@ -163,6 +166,9 @@ def _verify_file(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 return f"the checksum of {broken} in it is wrong"
+            # torch leaves memory as it is for a record that is marked as a folder, and says nothing
+            if marked := next((record for record in archive.infolist() if record.external_attr & AS_FOLDER), None):
+                return f"{marked.filename} in it is marked as a folder"
         read(path, mmap=True)
     except UserError as error:
         return str(error)

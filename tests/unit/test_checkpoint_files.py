@@ -71,6 +71,18 @@ def test_a_flipped_bit_of_any_tensor_is_found(tmp_path: Path) -> None:
     assert verify(path) == f"the checksum of {entry.filename} in it is wrong"
 
 
+def test_a_flipped_bit_of_the_directory_in_a_file_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.ckpt", {"weights": torch.arange(10.0)})
+    whole = path.read_bytes()
+    for place in range(whole.index(b"PK\x01\x02"), len(whole)):
+        for bit in range(8):
+            flip(path, place, bit)
+            if not verify(path):
+                for mmap in (False, True):
+                    assert torch.equal(read(path, mmap)["weights"], torch.arange(10.0)), (place, bit)
+            path.write_bytes(whole)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x05\x06" + b"\0" * 18, pickle.dumps({"a": 1})])
 def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.ckpt"
