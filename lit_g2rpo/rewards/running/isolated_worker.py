@@ -105,7 +105,9 @@ def _prepare(descriptor: int, memory: int) -> None:
     for number in SIGNALS:
         # a handler and not SIG_IGN, which processes that a reward starts would inherit
         signal.signal(number, lambda *_: None)
-    os.register_at_fork(after_in_child=_default_signals)
+    # what a reward starts neither answers in its place nor keeps the pipe open once it has gone
+    os.set_inheritable(descriptor, False)
+    os.register_at_fork(after_in_child=lambda: _part(descriptor))
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     if sys.platform.startswith("linux"):
         if memory:
@@ -117,7 +119,8 @@ def _prepare(descriptor: int, memory: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _default_signals() -> None:
+def _part(descriptor: int) -> None:
+    os.close(descriptor)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
