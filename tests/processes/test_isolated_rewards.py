@@ -160,6 +160,24 @@ def test_what_a_reward_starts_neither_answers_nor_hides_its_end(form: str, make:
     assert totals(reward(batch("good", "behind", "good", "shell"))) == [0.5, "crashed", 0.5, "crashed"]
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_print_that_goes_nowhere_is_no_failure(full: bool, make: Callable[..., IsolatedReward]) -> None:
+    before = os.dup(2)
+    if full:
+        theirs = os.open("/dev/full", os.O_WRONLY)
+    else:
+        ours, theirs = os.pipe()
+        os.close(ours)
+    os.dup2(theirs, 2)
+    try:
+        reward = make("def f(completion, sample):\n    print(completion, flush=True)\n    return 0.5")
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(theirs)
+    assert totals(reward(batch("a", "b"))) == [0.5, 0.5]
+
+
 @pytest.mark.parametrize("raised", ["Odd()", "Odd(Odd())"])
 def test_an_exception_that_cannot_be_shown_is_a_failure(raised: str, make: Callable[..., IsolatedReward]) -> None:
     source = f"""

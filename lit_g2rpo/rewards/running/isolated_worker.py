@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.output import lossy_output
 from lit_g2rpo.registry import one_line
 from lit_g2rpo.rewards.compose import score
 from lit_g2rpo.rewards.config import RewardConfig
@@ -48,7 +49,12 @@ class OutsideRules:
 
 def main() -> None:
     """Answer batches from a pipe until it closes; arguments: search path, descriptor, settings."""
-    connection, settings = Connection(int(sys.argv[2])), json.loads(sys.argv[3])
+    # a print that fails is no failure of the reward
+    with lossy_output():
+        _answer(Connection(int(sys.argv[2])), json.loads(sys.argv[3]))
+
+
+def _answer(connection: Connection, settings: dict[str, Any]) -> None:
     sys.argv[:] = ["reward"]
     _prepare(connection.fileno(), settings["memory"])
     try:
