@@ -161,6 +161,8 @@ def tensors_only(path: Path, *classes: type) -> Iterator[None]:
 
 
 def _verify_file(path: Path) -> str:
+    if not path.is_file():
+        return "it is neither a file nor a folder"
     # torch.save writes a zip archive without compression, whose checksums torch.load does not look at
     try:
         with zipfile.ZipFile(path) as archive:
@@ -179,11 +181,13 @@ def _verify_file(path: Path) -> str:
 
 def _verify_folder(path: Path) -> str:
     if not (path / CHECKSUMS).is_file():
+        if not any(file.suffix == ".pt" for file in path.rglob("*")):
+            return "it is a folder that holds no tensors"
         warnings.warn(f"{path} holds no {CHECKSUMS}: whether it is whole is not known", stacklevel=2)
         return ""
     try:
-        noted = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
-    except ValueError:
+        noted = dict(json.loads((path / CHECKSUMS).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
         return f"{CHECKSUMS} in it is damaged"
     found = _checksums(path)
     for name in sorted(noted.keys() | found.keys()):

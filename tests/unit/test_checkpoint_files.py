@@ -99,6 +99,23 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path: Path, share: float) -> Non
         find_checkpoint(str(path), tmp_path)
 
 
+@pytest.mark.parametrize("instead", ["empty", "others", "list", "null", "pipe"])
+def test_what_took_the_place_of_the_newest_is_passed_over(tmp_path: Path, instead: str) -> None:
+    before = written(tmp_path / "rollout=00001-step=000002.ckpt")
+    newest = tmp_path / "last.ckpt"
+    if instead == "pipe":
+        os.mkfifo(newest)
+    else:
+        newest.mkdir()
+    if instead == "others":
+        (newest / "notes.txt").write_text("mine")
+    if instead in ("list", "null"):
+        (newest / CHECKSUMS).write_text({"list": "[[]]", "null": "null"}[instead])
+    os.utime(before, (0, 0))
+    with pytest.warns(UserWarning, match=r"last\.ckpt is not whole: [^\n]+; trying the one before it"):
+        assert find_checkpoint("last", tmp_path, tmp_path) == before
+
+
 def test_a_folder_is_held_to_all_of_its_files(tmp_path: Path) -> None:
     def spoilt(how: str) -> str:
         shutil.rmtree(tmp_path / "a.ckpt", ignore_errors=True)
