@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from copy import copy
 from pathlib import Path
 from typing import Any, Literal
@@ -205,8 +206,12 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        if trainer.local_rank == 0:
+        if trainer.local_rank != 0:
+            return
+        try:
             discard(Path(filepath))
+        except OSError as error:
+            warnings.warn(f"old checkpoint {filepath} could not be removed: {cause(error)}; it stays", stacklevel=2)
 
     def _save_best(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         before = {name: copy(getattr(self, name, None)) for name in BEST}

@@ -42,13 +42,13 @@ def rescue(trainer: L.Trainer, pl_module: L.LightningModule, sampling: bool) -> 
         stream = torch.cuda.Stream() if strategy.root_device.type == "cuda" else None  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             strategy.checkpoint_io.save_checkpoint(_whole(trainer, pl_module), part_of(path))
+        if PROGRESS.count != at:
+            remove(part_of(path))
+            return "training goes on, so nothing was saved"
+        seal(path)
+        point(path.with_name(LAST), path)
     except Exception as error:  # of a thread that watches: it must go on watching
         return f"nothing could be saved ({type(error).__name__}: {error}); {newest}"
-    if PROGRESS.count != at:
-        remove(part_of(path))
-        return "training goes on, so nothing was saved"
-    seal(path)
-    point(path.with_name(LAST), path)
     return f"saved step {step} as {path}"
 
 

@@ -19,7 +19,6 @@ from lit_g2rpo.cli.changes import admit, check_steps, find_changes
 from lit_g2rpo.cli.checkpoints import find_checkpoint, read_state, remove_new
 from lit_g2rpo.cli.derived import log_every_n_steps, max_steps, seed, val_check_interval
 from lit_g2rpo.cli.line import Line
-from lit_g2rpo.cli.output import lossy_output
 from lit_g2rpo.cli.parser import ConfigParser
 from lit_g2rpo.cli.place import Place
 from lit_g2rpo.cli.recipe import RecipeCallback, recipe_of
@@ -28,6 +27,7 @@ from lit_g2rpo.data.datamodule import PromptData, PromptUser
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
 from lit_g2rpo.hardware.hooks import reads_folders
+from lit_g2rpo.hardware.output import lossy_output
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.registry import one_line
 from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import lightning.pytorch as L
@@ -142,5 +143,6 @@ def _ranks(numbers: list[int]) -> str:
 
 
 def _say(line: str) -> None:
-    # print() needs a lock that the main thread may hold
-    os.write(2, f"\n{line}\n".encode())
+    # print() needs a lock that the main thread may hold; the terminal may be gone
+    with suppress(OSError):
+        os.write(2, f"\n{line}\n".encode())

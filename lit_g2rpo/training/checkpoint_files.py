@@ -25,6 +25,9 @@ CHECKSUMS = "checksums.json"
 
 BLOCK = 2**24
 
+AS_FOLDER = 0x10
+"""Bit in a zip archive's directory that marks a record as a folder."""
+
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 """What file systems say that know no links."""
 
@@ -158,11 +161,16 @@ def tensors_only(path: Path, *classes: type) -> Iterator[None]:
 
 
 def _verify_file(path: Path) -> str:
+    if not path.is_file():
+        return "it is neither a file nor a folder"
     # torch.save writes a zip archive without compression, whose checksums torch.load does not look at
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 return f"the checksum of {broken} in it is wrong"
+            # torch leaves memory as it is for a record that is marked as a folder, and says nothing
+            if marked := next((record for record in archive.infolist() if record.external_attr & AS_FOLDER), None):
+                return f"{marked.filename} in it is marked as a folder"
         read(path, mmap=True)
     except UserError as error:
         return str(error)
@@ -173,11 +181,13 @@ def _verify_file(path: Path) -> str:
 
 def _verify_folder(path: Path) -> str:
     if not (path / CHECKSUMS).is_file():
+        if not any(file.suffix == ".pt" for file in path.rglob("*")):
+            return "it is a folder that holds no tensors"
         warnings.warn(f"{path} holds no {CHECKSUMS}: whether it is whole is not known", stacklevel=2)
         return ""
     try:
-        noted = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
-    except ValueError:
+        noted = dict(json.loads((path / CHECKSUMS).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
         return f"{CHECKSUMS} in it is damaged"
     found = _checksums(path)
     for name in sorted(noted.keys() | found.keys()):

@@ -131,6 +131,69 @@ def test_how_a_process_ended_is_said(make: Callable[..., IsolatedReward]) -> Non
     assert reward.restarts == 6, "each is tried once more, since it may have been killed from outside"
 
 
+FORKS = """
+import os, time
+def bad(word):
+    if word == "fork":
+        # both return; the child's value comes first
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        return 1.0 if child else 0.0
+    if word == "behind":
+        if not os.fork():
+            time.sleep(600)
+        os._exit(4)
+    if word == "shell":
+        os.system("sleep 600 &")
+        os._exit(4)
+    return 0.5
+"""
+
+
+@pytest.mark.parametrize("form", ["one", "batch"])
+def test_what_a_reward_starts_neither_answers_nor_hides_its_end(form: str, make: Callable[..., IsolatedReward]) -> None:
+    reward = make(FORKS + FORMS[form], seconds=20.0)
+    for _ in range(2):
+        assert totals(reward(batch("good", "fork", "good"))) == [0.5, 1.0, 0.5]
+    # at once, and not when the time by the clock is over
+    assert totals(reward(batch("good", "behind", "good", "shell"))) == [0.5, "crashed", 0.5, "crashed"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_print_that_goes_nowhere_is_no_failure(full: bool, make: Callable[..., IsolatedReward]) -> None:
+    before = os.dup(2)
+    if full:
+        theirs = os.open("/dev/full", os.O_WRONLY)
+    else:
+        ours, theirs = os.pipe()
+        os.close(ours)
+    os.dup2(theirs, 2)
+    try:
+        reward = make("def f(completion, sample):\n    print(completion, flush=True)\n    return 0.5")
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(theirs)
+    assert totals(reward(batch("a", "b"))) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("raised", ["Odd()", "Odd(Odd())"])
+def test_an_exception_that_cannot_be_shown_is_a_failure(raised: str, make: Callable[..., IsolatedReward]) -> None:
+    source = f"""
+        class Odd(Exception):
+            def __str__(self):
+                raise self
+        def f(completion, sample):
+            raise {raised}
+    """
+    reward = make(source)
+    here = UserReward(reward.name, RewardConfig())
+    for one in (reward, here):
+        assert totals(one(batch("a"))) == ["Odd"]
+    assert reward.restarts == 0
+
+
 def test_a_process_that_was_killed_from_outside_costs_nothing(make: Callable[..., IsolatedReward]) -> None:
     reward = make("def f(completion, sample):\n    return 0.5")
     assert reward._process

@@ -195,6 +195,16 @@ def test_what_cannot_be_written_leaves_the_older_ones(tmp_path, monkeypatch):
     assert not [path for path in seen if path.name.startswith(".")]
 
 
+def test_an_old_one_that_cannot_be_removed_ends_nothing(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(checkpoint_module, "discard", refuse)
+    with pytest.warns(UserWarning, match=r"old checkpoint .*rollout=00001-.* could not be removed: Operation not"):
+        fit(ToyModule(), tmp_path, [RolloutCheckpoint(every_rollouts=1, keep_last=1, monitor=None)], rollouts=3)
+    assert os.path.realpath(tmp_path / "toy/version_0/checkpoints/last.ckpt").endswith("rollout=00003-step=000006.ckpt")
+
+
 def test_the_last_checkpoint_waits_for_room(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, {4}, times=3)
     monkeypatch.setattr(checkpoint_module, "PAUSE", 0.0)

@@ -71,6 +71,18 @@ def test_a_flipped_bit_of_any_tensor_is_found(tmp_path: Path) -> None:
     assert verify(path) == f"the checksum of {entry.filename} in it is wrong"
 
 
+def test_a_flipped_bit_of_the_directory_in_a_file_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.ckpt", {"weights": torch.arange(10.0)})
+    whole = path.read_bytes()
+    for place in range(whole.index(b"PK\x01\x02"), len(whole)):
+        for bit in range(8):
+            flip(path, place, bit)
+            if not verify(path):
+                for mmap in (False, True):
+                    assert torch.equal(read(path, mmap)["weights"], torch.arange(10.0)), (place, bit)
+            path.write_bytes(whole)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x05\x06" + b"\0" * 18, pickle.dumps({"a": 1})])
 def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.ckpt"
@@ -85,6 +97,23 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path: Path, share: float) -> Non
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(UserError, match="no whole checkpoint"):
         find_checkpoint(str(path), tmp_path)
+
+
+@pytest.mark.parametrize("instead", ["empty", "others", "list", "null", "pipe"])
+def test_what_took_the_place_of_the_newest_is_passed_over(tmp_path: Path, instead: str) -> None:
+    before = written(tmp_path / "rollout=00001-step=000002.ckpt")
+    newest = tmp_path / "last.ckpt"
+    if instead == "pipe":
+        os.mkfifo(newest)
+    else:
+        newest.mkdir()
+    if instead == "others":
+        (newest / "notes.txt").write_text("mine")
+    if instead in ("list", "null"):
+        (newest / CHECKSUMS).write_text({"list": "[[]]", "null": "null"}[instead])
+    os.utime(before, (0, 0))
+    with pytest.warns(UserWarning, match=r"last\.ckpt is not whole: [^\n]+; trying the one before it"):
+        assert find_checkpoint("last", tmp_path, tmp_path) == before
 
 
 def test_a_folder_is_held_to_all_of_its_files(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ import email.utils
 import io
 import itertools
 import json
+import math
+import socket
 import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -249,6 +252,97 @@ def test_a_slow_judge_is_not_waited_for(serve: Callable[..., Any]) -> None:
     with pytest.raises(ScoringStopError, match="no reply in time"):
         judge(batch("a"))
     assert server.dripped < 400, "the reply is not whole yet"
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[[bytes], Judge]]:
+    """Answer every connection with the same bytes, and close it."""
+    sockets: list[socket.socket] = []
+
+    def start(sent: bytes, **settings: Any) -> Judge:
+        listening = socket.create_server(("127.0.0.1", 0))
+        sockets.append(listening)
+
+        def run() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(sent)
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(65536):
+                            pass
+
+        threading.Thread(target=run, daemon=True).start()
+        settings = {"timeout": 10.0, "patience": 0.0} | settings
+        return Judge(JudgeConfig(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "m", **settings), RewardConfig())
+
+    yield start
+    for listening in sockets:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP 503 Busy"),
+        (b"HTTP/1.1 429 Slow\r\nRetry-After: Wed, 21 Oct 99999999999 07:28:00 GMT\r\n\r\n", "HTTP 429 Slow"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "IncompleteRead"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{", "IncompleteRead"),
+        (b"\0\xff\r\n", "BadStatusLine"),
+        (b"", "RemoteDisconnected"),
+    ],
+)
+def test_an_answer_that_breaks_off_is_of_a_judge_that_is_away(
+    sent: bytes, said: str, raw: Callable[[bytes], Judge]
+) -> None:
+    with pytest.raises(ScoringStopError, match=rf"has been away .*{said}"):
+        raw(sent)(batch("a"))
+
+
+def test_an_error_whose_text_does_not_come_is_of_a_judge_that_is_away() -> None:
+    class Cut(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise TimeoutError("timed out")
+
+    def post() -> bytes:
+        raise urllib.error.HTTPError("u", 502, "gone", email.message.Message(), Cut())
+
+    with pytest.raises(ScoringStopError, match=r"has been away .*HTTP 502 gone"):
+        Patience("judge", 0.0).call(post)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1/v1", "http://h:99999/v1", "http://h:port/v1", "http://a b/v1", "http://a..b/v1", "http://h/\u00fc",
+        "http:///v1", "http://h\n/v1", f"http://{'a' * 70}/v1", "file:///etc/passwd",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_before_the_run(url: str) -> None:
+    with pytest.raises(UserError, match=r"^model\.judge\.url is .*; give an address such as"):
+        JudgeConfig(url, "m")
+
+
+def test_keys_are_named_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="api_key_env") as refused:
+        JudgeConfig("http://user:secret@host/v1", "m")
+    assert "secret" not in str(refused.value)
+    for key in ("sec\nret", "secr\u00e9t"):
+        monkeypatch.setenv("JUDGE_KEY", key)
+        with pytest.raises(UserError, match="JUDGE_KEY is no key") as refused:
+            Judge(JudgeConfig("http://host/v1", "m", api_key_env="JUDGE_KEY"), RewardConfig())
+        assert key not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"timeout": math.nan}, {"timeout": math.inf}, {"patience": math.nan}, {"scale": math.inf}]
+)
+def test_settings_that_are_no_numbers_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=rf"model\.judge\.{next(iter(setting))} is "):
+        JudgeConfig("http://host/v1", "m", **setting)
 
 
 def test_nobody_there() -> None:

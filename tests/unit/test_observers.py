@@ -29,9 +29,9 @@ from lit_g2rpo.callbacks import (
 from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
 from lit_g2rpo.callbacks.run_folder import RunFolder
-from lit_g2rpo.cli.output import lossy_output
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.hardware.aside import Aside
+from lit_g2rpo.hardware.output import lossy_output
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

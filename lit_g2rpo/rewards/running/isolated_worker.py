@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.output import lossy_output
 from lit_g2rpo.registry import one_line
 from lit_g2rpo.rewards.compose import score
 from lit_g2rpo.rewards.config import RewardConfig
@@ -48,7 +49,12 @@ class OutsideRules:
 
 def main() -> None:
     """Answer batches from a pipe until it closes; arguments: search path, descriptor, settings."""
-    connection, settings = Connection(int(sys.argv[2])), json.loads(sys.argv[3])
+    # a print that fails is no failure of the reward
+    with lossy_output():
+        _answer(Connection(int(sys.argv[2])), json.loads(sys.argv[3]))
+
+
+def _answer(connection: Connection, settings: dict[str, Any]) -> None:
     sys.argv[:] = ["reward"]
     _prepare(connection.fileno(), settings["memory"])
     try:
@@ -105,7 +111,9 @@ def _prepare(descriptor: int, memory: int) -> None:
     for number in SIGNALS:
         # a handler and not SIG_IGN, which processes that a reward starts would inherit
         signal.signal(number, lambda *_: None)
-    os.register_at_fork(after_in_child=_default_signals)
+    # what a reward starts neither answers in its place nor keeps the pipe open once it has gone
+    os.set_inheritable(descriptor, False)
+    os.register_at_fork(after_in_child=lambda: _part(descriptor))
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     if sys.platform.startswith("linux"):
         if memory:
@@ -117,7 +125,8 @@ def _prepare(descriptor: int, memory: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _default_signals() -> None:
+def _part(descriptor: int) -> None:
+    os.close(descriptor)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,7 +1,9 @@
 """A judge: another model that grades answers, behind an HTTP endpoint of OpenAI's form."""
 
 import hashlib
+import http.client
 import json
+import math
 import os
 import threading
 import time
@@ -65,15 +67,16 @@ class JudgeConfig:
     max_tokens: int = 16
 
     def __post_init__(self) -> None:
-        address = urllib.parse.urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.netloc:
+        if "@" in self.url:
+            raise UserError("model.judge.url holds a user name or key; name the key's variable in api_key_env")
+        if not _is_address(self.url):
             raise UserError(f"model.judge.url is {self.url!r}; give an address such as http://localhost:8000/v1")
         if "{answer}" not in self.prompt or self.prompt.count("{marker}") < 2:
             raise UserError("model.judge.prompt must hold {answer} between two {marker}s, so that it is read as data")
         for key in ("timeout", "scale", "concurrency", "max_tokens"):
-            if getattr(self, key) <= 0:
+            if not 0 < getattr(self, key) < math.inf:
                 raise UserError(f"model.judge.{key} is {getattr(self, key)}; give a number above 0")
-        if self.patience < 0:
+        if not self.patience >= 0:
             raise UserError(f"model.judge.patience is {self.patience}; give 0 or more seconds")
 
 
@@ -95,6 +98,10 @@ class Judge:
         if config.api_key_env:
             if not (key := os.environ.get(config.api_key_env, "").strip()):
                 raise UserError(f"model.judge.api_key_env is {config.api_key_env!r}, which the environment lacks")
+            if not (key.isascii() and key.isprintable()):
+                raise UserError(
+                    f"the environment's {config.api_key_env} is no key: it holds line ends or other letters"
+                )
             self._headers["Authorization"] = f"Bearer {key}"
         self._connection = Patience(f"model.judge {config.url}", config.patience)
         self._opener = urllib.request.build_opener(_NoRedirect)
@@ -194,7 +201,19 @@ class Judge:
                     raise TimeoutError
                 if len(reply) > MAX_REPLY:
                     return b"too long"
+            if response.length:
+                raise http.client.IncompleteRead(reply, response.length)
         return reply
+
+
+def _is_address(url: str) -> bool:
+    try:
+        address = urllib.parse.urlsplit(url)
+        host = (address.hostname or "").encode("idna")
+        known = address.scheme in ("http", "https") and address.port != 0
+    except ValueError:
+        return False
+    return bool(host) and known and url.isascii() and url.isprintable() and " " not in url
 
 
 def marker(answer: str) -> str:

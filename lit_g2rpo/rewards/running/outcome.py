@@ -36,7 +36,11 @@ def failure_of(error: BaseException) -> Failure:
     """Say what the user's code raised, and in which line."""
     code = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
     place = traceback.extract_tb(error.__traceback__)[-1]
-    message = f"{' '.join(str(error).split())[:500]} ({Path(place.filename).name}, line {place.lineno})"
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # of the user's own class
+        said = type(error).__name__
+    message = f"{said[:500]} ({Path(place.filename).name}, line {place.lineno})"
     return Failure(code, message, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:])
 
 

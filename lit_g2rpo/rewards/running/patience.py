@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -129,8 +130,10 @@ class Patience:
 
 def _failure(error: Exception) -> Failure:
     if isinstance(error, urllib.error.HTTPError):
-        said = " ".join(error.read(300).decode(errors="replace").split())
-        error.close()
+        said = ""
+        # what it says besides may not come
+        with suppress(OSError, http.client.HTTPException), error:
+            said = " ".join(error.read(300).decode(errors="replace").split())
         return Failure("judge", f"HTTP {error.code} {error.reason}{': ' if said else ''}{said}")
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
@@ -145,6 +148,6 @@ def _retry_after(error: Exception) -> float:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        return (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
         return 0.0
-    return (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
