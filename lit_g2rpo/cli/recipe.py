@@ -14,7 +14,7 @@ from typing_extensions import override
 from lit_g2rpo.files import write_text
 from lit_g2rpo.training.records import add_record
 
-SECTIONS = ("name", "seed_everything", "schedule", "model", "data", "trainer")
+SECTIONS = ("name", "seed_everything", "schedule", "checkpoint", "model", "data", "trainer")
 """What a recipe holds; verbs add words of their own, such as ``ckpt_path``, that none shares."""
 DERIVED = ("trainer.max_steps", "trainer.val_check_interval", "trainer.log_every_n_steps", "model.rollout.seed")
 """Keys that follow from others when a recipe is read."""

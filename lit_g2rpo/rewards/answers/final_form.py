@@ -18,6 +18,11 @@ MAX_QUESTION = 4096
 _CONSTANTS = {"\\pi", "e", "i"}
 _FORMULA = re.compile(r"\$([^$]{1,512})\$|\\\(([^$]{1,512}?)\\\)|\\\[([^$]{1,512}?)\\\]")
 
+_CONVERSION = re.compile(
+    r"\b(?:write|express|convert|rewrite|change|turn|put|reduce|represent|give|state)\b|as an? |化为|写成|表示|化成",
+    re.I,
+)
+
 
 @lru_cache(4096)
 def operators(form: str) -> frozenset[str]:
@@ -45,8 +50,7 @@ def is_final(answer: frozenset[str], gold: frozenset[str]) -> bool:
 def is_copied(answer: str, gold: str, question: str) -> bool:
     """Tell a result that the question states, but for what `arranged` passes over, and gold writes otherwise.
 
-    A number in lowest terms is no copy unless it is the only one of the question and gold writes it in another way,
-    which asks for a conversion.
+    A number in lowest terms is no copy unless the question asks to write its one number in another way, as gold does.
 
     Args:
         answer: in normal form.
@@ -60,8 +64,8 @@ def is_copied(answer: str, gold: str, question: str) -> bool:
     stated = _stated(question)
     if arranged(answer) not in stated:
         return False
-    converted = len(stated) == 1 and _writing(answer) != _writing(gold)
-    return converted or not _is_reduced(answer) or bool(operators(gold))
+    converted = len(stated) == 1 and _CONVERSION.search(question) and _writing(answer) != _writing(gold)
+    return bool(converted) or not _is_reduced(answer) or bool(operators(gold))
 
 
 def is_stated(answer: str, question: str) -> bool:
