@@ -18,9 +18,14 @@ def keep_groups(trainer: L.Trainer, pl_module: L.LightningModule, folder: Path) 
 
 
 def forget_covered(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-    """Remove the groups that the checkpoint just written holds."""
+    """Remove the groups that the checkpoint just written holds; all ranks call it."""
     run = run_of(pl_module)
-    if run.records is not None and trainer.is_global_zero:
+    if run.records is None:
+        return
+    run.records.drop()
+    # what another rank was still writing would outlive the removal
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
         run.records.covered(run.rollout_index)
 
 

@@ -119,6 +119,11 @@ class GroupRecords:
         self._waiting.append(make)
         self._jobs.append(self._thread.submit(self._write))
 
+    def drop(self) -> None:
+        """Write no more of the present rollout."""
+        self._waiting.clear()
+        self._finish()
+
     def covered(self, rollout: int) -> None:
         """Remove the files of rollouts that a checkpoint makes needless, those of all ranks; one rank calls it.
 
@@ -149,7 +154,14 @@ class GroupRecords:
         if not self._waiting or self._failed:
             return
         self._hurry.wait(DELAY)
-        lines = [_line(self._waiting.popleft()()) for _ in range(len(self._waiting))]
+        lines = []
+        while self._waiting:
+            # another thread may drop what waits
+            try:
+                make = self._waiting.popleft()
+            except IndexError:
+                break
+            lines.append(_line(make()))
         if not lines:
             return
         try:

@@ -194,3 +194,13 @@ def test_words_and_pixels_of_a_prompt_count(random_folder: str) -> None:
         digest = prompt_digest(policy.encode(changed))
         assert digest not in seen
         seen.add(digest)
+
+
+def test_what_still_waits_does_not_outlive_the_checkpoint(tmp_path: Path) -> None:
+    records = GroupRecords(tmp_path, 0)
+    records.begin(1, {}, "")
+    records.add(lambda: {"wave": 0, "prompt": "a"})
+    records.drop()
+    records.covered(1)
+    records.close()
+    assert not list(tmp_path.iterdir())
