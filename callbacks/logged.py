@@ -6,6 +6,9 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_g2rpo.training.curve_file import forget_points
+from lit_g2rpo.training.run import handles
+
 
 def metric(trainer: L.Trainer, name: str) -> float | None:
     """Read the latest value of a metric; None if it was never logged."""
@@ -24,11 +27,15 @@ def per_task(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def forget_later_points(trainer: L.Trainer, rollout: int) -> None:
-    """Have TensorBoard drop the points after a rollout, which a run that was killed wrote and a resumed one repeats.
+    """Drop the points after a rollout, which a run that was killed wrote and a resumed one repeats.
 
     Source: the purge_step of torch.utils.tensorboard.SummaryWriter, which is known only after its writer exists.
     """
-    writer = tensorboard_writer(trainer) if trainer.is_global_zero else None
+    if not trainer.is_global_zero:
+        return
+    if curve_file := handles(trainer.lightning_module).curve_file:
+        forget_points(curve_file, rollout)
+    writer = tensorboard_writer(trainer)
     if writer is not None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 

@@ -17,7 +17,9 @@ from typing_extensions import override
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import remove_scratch
 from lit_g2rpo.hardware.aside import Aside
+from lit_g2rpo.training.curve_file import CURVES
 from lit_g2rpo.training.records import records
+from lit_g2rpo.training.run import handles
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 """What file systems say that know no locks."""
@@ -52,6 +54,7 @@ class RunFolder(L.Callback):
                 self._lock = locked(folder, TrainerFn(stage).value)
                 if stage == "fit":
                     remove_scratch(folder)
+                    handles(pl_module).curve_file = folder / CURVES
             except UserError as error:
                 problem = error
         if problem := trainer.strategy.broadcast(problem):

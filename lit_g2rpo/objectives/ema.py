@@ -13,7 +13,7 @@ class EmaStandardized:
     """The estimator, and its running moments per task: part of the checkpoint, the same on every rank.
 
     The moments are updated before they are used and start at the first batch. A group with an advantage above 5 in
-    size is standardised by its own standard deviation instead, as in the released code (the paper clips).
+    size is standardised by its own biased standard deviation instead, as in the released code (the paper clips).
 
     Args:
         decay: weight of the past in the running moments, in [0, 1).
@@ -36,7 +36,7 @@ class EmaStandardized:
         scores = (values - mean_within(values, groups)) / deviation
         outlier = torch.zeros(int(groups.max()) + 1 if len(groups) else 0, dtype=torch.bool)
         outlier[groups[scores.abs() > LIMIT]] = True
-        return restore(torch.where(outlier[groups], standardize(values, groups), scores), rows, rewards)
+        return restore(torch.where(outlier[groups], standardize(values, groups, unbiased=False), scores), rows, rewards)
 
     def _updated(self, task: int, values: Tensor) -> float:
         """Update a task's moments with this batch, and return its running standard deviation."""

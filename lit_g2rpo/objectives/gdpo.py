@@ -1,6 +1,6 @@
 """GDPO and GS-GDPO: advantages from the parts of the reward, each compared by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from lit_g2rpo.objectives.objective import Objective
 class GDPO(Objective):
     """Group reward-decoupled policy optimization: each component standardised in its group, their sum over the batch.
 
-    The total reward decides only which groups are dropped, so length shaping does not reach the advantages.
+    The total reward takes no part, so length shaping does not reach the advantages.
 
     Args:
         components: the parts of the reward to use; one that the rewards of the data do not have is skipped.
@@ -34,6 +34,10 @@ class GDPO(Objective):
                 f"model.objective.components is {list(components)}; name parts of the reward, such as accuracy"
             )
         self.components = tuple(components)
+
+    @override
+    def compared(self, columns: Mapping[str, Tensor]) -> list[Tensor]:
+        return [columns[name] for name in self.components if name in columns] or super().compared(columns)
 
     @override
     def advantages(self, batch: ScoredBatch) -> Tensor:

@@ -23,12 +23,13 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KlEstimator
 
     Source: http://joschu.net/blog/kl-approx.html; ``k3`` in arXiv 2402.03300, eq. 4.
     """
-    difference = (logprobs - ref_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    difference = logprobs - ref_logprobs
     if estimator == "k1":
         return difference
     if estimator == "k2":
         return difference.square() / 2
     if estimator == "k3":
         # expm1 keeps the digits that exp(x) - 1 - x loses near 0, where the penalty is quadratic.
-        return torch.expm1(-difference) + difference
+        # The clamp keeps exp finite; it keeps no gradient of that term, and needs to only where its x is far below 0.
+        return torch.expm1(-difference.clamp(min=-MAX_LOG_RATIO)) + difference
     raise ValueError(f"unknown estimator {estimator!r}: k1, k2 or k3")

@@ -1,5 +1,6 @@
 """The objective: how scored completions become advantages, and what the loss of a token is."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -41,6 +42,14 @@ class Objective(ObjectiveSettings):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned; that of another objective may hold nothing."""
+
+    def compared(self, columns: Mapping[str, Tensor]) -> list[Tensor]:
+        """Pick the rewards that are compared inside a group, which teaches nothing where all of them tie.
+
+        Args:
+            columns: ``reward``, the total, and its parts by name, each ``[P, G]``.
+        """
+        return [columns["reward"]]
 
     def advantages(self, batch: ScoredBatch) -> Tensor:
         """Turn the rewards of a rollout over all ranks into advantages ``[N]``, 0 where ``batch.valid`` is False."""

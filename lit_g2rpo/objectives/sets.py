@@ -25,18 +25,21 @@ def tie_classes(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> tuple[
     return order, begins
 
 
-def standardize(values: Tensor, set_ids: Tensor) -> Tensor:
-    """Take its set's mean from each value, over the set's unbiased standard deviation plus 1e-6; 0 in a set of one.
+def standardize(values: Tensor, set_ids: Tensor, *, unbiased: bool = True) -> Tensor:
+    """Subtract its set's mean from each value and divide by the set's standard deviation plus 1e-6; 0 in a set of one.
 
     Args:
         values: finite values, ``[N]`` float64.
         set_ids: the set of each value, from 0 without holes, ``[N]`` long.
+        unbiased: the variance of a set of n is over n - 1, else over n.
     """
     size = set_ids.bincount()[set_ids]
     difference = values - mean_within(values, set_ids)
     # A set of one has difference 0, whatever it is divided by.
-    deviation = (mean_within(difference.square(), set_ids) * size / (size - 1).clamp(min=1)).sqrt()
-    return difference / (deviation + EPSILON)
+    variance = mean_within(difference.square(), set_ids)
+    if unbiased:
+        variance = variance * size / (size - 1).clamp(min=1)
+    return difference / (variance.sqrt() + EPSILON)
 
 
 def mean_within(values: Tensor, set_ids: Tensor) -> Tensor:

@@ -1,11 +1,15 @@
 """Curves of what was measured: one point per rollout, with what that rollout had."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
 from typing_extensions import override
+
+from lit_g2rpo.hardware.aside import Aside
+from lit_g2rpo.training.curve_file import CURVES, append_point
 
 
 class CurvesModule(L.LightningModule):
@@ -19,6 +23,9 @@ class CurvesModule(L.LightningModule):
         super().__init__()
         self.rollout_index = 0
         self.point: dict[str, Any] = {}
+        self.curve_file: Path | None = None
+        """Where the first rank keeps the points whatever the loggers are; None to keep none."""
+        self._curve_aside = Aside(CURVES)
 
     @override
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -29,8 +36,11 @@ class CurvesModule(L.LightningModule):
         super().log(name, value, *args, **kwargs | {"logger": False})
 
     def write_point(self) -> None:
-        """Send the present point to the loggers, and begin another."""
+        """Send the present point to the loggers and the run's own file, and begin another."""
         values, self.point = {name: float(value) for name, value in self.point.items()}, {}
+        if self.curve_file is not None:
+            with self._curve_aside.guard():
+                append_point(self.curve_file, self.rollout_index, values)
         for logger in self.loggers:
             logger.log_metrics(values, step=self.rollout_index)
             logger.save()

@@ -1,6 +1,7 @@
 """The seam of a run: what training asks of its module, and the part of it that callbacks may touch."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import lightning.pytorch as L
@@ -64,6 +65,7 @@ class RunHandles(Protocol):
     objective: Objective
     experience: Experience | None
     rollout_index: int
+    curve_file: Path | None
     rollout: RolloutConfig
     reward: RewardConfig
     evaluation: EvaluationConfig

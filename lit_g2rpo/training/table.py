@@ -98,7 +98,7 @@ def usable_groups(column: Columns, objective: Objective) -> Tensor:
     groups = torch.arange(len(accuracy))[:, None].expand(accuracy.shape)
     kept = torch.zeros_like(scored)
     kept[scored] = kept_groups(
-        accuracy[scored], column["reward"][scored], groups[scored],
+        accuracy[scored], [reward[scored] for reward in objective.compared(column)], groups[scored],
         low=objective.accuracy_low, high=objective.accuracy_high,
     )  # fmt: skip
     return kept.any(1)

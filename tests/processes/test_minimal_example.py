@@ -43,7 +43,7 @@ def test_advantages_and_filter_agree(example, levels):
     expected = torch.tensor(example.gaussian_advantages(*lists), dtype=DOUBLE)
     torch.testing.assert_close(gaussian(rewards, groups, tasks), expected, **EXACT)
     accuracy = (rewards > 0.8).to(DOUBLE)
-    kept = kept_groups(accuracy, rewards, groups, low=0.01, high=0.99)
+    kept = kept_groups(accuracy, [rewards], groups, low=0.01, high=0.99)
     assert kept.tolist() == example.keep(accuracy.tolist(), lists[0], lists[1])
     assert kept.any()
 

@@ -285,3 +285,15 @@ def test_a_loss_that_is_no_loss_of_each_token_is_refused(monkeypatch):
         UserError, match=r"model.objective.loss returned \[\] for 3 tokens; it must return the loss of each"
     ):
         objective._loss(torch.zeros(3), SimpleNamespace(old_logprobs=torch.zeros(3), advantages=torch.ones(3)))
+
+
+@pytest.mark.parametrize("gap", [-30.0, 25.0, 300.0])
+def test_kl_estimators_keep_their_gradient_far_from_the_reference(gap):
+    logprobs = torch.tensor([gap], dtype=DOUBLE, requires_grad=True)
+    found = {}
+    for name in ("k1", "k2", "k3"):
+        value = kl_penalty(logprobs, torch.zeros(1, dtype=DOUBLE), estimator=name)
+        assert value.isfinite().all()
+        found[name] = torch.autograd.grad(value.sum(), logprobs)[0].item()
+    # far below the reference the exponential of k3 is cut, and 1 is left of its gradient 1 - exp(-x)
+    assert found == pytest.approx({"k1": 1.0, "k2": gap, "k3": 1.0}, rel=1e-9)

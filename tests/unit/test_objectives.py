@@ -34,6 +34,8 @@ from lit_g2rpo.objectives.advantages import (
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
 from lit_g2rpo.objectives.losses import ppo
 from lit_g2rpo.objectives.settings import ObjectiveSettings
+from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.table import build_table, usable_groups
 
 DOUBLE = torch.float64
 
@@ -270,3 +272,21 @@ def test_the_config_parser_takes_a_list_of_components():
     config = parser.parse_args([f"--objective={name}", "--objective.components=[accuracy, format]"])
     assert parser.instantiate(config).objective.components == ("accuracy", "format")
     assert "structure" in parser.dump(parser.parse_args([f"--objective={name}"]))
+
+
+@pytest.mark.parametrize("objective", [GDPO(components=["accuracy"]), GaussianGDPO(components=["accuracy"])])
+def test_a_group_whose_total_ties_teaches_its_components(objective):
+    accuracy = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    columns = {"accuracy": accuracy, "format": 1 - accuracy, "structure": torch.zeros(1, 4)}
+    columns |= {"reward": accuracy + columns["format"], "scored": torch.ones(1, 4)}
+    columns |= {"task": torch.zeros(1, 4), "problem_type": torch.zeros(1, 4), "length": torch.ones(1, 4)}
+    columns |= {"truncated": torch.zeros(1, 4), "entropy": torch.zeros(1, 4), "logprobs": torch.zeros(1, 4)}
+    usable = usable_groups(columns, objective)
+    table = build_table(columns, usable, objective, {"a": Task("a")})
+    assert usable.tolist() == [True]
+    if type(objective) is GDPO:
+        # each over the group's unbiased deviation, sqrt(1/3)
+        torch.testing.assert_close(table.advantages, 0.8660254 * torch.tensor([[1.0, 1.0, -1.0, -1.0]]))
+    assert table.advantages.tolist()[0] == sorted(table.advantages.tolist()[0], reverse=True)
+    assert table.advantages.abs().min() > 0.1
+    assert usable_groups(columns, GRPO()).tolist() == [False]

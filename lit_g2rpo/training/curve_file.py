@@ -1,0 +1,54 @@
+"""The curves of a run as a file of its own: one JSON object per line and rollout, whatever the loggers are."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_g2rpo.files import write_text
+
+CURVES = "curves.jsonl"
+"""Name of the file in the folder of a run."""
+
+
+def append_point(path: Path, rollout: int, values: Mapping[str, float]) -> None:
+    """Append a point, with the wall clock in seconds as ``time``.
+
+    Args:
+        path: the file, which is made if need be.
+        rollout: rollouts that are done.
+        values: value by metric.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"rollout": rollout, "time": round(time.time(), 3), **values}) + "\n")
+
+
+def read_points(path: Path) -> list[dict[str, Any]]:
+    """Read the points in the order of their rollouts, several of one rollout joined; a line cut short ends them.
+
+    Args:
+        path: the file; a missing one holds none.
+    """
+    points: dict[int, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            point = json.loads(line)
+        except json.JSONDecodeError:
+            # of a run that is writing it, or was killed while it did
+            break
+        points.setdefault(point["rollout"], {}).update(point)
+    return [points[rollout] for rollout in sorted(points)]
+
+
+def forget_points(path: Path, rollout: int) -> None:
+    """Remove the points after a rollout, which a run that was killed wrote and a resumed one repeats.
+
+    Args:
+        path: the file; a missing one stays so.
+        rollout: rollouts that are done; -1 removes all.
+    """
+    if path.exists():
+        kept = [point for point in read_points(path) if point["rollout"] <= rollout]
+        write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
