@@ -18,7 +18,7 @@ LEVELS = [
     {"training"},
     {"evaluation"},
     {"data"},
-    {"planning", "module"},
+    {"planning", "module", "comparison"},
     {"callbacks", "strategies"},
     {"cli", "mini", "__main__"},
 ]

@@ -1,0 +1,1 @@
+"""Comparison of runs over seeds: groups, statistics, costs, and the page that shows them."""
