@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("lit_g2rpo.cli.verbs.data:main", "check rows, or convert them: data check, data convert"),
     "reward": ("lit_g2rpo.cli.verbs.reward:main", "score canned completions and show the parts: reward test"),
     "score": ("lit_g2rpo.cli.verbs.score:main", "score predictions again, without the model"),
+    "compare": ("lit_g2rpo.cli.verbs.compare:main", "compare runs over seeds: tables, a file and a page"),
     "eval-export": ("lit_g2rpo.cli.verbs.eval_export:main", "write the commands that run lmms-eval and VLMEvalKit"),
 }
 """Where each verb lies: ``run`` takes configurations, as a `Line`, ``main`` reads a command line of its own."""

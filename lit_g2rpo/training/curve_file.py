@@ -30,16 +30,31 @@ def read_points(path: Path) -> list[dict[str, Any]]:
     Args:
         path: the file; a missing one holds none.
     """
+    return scan_points(path)[0]
+
+
+def scan_points(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """Read the points up to the first line that is none.
+
+    Args:
+        path: the file; a missing one holds none.
+
+    Returns:
+        The points in the order of their rollouts, several of one rollout joined, and the number of that line, from 1.
+        None if there is no such line but one that a running or killed run has not finished.
+    """
     points: dict[int, dict[str, Any]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in lines:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = text.splitlines(keepends=True)
+    broken = None
+    for number, line in enumerate(lines, 1):
         try:
             point = json.loads(line)
-        except json.JSONDecodeError:
-            # of a run that is writing it, or was killed while it did
+            points.setdefault(int(point["rollout"]), {}).update(point)
+        except (ValueError, KeyError, TypeError):
+            broken = number if line.endswith("\n") else None
             break
-        points.setdefault(point["rollout"], {}).update(point)
-    return [points[rollout] for rollout in sorted(points)]
+    return [points[rollout] for rollout in sorted(points)], broken
 
 
 def forget_points(path: Path, rollout: int) -> None:

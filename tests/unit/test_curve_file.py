@@ -2,7 +2,7 @@
 
 import json
 
-from lit_g2rpo.training.curve_file import append_point, forget_points, read_points
+from lit_g2rpo.training.curve_file import append_point, forget_points, read_points, scan_points
 
 
 def test_points_of_one_rollout_join_and_later_ones_are_forgotten(tmp_path):
@@ -32,3 +32,12 @@ def test_a_missing_file_holds_no_points(tmp_path):
     assert read_points(tmp_path / "curves.jsonl") == []
     forget_points(tmp_path / "curves.jsonl", 3)
     assert not (tmp_path / "curves.jsonl").exists()
+
+
+def test_a_damaged_line_is_numbered_and_an_unfinished_one_is_not(tmp_path):
+    path = tmp_path / "curves.jsonl"
+    path.write_text('{"rollout": 1, "a": 1.0}\n[]\n{"rollout": 2, "a": 1.0}\n')
+    assert scan_points(path) == ([{"rollout": 1, "a": 1.0}], 2)
+    path.write_text('{"rollout": 1, "a": 1.0}\n{"rollout": 2')
+    assert scan_points(path) == ([{"rollout": 1, "a": 1.0}], None)
+    assert scan_points(tmp_path / "none") == ([], None)

@@ -1,0 +1,182 @@
+"""The comparison of runs as one value: groups, metrics, costs, and what a reader must be told."""
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_g2rpo.comparison.costs import Cost, cost, cost_to, wall_seconds
+from lit_g2rpo.comparison.groups import Group, form_groups
+from lit_g2rpo.comparison.metrics import MetricComparison, compare_metric
+from lit_g2rpo.comparison.runs import read_run
+from lit_g2rpo.comparison.statistics import Estimate, estimate
+from lit_g2rpo.errors import UserError
+
+HEADLINES = ("val/accuracy", "rollout/accuracy", "rollout/reward")
+"""Metrics that the tables are about, the first that any run has."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """What a run has cost.
+
+    Args:
+        total: all that it spent.
+        wall_seconds: from its first point to its last.
+        to_target: what it spent to come to the target; None if it has not.
+    """
+
+    total: Cost
+    wall_seconds: float | None
+    to_target: Cost | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs, compared.
+
+    Args:
+        groups: what the runs fall into.
+        baseline: place of the group that others are compared with.
+        metric: the metric that tables are about.
+        target: the value of it that costs are counted to; None where it gives no figures.
+        metrics: every metric that any run has.
+        costs: by place of the group, in the order of its runs.
+        notes: what is wrong, left out or uneven, a line each.
+    """
+
+    groups: list[Group]
+    baseline: int
+    metric: str
+    target: float | None
+    metrics: dict[str, MetricComparison]
+    costs: list[list[RunCost]]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to compare by.
+
+    Args:
+        metric: the metric that tables are about; None for validation accuracy, or what comes nearest.
+        target: the value of it that costs are counted to; None for what the baseline comes to, to two decimals.
+        at: rollout at which runs are compared, shorter ones being left out; None for the newest that all have.
+        baseline: number or name of the group that others are compared with; None for the first.
+        ignore: patterns of keys that make no group.
+    """
+
+    metric: str | None = None
+    target: float | None = None
+    at: int | None = None
+    baseline: str | None = None
+    ignore: tuple[str, ...] = ()
+
+
+def compare(folders: Sequence[Path], options: Options) -> Comparison:
+    """Compare runs.
+
+    Args:
+        folders: their folders, each once.
+        options: what to compare by.
+
+    Raises:
+        UserError: if no run can be read, or an option names what is not there.
+    """
+    read = [read_run(folder) for folder in folders]
+    notes = [problem for _, problem in read if problem]
+    runs = [run for run, _ in read if run is not None]
+    if not runs:
+        raise UserError(f"no run can be compared: {'; '.join(notes)}")
+    groups, replaced = form_groups(runs, options.ignore)
+    notes += replaced
+    runs = [run for group in groups for run in group.runs.values()]
+    names = sorted({name for run in runs for name in run.curves.metrics})
+    metric = options.metric or next((name for name in HEADLINES if name in names), names[0] if names else "")
+    if metric not in names:
+        near = difflib.get_close_matches(metric, names, n=3, cutoff=0.4) or names[:3]
+        raise UserError(f"--metric {metric}: no run has it; runs have, among {len(names)}, {', '.join(near)}")
+    baseline = _baseline(groups, options.baseline)
+    limit = min(run.rollouts for run in runs) if options.at is None else options.at
+    short = [run for run in runs if run.rollouts < limit]
+    if len(short) == len(runs):
+        raise UserError(f"--at {limit}: no run has come so far; the longest has {max(r.rollouts for r in runs)}")
+    notes += [f"{run.folder} has {run.rollouts} rollouts and counts in curves alone" for run in short]
+    left_out = frozenset(map(id, short))
+    metrics = {name: compare_metric(name, groups, baseline, limit, left_out) for name in names}
+    notes += _unevenness(groups, baseline, metrics[metric], metric, options.at)
+    target = options.target if options.target is not None else _reached(metrics[metric], baseline)
+    costs = [
+        [
+            RunCost(
+                cost(run.curves),
+                wall_seconds(run.curves),
+                None if target is None else cost_to(run.curves, metric, target),
+            )
+            for run in group.runs.values()
+        ]
+        for group in groups
+    ]
+    return Comparison(groups, baseline, metric, target, metrics, costs, notes)
+
+
+def to_target(costs: Sequence[RunCost]) -> tuple[int, dict[str, Estimate]]:
+    """Average what the runs of a group spent to come to the target.
+
+    Returns:
+        How many came to it, and estimates of ``rollouts``, ``tokens`` and ``seconds``; none unless all runs did, since
+        the mean of those that were quick enough says too little.
+    """
+    reached = [run.to_target for run in costs if run.to_target is not None]
+    if len(reached) < len(costs):
+        return len(reached), {}
+    spent: dict[str, list[float]] = {
+        "rollouts": [run.rollouts for run in reached],
+        "tokens": [run.tokens for run in reached if run.tokens is not None],
+        "seconds": [run.seconds for run in reached if run.seconds is not None],
+    }
+    return len(reached), {name: estimate(values) for name, values in spent.items() if len(values) == len(reached)}
+
+
+def _baseline(groups: Sequence[Group], wanted: str | None) -> int:
+    if wanted is None:
+        return 0
+    for place, group in enumerate(groups):
+        if wanted in (str(group.number), group.name):
+            return place
+    known = ", ".join(f"{group.number} ({group.name})" for group in groups)
+    raise UserError(f"--baseline {wanted}: no such group; the groups are {known}")
+
+
+def _reached(metric: MetricComparison, baseline: int) -> float | None:
+    """Round down to two decimals what the baseline came to, or the first group that has the metric."""
+    last = metric.figures.get("last", [])
+    means = [figure.estimate.mean for figure in last[baseline:] + last[:baseline] if figure.estimate]
+    return math.floor(means[0] * 100) / 100 if means else None
+
+
+def _unevenness(
+    groups: Sequence[Group], baseline: int, compared: MetricComparison, metric: str, at: int | None
+) -> Iterator[str]:
+    """Say what makes a comparison less than it seems."""
+    runs = [run for group in groups for run in group.runs.values()]
+    shortest, longest = min(runs, key=lambda run: run.rollouts), max(run.rollouts for run in runs)
+    if at is None and shortest.rollouts < longest:
+        yield (
+            f"figures are those up to rollout {shortest.rollouts}, which is as far as {shortest.folder} is; "
+            f"--at {longest} leaves out runs that have fewer than the longest one's {longest}"
+        )
+    if compared.common is None:
+        yield f"{metric} has no rollout that all runs share, so it has no figures, only curves"
+    if single := [group.name for group in groups if len(group.runs) == 1]:
+        yield f"one seed, so no interval: {'; '.join(single)}"
+    for group in groups:
+        shared = len(group.runs.keys() & groups[baseline].runs.keys())
+        if shared < len(group.runs):
+            yield f"{group.name}: {shared} of {len(group.runs)} seeds pair with those of {groups[baseline].name}"
+    for what, key in (("versions of the code", "commit"), ("kinds of device", "device")):
+        seen = Counter(str(run.versions[key]) for run in runs if run.versions.get(key))
+        if len(seen) > 1:
+            yield f"{len(seen)} {what}: " + ", ".join(f"{value[:14]} ({count} runs)" for value, count in seen.items())

@@ -1,0 +1,48 @@
+"""A real browser that opens a page from disk and says what it became."""
+
+import html
+import re
+import shutil
+from pathlib import Path
+
+from helpers.processes import Commands
+
+BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=5000",
+    "--dump-dom",
+]
+FRAMES = "<script>requestAnimationFrame = (draw) => setTimeout(draw, 16);</script>"
+"""A browser that dumps a document paints no frames, which would hold back what waits for one."""
+DARK = "--blink-settings=preferredColorScheme=0"
+
+
+def dump(commands: Commands, page: Path, *options: str) -> str:
+    """Return the document after its scripts have run."""
+    profile = page.parent.parent / "profile"
+    done = commands.run(BROWSER, *QUIET, *options, f"--user-data-dir={profile}", page.as_uri())
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def acting(page: Path, script: str) -> Path:
+    """Copy a page and add a reader who does something once it is there."""
+    copy = page.with_name("acting.html")
+    text = page.read_text(encoding="utf-8")
+    before, mark, after = text.rpartition("</body>")
+    act = f"<script>addEventListener('load', () => {{{script}}});</script>"
+    copy.write_text(before.replace("<head>", f"<head>{FRAMES}", 1) + act + mark + after, encoding="utf-8")
+    return copy
+
+
+def text_of(document: str, pattern: str) -> list[str]:
+    """Return the text of what a pattern finds in a document."""
+    return [html.unescape(re.sub("<[^>]*>", "", found)) for found in re.findall(pattern, document, re.DOTALL)]
