@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_low
 
 from lit_g2rpo.comparison.costs import Cost, cost, cost_to, wall_seconds
 from lit_g2rpo.comparison.groups import Group, form_groups
-from lit_g2rpo.comparison.metrics import MetricComparison, compare_metric
+from lit_g2rpo.comparison.metrics import Figure, MetricComparison, compare_metric, telling
 from lit_g2rpo.comparison.runs import read_run
 from lit_g2rpo.comparison.statistics import Estimate, estimate
+from lit_g2rpo.comparison.words import ranges
 from lit_g2rpo.errors import UserError
 
 HEADLINES = ("val/accuracy", "rollout/accuracy", "rollout/reward")
@@ -63,7 +65,7 @@ class Options:
     Args:
         metric: the metric that tables are about; None for validation accuracy, or what comes nearest.
         target: the value of it that costs are counted to; None for what the baseline comes to, to two decimals.
-        at: rollout at which runs are compared, shorter ones being left out; None for the newest that all have.
+        at: rollout at which runs are compared, shorter ones being left out; None for `common_length`.
         baseline: number or name of the group that others are compared with; None for the first.
         ignore: patterns of keys that make no group.
     """
@@ -99,15 +101,18 @@ def compare(folders: Sequence[Path], options: Options) -> Comparison:
         near = difflib.get_close_matches(metric, names, n=3, cutoff=0.4) or names[:3]
         raise UserError(f"--metric {metric}: no run has it; runs have, among {len(names)}, {', '.join(near)}")
     baseline = _baseline(groups, options.baseline)
-    limit = min(run.rollouts for run in runs) if options.at is None else options.at
+    limit = common_length(groups) if options.at is None else options.at
     short = [run for run in runs if run.rollouts < limit]
     if len(short) == len(runs):
         raise UserError(f"--at {limit}: no run has come so far; the longest has {max(r.rollouts for r in runs)}")
-    notes += [f"{run.folder} has {run.rollouts} rollouts and counts in curves alone" for run in short]
     left_out = frozenset(map(id, short))
     metrics = {name: compare_metric(name, groups, baseline, limit, left_out) for name in names}
-    notes += _unevenness(groups, baseline, metrics[metric], metric, options.at)
-    target = options.target if options.target is not None else _reached(metrics[metric], baseline)
+    notes += _unevenness(groups, baseline, metrics[metric], metric, limit)
+    target = (
+        options.target
+        if options.target is not None
+        else _reached(metrics[metric].figures.get(telling(metric), []), baseline)
+    )
     costs = [
         [
             RunCost(
@@ -150,32 +155,36 @@ def _baseline(groups: Sequence[Group], wanted: str | None) -> int:
     raise UserError(f"--baseline {wanted}: no such group; the groups are {known}")
 
 
-def _reached(metric: MetricComparison, baseline: int) -> float | None:
-    """Round down to two decimals what the baseline came to, or the first group that has the metric."""
-    last = metric.figures.get("last", [])
-    means = [figure.estimate.mean for figure in last[baseline:] + last[:baseline] if figure.estimate]
+def _reached(figures: list[Figure], baseline: int) -> float | None:
+    """Round down to two decimals what the baseline came to, or the first group behind it that has a figure."""
+    means = [figure.estimate.mean for figure in figures[baseline:] + figures[:baseline] if figure.estimate]
     return math.floor(means[0] * 100) / 100 if means else None
 
 
+def common_length(groups: Sequence[Group]) -> int:
+    """Find the rollout that at least half of the groups have come to, each with at least half of its runs."""
+    return median_low([median_low([run.rollouts for run in group.runs.values()]) for group in groups])
+
+
 def _unevenness(
-    groups: Sequence[Group], baseline: int, compared: MetricComparison, metric: str, at: int | None
+    groups: Sequence[Group], baseline: int, compared: MetricComparison, metric: str, limit: int
 ) -> Iterator[str]:
     """Say what makes a comparison less than it seems."""
     runs = [run for group in groups for run in group.runs.values()]
-    shortest, longest = min(runs, key=lambda run: run.rollouts), max(run.rollouts for run in runs)
-    if at is None and shortest.rollouts < longest:
-        yield (
-            f"figures are those up to rollout {shortest.rollouts}, which is as far as {shortest.folder} is; "
-            f"--at {longest} leaves out runs that have fewer than the longest one's {longest}"
-        )
+    if short := [f"{run.folder} ({run.rollouts})" for run in runs if run.rollouts < limit]:
+        yield f"not yet at rollout {limit}, so in the curves alone: {', '.join(short)}"
+    if limit < (longest := max(run.rollouts for run in runs)):
+        yield f"figures are those up to rollout {limit}; the longest run has {longest}: --at {longest}"
     if compared.common is None:
         yield f"{metric} has no rollout that all runs share, so it has no figures, only curves"
-    if single := [group.name for group in groups if len(group.runs) == 1]:
-        yield f"one seed, so no interval: {'; '.join(single)}"
+    elif not compared.figures["last"][baseline].by_seed:
+        yield f"group {baseline + 1}, the baseline, has no figures, so no group has differences; give --baseline"
+    if single := [group.number for group in groups if len(group.runs) == 1]:
+        yield f"one seed, so no interval: group {ranges(single)}"
     for group in groups:
         shared = len(group.runs.keys() & groups[baseline].runs.keys())
         if shared < len(group.runs):
-            yield f"{group.name}: {shared} of {len(group.runs)} seeds pair with those of {groups[baseline].name}"
+            yield f"group {group.number}: {shared} of {len(group.runs)} seeds pair with those of group {baseline + 1}"
     for what, key in (("versions of the code", "commit"), ("kinds of device", "device")):
         seen = Counter(str(run.versions[key]) for run in runs if run.versions.get(key))
         if len(seen) > 1:

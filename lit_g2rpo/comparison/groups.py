@@ -1,7 +1,7 @@
 """Groups of runs that differ in their seeds alone, and the keys in which groups differ."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -71,15 +71,23 @@ def differing_keys(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]
     """List the keys whose values differ, in the order of the recipes.
 
     A value that refers to another key is no difference of its own; it is looked up only where another run gives one.
+    Neither is an argument that some runs lack for having another class, if the others agree on it.
     """
-    found = []
+    found: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for run in runs for key in run.recipe):
         if any(fnmatchcase(key, name) for pattern in (*IGNORED, *ignore) for name in (pattern, f"{pattern}.*")):
             continue
         raw = [run.recipe.get(key, ABSENT) for run in runs]
-        if any(value != raw[0] for value in raw) and len({_shown(_value(run, key)) for run in runs}) > 1:
-            found.append(key)
-    return found
+        if any(value != raw[0] for value in raw):
+            found[key] = [_shown(_value(run, key)) for run in runs]
+    found = {key: values for key, values in found.items() if len(set(values)) > 1}
+    return [key for key, values in found.items() if not _follows_class(key, values, found)]
+
+
+def _follows_class(key: str, values: Sequence[str], differing: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether an argument differs only in that some runs have another class, which has no such argument."""
+    classes = differing.get(f"{key.rpartition('.init_args.')[0]}.class_path", ())
+    return len(set(values) - {NONE}) == 1 and len(set(zip(classes, values, strict=False))) == len(set(classes)) > 1
 
 
 def show_seed(seed: Seed) -> str:

@@ -14,6 +14,11 @@ BEST = "val/accuracy"
 """Metrics of which the highest value is a figure too: this one and those of its tasks."""
 
 
+def telling(name: str) -> str:
+    """Say which figure of a metric tells most: of few validations the last, of a noisy curve of training its mean."""
+    return "last" if name.startswith("val/") else "mean"
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One figure of a group.

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,12 @@ import numpy as np
 
 import lit_g2rpo
 from lit_g2rpo.comparison.compare import Comparison
-from lit_g2rpo.comparison.groups import Group
-from lit_g2rpo.comparison.metrics import MetricComparison
+from lit_g2rpo.comparison.metrics import MetricComparison, telling
 from lit_g2rpo.comparison.report import rounded
 from lit_g2rpo.comparison.runs import Run
 from lit_g2rpo.comparison.sheets import (
-    difference_of,
     difference_text,
     estimate_text,
-    figure_of,
     groups_sheet,
     keys_sheet,
     runs_sheet,
@@ -33,6 +29,8 @@ PAGE = Path(__file__).parent / "page"
 LOOK = Path(lit_g2rpo.__file__).parent / "callbacks/rollouts/page/page.css"
 """The style of the rollout page, which this one shares."""
 DIGITS = 4
+MOST_COLUMNS = 12
+"""Groups that the table of keys has columns for."""
 MOST_POINTS = 400
 """Points of a curve above which only every k-th is drawn."""
 
@@ -65,7 +63,7 @@ def data(found: Comparison, folder: Path) -> dict[str, Any]:
     if tasks:
         sheets.append(tasks_sheet(found, tasks))
     if len(found.groups) > 1:
-        sheets.append(keys_sheet(found))
+        sheets.append(keys_sheet(found, MOST_COLUMNS))
     return {
         "metric": found.metric,
         "baseline": found.baseline,
@@ -75,7 +73,7 @@ def data(found: Comparison, folder: Path) -> dict[str, Any]:
         "runs": asdict(runs_sheet(found)),
         "links": [link(run, folder) for group in found.groups for run in group.runs.values()],
         "first": [found.metric, *(f"{found.metric}/{task}" for task in tasks)],
-        "charts": {name: chart(metric, found.groups) for name, metric in found.metrics.items()},
+        "charts": {name: chart(name, metric) for name, metric in found.metrics.items()},
     }
 
 
@@ -91,7 +89,7 @@ def link(run: Run, folder: Path) -> str:
         return target.resolve().as_uri()
 
 
-def chart(metric: MetricComparison, groups: Sequence[Group]) -> dict[str, Any]:
+def chart(name: str, metric: MetricComparison) -> dict[str, Any]:
     """Form the curves of a metric, thinned out if they are long, and the figures below them."""
     every = -(-len(metric.rollouts) // MOST_POINTS)
     kept = np.arange(len(metric.rollouts) - 1, -1, -every)[::-1]
@@ -110,12 +108,9 @@ def chart(metric: MetricComparison, groups: Sequence[Group]) -> dict[str, Any]:
         "every": every,
         "at": metric.common,
         "curves": curves,
+        "mean": telling(name) == "mean",
         "figures": [
-            [
-                estimate_text(figure_of(metric, "last", place)),
-                difference_text(difference_of(metric, place)),
-                p_value(difference_of(metric, place)),
-            ]
-            for place in range(len(groups))
+            [estimate_text(figure), difference_text(figure.difference), p_value(figure.difference)]
+            for figure in metric.figures.get(telling(name), [])
         ],
     }

@@ -1,14 +1,14 @@
 """What a comparison says in tables, as text by row and column: for the console and for the page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lit_g2rpo.comparison.compare import Comparison, to_target
 from lit_g2rpo.comparison.groups import short_keys, show_seed
-from lit_g2rpo.comparison.metrics import Figure, MetricComparison
+from lit_g2rpo.comparison.metrics import Figure, MetricComparison, telling
 from lit_g2rpo.comparison.runs import Seed
 from lit_g2rpo.comparison.statistics import PairedDifference
-from lit_g2rpo.comparison.words import amount, duration, interval, p_value
+from lit_g2rpo.comparison.words import amount, duration, interval, p_value, ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,26 @@ def tasks_of(found: Comparison) -> list[str]:
     return [name.removeprefix(prefix) for name in found.metrics if name.startswith(prefix)]
 
 
-def keys_sheet(found: Comparison) -> Sheet:
-    """Lay out the keys in which groups differ, a column for each group."""
+def keys_sheet(found: Comparison, most: int) -> Sheet:
+    """Lay out the keys in which groups differ.
+
+    Args:
+        most: groups up to which each has a column; of more, each value is followed by the numbers of its groups.
+    """
     keys = found.groups[0].values
     short = short_keys(list(keys))
-    rows = [Row([short[key], *(group.values[key] for group in found.groups)]) for key in keys]
-    return Sheet("What differs", ["key", *(str(group.number) for group in found.groups)], len(found.groups) + 1, rows)
+    if len(found.groups) <= most:
+        rows = [Row([short[key], *(group.values[key] for group in found.groups)]) for key in keys]
+        return Sheet(
+            "What differs", ["key", *(str(group.number) for group in found.groups)], len(found.groups) + 1, rows
+        )
+    rows = []
+    for key in keys:
+        having: dict[str, list[int]] = {}
+        for group in found.groups:
+            having.setdefault(group.values[key], []).append(group.number)
+        rows.append(Row([short[key], "; ".join(f"{value} ({ranges(numbers)})" for value, numbers in having.items())]))
+    return Sheet("What differs", ["key", "value (groups)"], 2, rows)
 
 
 def groups_sheet(found: Comparison) -> Sheet:
@@ -62,7 +76,8 @@ def groups_sheet(found: Comparison) -> Sheet:
     metric = found.metrics[found.metric]
     goal = "" if found.target is None else f" to {found.target:g}"
     figures = [name for name in ("last", "best", "mean") if name in metric.figures]
-    columns = ["", "group", "seeds", *figures, f"minus group {found.baseline + 1}", "p"]
+    shown = telling(found.metric)
+    columns = ["", "group", "seeds", *figures, f"{shown} minus group {found.baseline + 1}", "p"]
     place_of = "" if metric.common is None else f" at rollout {metric.common}"
     sheet = Sheet(
         f"{found.metric}{place_of}, mean and 95 % interval over seeds",
@@ -72,11 +87,12 @@ def groups_sheet(found: Comparison) -> Sheet:
     for place, group in enumerate(found.groups):
         reached, spent = to_target(found.costs[place])
         rollouts = interval(spent["rollouts"], ".0f") if spent else f"{reached} of {len(group.runs)} runs"
-        difference = difference_of(metric, place)
+        figure = figure_of(metric, shown, place)
+        difference = difference_of(figure)
         cells = [
             str(group.number),
             group.name,
-            _seeds(figure_of(metric, "last", place), len(group.runs)),
+            _seeds(figure, len(group.runs)),
             *(estimate_text(figure_of(metric, name, place)) for name in figures),
             difference_text(difference),
             p_value(difference),
@@ -89,14 +105,15 @@ def groups_sheet(found: Comparison) -> Sheet:
 
 
 def tasks_sheet(found: Comparison, tasks: Sequence[str]) -> Sheet:
-    """Lay out the last figure of each task, and below it the difference to the baseline and its p-value."""
-    title = f"{found.metric} of each task, below it the difference to group {found.baseline + 1}"
+    """Lay out the figure that tells most of each task, and below it the difference to the baseline and its p-value."""
+    shown = telling(found.metric)
+    title = f"{found.metric} of each task ({shown}), below it the difference to group {found.baseline + 1}"
     sheet = Sheet(title, ["", "group", *tasks], 2)
     metrics = [found.metrics[f"{found.metric}/{task}"] for task in tasks]
     for place, group in enumerate(found.groups):
-        figures = [estimate_text(figure_of(metric, "last", place)) for metric in metrics]
-        sheet.rows.append(Row([str(group.number), group.name, *figures], place))
-        differences = [difference_of(metric, place) for metric in metrics]
+        figures = [figure_of(metric, shown, place) for metric in metrics]
+        sheet.rows.append(Row([str(group.number), group.name, *map(estimate_text, figures)], place))
+        differences = list(map(difference_of, figures))
         if any(differences):
             texts = [", p ".join(filter(None, (difference_text(one), p_value(one)))) for one in differences]
             sheet.rows.append(Row(["", "", *texts], place, faint=True))
@@ -109,9 +126,9 @@ def runs_sheet(found: Comparison) -> Sheet:
     sheet = Sheet("What each run has cost", columns, 1)
     metric = found.metrics[found.metric]
     for place, (group, costs) in enumerate(zip(found.groups, found.costs, strict=True)):
-        last = figure_of(metric, "last", place)
+        figure = figure_of(metric, telling(found.metric), place)
         for (seed, run), cost in zip(group.runs.items(), costs, strict=True):
-            value = last.by_seed.get(seed) if last else None
+            value = figure.by_seed.get(seed) if figure else None
             planned = "" if run.planned in (None, run.rollouts) else f" of {run.planned}"
             cells = [
                 str(run.folder),
@@ -133,9 +150,8 @@ def figure_of(metric: MetricComparison, name: str, place: int) -> Figure | None:
     return metric.figures[name][place] if name in metric.figures else None
 
 
-def difference_of(metric: MetricComparison, place: int) -> PairedDifference[Seed] | None:
-    """Look the last difference of a group to the baseline up; None if there is none."""
-    figure = figure_of(metric, "last", place)
+def difference_of(figure: Figure | None) -> PairedDifference[Seed] | None:
+    """Look the difference to the baseline up; None if there is none."""
     return figure.difference if figure else None
 
 
@@ -153,18 +169,3 @@ def _seeds(figure: Figure | None, runs: int) -> str:
     """Count the seeds behind a figure, and say where a group has more."""
     n = len(figure.by_seed) if figure else 0
     return str(n) if n == runs else f"{n} of {runs}"
-
-
-def console_sheets(found: Comparison, most: int) -> Iterator[Sheet]:
-    """Choose the sheets for a console.
-
-    Args:
-        most: groups or tasks that a sheet may have columns for.
-    """
-    if 1 < len(found.groups) <= most:
-        yield keys_sheet(found)
-    yield groups_sheet(found)
-    tasks = tasks_of(found)
-    if tasks:
-        yield tasks_sheet(found, tasks[:most])
-    yield runs_sheet(found)

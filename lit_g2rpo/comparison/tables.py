@@ -1,11 +1,20 @@
 """A comparison on the console."""
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from lit_g2rpo.comparison.compare import Comparison
-from lit_g2rpo.comparison.sheets import Sheet, console_sheets, tasks_of
+from lit_g2rpo.comparison.sheets import (
+    Sheet,
+    groups_sheet,
+    keys_sheet,
+    runs_sheet,
+    tasks_of,
+    tasks_sheet,
+)
 
 WIDTH = 190
 MOST = 8
@@ -18,15 +27,23 @@ def show(found: Comparison) -> None:
     if not console.is_terminal:
         # a file has no edge to wrap at
         console = Console(width=WIDTH)
-    for sheet in console_sheets(found, MOST):
+    for sheet in sheets(found):
         console.print(table(sheet))
     notes = list(found.notes)
-    if len(found.groups) > MOST:
-        notes.append(f"what {len(found.groups)} groups differ in is on the page")
     if (left := len(tasks_of(found)) - MOST) > 0:
         notes.append(f"{left} more tasks are on the page")
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+
+
+def sheets(found: Comparison) -> Iterator[Sheet]:
+    """Choose what a console shows."""
+    if len(found.groups) > 1:
+        yield keys_sheet(found, MOST)
+    yield groups_sheet(found)
+    if tasks := tasks_of(found):
+        yield tasks_sheet(found, tasks[:MOST])
+    yield runs_sheet(found)
 
 
 def table(sheet: Sheet) -> Table:

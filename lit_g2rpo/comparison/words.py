@@ -1,5 +1,6 @@
 """Figures in words, for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lit_g2rpo.comparison.statistics import Estimate, PairedDifference
@@ -36,3 +37,14 @@ def duration(seconds: float | None) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Write increasing numbers as 1-3, 5."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)

@@ -70,7 +70,7 @@ def test_tables_charts_and_links(written: Path, commands: Commands) -> None:
     assert len(links) == 6
     assert all((written.parent / unquote(link)).is_file() and "version%20" in link for link in links)
     assert text_of(document, "<details.*?</summary>") == ["perf 5 charts", "rollout/reward 1 chart", "train 6 charts"]
-    assert "one seed, so no interval: scope=batch" in text_of(document, '<ul id="notes">.*?</ul>')[0]
+    assert "one seed, so no interval: group 3" in text_of(document, '<ul id="notes">.*?</ul>')[0]
 
 
 def test_a_tooltip_says_mean_interval_and_seeds(written: Path, commands: Commands) -> None:
@@ -79,10 +79,11 @@ def test_a_tooltip_says_mean_interval_and_seeds(written: Path, commands: Command
         const x = box.left + chart.scales.x.getPixelForValue(148), y = box.top + 40;
         chart.canvas.dispatchEvent(new MouseEvent("mousemove", {{ clientX: x, clientY: y, bubbles: true }}));
         {WAIT}
-        found = [chart.tooltip.opacity, chart.tooltip.title, chart.tooltip.body.map((part) => part.lines[0])];
+        const tip = at("tip"), inside = tip.getBoundingClientRect().right <= innerWidth;
+        found = [tip.hidden, [...tip.children].map((line) => line.textContent), inside];
     """
-    opacity, title, lines = told(commands, written, script)
-    assert (opacity, title) == (1, ["rollout 150"])
+    hidden, (title, *lines), inside = told(commands, written, script)
+    assert (hidden, title, inside) == (False, "rollout 150", True)
     metric = compare(sorted(written.parents[1].glob("runs/*/*")), Options()).metrics["val/accuracy"]
     band = metric.bands[1]
     assert [line.split(":")[0] for line in lines] == [" scope=group", " scope=task", " scope=batch"]

@@ -15,7 +15,7 @@ from lit_g2rpo.comparison.finding import find_runs
 from lit_g2rpo.comparison.groups import form_groups, short_keys
 from lit_g2rpo.comparison.report import report, rounded
 from lit_g2rpo.comparison.runs import curves_of, flat, read_run
-from lit_g2rpo.comparison.words import amount, duration
+from lit_g2rpo.comparison.words import amount, duration, ranges
 from lit_g2rpo.errors import UserError
 
 
@@ -148,6 +148,29 @@ def test_groups_are_named_by_what_differs(tmp_path: Path) -> None:
     assert [group.values["model.objective.class_path"] for group in groups] == ["G2RPO", "G2RPO", "GRPO", "GRPO"]
 
 
+def test_arguments_of_another_class_are_no_difference_of_their_own(tmp_path: Path) -> None:
+    def made(place: str, **arguments: object) -> Path:
+        changed = {"model.optimizer": {"class_path": arguments.pop("cls"), "init_args": arguments}}
+        return make_run(tmp_path / place, recipe(0, **changed), points(0, 1))
+
+    folders = [made("a", cls="torch.Adam", lr=0.1, eps=1.0), made("b", cls="torch.SGD", lr=0.2)]
+    assert list(form_groups(read(folders))[0][0].values) == [
+        "model.optimizer.class_path",
+        "model.optimizer.init_args.lr",
+    ]
+    # two of one class differ, so it is one
+    folders.append(made("c", cls="torch.Adam", lr=0.1, eps=2.0))
+    groups, _ = form_groups(read(folders))
+    assert [group.values["model.optimizer.init_args.eps"] for group in groups] == ["1.0", "-", "2.0"]
+    # so it is if one of the class that has it does without
+    folders[2] = made("d", cls="torch.Adam", lr=0.1)
+    assert [group.values["model.optimizer.init_args.eps"] for group in form_groups(read(folders))[0]] == [
+        "1.0",
+        "-",
+        "-",
+    ]
+
+
 def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folders = arm(tmp_path, "a", range(1))
     folders += arm(tmp_path, "b", range(1), **{"model.objective.class_path": "mine.G2RPO"})
@@ -222,7 +245,7 @@ def test_figures_are_means_intervals_and_paired_differences(tmp_path: Path) -> N
     assert difference.differences == pytest.approx([0.06] * 4)
     assert difference.p == 2 / 2**4
     assert figures[0].difference is None
-    assert "scope=group: 4 of 5 seeds pair with those of scope=task" in found.notes
+    assert "group 2: 4 of 5 seeds pair with those of group 1" in found.notes
 
 
 def test_the_mean_and_the_best_of_a_curve(tmp_path: Path) -> None:
@@ -242,22 +265,39 @@ def test_the_mean_and_the_best_of_a_curve(tmp_path: Path) -> None:
     assert any(note.startswith("one seed, so no interval") for note in found.notes)
 
 
-def test_runs_of_unequal_length_are_compared_where_all_are(tmp_path: Path) -> None:
+def test_runs_of_unequal_length_are_compared_where_most_are(tmp_path: Path) -> None:
     folders = arm(tmp_path, "a", range(3)) + arm(tmp_path, "a", range(3, 4), rollouts=80)
     found = compare(folders, Options())
     accuracy = found.metrics["val/accuracy"]
-    assert accuracy.common == 75
-    assert found.metrics["rollout/reward"].common == 80
-    # curves go on
+    assert accuracy.common == 150
+    assert len(accuracy.figures["last"][0].by_seed) == 3
+    assert f"not yet at rollout 150, so in the curves alone: {folders[3]} (80)" in found.notes
+    # curves have what there is
     assert accuracy.rollouts.tolist() == list(range(0, 151, 25))
     assert accuracy.bands[0].n.tolist() == [4, 4, 4, 4, 3, 3, 3]
-    assert any(f"up to rollout 80, which is as far as {folders[3]} is" in note for note in found.notes)
-    later = compare(folders, Options(at=150))
-    assert later.metrics["val/accuracy"].common == 150
-    assert len(later.metrics["val/accuracy"].figures["last"][0].by_seed) == 3
-    assert any(note.startswith(f"{folders[3]} has 80 rollouts") for note in later.notes)
+    earlier = compare(folders, Options(at=80))
+    assert earlier.metrics["val/accuracy"].common == 75
+    assert earlier.metrics["rollout/reward"].common == 80
+    assert len(earlier.metrics["val/accuracy"].figures["last"][0].by_seed) == 4
+    assert any(note.startswith("figures are those up to rollout 80; the longest run has 150") for note in earlier.notes)
     with pytest.raises(UserError, match="--at 151: no run has come so far; the longest has 150"):
         compare(folders, Options(at=151))
+
+
+def test_half_of_the_groups_decide_where_runs_are_compared(tmp_path: Path) -> None:
+    lengths = {"a": [150, 150, 3], "b": [90, 90, 90], "c": [5]}
+    folders = [
+        make_run(tmp_path / name / str(seed), recipe(seed, scope=name), points(seed, rollouts))
+        for name, group in lengths.items()
+        for seed, rollouts in enumerate(group)
+    ]
+    found = compare(folders, Options())
+    assert found.metrics["rollout/reward"].common == 90
+    assert [len(figure.by_seed) for figure in found.metrics["rollout/reward"].figures["last"]] == [2, 3, 0]
+    # two runs leave none out
+    assert compare([folders[0], folders[3]], Options()).metrics["rollout/reward"].common == 90
+    gone = compare(folders, Options(baseline="3"))
+    assert any(note.startswith("group 3, the baseline, has no figures") for note in gone.notes)
 
 
 def test_a_metric_that_some_runs_lack(tmp_path: Path) -> None:
@@ -374,7 +414,7 @@ def test_rounding_keeps_significant_digits() -> None:
     assert rounded(values, 4) == [0.1235, -123500.0, 0.0, None, 1.5e-300]
 
 
-def test_amounts_in_words() -> None:
+def test_figures_in_words() -> None:
     assert [amount(value) for value in (None, 950, 12_345, 4.56e6, 7.891e9)] == [
         "",
         "950",
@@ -383,3 +423,4 @@ def test_amounts_in_words() -> None:
         "7.89 G",
     ]
     assert [duration(value) for value in (None, 45.4, 200.0, 18_420.0)] == ["", "45 s", "3:20 min", "5:07 h"]
+    assert [ranges(numbers) for numbers in ([], [4], [1, 2], [1, 2, 3, 5, 7, 8])] == ["", "4", "1-2", "1-3, 5, 7-8"]

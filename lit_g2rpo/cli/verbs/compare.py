@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--at",
         type=rollout,
-        help="rollout to compare at; shorter runs are left out (default: the newest that all have)",
+        help="rollout to compare at; shorter runs are left out (default: what half of the groups have)",
     )
     parser.add_argument("--baseline", help="number or name of the group to compare with (default: the first)")
     parser.add_argument(

@@ -3,6 +3,7 @@
 
 const LIGHT = ["#1f6fd6", "#d9650a", "#15803d", "#b4238f", "#a16207", "#0e7f92", "#b91c1c", "#6d45c9"];
 const DARK = ["#6ea8f5", "#f59e4c", "#4ade80", "#f472d0", "#e5c04b", "#4fd1e0", "#f8847c", "#b39dfa"];
+const DASHES = [[], [7, 3], [2, 2]];  // with many groups colours alone are too alike
 const OPEN = ["rollout/accuracy", "rollout/reward"];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const hidden = new Set();  // places of groups
@@ -17,9 +18,12 @@ function make(tag, text, classes) {
   return node;
 }
 
+const many = DATA.groups.length > LIGHT.length;
+
 function colour(place) {
-  const colours = dark.matches ? DARK : LIGHT;
-  return DATA.groups.length <= colours.length ? colours[place] : `hsl(${(place * 137.5) % 360} 65% ${dark.matches ? 65 : 42}%)`;
+  if (!many) return (dark.matches ? DARK : LIGHT)[place];
+  const hue = (place * 360) / DATA.groups.length;
+  return `hsl(${hue} 70% ${(dark.matches ? 58 : 32) + 14 * (place % 2)}%)`;
 }
 
 function swatch(place) {
@@ -76,7 +80,7 @@ function datasets(chart) {
     const points = (value) => curve.x.map((x, index) => ({ x, y: value(index) }));
     const edge = (sign) => points((index) => (curve.half[index] === null ? NaN : curve.mean[index] + sign * curve.half[index]));
     const mean = { ...shared, data: points((index) => curve.mean[index]), borderWidth: 1.6, backgroundColor: line,
-      pointRadius: curve.x.length > 40 ? 0 : 2, curve };
+      pointRadius: curve.x.length > 40 ? 0 : 2, borderDash: many ? DASHES[place % DASHES.length] : [], curve };
     if (!curve.half) return [mean];
     const band = { ...shared, borderWidth: 0, backgroundColor: `color-mix(in srgb, ${line} 20%, transparent)` };
     return [{ ...band, data: edge(-1), fill: false }, { ...band, data: edge(1), fill: "-1" }, mean];
@@ -87,7 +91,24 @@ function told(item) {
   const { curve, place } = item.dataset;
   const half = curve.half && curve.half[item.dataIndex];
   const n = typeof curve.n === "number" ? curve.n : curve.n[item.dataIndex];
-  return ` ${DATA.groups[place].name}: ${short(item.parsed.y)}${typeof half === "number" ? ` ± ${short(half)}` : ""} (${n} seed${n > 1 ? "s" : ""})`;
+  const line = make("div");
+  line.append(swatch(place), ` ${DATA.groups[place].name}: ${short(item.parsed.y)}` +
+    `${typeof half === "number" ? ` ± ${short(half)}` : ""} (${n} seed${n > 1 ? "s" : ""})`);
+  return line;
+}
+
+// beside the canvas, which would cut it off
+function tip({ chart, tooltip }) {
+  const node = at("tip");
+  node.hidden = !tooltip.opacity || !tooltip.dataPoints.length;
+  if (node.hidden) return;
+  node.replaceChildren(make("b", `rollout ${tooltip.dataPoints[0].parsed.x}`), ...tooltip.dataPoints.map(told));
+  paint();
+  const box = chart.canvas.getBoundingClientRect(), gap = 14;
+  const x = box.left + tooltip.caretX, y = box.top + tooltip.caretY;
+  const right = x + gap + node.offsetWidth < innerWidth;
+  node.style.left = `${Math.max(4, right ? x + gap : x - gap - node.offsetWidth)}px`;
+  node.style.top = `${Math.max(4, Math.min(y, innerHeight - node.offsetHeight - 4))}px`;
 }
 
 function draw(card) {
@@ -106,10 +127,9 @@ function draw(card) {
       plugins: {
         legend: { display: false },
         tooltip: {
+          enabled: false, external: tip,
           filter: (item) => item.dataset.curve !== undefined,
           itemSort: (a, b) => b.parsed.y - a.parsed.y,
-          callbacks: { title: (items) => (items.length ? `rollout ${items[0].parsed.x}` : ""), label: told,
-            labelColor: (item) => ({ borderColor: item.dataset.borderColor, backgroundColor: item.dataset.borderColor }) },
         },
       },
     },
@@ -148,7 +168,7 @@ function figures(chart) {
   const table = make("table");
   const head = table.createTHead().insertRow();
   const compared = DATA.groups.length > 1;
-  const names = ["", `at ${chart.at}`, ...(compared ? [`minus group ${DATA.baseline + 1}`, "p"] : [])];
+  const names = ["", `${chart.mean ? "mean to" : "at"} ${chart.at}`, ...(compared ? [`minus group ${DATA.baseline + 1}`, "p"] : [])];
   head.append(...names.map((name) => make("th", name)));
   const body = table.createTBody();
   chart.figures.forEach((texts, place) => {
@@ -217,6 +237,7 @@ function start() {
   at("runs").append(sheet(DATA.runs, DATA.links));
   at("of").textContent = `Curves of ${DATA.metric}`;
   at("search").oninput = fill;
+  addEventListener("scroll", () => { at("tip").hidden = true; }, { passive: true });
   dark.onchange = () => {
     const cards = [...drawn.keys()];
     cards.forEach(clear);
