@@ -40,7 +40,8 @@ def find_runs(words: Sequence[str]) -> tuple[list[Path], int]:
 def _meant(word: str) -> list[Path]:
     there = False
     for place in (Path(word).expanduser(), EXPERIMENTS / word):
-        paths = [Path(match) for match in glob.glob(str(place), recursive=True)] if glob.has_magic(word) else [place]
+        literal = place.exists() or not glob.has_magic(word)
+        paths = [place] if literal else [Path(match) for match in glob.glob(str(place), recursive=True)]
         folders = [folder for path in sorted(paths, key=_natural) for folder in _runs_in(path)]
         if folders:
             return folders

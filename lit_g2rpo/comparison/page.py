@@ -98,7 +98,8 @@ def chart(name: str, metric: MetricComparison) -> dict[str, Any]:
         there = kept[band.n[kept] > 0]
         curves.append(
             {
-                "x": metric.rollouts[there].tolist(),
+                # None for all that the metric has, which would be most of the page
+                "x": None if len(there) == len(kept) else metric.rollouts[there].tolist(),
                 "mean": rounded(band.mean[there], DIGITS),
                 "half": rounded(band.half[there], DIGITS) if (band.n > 1).any() else None,
                 "n": band.n[there].tolist() if len(set(band.n[there].tolist())) > 1 else int(band.n.max()),
@@ -106,6 +107,7 @@ def chart(name: str, metric: MetricComparison) -> dict[str, Any]:
         )
     return {
         "every": every,
+        "x": metric.rollouts[kept].tolist(),
         "at": metric.common,
         "curves": curves,
         "mean": telling(name) == "mean",

@@ -10,7 +10,7 @@ from lit_g2rpo.comparison.groups import Group, show_seed
 from lit_g2rpo.comparison.metrics import Figure, MetricComparison
 from lit_g2rpo.comparison.runs import Run
 
-DIGITS = 7
+DIGITS = 6
 """Significant digits of curves; figures keep all."""
 
 
@@ -85,7 +85,7 @@ def _metric(metric: MetricComparison, groups: list[Group]) -> dict[str, Any]:
                 group.name: {
                     "n": band.n.tolist(),
                     "mean": rounded(band.mean, DIGITS),
-                    "half_width": rounded(band.half, DIGITS),
+                    "half_width": rounded(band.half, DIGITS) if (band.n > 1).any() else None,
                 }
                 for group, band in zip(groups, metric.bands, strict=True)
                 if band.n.any()

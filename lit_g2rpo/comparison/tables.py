@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lit_g2rpo.comparison.compare import Comparison
 from lit_g2rpo.comparison.sheets import (
@@ -48,9 +49,10 @@ def sheets(found: Comparison) -> Iterator[Sheet]:
 
 def table(sheet: Sheet) -> Table:
     """Lay out a sheet."""
-    found = Table(title=sheet.title, box=box.SIMPLE, title_justify="left")
+    # as text: in markup, a value such as [a] would vanish
+    found = Table(title=Text(sheet.title), box=box.SIMPLE, title_justify="left")
     for number, name in enumerate(sheet.columns):
-        found.add_column(name, justify="left" if number < sheet.words else "right", overflow="fold")
+        found.add_column(Text(name), justify="left" if number < sheet.words else "right", overflow="fold")
     for row in sheet.rows:
-        found.add_row(*row.cells, style="dim" if row.faint else "")
+        found.add_row(*map(Text, row.cells), style="dim" if row.faint else "")
     return found

@@ -70,12 +70,22 @@ def test_many_groups_and_tasks_are_left_to_the_page(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("runs")
+def test_values_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("runs/[bold]"), recipe(0, scope="[red]"), points(0, 1))
+    main(["runs"])
+    printed = capsys.readouterr().out
+    assert "scope=[red]" in printed
+    assert "runs/[bold]" in printed
+
+
+@pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "the following arguments are required: RUN"),
         (["nowhere"], "nowhere: neither a folder nor the name of an experiment; runs holds groups, tasks"),
         (["tasks", "--at", "soon"], "'soon' is no whole number of rollouts"),
+        (["tasks", "--target", "nan"], "'nan' is no number; give one such as 0.7"),
         (["tasks", "--at", "1000"], "--at 1000: no run has come so far; the longest has 150"),
         (
             ["tasks", "--metric", "val/acuracy"],

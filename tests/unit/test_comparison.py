@@ -46,6 +46,8 @@ def test_runs_are_found_by_folder_pattern_and_name(tmp_path: Path, monkeypatch: 
     assert find_runs(["first"])[0] == find_runs(["runs/first"])[0] == find_runs(["runs/first/*"])[0] == first
     assert find_runs(["runs"])[0] == [*first, Path("runs/second/deep/version_0")]
     assert find_runs(["fir*"])[0] == first
+    odd = make_run(Path("runs/[a]"), recipe(0), points(0, 1))
+    assert find_runs(["runs/[a]"])[0] == [odd]
     assert find_runs(["first", str(tmp_path / "runs/first/version_0")]) == (first, 1)
 
 

@@ -11,7 +11,7 @@ def test_points_of_one_rollout_join_and_later_ones_are_forgotten(tmp_path):
         append_point(path, rollout, values)
     points = read_points(path)
     assert [point["rollout"] for point in points] == [0, 1, 2]
-    assert points[1]["a"] == 1.0 and points[1]["val/accuracy"] == 0.6
+    assert (points[1]["a"], points[1]["val/accuracy"]) == (1.0, 0.6)
     forget_points(path, 1)
     assert [point["rollout"] for point in read_points(path)] == [0, 1]
     forget_points(path, -1)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--metric", help="metric that the tables are about (default: val/accuracy)")
     parser.add_argument(
-        "--target", type=float, help="value of it that costs are counted to (default: where the baseline ends)"
+        "--target", type=finite, help="value of it that costs are counted to (default: where the baseline ends)"
     )
     parser.add_argument(
         "--at",
@@ -68,6 +69,17 @@ def main(arguments: Sequence[str]) -> None:
     write_text(output / "compare.html", page(found, output))
     show(found)
     print(f"{output / 'compare.html'}: the curves; {output / 'compare.json'}: all figures")
+
+
+def finite(text: str) -> float:
+    """Read a number that is neither infinite nor NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give one such as 0.7")
+    return value
 
 
 def rollout(text: str) -> int:

@@ -224,6 +224,7 @@ function toggle(place, button) {
 }
 
 function start() {
+  for (const chart of Object.values(DATA.charts)) for (const curve of chart.curves) curve.x ??= chart.x;
   at("legend").append(...DATA.groups.map((group, place) => {
     const button = make("button");
     button.append(swatch(place), `${place + 1} ${group.name}`);
