@@ -76,10 +76,11 @@ function datasets(chart) {
   return chart.curves.flatMap((curve, place) => {
     if (!curve.x.length) return [];
     const line = colour(place);
-    const shared = { borderColor: line, hidden: hidden.has(place), place, pointRadius: 0, pointHitRadius: 8 };
+    const shared = { borderColor: line, hidden: hidden.has(place), place, pointRadius: 0, pointHoverRadius: 0, pointHitRadius: 8 };
     const points = (value) => curve.x.map((x, index) => ({ x, y: value(index) }));
     const edge = (sign) => points((index) => (curve.half[index] === null ? NaN : curve.mean[index] + sign * curve.half[index]));
     const mean = { ...shared, data: points((index) => curve.mean[index]), borderWidth: 1.6, backgroundColor: line,
+      pointHoverRadius: 4, pointHoverBackgroundColor: line, pointHoverBorderColor: line,
       pointRadius: curve.x.length > 40 ? 0 : 2, borderDash: many ? DASHES[place % DASHES.length] : [], curve };
     if (!curve.half) return [mean];
     const band = { ...shared, borderWidth: 0, backgroundColor: `color-mix(in srgb, ${line} 20%, transparent)` };
