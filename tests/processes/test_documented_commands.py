@@ -78,6 +78,7 @@ def checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recorded: str) -> 
     for path in ROOT.iterdir():
         if path.name not in ("runs", "site"):
             (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "images").mkdir()
     line = json.dumps(ROW)
     files = {
         "rows.jsonl": line,
