@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from helpers.documents import DOCUMENTS, anchors, commands, links
 from helpers.paths import ROOT
+
+from lit_g2rpo import callbacks, objectives
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -30,6 +33,12 @@ def test_documents_and_configs_that_are_named_exist(path: Path) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     menu = (ROOT / "mkdocs.yml").read_text()
     assert not [path for path in ROOT.glob("docs/**/*.md") if str(path.relative_to(ROOT / "docs")) not in menu]
+
+
+@pytest.mark.parametrize("package", [callbacks, objectives], ids=lambda package: package.__name__)
+def test_the_reference_has_every_public_class(package: ModuleType) -> None:
+    page = (ROOT / "docs" / "api" / f"{package.__name__.rpartition('.')[2]}.md").read_text().splitlines()
+    assert not [name for name in package.__all__ if f"::: {package.__name__}.{name}" not in page]
 
 
 def test_commands_are_found_as_a_shell_would_split_them() -> None:
