@@ -1,0 +1,288 @@
+"""The tables and the figure of docs/evidence.md, from docs/results/study.json.
+
+python benchmarks/study_report.py            # prints the tables
+python benchmarks/study_report.py --write    # puts them into docs/evidence.md, and draws the figure
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from study import RESULTS, ROOT, best_rate, final, screened
+from study_design import ARMS, CONTRASTS, PHASES, RATES, ROLLOUTS, base_arm
+
+from lit_g2rpo.comparison.statistics import Estimate, estimate, paired_difference
+from lit_g2rpo.mini.tasks import TASKS
+
+PAGE = ROOT / "docs" / "evidence.md"
+FIGURE = ROOT / "docs" / "images" / "evidence.png"
+BEGIN, END = "<!-- {}: written by benchmarks/study_report.py -->", "<!-- end of {} -->"
+SHORT = {
+    "spatial_grounding": "grounding",
+    "spatial_reasoning": "spatial",
+    "general_vqa_science_stem": "VQA",
+    "math_reasoning": "math",
+    "chart_figure_qa": "chart",
+    "ocr": "OCR",
+}
+"""Names of the tasks that fit a table."""
+DISTURBED = {"scaled": "chart_figure_qa", "heavy": "ocr", "flipped": "math_reasoning"}
+"""The task that a setting disturbs."""
+
+Results = Mapping[str, Mapping[str, Any]]
+Measure = Callable[[Mapping[str, Any]], float]
+
+
+def judged(results: Results, setting: str, arm: str, measure: Measure = final) -> dict[int, float]:
+    """Measure the runs of an arm at its own rate in a setting, by seed; screening runs are no part of them.
+
+    Args:
+        measure: takes a run of the results.
+    """
+    phases = [phase for phase in PHASES.values() if phase.setting == setting and arm in phase.arms and phase.rates_of]
+    found = {}
+    for phase in phases:
+        rate = best_rate(dict(results), str(phase.rates_of), base_arm(arm))
+        for run in results.values():
+            fits = (run["setting"], run["arm"], run["rollouts"], run["rate"]) == (setting, arm, ROLLOUTS, rate)
+            if fits and run["seed"] in phase.seeds:
+                found[run["seed"]] = measure(run)
+    return dict(sorted(found.items()))
+
+
+def arms_of(results: Results, setting: str) -> list[str]:
+    """List the arms that have a judged run in a setting, in the order of the design."""
+    return [arm for arm in ARMS if judged(results, setting, arm)]
+
+
+def last(task: str) -> Measure:
+    """Make a measure: accuracy of a task at the last validation."""
+    return lambda run: float(run["validations"][-1][f"accuracy/{task}"])
+
+
+def best(run: Mapping[str, Any]) -> float:
+    """Take the best mean accuracy of a run's validations after training began."""
+    return max(float(validation["accuracy"]) for validation in run["validations"][1:])
+
+
+def window(name: str, which: int) -> Callable[[Mapping[str, Any]], dict[str, float]]:
+    """Make a measure by task of a window of rollouts, the first (0) or the last (-1)."""
+    return lambda run: {
+        task: run["windows"][which][f"{name}/{task}"] for task in TASKS if f"{name}/{task}" in run["windows"][which]
+    }
+
+
+def shown(found: Estimate, sign: str = "") -> str:
+    """Write a mean with its interval."""
+    if found.low is None or found.high is None:
+        return f"{found.mean:{sign}.3f}"
+    return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def screening(results: Results) -> str:
+    """Tabulate the screening of learning rates: mean accuracy after 75 rollouts, the rate that was picked in bold."""
+    rows = []
+    for setting in ("default", "mixed"):
+        for arm in ARMS:
+            cells = []
+            for rate in RATES:
+                found = screened(dict(results), setting, arm, rate)
+                text = f"{statistics.fmean(found):.3f}" if found else ""
+                cells.append(f"**{text}**" if best_rate(dict(results), setting, arm) == rate else text)
+            if any(cells):
+                rows.append([setting, f"`{arm}`", *cells])
+    return table(["setting", "arm", *(f"{rate:g}" for rate in RATES)], rows)
+
+
+def accuracies(results: Results, setting: str) -> str:
+    """Tabulate the accuracy of every arm in a setting after the last rollout."""
+    rows = []
+    for arm in arms_of(results, setting):
+        values = judged(results, setting, arm)
+        tasks = [statistics.fmean(judged(results, setting, arm, last(task)).values()) for task in TASKS]
+        peak = statistics.fmean(judged(results, setting, arm, best).values())
+        cells = [f"{value:.3f}" for value in tasks]
+        rows.append([f"`{arm}`", str(len(values)), shown(estimate(list(values.values()))), f"{peak:.3f}", *cells])
+    return table(["arm", "seeds", "final mean [95 %]", "best", *SHORT.values()], rows)
+
+
+def holm(p_values: list[float | None]) -> list[bool]:
+    """Say which of several p-values are below 0.05 by Holm's procedure; a contrast not measured yet still counts."""
+    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    rejected = [False] * len(p_values)
+    for rank, (p, index) in enumerate(order):
+        if p > 0.05 / (len(p_values) - rank):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def contrasts(results: Results) -> str:
+    """Tabulate the nine contrasts that the design names."""
+    found = [paired_difference(judged(results, s, arm), judged(results, s, other)) for s, arm, other in CONTRASTS]
+    judgement = holm([difference.p if difference else None for difference in found])
+    rows = []
+    for (setting, arm, other), difference, differs in zip(CONTRASTS, found, judgement, strict=True):
+        row = [setting, f"`{arm}` - `{other}`"]
+        if difference is None or difference.p is None:
+            row += ["0", "not run yet", "", ""]
+        else:
+            row += [str(len(difference.seeds)), shown(difference.estimate, "+"), f"{difference.p:.3f}"]
+            row += ["differs" if differs else "no difference shown"]
+        rows.append(row)
+    return table(["setting", "contrast", "pairs", "difference [95 %]", "p", "by Holm"], rows)
+
+
+def against_grpo(results: Results) -> str:
+    """Tabulate every arm's paired difference to GRPO, which describes and does not judge."""
+    rows = []
+    for setting in ("default", "mixed"):
+        for arm in arms_of(results, setting):
+            difference = paired_difference(judged(results, setting, arm), judged(results, setting, "grpo"))
+            if arm != "grpo" and difference is not None:
+                rows.append([setting, f"`{arm}`", str(len(difference.seeds)), shown(difference.estimate, "+")])
+    return table(["setting", "arm", "pairs", "less `grpo` [95 %]"], rows)
+
+
+def pulls(results: Results) -> str:
+    """Tabulate each task's share of the gradient's norm, first 25 rollouts and last 25, and how unequal they are."""
+    rows = []
+    for setting in ("default", "mixed"):
+        for arm in arms_of(results, setting):
+            for when, which in (("first", 0), ("last", -1)):
+                runs = [run for run in results.values() if _counts(results, run, setting, arm)]
+                shares = [window("topology/gradient_share", which)(run) for run in runs]
+                means = [statistics.fmean(share.get(task, 0.0) for share in shares) for task in TASKS]
+                ratio = max(means) / max(min(means), 1e-9)
+                cells = [f"{mean:.2f}" for mean in means]
+                rows.append([setting, f"`{arm}`", when, *cells, f"{ratio:.1f}"])
+    return table(["setting", "arm", "rollouts", *SHORT.values(), "largest / smallest"], rows)
+
+
+def _counts(results: Results, run: Mapping[str, Any], setting: str, arm: str) -> bool:
+    own = (run["setting"], run["arm"], run["rollouts"]) == (setting, arm, ROLLOUTS)
+    return own and run["seed"] in judged(results, setting, arm)
+
+
+def robustness(results: Results) -> str:
+    """Tabulate what one disturbed reward changes in each arm: all tasks, the disturbed one, the mean of the others."""
+    rows = []
+    for setting, task in DISTURBED.items():
+        others = [name for name in TASKS if name != task]
+        measures: tuple[Measure, ...] = (
+            final,
+            last(task),
+            lambda run, others=others: statistics.fmean(last(name)(run) for name in others),
+        )
+        for arm in arms_of(results, setting):
+            changes = [
+                paired_difference(judged(results, setting, arm, measure), judged(results, "default", arm, measure))
+                for measure in measures
+            ]
+            pairs = str(len(changes[0].seeds)) if changes[0] else "0"
+            cells = [shown(change.estimate, "+") if change else "" for change in changes]
+            rows.append([setting, SHORT[task], f"`{arm}`", pairs, *cells])
+    return table(["setting", "disturbed", "arm", "pairs", "all tasks", "disturbed task", "other tasks"], rows)
+
+
+def flips(results: Results) -> str:
+    """Tabulate the share of advantages whose sign the second map turned, mean over all rollouts and seeds."""
+    rows = []
+    for setting in ("default", "mixed"):
+        for arm in arms_of(results, setting):
+            runs = [run for run in results.values() if _counts(results, run, setting, arm)]
+            shares = {
+                task: [w[f"topology/sign_flips/{task}"] for run in runs for w in run["windows"] if _flips(w, task)]
+                for task in TASKS
+            }
+            if any(any(values) for values in shares.values()):
+                cells = [f"{statistics.fmean(values):.2f}" if values else "" for values in shares.values()]
+                rows.append([setting, f"`{arm}`", *cells])
+    return table(["setting", "arm", *SHORT.values()], rows)
+
+
+def _flips(window: Mapping[str, float], task: str) -> bool:
+    return f"topology/sign_flips/{task}" in window
+
+
+def costs(results: Results) -> str:
+    """Tabulate what the study has taken so far."""
+    done = list(results.values())
+    hours = sum(run["cpu_seconds"] for run in done) / 3600
+    commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(run["commit"] for run in done))
+    total = sum(len(p.arms) * len(p.seeds) * (1 if p.rates_of else len(RATES)) for p in PHASES.values())
+    return f"{len(done)} of {total} runs, {hours:.1f} CPU-hours, at commits {commits}."
+
+
+def tables(results: Results) -> Iterator[tuple[str, str]]:
+    """Write every table, by name."""
+    yield "progress", costs(results)
+    yield "contrasts", contrasts(results)
+    for setting in ("default", "mixed"):
+        yield f"accuracies {setting}", accuracies(results, setting)
+    yield "against grpo", against_grpo(results)
+    yield "screening", screening(results)
+    yield "pulls", pulls(results)
+    yield "flips", flips(results)
+    yield "robustness", robustness(results)
+
+
+def with_tables(page: str, results: Results) -> str:
+    """Put the tables between their marks in the text of the page."""
+    for name, text in tables(results):
+        begin, end = BEGIN.format(name), END.format(name)
+        before, rest = page.split(begin)
+        page = before + f"{begin}\n\n{text}\n\n{end}" + rest.split(end)[1]
+    return page
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw the final accuracy of every arm with its interval, a panel for each of the two main settings."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    for panel, setting in zip(panels, ("default", "mixed"), strict=True):
+        arms = arms_of(results, setting)[::-1]
+        for row, arm in enumerate(arms):
+            values = list(judged(results, setting, arm).values())
+            found = estimate(values)
+            color = "tab:orange" if arm.startswith("g2rpo") else "tab:blue"
+            panel.plot(values, [row] * len(values), "o", color=color, alpha=0.25, markersize=4)
+            if found.low is not None and found.high is not None:
+                panel.plot([found.low, found.high], [row, row], color=color, linewidth=2)
+            panel.plot(found.mean, row, "D", color=color, markersize=6)
+        panel.set_yticks(range(len(arms)), arms)
+        panel.set_title(f"{setting} rewards and shares")
+        panel.set_xlabel("mean validation accuracy after 150 rollouts")
+        panel.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Print the tables, or write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file of results")
+    parser.add_argument("--write", action="store_true", help="put the tables into the page, and draw the figure")
+    arguments = parser.parse_args()
+    results = json.loads(arguments.results.read_text())
+    if not arguments.write:
+        print("\n\n".join(f"## {name}\n\n{text}" for name, text in tables(results)))
+        return
+    PAGE.write_text(with_tables(PAGE.read_text(), results))
+    draw(results, FIGURE)
+
+
+if __name__ == "__main__":
+    main()
