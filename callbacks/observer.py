@@ -12,7 +12,8 @@ from lit_g2rpo.hardware.aside import Aside
 class Observer(L.Callback):
     """A callback whose hooks never end a run: a full disk, a closed terminal or a folder that is gone is a warning.
 
-    Every hook ``on_...`` that a subclass defines is guarded. Ranks do nothing together in them but find the run folder.
+    Every hook ``on_...`` that a subclass defines is guarded. What ranks do together in one comes first in it, so that a
+    rank where something else has failed is there too.
     """
 
     def __init__(self) -> None:

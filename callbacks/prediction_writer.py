@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -20,6 +19,7 @@ from lit_g2rpo.evaluation.report import Baseline, read_baseline, summarize
 from lit_g2rpo.evaluation.rows import settings
 from lit_g2rpo.evaluation.table import show
 from lit_g2rpo.files import write_text
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.training.run import RunHandles, handles
 
 VALIDATED = ("accuracy", "format", "length", "truncated")
@@ -92,7 +92,7 @@ class PredictionWriter(L.Callback):
             self._file = begin(self._path, self._settings, self._done)
 
     def _write(self, trainer: L.Trainer, rows: list[Row]) -> None:
-        for part in gather_rows(trainer, rows):
+        for part in Ranks(trainer).gather_values(rows):
             if self._file is not None:
                 append(self._file, part)
 
@@ -165,20 +165,6 @@ def prompt_data(trainer: L.Trainer) -> PromptData | None:
     """Find the run's data; None if the loaders come from elsewhere and so leave out no row."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, PromptData) else None
-
-
-def gather_rows(trainer: L.Trainer, rows: list[Row]) -> list[list[Row]]:
-    """Collect the rows of a batch rank by rank; every rank must call this once per batch."""
-    if trainer.world_size == 1:
-        return [rows]
-    # tensors and not objects, since that is what every strategy gathers
-    device = trainer.strategy.root_device
-    text = torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)
-    sizes = trainer.strategy.all_gather(torch.tensor([len(text)], device=device)).flatten().tolist()
-    padded = torch.zeros(max(sizes), dtype=torch.uint8)
-    padded[: len(text)] = text
-    parts = trainer.strategy.all_gather(padded.to(device)).view(len(sizes), -1).cpu()
-    return [json.loads(bytes(part[:size].tolist())) for part, size in zip(parts, sizes, strict=True)]
 
 
 def show_path(name: str, path: Path) -> None:

@@ -98,6 +98,23 @@ def to_score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Ba
 
 
 @dataclass(slots=True)
+class Evaluated:
+    """A scored batch of an evaluation, as one rank holds it: ``p`` prompts, ``n`` completions.
+
+    Args:
+        prompts: the prompts.
+        rows: number of each in the dataset; None for one that only keeps ranks in step.
+        completions: their completions, prompt by prompt.
+        rewards: score of each completion.
+    """
+
+    prompts: list[Prompt]
+    rows: list[int | None]
+    completions: list[Completion]
+    rewards: list[RewardResult]
+
+
+@dataclass(slots=True)
 class Microbatch:
     """The unit of one forward and backward: ``N`` rows of prompt and completion.
 

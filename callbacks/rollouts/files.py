@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 from PIL import Image
 
@@ -15,13 +16,17 @@ from lit_g2rpo.files import remove_scratch, whole, write_text
 PAGE = Path(__file__).parent / "page"
 IMAGES = "images"
 IMAGE_NAME = re.compile(r"[0-9a-f]{16}\.jpg")
-LINES_NAME = re.compile(r"rollout_(\d{6,})\.jsonl")
+LINES_NAME = re.compile(r"(rollout|validation)_(\d{6,})\.jsonl")
 MIB = 2**20
+
+Kind = Literal["rollout", "validation"]
+Entry = tuple[Kind, int]
+"""What the folder holds: a rollout by its number, or the validation after so many rollouts."""
 
 
 @dataclass(slots=True)
 class Kept:
-    """A rollout in the folder.
+    """A rollout or validation in the folder.
 
     Args:
         size: its lines and its script, bytes.
@@ -33,21 +38,22 @@ class Kept:
 
 
 class RolloutFiles:
-    """Write rollouts into a folder, made if need be, and keep it within bounds, the newest rollout at least.
+    """Write rollouts and validations into a folder, made if need be, and keep it within bounds.
 
-    A rollout is written twice: as ``rollout_<n>.jsonl``, a line per group, and as ``rollout_<n>.js``, the same lines
-    for the page, since a page that is opened from disk may load scripts but read no other file. Every file appears
-    whole, and ``rollouts.js``, the list that the page starts from, names only files that are there.
+    Each is written twice: as ``rollout_<n>.jsonl`` or ``validation_<n>.jsonl``, a line per group, and as ``.js``, the
+    same lines for the page, since a page that is opened from disk may load scripts but read no other file. Every file
+    appears whole, and ``rollouts.js``, the list that the page starts from, names only files that are there.
 
     Args:
         title: name of the run, for the page.
         keep: how many rollouts to keep; None for as many as the size allows.
-        keep_mib: size of the folder above which the oldest rollouts are removed, MiB.
+        keep_mib: size of the folder above which the oldest rollouts are removed, and then the oldest validations, MiB;
+            the newest of each stays.
     """
 
     def __init__(self, folder: Path, title: str, keep: int | None, keep_mib: float) -> None:
         self.folder, self.title, self.keep, self.keep_mib = folder, title, keep, keep_mib
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[Entry, Kept] = {}
         self._image_sizes: dict[str, int] = {}
 
     def open(self, rollout: int) -> None:
@@ -62,33 +68,39 @@ class RolloutFiles:
             remove_scratch(folder)
         for path in sorted(PAGE.iterdir()):
             write_text(self.folder / path.name, path.read_text(encoding="utf-8"))
-        self._kept, self._image_sizes, gone = {}, {}, []
+        self._kept, self._image_sizes = {}, {}
+        gone: list[Entry] = []
         for path in self.folder.iterdir():
             name = LINES_NAME.fullmatch(path.name)
             if name is None:
                 continue
-            kept = read_kept(path) if int(name[1]) <= rollout else None
+            entry: Entry = (cast(Kind, name[1]), int(name[2]))
+            kept = read_kept(path) if entry[1] <= rollout else None
             if kept is None:
-                gone.append(int(name[1]))
+                gone.append(entry)
             else:
-                self._kept[int(name[1])] = kept
+                self._kept[entry] = kept
         self._list()
-        for number in gone:
-            self._remove(number)
+        for entry in gone:
+            self._remove(entry)
         for path in (self.folder / IMAGES).iterdir():
             if IMAGE_NAME.fullmatch(path.name):
                 self._image_sizes[path.name] = path.stat().st_size
         self._remove_images()
 
-    def write(self, rollout: int, groups: Sequence[tuple[Record, Sequence[Image.Image]]]) -> None:
-        """Write a rollout, numbered from 1, and remove the oldest ones that are too much.
+    def write(
+        self, rollout: int, groups: Sequence[tuple[Record, Sequence[Image.Image]]], kind: Kind = "rollout"
+    ) -> None:
+        """Write a rollout, numbered from 1, or the validation after it, and remove the oldest that are too much.
 
         Args:
+            rollout: rollouts sampled so far.
             groups: each group with the images of its prompt.
+            kind: which of the two it is.
         """
         if not (self.folder / "index.html").exists():
             # the disk was full when the page was to be laid down, or somebody has removed it
-            self.open(rollout - 1)
+            self.open(rollout - (kind == "rollout"))
         lines, shown = [], set()
         for record, images in groups:
             names = [self._image(image) for image in images]
@@ -96,21 +108,21 @@ class RolloutFiles:
             paths = [f"{IMAGES}/{name}" for name in names]
             # the page's script relies on this too: escaped to ASCII, JSON is JavaScript
             lines.append(json.dumps({"rollout": rollout, **record, "images": paths}, separators=(",", ":")))
-        path = self._path(rollout)
+        path = self._path((kind, rollout))
         write_text(path, "".join(f"{line}\n" for line in lines))
-        write_text(script(path), f"addRollout({rollout}, [\n" + ",\n".join(lines) + "\n]);\n")
-        self._kept[rollout] = Kept(path.stat().st_size + script(path).stat().st_size, shown)
+        write_text(script(path), f"add{kind.capitalize()}({rollout}, [\n" + ",\n".join(lines) + "\n]);\n")
+        self._kept[kind, rollout] = Kept(path.stat().st_size + script(path).stat().st_size, shown)
         gone = []
-        while self._too_much():
-            gone.append(min(self._kept))
-            del self._kept[gone[-1]]
+        while (entry := self._oldest_too_much()) is not None:
+            gone.append(entry)
+            del self._kept[entry]
         self._list()
-        for number in gone:
-            self._remove(number)
+        for entry in gone:
+            self._remove(entry)
         self._remove_images()
 
-    def _path(self, rollout: int) -> Path:
-        return self.folder / f"rollout_{rollout:06d}.jsonl"
+    def _path(self, entry: Entry) -> Path:
+        return self.folder / f"{entry[0]}_{entry[1]:06d}.jsonl"
 
     def _image(self, image: Image.Image) -> str:
         small = small_image(image)
@@ -123,20 +135,29 @@ class RolloutFiles:
             self._image_sizes[name] = path.stat().st_size
         return name
 
+    def _numbers(self, kind: Kind) -> list[int]:
+        return sorted(number for of_kind, number in self._kept if of_kind == kind)
+
     def _shown(self) -> set[str]:
         return set().union(*(kept.images for kept in self._kept.values()))
 
-    def _too_much(self) -> bool:
+    def _oldest_too_much(self) -> Entry | None:
+        """Find what is to go next; validations, which can be compared, go last."""
         size = sum(kept.size for kept in self._kept.values()) + sum(self._image_sizes[name] for name in self._shown())
-        too_many = self.keep is not None and len(self._kept) > self.keep
-        return len(self._kept) > 1 and (too_many or size > self.keep_mib * MIB)
+        too_large = size > self.keep_mib * MIB
+        for kind in get_args(Kind):
+            numbers = self._numbers(kind)
+            too_many = kind == "rollout" and self.keep is not None and len(numbers) > self.keep
+            if len(numbers) > 1 and (too_large or too_many):
+                return kind, numbers[0]
+        return None
 
     def _list(self) -> None:
-        content = {"title": self.title, "rollouts": sorted(self._kept)}
+        content = {"title": self.title, **{f"{kind}s": self._numbers(kind) for kind in get_args(Kind)}}
         write_text(self.folder / "rollouts.js", f"const RUN = {json.dumps(content)};\n")
 
-    def _remove(self, rollout: int) -> None:
-        path = self._path(rollout)
+    def _remove(self, entry: Entry) -> None:
+        path = self._path(entry)
         path.unlink(missing_ok=True)
         script(path).unlink(missing_ok=True)
 
@@ -147,7 +168,7 @@ class RolloutFiles:
 
 
 def read_kept(path: Path) -> Kept | None:
-    """Read what a rollout's files take and show, given its lines; None if they are not whole."""
+    """Read what the files of a rollout or validation take and show, given its lines; None if they are not whole."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         shown = {Path(image).name for line in lines for image in json.loads(line)["images"]}
@@ -158,5 +179,5 @@ def read_kept(path: Path) -> Kept | None:
 
 
 def script(lines: Path) -> Path:
-    """Find the page's script of a rollout, given its lines."""
+    """Find the page's script that belongs to a file of lines, given its lines."""
     return lines.with_suffix(".js")

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_g2rpo.callbacks.rollouts.token_text import TokenText
-from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.experience import Evaluated, Experience, Prompt
 from lit_g2rpo.registry import one_line
 from lit_g2rpo.rewards.answers.parse import envelope, unwrap
 from lit_g2rpo.rewards.config import RewardConfig
@@ -21,11 +21,11 @@ Record = dict[str, Any]
 IMAGE_SIDE = 512
 
 
-def group_record(rollout: Experience, index: int, reward: RewardConfig, spell: TokenText) -> Record:
+def group_record(batch: Experience | Evaluated, index: int, reward: RewardConfig, spell: TokenText) -> Record:
     """Describe a group: its prompt, the true answer, and what was written and how it was scored.
 
     Args:
-        rollout: a rollout of this rank.
+        batch: a rollout of this rank, or a batch of its validation.
         index: index of the group's prompt in it.
         reward: knows the tags around an answer.
         spell: spells the tokens.
@@ -34,8 +34,8 @@ def group_record(rollout: Experience, index: int, reward: RewardConfig, spell: T
         Plain values that JSON can hold. Coordinates lie on the 0..1000 grid, entropy and log-probabilities in nats;
         images are left to whoever stores them.
     """
-    prompt = rollout.prompts[index]
-    size = len(rollout.completions) // len(rollout.prompts)
+    prompt = batch.prompts[index]
+    size = len(batch.completions) // len(batch.prompts)
     gold = gold_answer(prompt.sample, reward)
     return {
         "task": prompt.task,
@@ -45,42 +45,37 @@ def group_record(rollout: Experience, index: int, reward: RewardConfig, spell: T
         "gold": gold,
         **shapes(prompt.problem_type, gold),
         "completions": [
-            completion_record(rollout, row, prompt.problem_type, reward, spell)
+            completion_record(batch, row, prompt.problem_type, reward, spell)
             for row in range(index * size, (index + 1) * size)
         ],
     }
 
 
 def completion_record(
-    rollout: Experience, row: int, problem_type: str, reward: RewardConfig, spell: TokenText
+    batch: Experience | Evaluated, row: int, problem_type: str, reward: RewardConfig, spell: TokenText
 ) -> Record:
     """Describe a completion.
 
     Args:
-        rollout: a rollout of this rank.
+        batch: a rollout of this rank, or a batch of its validation.
         row: index of the completion in it.
         problem_type: form of its answer, which may have something to draw.
         reward: knows the tags around an answer.
         spell: spells the tokens.
 
     Returns:
-        Plain values. ``parts`` are those of the reward, with what shaping adds to the total; ``trainer_logprobs`` are
-        there where the trainer computed its own, with ``gap``, the largest difference from the engine's.
+        Plain values; those of a rollout say also what was learned from it.
     """
-    completion, scores = rollout.completions[row], rollout.rewards[row]
-    total = float(rollout.total_rewards[row])
-    record = {
+    completion, scores = batch.completions[row], batch.rewards[row]
+    record: Record = {
         "text": completion.text,
-        "reward": rounded(total),
+        "reward": rounded(scores.total),
         "parts": {
             "accuracy": rounded(scores.accuracy),
             "format": rounded(scores.format),
             **{name: rounded(value) for name, value in scores.components.items()},
-            "shaping": rounded(total - scores.total),
         },
         "error": scores.error,
-        "advantage": rounded(float(rollout.advantages[row])),
-        "valid": bool(rollout.valid[row]),
         "truncated": completion.truncated,
         "length": len(completion.token_ids),
         "entropy": rounded(float(completion.entropy.double().mean())),
@@ -88,6 +83,29 @@ def completion_record(
         **shapes(problem_type, envelope(completion.text, reward.thinking_tag, reward.answer_tag).answer or ""),
         "tokens": spell.pieces(completion.token_ids.tolist()),
         "token_entropy": [round(value, 3) for value in completion.entropy.tolist()],
+    }
+    if not isinstance(batch, Experience):
+        return record
+    record["parts"]["shaping"] = rounded(float(batch.total_rewards[row]) - scores.total)
+    return record | learning_record(batch, row)
+
+
+def learning_record(rollout: Experience, row: int) -> Record:
+    """Describe what was learned from a completion.
+
+    Args:
+        rollout: a rollout of this rank.
+        row: index of the completion in it.
+
+    Returns:
+        Plain values. ``reward`` has shaping in it; ``trainer_logprobs`` are there where the trainer computed its own,
+        with ``gap``, the largest difference from the engine's.
+    """
+    completion = rollout.completions[row]
+    record: Record = {
+        "reward": rounded(float(rollout.total_rewards[row])),
+        "advantage": rounded(float(rollout.advantages[row])),
+        "valid": bool(rollout.valid[row]),
     }
     trainer = None if rollout.old_logprobs is None else rollout.old_logprobs[row]
     # the engine's own stand in where the trainer computed none

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.logged import tensorboard_writer
@@ -15,6 +16,7 @@ from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
 from lit_g2rpo.callbacks.rollouts.record import Record, group_record, small_image
 from lit_g2rpo.callbacks.rollouts.text import group_text
 from lit_g2rpo.callbacks.rollouts.token_text import TokenText
+from lit_g2rpo.callbacks.rollouts.validation_groups import ValidationGroups
 from lit_g2rpo.callbacks.run_folder import run_folder
 from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
@@ -26,7 +28,8 @@ class RolloutLog(Observer):
     """Write rollouts into the folder ``rollouts`` of the run, and show a few groups of some of them in TensorBoard.
 
     The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
-    rank writes the groups of its own prompts. The groups in TensorBoard, with their images, completions, rewards and
+    rank writes the groups of its own prompts, and of each validation those of the same few prompts per task, whichever
+    rank they lie on. The groups in TensorBoard, with their images, completions, rewards and
     advantages, are the first of each task in turn, so the choice does not depend on chance. The layout of the custom
     scalars tab is written once at the start: a chart per quantity with the tasks as lines, and a chart per task.
 
@@ -35,8 +38,9 @@ class RolloutLog(Observer):
         groups: groups to show of each of them.
         write_every: interval between rollouts that are written to the folder, rollouts; 0 for no folder.
         write_groups: groups to write of each of them, chosen in the same way; None for all.
+        validation_prompts: prompts of each task to write of every validation, the first ones of the data; 0 for none.
         keep: how many rollouts the folder keeps, the newest; None for as many as ``keep_mib`` allows.
-        keep_mib: size above which the folder's oldest rollouts are removed, MiB.
+        keep_mib: size above which the folder's oldest rollouts are removed, and then its oldest validations, MiB.
 
     Raises:
         UserError: if an argument is out of range.
@@ -48,6 +52,7 @@ class RolloutLog(Observer):
         groups: int = 4,
         write_every: int = 1,
         write_groups: int | None = None,
+        validation_prompts: int = 4,
         keep: int | None = None,
         keep_mib: float = 512,
     ) -> None:
@@ -55,6 +60,10 @@ class RolloutLog(Observer):
             raise UserError(f"RolloutLog: every_rollouts ({every_rollouts}) and groups ({groups}) must be at least 1")
         if write_every < 0:
             raise UserError(f"RolloutLog.write_every is {write_every}; it must be at least 1, or 0 for no files")
+        if validation_prompts < 0:
+            raise UserError(
+                f"RolloutLog.validation_prompts is {validation_prompts}; it must be at least 1, or 0 for none"
+            )
         for name, number in {"write_groups": write_groups, "keep": keep}.items():
             if number is not None and number < 1:
                 raise UserError(f"RolloutLog.{name} is {number}; it must be at least 1, or null for all")
@@ -66,25 +75,63 @@ class RolloutLog(Observer):
         self.keep, self.keep_mib = keep, keep_mib
         self._watch = RolloutWatch()
         self._files: RolloutFiles | None = None
+        self._validation = ValidationGroups(validation_prompts)
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._files = None
+
+    @override
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._open(trainer, handles(pl_module))
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         run = handles(pl_module)
         self._watch.start(run)
-        # the folder is agreed between ranks, so it cannot be asked for by one of them
-        folder = run_folder(trainer)
-        self._files = None
+        self._open(trainer, run)
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            writer.add_custom_scalars(dashboard(sorted(run.tasks)))
+
+    def _open(self, trainer: L.Trainer, run: RunHandles) -> None:
+        """Open the folder, before the first validation or, where there is none, before training."""
+        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        folder = run_folder(trainer)
         self._spell = TokenText(run.tokenizer)
-        if self.write_every:
+        if self._files is not None or not self.write_every or not trainer.is_global_zero:
+            return
+        if not getattr(trainer, "fast_dev_run", False):
             title = f"{folder.parent.name}/{folder.name}"
             self._files = RolloutFiles(folder / "rollouts", title, self.keep, self.keep_mib)
             with self.aside.guard():
                 self._files.open(run.rollout_index)
-        writer = tensorboard_writer(trainer)
-        if writer is not None:
-            writer.add_custom_scalars(dashboard(sorted(run.tasks)))
+
+    def _writes_validation(self, trainer: L.Trainer) -> bool:
+        """Tell whether a validation is written, the same on every rank whatever has failed on one."""
+        fitting = trainer.state.fn == TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False)
+        return fitting and bool(self.write_every and self._validation.per_task)
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._writes_validation(trainer):
+            self._validation.start(trainer.val_dataloaders)
+
+    @override
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
+        if self._writes_validation(trainer):
+            self._validation.add(handles(pl_module), self._spell)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._writes_validation(trainer):
+            return
+        run = handles(pl_module)
+        groups = self._validation.gather(run.ranks)
+        if groups and self._files is not None:
+            self._files.write(run.rollout_index, groups, "validation")
 
     @override
     def on_train_batch_end(

@@ -12,7 +12,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.judging import Judging
 from lit_g2rpo.evaluation.rows import row
 from lit_g2rpo.evaluation.task_means import NAMES, TaskMeans
-from lit_g2rpo.experience import Prompt, to_score
+from lit_g2rpo.experience import Evaluated, Prompt, to_score
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.policy.policy import Policy
@@ -78,6 +78,7 @@ class EvaluationModule(CurvesModule):
         self.tasks: dict[str, Task] = {}
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes: dict[str, int] = {}
+        self.evaluated: Evaluated | None = None
 
     @property
     def _data(self) -> PromptSettings:
@@ -115,6 +116,7 @@ class EvaluationModule(CurvesModule):
         with generation_context(self.trainer.strategy, self.policy):
             completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
         rewards = self.scorer.score(to_score(prompts, completions))
+        self.evaluated = Evaluated(prompts, numbers, completions, rewards)
         rows = []
         for i, (completion, reward) in enumerate(zip(completions, rewards, strict=True)):
             at, repeat = divmod(i, config.repeats)
@@ -146,6 +148,7 @@ class EvaluationModule(CurvesModule):
     @override
     def on_validation_epoch_end(self) -> None:
         metrics = self._log_means("val")
+        self.evaluated = None
         self.validation_history.append(metrics | {"rollout": float(self.rollout_index)})
 
     on_test_epoch_start = on_validation_epoch_start

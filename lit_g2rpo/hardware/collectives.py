@@ -1,5 +1,8 @@
 """What the ranks of a run share: rank r of w holds prompts r, r + w, r + 2w, ... of a rollout."""
 
+import json
+from typing import Any
+
 import lightning.pytorch as L
 import torch
 from torch import Tensor
@@ -77,6 +80,25 @@ class Ranks:
         own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else own[:0]
         texts = (bytes(row.tolist()).rstrip(b"\0").decode(errors="ignore") for row in self._gathered(own))
         return next(filter(None, texts), "")
+
+    def gather_values(self, values: list[Any]) -> list[list[Any]]:
+        """Collect plain values.
+
+        Args:
+            values: what JSON can hold, any number on each rank.
+
+        Returns:
+            The values of each rank, the same on every rank.
+        """
+        if self.count == 1:
+            return [values]
+        # tensors and not objects, since that is what every strategy gathers
+        text = torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
+        sizes = self._gathered(torch.tensor([len(text)])).flatten().tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(text)] = text
+        parts = self._gathered(padded).view(len(sizes), -1)
+        return [json.loads(bytes(part[:size].tolist())) for part, size in zip(parts, sizes, strict=True)]
 
     def _gathered(self, own: Tensor) -> Tensor:
         PROGRESS.advance()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.experience import Evaluated, Experience, Prompt
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.policy import Policy
@@ -72,6 +72,8 @@ class RunHandles(Protocol):
     judge: JudgeConfig | None
     validation_history: list[dict[str, float]]
     validation_sizes: dict[str, int]
+    evaluated: Evaluated | None
+    """The newest batch of a validation that is going on."""
 
     @property
     def trainer(self) -> L.Trainer:

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable
+from lit_g2rpo.experience import Completion, Evaluated, Experience, Prompt, RolloutTable
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
@@ -110,6 +110,7 @@ class ToyModule(CurvesModule):
         self.experience: Experience | None = None
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes = {"a": 3, "b": 4}
+        self.evaluated: Evaluated | None = None
         self.policy_path = "toy"
         self.bands: list[tuple[LengthBand | None, ...]] = []
 
@@ -188,7 +189,19 @@ class ToyModule(CurvesModule):
 
     # rows reach callbacks, which Lightning's types do not know
     def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
+        if batch:
+            prompts, rows = batch
+            tokens, reward = torch.arange(5), self.validation(self.rollout_index)
+            self.evaluated = Evaluated(
+                prompts,
+                rows,
+                [Completion(tokens, tokens * -0.1, tokens * 0.1, f"to {one.id}", False) for one in prompts],
+                [RewardResult(reward, reward, 1.0, 0.0, {}, None, 0.0) for _ in prompts],
+            )
         return []
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
 
     def on_validation_epoch_end(self) -> None:
         accuracy = self.validation(self.rollout_index)
@@ -230,7 +243,7 @@ def fit(
     **options: Any,
 ) -> L.Trainer:
     """Train a toy module for a number of rollouts, two optimizer steps each."""
-    loader = options.pop("loader", None) or ToyLoader()
+    loader, validation = options.pop("loader", None) or ToyLoader(), options.pop("validation", [0])
     trainer = L.Trainer(
         accelerator="cpu",
         devices=options.pop("devices", 1),
@@ -249,7 +262,7 @@ def fit(
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         **options,
     )
-    trainer.fit(module, loader, [0], ckpt_path=checkpoint)
+    trainer.fit(module, loader, validation or None, ckpt_path=checkpoint)
     return trainer
 
 

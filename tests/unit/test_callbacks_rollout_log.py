@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from helpers.toy import ToyModule, fit, prompt
+from helpers.validation_run import run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -14,6 +15,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from lit_g2rpo.callbacks import EntropyBounds, LengthCurriculum, RolloutCheckpoint, RolloutLog
 from lit_g2rpo.callbacks.rollouts.rollout_log import choose
 from lit_g2rpo.callbacks.rollouts.text import fenced
+from lit_g2rpo.callbacks.rollouts.validation_groups import first_rows
 from lit_g2rpo.errors import UserError
 
 
@@ -193,8 +195,76 @@ def test_zero_writes_no_folder(tmp_path):
     assert "`0-a`" in texts(events(tmp_path), "groups/a")[1]
 
 
+def validated(folder):
+    """The ids in each file of validation groups, by rollout."""
+    files = sorted(folder.glob("validation_*.jsonl"))
+    return {int(path.stem[-6:]): [json.loads(line)["id"] for line in path.read_text().splitlines()] for path in files}
+
+
+CHOSEN = ["row-0", "row-1", "row-2", "row-3"]
+
+
+def test_the_same_validation_prompts_are_written_after_every_validation(tmp_path):
+    run(tmp_path, rollouts=4)
+    folder = tmp_path / "toy/version_0/rollouts"
+    # before the first rollout, and every two rollouts
+    assert validated(folder) == {0: CHOSEN, 2: CHOSEN, 4: CHOSEN}
+    first, second, *_ = map(json.loads, (folder / "validation_000002.jsonl").read_text().splitlines())
+    assert (first["rollout"], first["step"], first["task"], second["task"]) == (2, 4, "a", "b")
+    assert (folder / first["images"][0]).exists()
+    # by hand from the toy: an accuracy of rollout / 100, and nothing that only training has
+    assert first["completions"] == [
+        {
+            "text": "to row-0",
+            "reward": 0.02,
+            "parts": {"accuracy": 0.02, "format": 1.0},
+            "error": None,
+            "truncated": False,
+            "length": 5,
+            "entropy": 0.2,
+            "logprobs": {"mean": -0.2, "min": -0.4},
+            "boxes": [],
+            "points": [],
+            "tokens": ["<0>", "<1>", "<2>", "<3>", "<4>"],
+            "token_entropy": [0.0, 0.1, 0.2, 0.3, 0.4],
+        }
+    ]
+    listed = json.loads((folder / "rollouts.js").read_text()[len("const RUN = ") : -2])
+    assert (listed["rollouts"], listed["validations"]) == ([1, 2, 3, 4], [0, 2, 4])
+
+
+def test_a_resumed_run_keeps_the_validations_before_its_checkpoint_and_no_later_one(tmp_path):
+    folder = tmp_path / "toy/version_0/rollouts"
+    run(tmp_path, 2, [RolloutCheckpoint(every_rollouts=2, monitor=None)])
+    checkpoint = str(next((tmp_path / "toy/version_0/checkpoints").glob("rollout=00002*")))
+    before = (folder / "validation_000000.jsonl").read_bytes()
+    # an earlier attempt got further and was killed before it saved
+    for suffix in ("jsonl", "js"):
+        (folder / f"validation_000007.{suffix}").write_text("")
+    run(tmp_path, 4, [RolloutCheckpoint(every_rollouts=2, monitor=None)], checkpoint=checkpoint)
+    assert validated(folder) == {0: CHOSEN, 2: CHOSEN, 4: CHOSEN}
+    assert (folder / "validation_000000.jsonl").read_bytes() == before
+
+
+def test_a_validation_that_cannot_be_described_ends_no_run(tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr("lit_g2rpo.callbacks.rollouts.validation_groups.group_record", failing)
+    with pytest.warns(match="RolloutLog: OSError: no; the run goes on without it"):
+        run(tmp_path, rollouts=2)
+    assert len(lines(tmp_path, 2)) == 2
+    assert validated(tmp_path / "toy/version_0/rollouts") == {}
+
+
+def test_first_rows_of_each_task_are_chosen_among_those_that_are_evaluated():
+    assert first_rows(["a", "a", "b", "a", "b"], [1, 2, 3, 4], 1) == [1, 2]
+    assert first_rows(["a", "a", "b", "a", "b"], [0, 1, 2, 3], 2) == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
-    "arguments", [{"groups": 0}, {"write_every": -1}, {"write_groups": 0}, {"keep": 0}, {"keep_mib": 0}]
+    "arguments",
+    [{"groups": 0}, {"write_every": -1}, {"write_groups": 0}, {"keep": 0}, {"keep_mib": 0}, {"validation_prompts": -1}],
 )
 def test_arguments_are_checked(arguments):
     with pytest.raises(UserError, match=next(iter(arguments))):

@@ -36,8 +36,9 @@ def names(folder):
 
 def test_a_folder_opens_before_the_first_rollout(tmp_path):
     opened(tmp_path / "deep/rollouts")
-    assert names(tmp_path / "deep/rollouts") == ["images", "index.html", "page.css", "page.js", "rollouts.js"]
-    assert listed(tmp_path / "deep/rollouts") == {"title": "g2rpo/version_0", "rollouts": []}
+    page = ["cards.js", "data.js", "images.js", "index.html", "page.css", "page.js"]
+    assert names(tmp_path / "deep/rollouts") == sorted([*page, "images", "rollouts.js"])
+    assert listed(tmp_path / "deep/rollouts") == {"title": "g2rpo/version_0", "rollouts": [], "validations": []}
 
 
 def test_script_and_lines_hold_the_same(tmp_path):
@@ -96,6 +97,27 @@ def test_the_folder_stays_within_its_size(tmp_path, resumed):
     assert kept == list(range(7 - len(kept), 7))
     assert len(kept) < 6
     assert size + one > 0.2 * 2**20
+
+
+def test_validations_go_last(tmp_path):
+    files = opened(tmp_path, keep=2, keep_mib=0.05)
+    for rollout in range(4):
+        files.write(rollout, [({"text": "v" * 3000}, [])], "validation")
+        files.write(rollout + 1, [({"text": "a" * 3000}, [])])
+    # two rollouts are kept by number alone, and nothing is too large yet
+    assert listed(tmp_path)["rollouts"] == [3, 4]
+    assert listed(tmp_path)["validations"] == [0, 1, 2, 3]
+    script = (tmp_path / "validation_000003.js").read_text()
+    assert script.startswith("addValidation(3, [\n")
+    files.write(5, [({"text": "a" * 15000}, [])])
+    assert listed(tmp_path)["rollouts"] == [5]
+    assert listed(tmp_path)["validations"] == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == [
+        "rollout_000005.jsonl",
+        "validation_000001.jsonl",
+        "validation_000002.jsonl",
+        "validation_000003.jsonl",
+    ]
 
 
 def test_the_newest_rollout_stays_even_if_it_is_too_large(tmp_path):
