@@ -10,6 +10,7 @@ from lit_g2rpo.errors import NonFiniteError, RankError, UserError
 
 VERBS: dict[str, tuple[str, str]] = {
     "fit": ("lit_g2rpo.cli.trainer:run", "train the policy"),
+    "sweep": ("lit_g2rpo.cli.verbs.sweep:run", "train with several seeds and values of keys, and compare the runs"),
     "validate": ("lit_g2rpo.cli.trainer:run", "score the policy on the validation prompts, per task"),
     "test": ("lit_g2rpo.cli.trainer:run", "score it on the test prompts and write predictions and metrics"),
     "predict": ("lit_g2rpo.cli.trainer:run", "write completions for a file of prompts"),

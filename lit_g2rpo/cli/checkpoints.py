@@ -33,7 +33,7 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
             )
         return path
     folder = run or experiment
-    found = _last(folder) if ckpt_path == "last" else _newest_first(folder, "best*.ckpt")
+    found = newest_checkpoints(folder) if ckpt_path == "last" else _newest_first(folder, "best*.ckpt")
     if not found:
         if ckpt_path == "best":
             raise UserError(
@@ -66,7 +66,7 @@ def check_exists(ckpt_path: str) -> None:
         raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a checkpoint, or last for the newest one")
 
 
-def _last(folder: Path) -> list[Path]:
+def newest_checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints of the run that saved last: the link to its newest, and those before that."""
     # a run that was killed in its first save has no link yet
     everywhere = _newest_first(folder, LAST) + _newest_first(folder, "rollout=*-step=*.ckpt")

@@ -34,11 +34,22 @@ PARTS = {
     "--print_config": "show the configuration that the other words come to, and do nothing",
 }
 
+NOT_SWEPT = ("--name", "--ckpt_path", "--print_config")
+"""Keys that a sweep settles by itself for its runs."""
+
 EXTRA = {
     "fit": {
         "--more N": "with --run: go on for N more rollouts than are done",
         "--change KEY,...": "keys that a resumed run may change although that makes it another run, such as "
         "model.objective, data or seed_everything",
+    },
+    "sweep": {
+        "--seeds N": "a run for each of the seeds 0 to N-1",
+        "--vary KEY VALUE VALUE ...": "a run for each value, such as --vary model.objective "
+        "configs/objective/grpo.yaml configs/objective/g2rpo.yaml; repeated, a run for each combination",
+        "--parallel N": "runs at a time (default: 1)",
+        "--output FOLDER": "folder of the runs; in that of the same sweep what is finished is not repeated, and what "
+        "was cut off goes on (default: runs/sweep)",
     },
     "export": {"--output DIR": "folder to write; must be new or empty"},
     "calibrate": {
@@ -68,7 +79,8 @@ def verb_help(verb: str, summary: str) -> str:
         f"{verb}: {summary}.",
         "",
     ]
-    parts = PARTS | EXTRA.get(verb, {})
+    parts = {key: text for key, text in PARTS.items() if verb != "sweep" or key.split()[0] not in NOT_SWEPT}
+    parts |= EXTRA.get(verb, {})
     out += [row(key, text) for key, text in parts.items()]
     for group, settings in GROUPS.items():
         descriptions = arguments(settings.__doc__ or "")

@@ -48,7 +48,7 @@ def read_line(verb: str, words: list[str]) -> Line:
     else:
         for key, _ in pairs(words):
             if key in ("--more", "--change"):
-                raise UserError(f"{key} belongs to fit; {verb} does not train")
+                raise UserError(f"{key} belongs to fit; {verb} goes on with no run")
     if more is not None and folder is None:
         raise UserError("--more goes on with a run: say which, --run FOLDER")
     run = None if folder is None else Path(folder)

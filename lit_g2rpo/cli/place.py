@@ -16,7 +16,7 @@ class Place:
     """
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer, logger = trainer, trainer.logger
+        self._trainer, logger = trainer, trainer["logger"]
         first = logger[0] if isinstance(logger, list) and logger else logger
         self._arguments = first.get("init_args") if hasattr(first, "get") else None
 
@@ -26,7 +26,7 @@ class Place:
         arguments = self._arguments
         if arguments is None or not arguments.get("save_dir"):
             return Path("runs")
-        return Path(arguments.save_dir) / (arguments.get("name") or "")
+        return Path(arguments["save_dir"]) / (arguments.get("name") or "")
 
     def run_of_configs(self, configs: Iterable[Any]) -> Path | None:
         """Find the one run that the configuration means; None if it may be any of the experiment.
@@ -48,16 +48,26 @@ class Place:
 
         Args:
             checkpoint: the checkpoint.
-            run: the run's folder; None finds it in the experiment's.
+            run: the run's folder, wherever it lies now; None finds it in the experiment's.
         """
         arguments = self._arguments
-        if arguments is None or "version" not in arguments:
-            if run is not None:
-                self._trainer.default_root_dir = os.path.normpath(run)
-            return
         if run is not None:
-            # wherever it lies now
-            run = Path(os.path.normpath(run))
-            arguments.save_dir, arguments.name, arguments.version = str(run.parent), "", run.name
-        elif arguments.version is None and (found := run_folder_of(checkpoint, self.experiment)):
-            arguments.version = version_of(found)
+            self.lie_in(run)
+        elif (
+            arguments is not None
+            and arguments.get("version", "") is None
+            and (found := run_folder_of(checkpoint, self.experiment))
+        ):
+            arguments["version"] = version_of(found)
+
+    def lie_in(self, run: Path) -> None:
+        """Let a run lie in a folder.
+
+        Args:
+            run: the folder of the run.
+        """
+        run, arguments = Path(os.path.normpath(run)), self._arguments
+        if arguments is None or "version" not in arguments:
+            self._trainer["default_root_dir"] = str(run)
+        else:
+            arguments["save_dir"], arguments["name"], arguments["version"] = str(run.parent), "", run.name

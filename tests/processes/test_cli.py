@@ -174,7 +174,7 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", *RECIPE, "--model.policy", str(ROOT)], "is a folder; give a file of configs/model, or --model.policy"),
         (["fit", *RECIPE, "--run"], "--run has no value"),
         (["fit", *RECIPE, "--more", "3"], "--more goes on with a run: say which, --run FOLDER"),
-        (["test", *RECIPE, "--more", "3"], "--more belongs to fit; test does not train"),
+        (["test", *RECIPE, "--more", "3"], "--more belongs to fit; test goes on with no run"),
         (["fit", "--config", "begun"], "--config: begun is no file; for the folder of a run give --run begun"),
         (["fit", "--run", "begun", "--name", "mine"], "--name asks for another folder, but --run goes on in begun"),
         (["test", "--run", "begun", "--trainer.logger.save_dir=x"], "--trainer.logger.save_dir asks for another"),
