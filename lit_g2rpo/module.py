@@ -18,13 +18,22 @@ from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.policy.wording import prompt_template_of
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.running.judge import JudgeConfig
 from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
-from lit_g2rpo.training.checks import check_gradient, check_rounding, check_settings, check_shapes, gradient_norm
+from lit_g2rpo.training.checks import (
+    check_gradient,
+    check_parts,
+    check_rounding,
+    check_settings,
+    check_shapes,
+    check_strategy,
+    gradient_norm,
+)
 from lit_g2rpo.training.description import describe
 from lit_g2rpo.training.group_records import GroupRecords
 from lit_g2rpo.training.metrics import StepMetrics
@@ -44,7 +53,8 @@ class G2RPOModule(EvaluationModule):
     Args:
         policy: where the policy comes from and which parts of it learn.
         objective: advantages and loss.
-        optimizer: makes the optimizer from the parameters that learn.
+        optimizer: makes the optimizer from the weights that learn, such as ``partial(torch.optim.AdamW, lr=1e-6)``;
+            by default AdamW at the learning rate of the paper.
         rollout: how completions are sampled for training.
         update: how often a rollout is learned from.
         evaluation: how completions are sampled for validation, test and prediction.
@@ -61,15 +71,16 @@ class G2RPOModule(EvaluationModule):
         self,
         policy: PolicyConfig,
         objective: Objective,
-        optimizer: OptimizerCallable,
-        rollout: RolloutConfig,
-        update: UpdateConfig,
-        evaluation: EvaluationConfig,
+        optimizer: OptimizerCallable = lambda weights: torch.optim.AdamW(weights, lr=2e-6),
+        rollout: RolloutConfig = RolloutConfig(),  # noqa: B008 (frozen)
+        update: UpdateConfig = UpdateConfig(),  # noqa: B008 (frozen)
+        evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008 (frozen)
         reward: RewardConfig = DEFAULT,
         reward_limits: Limits = Limits(),  # noqa: B008 (frozen)
         judge: JudgeConfig | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_parts(policy, objective, optimizer, rollout, update, evaluation, reward)
         super().__init__(evaluation, build_sampler(rollout), rollout.seed, reward, reward_limits, judge)
         # The reference and frozen weights may be absent from a checkpoint; check_checkpoint holds the rest to it.
         self.strict_loading = False
@@ -91,6 +102,11 @@ class G2RPOModule(EvaluationModule):
     def policy_path(self) -> str:
         """Name or folder the policy came from."""
         return self.policy_config.path
+
+    @property
+    def prompt_template(self) -> str | None:
+        """The wording that the policy was trained with; None if its folder names none."""
+        return prompt_template_of(self.policy_path)
 
     @property
     def tokenizer(self) -> Any:
@@ -139,6 +155,7 @@ class G2RPOModule(EvaluationModule):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        check_strategy(self.trainer.strategy)
         if stage == "fit":
             accumulate, update = self.trainer.accumulate_grad_batches, self.update
             optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)

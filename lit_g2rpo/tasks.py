@@ -22,6 +22,7 @@ class Task:
             the starting mean, which ``length`` follows from once `LengthCurriculum` has measured it.
         in_process: the reward runs in the trainer's own process, for one that shares its GPU or its connections.
         entropy_scale: factor on the objective's entropy coefficient for this task.
+        prompt_template: wording of the task's prompts, as Jinja text; None for that of the data or the policy.
     """
 
     name: str
@@ -31,10 +32,16 @@ class Task:
     relative_length: RelativeBand | None = None
     in_process: bool = False
     entropy_scale: float = 1.0
+    prompt_template: str | None = None
 
 
-KEYS = ("length", "entropy", "reward", "in_process")
+KEYS = ("length", "entropy", "reward", "in_process", "prompt_template")
 """What a configuration may say of a task."""
+TEXTS = {
+    "reward": "an import path: my_module.my_function",
+    "prompt_template": "Jinja text with {{ question }} in it",
+}
+"""Those that are texts, and what to give."""
 
 # Length thresholds: multiples of the 8B model's mean completion length per task before training, 4096 at most.
 # Entropy thresholds: the released code's, the same for every task.
@@ -72,19 +79,24 @@ def paper_tasks() -> dict[str, Task]:
 def with_bands(
     tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Sequence[float | str] | str | bool | None] | None]
 ) -> dict[str, Task]:
-    """Change bands and rewards of tasks and add tasks; ``tasks`` is left alone.
+    """Change bands, rewards and wordings of tasks and add tasks; ``tasks`` is left alone.
 
     Args:
         tasks: tasks by name.
         overrides: per task name ``length`` (four thresholds, see `length_band`) and ``entropy`` (two, nats), None to
-            exempt the task, ``reward`` (import path of a function) and ``in_process`` (whether it runs in this
-            process); a name not in ``tasks`` becomes a new task.
+            exempt the task, ``reward`` (import path of a function), ``in_process`` (whether it runs in this process)
+            and ``prompt_template`` (Jinja text); a name not in ``tasks`` becomes a new task.
 
     Raises:
-        UserError: for an unknown key, thresholds of the wrong number or order, or a reward that is no import path.
+        UserError: for an unknown key, thresholds of the wrong number or order, a reward that is no import path, or a
+            template that is no text.
     """
+    if not isinstance(overrides, Mapping):
+        raise UserError(f"data.tasks is {overrides!r}; give a mapping of task names, such as {{'ocr': {{}}}}")
     result = {name: replace(known) for name, known in tasks.items()}
     for name, bands in overrides.items():
+        if not isinstance(bands, Mapping | None):
+            raise UserError(f"data.tasks.{name} is {bands!r}; give a mapping of {', '.join(KEYS)}")
         changed = result.setdefault(name, Task(name))
         for key, values in (bands or {}).items():
             if key not in KEYS:
@@ -96,11 +108,11 @@ def with_bands(
                 continue
             if isinstance(values, bool):
                 raise UserError(f"data.tasks.{name}.{key} is {values}; only in_process is true or false")
-            if key == "reward" and values is not None and not (isinstance(values, str) and values):
-                raise UserError(f"data.tasks.{name}.reward is {values!r}; give an import path: my_module.my_function")
+            if key in TEXTS and values is not None and not (isinstance(values, str) and values):
+                raise UserError(f"data.tasks.{name}.{key} is {values!r}; give {TEXTS[key]}")
             if key == "length":
                 changed.length = changed.relative_length = None
-            if key == "reward" or values is None:
+            if key in TEXTS or values is None:
                 setattr(changed, key, values)
                 continue
             try:

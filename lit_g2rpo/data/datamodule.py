@@ -1,9 +1,11 @@
 """Lightning's view of the data: the loaders of a set of prompts, sized by the module that uses them."""
 
+import difflib
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_g2rpo.data.evaluation_batches import ShardedBatches
@@ -29,6 +31,10 @@ class PromptUser(Protocol):
     rollout: RolloutConfig
     update: UpdateConfig
 
+    @property
+    def prompt_template(self) -> str | None:
+        """The wording that the policy was trained with; None if its folder names none."""
+
     def prepare_prompt(self, prompt: Prompt) -> None:
         """Fill the prompt's ``encoded``, in any thread."""
         ...
@@ -46,8 +52,8 @@ class PromptData(LightningDataModule):
         rollouts_per_epoch: rollouts per epoch; None makes an epoch one pass over the training rows.
         tasks: bands to change or tasks to add, by name, each ``{"length": [minimum, low, high, maximum] or null,
             "entropy": [low, high] or null, "reward": import path or null, "in_process": whether the reward runs in the
-            trainer's own process}``; a length threshold is a number of tokens, ``1.2x`` (times the mean at the start of
-            the run) or ``20+1.5ref`` (plus times the reference answer's).
+            trainer's own process, "prompt_template": Jinja text or null}``; a length threshold is a number of tokens,
+            ``1.2x`` (times the mean at the start of the run) or ``20+1.5ref`` (plus times the reference answer's).
         mixture: groups of each task per rollout, by quota, or by weight and number of rows; None deals the tasks in
             turn.
         image_errors: what to do about a row whose image cannot be used: stop, or take the next row of its task.
@@ -57,7 +63,8 @@ class PromptData(LightningDataModule):
         max_completion_tokens: longest completion, tokens.
 
     Attributes:
-        tasks: the tasks by name, with their bands.
+        tasks: the tasks that rows may have, by name, with their bands.
+        module: the module that the prompts are for, where no trainer tells it.
         done: rows that ``test`` or ``predict`` need not evaluate any more, since an earlier run did.
     """
 
@@ -93,7 +100,8 @@ class PromptData(LightningDataModule):
         self.max_prompt_tokens = max_prompt_tokens
         self.long_prompts: Literal["refuse", "skip"] = long_prompts
         self.max_completion_tokens = max_completion_tokens
-        self.tasks: dict[str, Task] = with_bands(self.default_tasks(), tasks or {})
+        self.tasks: dict[str, Task] = with_bands(self.default_tasks(), {} if tasks is None else tasks)
+        self.module: PromptUser | None = None
         self._loader: RolloutLoader | None = None
         self._state: dict[str, Any] = {}
 
@@ -117,8 +125,42 @@ class PromptData(LightningDataModule):
         """Return the rows of ``predict``: the validation rows unless a subclass has others."""
         return self.val_dataset()
 
+    def tasks_of(self, stage: str) -> dict[str, Task]:
+        """Pick the tasks that have rows.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            UserError: if a row has a task that is not known, or, in ``fit``, settings were given for one without rows.
+        """
+        datasets = {
+            "fit": lambda: [self.train_dataset(), self.val_dataset()],
+            "validate": lambda: [self.val_dataset()],
+            "test": lambda: [self.test_dataset()],
+            "predict": lambda: [self.predict_dataset()],
+        }[stage]()
+        present = {task for dataset in datasets if dataset is not None for task in dataset.task_names()}
+        if unknown := sorted(present - self.tasks.keys()):
+            raise UserError(
+                f"the data has rows of task {unknown[0]!r}, which is not known; known: {', '.join(self.tasks)}; "
+                f"add it: data.tasks={{{unknown[0]!r}: {{}}}}, or return it in default_tasks()"
+            )
+        for name in sorted(self.tasks.keys() - self.default_tasks().keys() - present):
+            near = difflib.get_close_matches(name, {*present, *self.tasks} - {name}, n=1)
+            wrong = f"data.tasks.{name}: no row has this task; " + (
+                f"did you mean {near[0]}?" if near else f"the rows have {', '.join(sorted(present))}"
+            )
+            if stage == "fit":
+                raise UserError(wrong)
+            # its rows may be in the training files
+            rank_zero_warn(wrong)
+        return {name: task for name, task in self.tasks.items() if name in present}
+
     def user(self) -> PromptUser:
         """Return the module that the prompts are for."""
+        if self.module is not None:
+            return self.module
         assert self.trainer is not None
         return cast(PromptUser, self.trainer.lightning_module)
 

@@ -11,6 +11,7 @@ from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.files.json_rows import JsonRows
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.videos import VideoLimits
+from lit_g2rpo.data.messages import TEMPLATE, check_template
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
 
@@ -37,6 +38,8 @@ class JsonPrompts(PromptData):
         exif_rotation: turn images as their EXIF data ask; off where boxes are annotated on the stored pixels.
         video: how many frames of a video are read, and how large; None for the defaults.
         turns: keep the system turn and the turns before the question, or ask the question alone.
+        prompt_template: wording of the prompts, as Jinja text; None for that which the policy's folder names in
+            ``prompt_template.jinja``, or else the default one. A task may have its own.
         **kwargs: see ``PromptData``.
     """
 
@@ -52,9 +55,15 @@ class JsonPrompts(PromptData):
         exif_rotation: bool = False,
         video: VideoLimits | None = None,
         turns: Literal["all", "question"] = "all",
+        prompt_template: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        templates = {f"tasks.{name}.prompt_template": task.prompt_template for name, task in self.tasks.items()}
+        for key, template in ({"prompt_template": prompt_template} | templates).items():
+            if template is not None:
+                check_template(template, f"data.{key}")
+        self.prompt_template = prompt_template
         self.image_root = Path(image_root)
         self.reader = RowReader(self.image_root, columns, defaults, exif_rotation, video, turns)
         self.files: dict[str, Files] = {"train": train, "val": val, "test": test or val, "predict": predict or val}
@@ -91,6 +100,10 @@ class JsonPrompts(PromptData):
         files = self.files[split]
         if files and split not in self._rows:
             paths: Sequence[str | os.PathLike[str]] = [files] if isinstance(files, str) else files
-            reward = self.user().reward if self.trainer else RewardConfig()
-            answered = split != "predict"
-            self._rows[split] = JsonRows(paths, self.reader, self.tasks, reward, answered)
+            user = self.user() if self.module or self.trainer else None
+            reward, template = user.reward if user else RewardConfig(), self.prompt_template
+            if template is None and user is not None and user.prompt_template is not None:
+                template = check_template(user.prompt_template, "prompt_template.jinja of the policy")
+            self._rows[split] = JsonRows(
+                paths, self.reader, self.tasks, reward, split != "predict", template or TEMPLATE
+            )

@@ -1,17 +1,36 @@
 """The wording of prompts: the question, and the request for reasoning and answer in tags."""
 
+import difflib
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.problem_types import problem_type_named
 from lit_g2rpo.rewards.rows.canonical import IMAGE
 
-FORMAT = (
-    "Reason about the question first and write your reasoning between <thinking> and </thinking>. Then write the "
-    'answer alone between <answer> and </answer>. Where a box is asked for, give it as JSON with the key "boxes".'
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+# Order of the parts as in the released code of OpenVLThinkerV2; the words are our own.
+TEMPLATE = (
+    "{{ question }}\n"
+    "Reason about the question first and write your reasoning between <{{ thinking_tag }}> and </{{ thinking_tag }}>. "
+    "Then write the answer alone between <{{ answer_tag }}> and </{{ answer_tag }}>. "
+    'Where a box is asked for, give it as JSON with the key "boxes".\n'
+    "{% if options %}\n"
+    "Options:\n"
+    "{% for option in options %}\n"
+    "{{ option }}\n"
+    "{% endfor %}\n"
+    "{% endif %}\n"
+    "Keep to this form: <{{ thinking_tag }}>your reasoning</{{ thinking_tag }}>"
+    "<{{ answer_tag }}>your answer</{{ answer_tag }}>.\n"
+    "{{ answer_form }}"
 )
-REMINDER = "Keep to this form: <thinking>your reasoning</thinking><answer>your answer</answer>."
+"""The default wording, as Jinja text."""
+VALUES = ("question", "options", "answer_form", "task", "problem_type", "thinking_tag", "answer_tag")
+"""What a template may use."""
 
 
 def build_messages(
@@ -20,6 +39,8 @@ def build_messages(
     problem_type: str,
     n_images: int,
     *,
+    template: str = TEMPLATE,
+    task: str = "",
     thinking_tag: str = "thinking",
     answer_tag: str = "answer",
     earlier: Sequence[tuple[str, str]] = (),
@@ -31,6 +52,8 @@ def build_messages(
         options: the options, each ``"A. text"``; empty if there is no choice.
         problem_type: form of the answer, by short name or import path.
         n_images: number of images, the number of their places, earlier turns included.
+        template: wording of the user turn behind its last image, as Jinja text.
+        task: name of the task, for the template.
         earlier: role and text of the turns before the question.
 
     Returns:
@@ -45,11 +68,17 @@ def build_messages(
     turns = [{"role": role, "content": _items(text)} for role, text in earlier]
     before, _, last = question.rpartition(IMAGE)
     content = _items(before + IMAGE) if len(last) < len(question) else []
-    parts = [last.strip(), with_tags(FORMAT, thinking_tag, answer_tag)]
-    if options:
-        parts.append("\n".join(["Options:", *options]))
-    parts.append(closing_request(problem_type, thinking_tag=thinking_tag, answer_tag=answer_tag))
-    content.append({"type": "text", "text": "\n".join(part for part in parts if part)})
+    text = render(
+        template,
+        question=last.strip(),
+        options=options,
+        answer_form=answer_form(problem_type, thinking_tag, answer_tag),
+        task=task,
+        problem_type=problem_type,
+        thinking_tag=thinking_tag,
+        answer_tag=answer_tag,
+    )
+    content.append({"type": "text", "text": text})
     return [*turns, {"role": "user", "content": content}]
 
 
@@ -64,19 +93,61 @@ def _items(text: str) -> list[dict[str, Any]]:
     return items
 
 
-def closing_request(problem_type: str, *, thinking_tag: str = "thinking", answer_tag: str = "answer") -> str:
-    """Write the end of a prompt: the tags once more, and the form of the answer with an example.
+def answer_form(problem_type: str, thinking_tag: str = "thinking", answer_tag: str = "answer") -> str:
+    """Word what the answer to a problem type must look like, with an example in the tags of the run.
 
     Raises:
         UserError: if the problem type is unknown.
-
-    Source: order of parts as in the released code of OpenVLThinkerV2; the words are our own.
     """
-    return with_tags(f"{REMINDER}\n{problem_type_named(problem_type).answer_form}", thinking_tag, answer_tag)
-
-
-def with_tags(text: str, thinking_tag: str, answer_tag: str) -> str:
-    """Put the tags of a run in the place of ``thinking`` and ``answer``."""
+    text = problem_type_named(problem_type).answer_form
     for own, wanted in (("thinking", thinking_tag), ("answer", answer_tag)):
         text = text.replace(f"<{own}>", f"<{wanted}>").replace(f"</{own}>", f"</{wanted}>")
     return text
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template; values that it uses and that are not given are empty."""
+    return _compiled(template).render(dict.fromkeys(VALUES, "") | values).strip()
+
+
+def check_template(template: str, where: str) -> str:
+    """Refuse a template that cannot word a question.
+
+    Args:
+        where: the config key or file that holds it, for messages.
+
+    Returns:
+        The template.
+
+    Raises:
+        UserError: if it is no Jinja text, uses a value that does not exist, or leaves out the question.
+    """
+    from jinja2 import TemplateError, meta
+
+    if not isinstance(template, str):
+        raise UserError(f"{where} is {template!r}; give the wording as text, with {{{{ question }}}} in it")
+    try:
+        compiled = _compiled(template)
+        used = meta.find_undeclared_variables(compiled.environment.parse(template))
+        for name in sorted(used - set(VALUES)):
+            near = difflib.get_close_matches(name, VALUES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"a template may use {', '.join(VALUES)}"
+            raise UserError(f"{where} uses {name!r}, which no prompt has; {hint}")
+        if "question" not in used:
+            raise UserError(f"{where} has no {{{{ question }}}}, so that no prompt would ask anything; add it")
+        if IMAGE in template:
+            raise UserError(f"{where} has {IMAGE}; leave it out: images stand where the question has them")
+        for options in ([], ["A. yes", "B. no"]):
+            render(template, question="?", options=options)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        line = getattr(error, "lineno", None)
+        raise UserError(f"{where} is no Jinja template{f', line {line}' if line else ''}: {error}") from None
+    return template
+
+
+@cache
+def _compiled(template: str) -> "Template":
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    return SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template)

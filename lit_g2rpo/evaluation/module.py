@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
@@ -91,7 +92,12 @@ class EvaluationModule(CurvesModule):
 
     @override
     def setup(self, stage: str) -> None:
-        self.tasks, self.ranks = self._data.tasks, Ranks(self.trainer)
+        if not hasattr(self._data, "tasks_of"):
+            found = "no datamodule" if self._data is None else f"a {type(self._data).__name__}"
+            raise UserError(
+                f"the trainer was given {found}; give a PromptData: trainer.fit(module, datamodule=JsonPrompts(...))"
+            )
+        self.tasks, self.ranks = self._data.tasks_of(stage), Ranks(self.trainer)
         folder = self.trainer.log_dir
         self.scorer = Scorer(
             self.reward,
@@ -176,9 +182,12 @@ class EvaluationModule(CurvesModule):
         for name in NAMES:
             metrics |= {f"{prefix}/{name}/{task}": of_task[name] for task, of_task in means.items()}
             metrics[f"{prefix}/{name}"] = _mean([of_task[name] for of_task in means.values()])
-        self.log_dict(metrics)
-        # also in Lightning's check before training, which is the first point of every curve
-        self.write_point()
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.log_dict(metrics)
+            # also in Lightning's check before training, which is the first point of every curve
+            self.write_point()
+        else:
+            self.log_result(metrics)
         return metrics
 
 

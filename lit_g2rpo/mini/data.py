@@ -75,6 +75,9 @@ class MiniPrompts(PromptData):
             rollouts_per_epoch=rollouts_per_epoch,
             **options,
         )
+        for name, task in self.tasks.items():
+            if task.prompt_template is not None:
+                raise UserError(f"data.tasks.{name}.prompt_template: MiniPrompts has prompts of its own; leave it out")
         for key, size in {"train_per_task": train_per_task, "val_per_task": val_per_task}.items():
             if size < 1:
                 raise UserError(f"data.{key} is {size}; it must be 1 or more")

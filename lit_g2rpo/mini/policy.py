@@ -10,9 +10,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lit_g2rpo.mini.images import SIDE
 from lit_g2rpo.mini.pretraining import LESSONS, make_lesson
-from lit_g2rpo.mini.tasks import TASKS, make_sample, prompt_text
+from lit_g2rpo.mini.tasks import TASKS, TEMPLATE, make_sample, prompt_text
 from lit_g2rpo.mini.tokenizer import build_tokenizer
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
+from lit_g2rpo.policy.wording import PROMPT_TEMPLATE
 
 PATCH = 8
 MERGE = 2
@@ -102,3 +103,4 @@ def save_policy(policy: Qwen3VLForConditionalGeneration, processor: ImageOnlyQwe
     )
     policy.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
     processor.save_pretrained(folder)
+    (folder / PROMPT_TEMPLATE).write_text(TEMPLATE)

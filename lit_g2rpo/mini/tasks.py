@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from lit_g2rpo.data.messages import render
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.mini import annotator
 from lit_g2rpo.mini.images import Canvas
@@ -14,7 +15,13 @@ from lit_g2rpo.mini.scenes import SCENES
 from lit_g2rpo.mini.sources import SPLITS
 
 TASKS = tuple(SCENES)
-INSTRUCTION = "Reply with <thinking></thinking><answer></answer>."
+TEMPLATE = """\
+{{ question }} Reply with <{{ thinking_tag }}></{{ thinking_tag }}><{{ answer_tag }}></{{ answer_tag }}>.
+{% for option in options %}
+{{ option }}
+{% endfor %}
+"""
+"""The wording that the embedded policy was trained with; its folder has it as ``prompt_template.jinja``."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,8 +83,12 @@ def make_sample(task: str, index: int, split: str, seed: int) -> MiniSample:
 
 def prompt_text(question: str, options: tuple[str, ...]) -> str:
     """Join question, instruction and options in the paper's order."""
-    listed = "".join(f"\n{letter}. {option}" for letter, option in zip(annotator.LETTERS, options, strict=False))
-    return f"{question} {INSTRUCTION}{listed}"
+    return render(TEMPLATE, question=question, options=lettered(options), thinking_tag="thinking", answer_tag="answer")
+
+
+def lettered(options: tuple[str, ...]) -> list[str]:
+    """Put letters before the texts of options."""
+    return [f"{letter}. {text}" for letter, text in zip(annotator.LETTERS, options, strict=False)]
 
 
 def to_prompt(sample: MiniSample, demonstration: str | None = None) -> Prompt:
@@ -97,7 +108,7 @@ def to_prompt(sample: MiniSample, demonstration: str | None = None) -> Prompt:
             "problem_type": sample.problem_type,
             "task_type": sample.task,
             "answer": f"<answer>{sample.answer}</answer>",
-            "options": [f"{letter}. {text}" for letter, text in zip(annotator.LETTERS, sample.options, strict=False)],
+            "options": lettered(sample.options),
         },
         demonstration=demonstration,
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
 class RolloutConfig:
     """How completions are sampled for training.
 
@@ -41,7 +41,7 @@ class RolloutConfig:
     prefill_mib: float = 1024
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
 class EvaluationConfig:
     """How completions are sampled for validation, test and prediction.
 
@@ -63,7 +63,7 @@ class EvaluationConfig:
     reading: Literal["strict", "suite"] = "strict"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
 class UpdateConfig:
     """How often a rollout is learned from.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 from torch import Tensor, nn
 
 from lit_g2rpo.errors import NonFiniteError, UserError
@@ -15,7 +15,9 @@ from lit_g2rpo.files import write_text
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.hooks import keeps_masters
 from lit_g2rpo.objectives.objective import Objective
-from lit_g2rpo.rollout.config import RolloutConfig
+from lit_g2rpo.policy.config import PolicyConfig
+from lit_g2rpo.rewards.config import RewardConfig
+from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.training.run import Run
 
@@ -60,6 +62,56 @@ def check_settings(objective: Objective, rollout: RolloutConfig, engine: Rollout
             "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "
             "model.rollout.old_logprobs: recompute"
         )
+
+
+def check_parts(
+    policy: object,
+    objective: object,
+    optimizer: object,
+    rollout: object,
+    update: object,
+    evaluation: object,
+    reward: object,
+) -> None:
+    """Refuse parts of the module that are of another kind than their names say, as only Python can give them.
+
+    Raises:
+        UserError: if one is.
+    """
+    kinds: dict[str, tuple[object, type]] = {
+        "policy": (policy, PolicyConfig),
+        "objective": (objective, Objective),
+        "rollout": (rollout, RolloutConfig),
+        "update": (update, UpdateConfig),
+        "evaluation": (evaluation, EvaluationConfig),
+        "reward": (reward, RewardConfig),
+    }
+    for name, (value, kind) in kinds.items():
+        if isinstance(value, kind):
+            continue
+        if isinstance(value, type) and issubclass(value, kind):
+            raise UserError(f"model.{name} is the class {value.__name__}; give an object of it: {value.__name__}(...)")
+        raise UserError(f"model.{name} is {value!r:.80}; give an object of lit_g2rpo.{kind.__name__}")
+    if not callable(optimizer):
+        raise UserError(
+            f"model.optimizer is an object of {type(optimizer).__name__}; give a function of the weights, which are "
+            "loaded later: partial(torch.optim.AdamW, lr=1e-6)"
+        )
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuse strategies of Lightning's own that sample from weights that are not there, or scale gradients twice.
+
+    Raises:
+        UserError: if it is one.
+    """
+    # not their subclasses
+    for kind, own in ((DeepSpeedStrategy, "G2RPODeepSpeedStrategy"), (FSDPStrategy, "FSDP2Strategy")):
+        if type(strategy) is kind:
+            raise UserError(
+                f"trainer.strategy is Lightning's own {kind.__name__}, under which a policy cannot be sampled from or "
+                f"trained right; give lit_g2rpo.strategies.{own}()"
+            )
 
 
 def check_sampling(where: str, temperature: float, top_p: float, top_k: int) -> None:

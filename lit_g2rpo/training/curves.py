@@ -35,6 +35,12 @@ class CurvesModule(L.LightningModule):
         value = value if isinstance(value, Tensor) else torch.tensor(float(value))
         super().log(name, value, *args, **kwargs | {"logger": False})
 
+    def log_result(self, values: dict[str, float]) -> None:
+        """Log the outcome of a validation or test outside of training, which Lightning hands to its caller as well."""
+        # Lightning takes the value of this name for the place on the axis
+        for name, value in (values | {"step": float(self.rollout_index)}).items():
+            super().log(name, torch.tensor(value))
+
     def write_point(self) -> None:
         """Send the present point to the loggers and the run's own file, and begin another."""
         values, self.point = {name: float(value) for name, value in self.point.items()}, {}

@@ -29,8 +29,10 @@ T = TypeVar("T")
 class PromptSettings(Protocol):
     """What training asks of the datamodule."""
 
-    tasks: dict[str, Task]
     max_completion_tokens: int
+
+    def tasks_of(self, stage: str) -> dict[str, Task]:
+        """Pick the tasks that have rows in a stage of the trainer."""
 
 
 class PromptLoader(Protocol):

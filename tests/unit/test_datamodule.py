@@ -63,7 +63,7 @@ class Toy(LightningModule):
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
         self.policy = SimpleNamespace(processor=PROCESSOR)
-        self.reward = RewardConfig()
+        self.reward, self.prompt_template = RewardConfig(), None
         self.rollout = SimpleNamespace(prompts=PROMPTS, seed=3)
         self.update = SimpleNamespace(epochs=2, microbatches=MICROBATCHES // 2)
         self.asks_for_steps = asks_for_steps
@@ -214,7 +214,7 @@ def test_columns_defaults_and_tags_reach_the_prompt(files: Path) -> None:
         "defaults": {"problem_type": "numerical", "task_type": "ocr"},
     }
     data = json_data(files, val=str(files / "own.jsonl"), **options)
-    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(reward=RewardConfig(thinking_tag="think")))  # type: ignore[assignment]
+    data.module = SimpleNamespace(reward=RewardConfig(thinking_tag="think"), prompt_template=None)  # type: ignore[assignment]
     data.setup("validate")
     prompt = data.val_dataset()[0]
     assert (prompt.task, prompt.problem_type, prompt.sample["answer"], prompt.sample["kind"]) == (

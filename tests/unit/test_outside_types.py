@@ -16,7 +16,7 @@ from lit_g2rpo.data.files.json_rows import JsonRows, to_prompt
 from lit_g2rpo.data.files.readers import read_rows
 from lit_g2rpo.data.files.row_errors import check_row, row_error
 from lit_g2rpo.data.files.row_reader import RowReader
-from lit_g2rpo.data.messages import closing_request
+from lit_g2rpo.data.messages import answer_form
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import Benchmark, benchmark_error, benchmark_named
 from lit_g2rpo.evaluation.report import summarize
@@ -100,7 +100,7 @@ def test_its_gold_answer_wording_style_and_drawing() -> None:
     assert gold_error(row()) is None
     assert score(gold_completion(row()), row()).total == 1
     assert canonical(row(answer="I see \\boxed{red}"))["answer"] == "red"
-    assert "for example <answer>red</answer>" in closing_request(NAME)
+    assert "for example <answer>red</answer>" in answer_form(NAME)
     assert problem_type_named(NAME).style == "vision"
     assert shapes(NAME, "red") == {"boxes": [(0, 0, 1000, 1000)], "points": []}
     assert shapes(NAME, "4") == {"boxes": [], "points": []}

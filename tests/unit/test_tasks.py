@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_g2rpo.data.messages import build_messages, closing_request
+from lit_g2rpo.data.messages import answer_form, build_messages
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.relative_bands import RelativeBand
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
@@ -78,14 +78,12 @@ def test_a_reward_from_a_config() -> None:
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_every_problem_type_has_an_instruction(problem_type: str) -> None:
-    text = closing_request(problem_type)
-    assert "<thinking>" in text
-    assert text.count("<answer>") == 2
+    assert answer_form(problem_type).count("<answer>") == 1
 
 
 @pytest.mark.parametrize("problem_type", [kind for kind in PROBLEM_TYPES if kind != "code"])
 def test_the_example_of_an_instruction_has_the_form_of_its_type(problem_type: str) -> None:
-    example = closing_request(problem_type).rpartition("<answer>")[2].partition("</answer>")[0]
+    example = answer_form(problem_type).rpartition("<answer>")[2].partition("</answer>")[0]
     box_or_point = {"point grounding": "[0, 0, 1000, 1000]", "GUI grounding": "[0, 0, 1000, 1000]"}
     row = {"problem_type": problem_type, "answer": box_or_point.get(problem_type, example)}
     scored = score(f"<thinking>r</thinking><answer>{example}</answer>", row, RewardConfig(open_ended="rouge_l"))
@@ -107,7 +105,7 @@ def test_tags_of_a_prompt_are_a_choice() -> None:
 
 def test_unknown_problem_type() -> None:
     with pytest.raises(UserError, match="unknown problem_type 'dance'; known: multiple choice"):
-        closing_request("dance")
+        answer_form("dance")
 
 
 def test_messages_hold_images_in_their_places() -> None:

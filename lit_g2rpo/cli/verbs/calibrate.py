@@ -82,6 +82,7 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
     Returns:
         What was measured, by task, for the tasks that have rows.
     """
+    data.module = module
     data.prepare_data()
     data.setup("fit")
     module.configure_model()

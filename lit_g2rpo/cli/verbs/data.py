@@ -81,6 +81,7 @@ def check(options: argparse.Namespace) -> None:
         UserError: if there are errors.
     """
     from lit_g2rpo.data.files.file_check import FileCheck
+    from lit_g2rpo.data.messages import TEMPLATE
     from lit_g2rpo.tasks import Task, paper_tasks
 
     tasks = paper_tasks() | {name: Task(name) for name in options.task}
@@ -88,7 +89,10 @@ def check(options: argparse.Namespace) -> None:
     if options.policy:
         if options.images == "ignore":
             raise UserError("--policy measures prompts with their images; leave out --images ignore")
+        from lit_g2rpo.policy.wording import prompt_template_of
+
         whole.processor = processor(options)
+        whole.template = prompt_template_of(options.policy) or TEMPLATE
     report = whole.run(options.files)
     if options.json:
         options.json.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")

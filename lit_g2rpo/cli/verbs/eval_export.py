@@ -159,9 +159,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def instruction(thinking_tag: str, answer_tag: str) -> str:
     """Write the request for the tags, in the words of the training prompts."""
-    from lit_g2rpo.data.messages import FORMAT, REMINDER, with_tags
+    from lit_g2rpo.data.messages import TEMPLATE, render
 
-    return with_tags(f"{FORMAT}\n{REMINDER}", thinking_tag, answer_tag)
+    return render(TEMPLATE, thinking_tag=thinking_tag, answer_tag=answer_tag)
 
 
 def lmms_command(options: Any) -> str:

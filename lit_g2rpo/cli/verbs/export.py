@@ -13,12 +13,13 @@ from lit_g2rpo.files import check_writable, whole
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.policy.wording import PROMPT_TEMPLATE
 from lit_g2rpo.strategies.deepspeed_checkpoint import read_weights
 from lit_g2rpo.training.checkpoint_files import read
 from lit_g2rpo.training.resume import check_checkpoint, check_weights
 
-# loaders of the policy's origin that the image-only processor does not save
-ALSO_COPIED = ("video_preprocessor_config.json",)
+# files of the policy's origin that the image-only processor does not save
+ALSO_COPIED = ("video_preprocessor_config.json", PROMPT_TEMPLATE)
 
 
 class ExportCLI(PartsCLI):

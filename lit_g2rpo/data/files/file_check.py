@@ -12,6 +12,7 @@ from lit_g2rpo.data.files.row_errors import row_error
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
 from lit_g2rpo.data.media.row_media import media_sizes, open_media, texts_of
+from lit_g2rpo.data.messages import TEMPLATE
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
@@ -85,6 +86,7 @@ class FileCheck:
         images: decode them in full, only read their headers, or leave them alone.
         processor: the policy's processor, which measures prompts; None leaves lengths alone.
         max_prompt_tokens: longest prompt, tokens.
+        template: wording of the prompts that are measured, as Jinja text.
     """
 
     reader: RowReader
@@ -93,6 +95,7 @@ class FileCheck:
     images: Literal["decode", "header", "ignore"] = "decode"
     processor: Any = None
     max_prompt_tokens: int = 16384
+    template: str = TEMPLATE
 
     def run(self, files: Sequence[str]) -> Report:
         """Examine every row of some files, which ``read_rows`` reads."""
@@ -159,7 +162,7 @@ class FileCheck:
             yield "image", str(error)
         else:
             if self.processor is not None and not wrong:
-                prompt = to_prompt(row, place, [], self.reward, texts)
+                prompt = to_prompt(row, place, [], self.reward, texts, self.template)
                 length = expanded_length(self.processor, prompt, sizes)
                 kind.tokens.append(length)
                 if length > self.max_prompt_tokens:

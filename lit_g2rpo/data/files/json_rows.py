@@ -16,7 +16,7 @@ from lit_g2rpo.data.files.readers import expanded, read_rows
 from lit_g2rpo.data.files.row_errors import check_row
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.media.row_media import media_sizes, open_media, texts_of
-from lit_g2rpo.data.messages import build_messages
+from lit_g2rpo.data.messages import TEMPLATE, build_messages
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
 from lit_g2rpo.experience import Prompt
@@ -36,6 +36,7 @@ class JsonRows:
         reader: brings the rows to one shape.
         tasks: the tasks a row may have.
         answered: every row must hold its answer.
+        template: wording of the prompts whose task has none of its own.
 
     Raises:
         UserError: for a file or row that is not right, or, on access, an image that cannot be used.
@@ -48,8 +49,10 @@ class JsonRows:
         tasks: Mapping[str, Task],
         reward: RewardConfig,
         answered: bool = True,
+        template: str = TEMPLATE,
     ) -> None:
         self.reader, self.reward = reader, reward
+        self._templates = {name: task.prompt_template or template for name, task in tasks.items()}
         began = time.time()
         self._files = [read_rows(file) for file in expanded(files)]
         self._ends = list(accumulate(len(rows) for rows in self._files))
@@ -89,7 +92,7 @@ class JsonRows:
     def __getitem__(self, index: int) -> Prompt:
         row, id, place = self._row(index)
         texts, images = open_media(row, self.reader, place)
-        return to_prompt(row, id, images, self.reward, texts)
+        return self._prompt(row, id, images, texts)
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
         """Read a row and how large its images are, without decoding them.
@@ -105,7 +108,10 @@ class JsonRows:
         """
         row, id, place = self._row(index)
         texts, sizes = media_sizes(row, self.reader, place)
-        return to_prompt(row, id, [], self.reward, texts), sizes
+        return self._prompt(row, id, [], texts), sizes
+
+    def _prompt(self, row: dict[str, Any], id: str, images: list[Image.Image], texts: Sequence[str]) -> Prompt:
+        return to_prompt(row, id, images, self.reward, texts, self._templates[row["task_type"]])
 
     def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
         line = bisect_right(self._starts, index) - 1
@@ -119,7 +125,12 @@ class JsonRows:
 
 
 def to_prompt(
-    row: dict[str, Any], id: str, images: list[Image.Image], reward: RewardConfig, texts: Sequence[str] | None = None
+    row: dict[str, Any],
+    id: str,
+    images: list[Image.Image],
+    reward: RewardConfig,
+    texts: Sequence[str] | None = None,
+    template: str = TEMPLATE,
 ) -> Prompt:
     """Make a prompt of a checked row.
 
@@ -128,6 +139,7 @@ def to_prompt(
         reward: names the tags that the prompt asks for.
         texts: its texts, the question last, with an ``<image>`` for each frame of its videos; None for one without
             videos.
+        template: wording of the prompt, as Jinja text.
     """
     *before, question = texts_of(row) if texts is None else texts
     roles = [turn["role"] for turn in row.get("earlier_turns", ())]
@@ -136,6 +148,8 @@ def to_prompt(
         row["options"],
         row["problem_type"],
         sum(text.count(IMAGE) for text in (question, *before)),
+        template=template,
+        task=row["task_type"],
         thinking_tag=reward.thinking_tag,
         answer_tag=reward.answer_tag,
         earlier=list(zip(roles, before, strict=True)),
