@@ -1,6 +1,7 @@
 """Alarms for what ruins a run in silence, such as nothing to learn from or an engine that disagrees."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as L
@@ -24,6 +25,7 @@ POLICY_ERRORS = ("no_answer", "unparsed", "answer_too_long", "completion_too_lon
 """Error codes that say something of the completion; all others say that its reward failed."""
 
 MEANING = {
+    "unformed": "share of completions that are wrong and not in the form the prompt asks for",
     "tied_groups": "share of groups whose rewards are all equal",
     "truncated": "share of completions cut off at the length limit",
     "logprob_gap": "mean difference between the engine's and the trainer's log-probabilities, nats",
@@ -31,6 +33,9 @@ MEANING = {
     "reward_failures": "share of completions whose reward failed",
 }
 CURE = {
+    "unformed": "the policy does not follow the wording of its prompts, so hardly anything earns a reward: give "
+    "the wording it was trained with in data.prompt_template, take a policy that follows instructions, or teach it the "
+    "form first, as configs/sft.yaml does",
     "tied_groups": "such groups teach nothing: mix in easier or harder prompts, raise the temperature or "
     "model.rollout.group_size, or set model.objective.filtering: refill",
     "truncated": "raise data.max_completion_tokens, narrow the length bands, or set model.objective.mask_truncated",
@@ -41,6 +46,8 @@ CURE = {
     "look at the rollouts of the tasks that fell",
     "reward_failures": "see reward_failures_rank<r>.jsonl of the run; python -m lit_g2rpo reward test tells more",
 }
+FOLLOWS = ("tied_groups", "below_start")
+"""Alarms that a missing form sets off too."""
 
 
 class Alarms(L.Callback):
@@ -50,9 +57,12 @@ class Alarms(L.Callback):
     at least ``patience`` rollouts in a row, else 0. There is one warning each time an alarm goes on. All values are
     over all ranks, so that every rank decides alike. `EntropyBounds` handles exits from the entropy band. A validation
     that finds the policy worse than the first one did logs ``alarm/below_start``, 1 or 0, and the warning names what
-    became worse; the last one counts however small the loss is, and so does an accuracy of 0.
+    became worse; the last one counts however small the loss is, and so does an accuracy of 0. A first validation
+    without a form raises the alarm before anything is sampled for training.
 
     Args:
+        unformed: largest share of completions that earn nothing because they lack the form that the prompt asks for,
+            among tasks with the built-in reward.
         tied_groups: largest share of groups whose rewards are all equal. Completions tied with some other, as most are
             under a reward of 0 or 1, are no cause for alarm.
         truncated: largest share of completions cut off at the length limit.
@@ -71,6 +81,7 @@ class Alarms(L.Callback):
 
     def __init__(
         self,
+        unformed: float = 0.95,
         tied_groups: float = 0.8,
         truncated: float = 0.2,
         logprob_gap: float = 0.05,
@@ -81,6 +92,7 @@ class Alarms(L.Callback):
         action: Literal["warn", "stop"] = "warn",
     ) -> None:
         self.thresholds = {
+            "unformed": unformed,
             "tied_groups": tied_groups,
             "truncated": truncated,
             "logprob_gap": logprob_gap,
@@ -124,16 +136,23 @@ class Alarms(L.Callback):
             logged |= {f"alarm/value/{name}": value, f"alarm/{name}": float(count >= self.patience)}
             if count == self.patience:
                 above = f"above {self.thresholds[name]:g} for {self.patience} rollouts"
-                self._raise(trainer, name, f"{MEANING[name]} is {value:.3g}, {above}")
+                sample = f" (one of them: {wrote(rollout)!r})" if name == "unformed" else ""
+                self._raise(trainer, name, f"{MEANING[name]} is {value:.3g}, {above}{sample}")
         pl_module.log_dict(logged)
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         run = run_of(pl_module)
         history = [values for values in run.validation_history if METRIC in values]
-        if trainer.state.fn != TrainerFn.FITTING or len(history) < 2:
+        if trainer.state.fn != TrainerFn.FITTING or not history:
             return
         first, last = history[0], history[-1]
+        if len(history) == 1:
+            share = unformed_share(run, first)
+            if share > self.thresholds["unformed"] and self._consecutive.get("unformed", 0) < self.patience:
+                self._consecutive["unformed"] = self.patience
+                self._raise(trainer, "unformed", f"{MEANING['unformed']} is {share:.3g} in the first validation")
+            return
         lost = describe_decline(first, last)
         far = fall(first, last) > self.thresholds["below_start"] or not last[METRIC]
         on = lost is not None and (far or trainer.should_stop or training_ends(trainer))
@@ -145,7 +164,9 @@ class Alarms(L.Callback):
             logger.save()
 
     def _raise(self, trainer: L.Trainer, name: str, text: str) -> None:
-        rank_zero_warn(f"alarm {name}: {text}: {CURE[name]}")
+        # what follows from a missing form has no other cure
+        cause = "unformed" if self._consecutive.get("unformed") and name in FOLLOWS else name
+        rank_zero_warn(f"alarm {name}: {text}: {CURE[cause]}")
         if self.action == "stop":
             trainer.should_stop = True
             rank_zero_info(f"Alarms stops the training because of {name}.")
@@ -164,10 +185,16 @@ def measure(run: Run, rollout: Experience) -> dict[str, float]:
     """Measure a rollout over all ranks, given this rank's part of it.
 
     Returns:
-        Value of each alarm; NaN for ``logprob_gap`` where the trainer computed no log-probabilities of its own.
+        Value of each alarm; NaN for ``logprob_gap`` where the trainer computed no log-probabilities of its own, and for
+        ``unformed`` where every task has a custom reward.
     """
     completions, policy = rollout.completions, run.policy
+    asked = [run.tasks[prompt.task].reward is None for prompt in rollout.prompts]
+    repeats = len(completions) // max(len(asked), 1)
+    form = [reward for i, reward in enumerate(rollout.rewards) if asked[i // repeats]]
     sums = [
+        float(len(form)),
+        float(sum(map(unformed, form))),
         float(len(completions)),
         float(sum(completion.truncated for completion in completions)),
         float(misplaced(completions, policy.forbidden_token_ids, policy.pad_token_id)),
@@ -175,14 +202,41 @@ def measure(run: Run, rollout: Experience) -> dict[str, float]:
         *gap_sums(completions, rollout.old_logprobs),
     ]
     own = torch.tensor(sums, dtype=torch.float64)
-    total, truncated, wrong, failures, gap, tokens = run.ranks.sum(own).tolist()
+    formed, without, total, truncated, wrong, failures, gap, tokens = run.ranks.sum(own).tolist()
     return {
+        "unformed": without / formed if formed else math.nan,
         "tied_groups": tie_stats(rollout.table.rewards)["tied_groups"],
         "truncated": truncated / total,
         "logprob_gap": gap / tokens if tokens else math.nan,
         "misplaced_tokens": wrong / total,
         "reward_failures": failures / total,
     }
+
+
+def unformed(reward: RewardResult) -> bool:
+    """Tell whether a completion earned nothing, without the form that was asked for."""
+    return not reward.format and not reward.accuracy
+
+
+def wrote(rollout: Experience, length: int = 60) -> str:
+    """Show the beginning of a completion that lacks the form, characters."""
+    texts = (c.text for c, reward in zip(rollout.completions, rollout.rewards, strict=True) if unformed(reward))
+    return next(texts, "")[:length]
+
+
+def unformed_share(run: Run, metrics: Mapping[str, float]) -> float:
+    """Estimate, from below, which share of a validation's completions lack the form and are wrong.
+
+    Args:
+        run: its tasks say which have the built-in reward; others do not count.
+        metrics: those of the validation, by name.
+    """
+    shares = [
+        1 - metrics[f"val/format/{name}"] - metrics[f"val/accuracy/{name}"]
+        for name, task in run.tasks.items()
+        if task.reward is None and {f"val/format/{name}", f"val/accuracy/{name}"} <= metrics.keys()
+    ]
+    return sum(shares) / len(shares) if shares else 0.0
 
 
 def misplaced(completions: list[Completion], forbidden: list[int], pad: int) -> int:

@@ -156,3 +156,65 @@ def test_the_alarm_tells_a_lost_format_from_a_lost_skill():
     )
     assert describe_decline(after, before) is None
     assert describe_decline(after, after) == "val/accuracy is 0.000, at the start 0.000"
+
+
+class Formless(Sick):
+    """A toy that does not write the form it is asked for, from a given rollout on, and whose rewards then tie at 0."""
+
+    def __init__(self, since=1, **options):
+        super().__init__(**options)
+        self.since = since
+
+    def collect(self):
+        experience = super().collect()
+        if self.rollout_index >= self.since:
+            experience.rewards = [RewardResult(0.0, 0.0, 0.0, 0.0, {}, "no_answer", 0.0) for _ in experience.rewards]
+            experience.table.rewards.zero_()
+        return experience
+
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        form = float(self.rollout_index + 1 < self.since)
+        self.validation_history[-1] |= {f"val/format/{task}": form for task in self.tasks}
+
+
+def said_of(tmp_path, module, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module, tmp_path, [Alarms(patience=2)], 4, **options)
+    return [str(w.message) for w in caught if str(w.message).startswith("alarm ")]
+
+
+def test_a_missing_form_is_named_in_place_of_the_prompts(tmp_path):
+    said = said_of(tmp_path, Formless(validation=lambda _: 0.0), num_sanity_val_steps=0)
+    assert [text.split(":")[0] for text in said] == ["alarm unformed", "alarm tied_groups", "alarm below_start"]
+    assert "not in the form the prompt asks for is 1, above 0.95 for 2 rollouts (one of them: '<thinking>" in said[0]
+    assert all("give the wording it was trained with in data.prompt_template" in text for text in said)
+    assert not any("easier or harder" in text or "learning rate" in text for text in said)
+    assert [value for _, value in curve(tmp_path, "alarm/unformed")] == [0, 1, 1, 1]
+
+
+def test_a_missing_form_is_named_by_the_first_validation(tmp_path):
+    said = said_of(tmp_path, Formless(validation=lambda _: 0.0))
+    assert said[0].startswith("alarm unformed: ")
+    assert said[0].count("is 1 in the first validation") == 1
+    assert sum("alarm unformed" in text for text in said) == 1
+
+
+def test_ties_of_completions_that_have_the_form_are_still_the_prompts_matter(tmp_path):
+    class Tied(Sick):
+        def collect(self):
+            experience = super().collect()
+            experience.table.rewards.zero_()
+            return experience
+
+    said = said_of(tmp_path, Tied())
+    assert [text.split(":")[0] for text in said] == ["alarm tied_groups"]
+    assert "mix in easier or harder prompts" in said[0]
+
+
+def test_the_form_of_a_custom_reward_is_its_own_matter(tmp_path):
+    module = Formless(validation=lambda _: 0.5)
+    for task in module.tasks.values():
+        task.reward = "mine.score"
+    assert not [text for text in said_of(tmp_path, module) if text.startswith("alarm unformed")]
