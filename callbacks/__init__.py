@@ -5,6 +5,7 @@ if __name__ != "lit_g2rpo.callbacks":
 
 from lit_g2rpo.callbacks.alarms import Alarms
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.default import default_callbacks
 from lit_g2rpo.callbacks.entropy_bounds import EntropyBounds
 from lit_g2rpo.callbacks.interrupt import GracefulInterrupt
 from lit_g2rpo.callbacks.length_curriculum import LengthCurriculum
@@ -31,4 +32,5 @@ __all__ = [
     "RolloutProgress",
     "RunRecord",
     "RunSummary",
+    "default_callbacks",
 ]

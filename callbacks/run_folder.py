@@ -166,7 +166,7 @@ def run_folder(trainer: L.Trainer) -> Path:
 
 
 def resume_command(folder: Path, checkpoint: str) -> str:
-    """Spell the command that continues a run.
+    """Spell the command that continues a run, or the call where it was started from Python.
 
     Args:
         folder: folder of the run, which holds its configuration if it was started from the command line.
@@ -174,7 +174,7 @@ def resume_command(folder: Path, checkpoint: str) -> str:
     """
     if records(folder) and Path(checkpoint).absolute().is_relative_to(folder.absolute()):
         return f"python -m lit_g2rpo fit --run {shown(folder)}"
-    return f"python -m lit_g2rpo fit --ckpt_path {shown(Path(checkpoint))}"
+    return f'trainer.fit(module, datamodule=data, ckpt_path="{shown(Path(checkpoint))}")'
 
 
 def shown(path: Path) -> Path:

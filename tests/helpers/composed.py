@@ -3,6 +3,7 @@
 from typing import Any
 
 from helpers.paths import CONFIGS
+from lit_g2rpo.callbacks import default_callbacks
 from lit_g2rpo.cli.trainer import TrainerCLI
 
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -15,6 +16,8 @@ KEYS = {
     "trainer": "trainer",
     "strategy": "trainer",
 }
+RECIPE_CALLBACKS = [type(callback).__name__ for callback in default_callbacks()[1:]]
+"""Without the first, RunFolder, which the command line adds itself."""
 
 
 class Composed(TrainerCLI):

@@ -24,7 +24,7 @@ def test_tables_at_start_and_end(tmp_path, capsys):
     folder = str(tmp_path / "toy/version_0")
     # on one line each, however long, to be copied
     assert f"tensorboard --logdir {folder}\n" in end
-    assert f"python -m lit_g2rpo fit --ckpt_path {folder}/checkpoints/last.ckpt\n" in end
+    assert f'trainer.fit(module, datamodule=data, ckpt_path="{folder}/checkpoints/last.ckpt")\n' in end
     assert "best-rollout=00004.ckpt (val/accuracy 0.380)" in end
 
 

@@ -2,10 +2,8 @@
 
 import pytest
 import yaml
-from helpers.composed import FRAGMENTS, KEYS, RECIPES, compose
+from helpers.composed import FRAGMENTS, KEYS, RECIPE_CALLBACKS, RECIPES, compose
 from helpers.paths import CONFIGS
-
-from lit_g2rpo import callbacks
 
 
 @pytest.mark.parametrize("name", FRAGMENTS)
@@ -31,4 +29,4 @@ def test_every_recipe_takes_every_strategy(recipe: str, strategy: str) -> None:
     elif strategy_given is not None:
         assert config.trainer.strategy == strategy_given
     names = [callback.class_path.removeprefix("lit_g2rpo.callbacks.") for callback in config.trainer.callbacks]
-    assert sorted(names) == sorted(callbacks.__all__)
+    assert sorted(names) == sorted(RECIPE_CALLBACKS)

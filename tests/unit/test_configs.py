@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.composed import FRAGMENTS, KEYS, RECIPES, Composed, compose
+from helpers.composed import FRAGMENTS, KEYS, RECIPE_CALLBACKS, RECIPES, Composed, compose
 from helpers.paths import CONFIGS
-
-from lit_g2rpo import callbacks
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -54,7 +52,7 @@ def test_a_recipe_builds_its_parts(recipe: str) -> None:
     built = cli.parser.instantiate(cli.config).fit
     assert built.model.rollout.seed == cli.config.fit.seed_everything
     assert built.data.max_completion_tokens > 0
-    assert sorted(type(callback).__name__ for callback in built.trainer.callbacks) == sorted(callbacks.__all__)
+    assert sorted(type(callback).__name__ for callback in built.trainer.callbacks) == sorted(RECIPE_CALLBACKS)
 
 
 @pytest.mark.parametrize(
