@@ -1,5 +1,6 @@
 """Pages of the site that are not files in docs: the table of verbs, and files from the rest of the repository."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "examples/custom_reward.py": "custom_reward.md",
+    "examples/custom_task.ipynb": "custom_task.md",
     "examples/minimal_g2rpo.py": "minimal_g2rpo.md",
 }
 """Files outside docs, and the page that each becomes."""
@@ -23,6 +25,10 @@ def _page(name: str) -> str:
     if name.endswith(".md"):
         # links are written as seen from the root of the repository
         return re.sub(r"\]\((?:docs/)?", "](", text)
+    if name.endswith(".ipynb"):
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+        page = "\n\n".join(source if kind == "markdown" else f"```python\n{source}\n```" for kind, source in cells)
+        return page.replace("](../docs/", "](") + "\n"
     return f"# {name}\n\n```python\n{text}```\n"
 
 
