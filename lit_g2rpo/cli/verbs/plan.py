@@ -76,11 +76,13 @@ def run(verb: str, line: Line) -> None:
     family, shape = planned_model(policy)
     dtype, autocast = types_of(policy.dtype, str(trainer.precision), sharding)
     grids, image_tokens = images_of(policy, family.image_sizes(shape), config.images, data.max_prompt_tokens)
-    own = module.rollout.prompts // ranks
+    # of the ranks with the largest share
+    own = -(-module.rollout.prompts // ranks)
+    of_step = -(-module.rollout.prompts // (module.update.microbatches // accumulate) // ranks)
     group = module.rollout.group_size
-    groups = -(-own // module.update.microbatches)
+    groups = -(-of_step // accumulate)
     # Fewer groups than micro-batches: groups are cut, and their prompts repeated.
-    rows = group if own >= module.update.microbatches else max(1, group * own // module.update.microbatches)
+    rows = group if of_step >= accumulate else max(1, group * of_step // accumulate)
     size = MicrobatchSize(data.max_prompt_tokens, grids, ((data.max_completion_tokens,) * rows,) * groups)
     phantom = Phantom(family, shape, policy, device, dtype, autocast)
     a_pass = phantom.microbatch(size, module.objective, accumulate > 1)
