@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_g2rpo.experience import Completion, Experience, Prompt, to_score
 from lit_g2rpo.hardware.hooks import generation_context
+from lit_g2rpo.hardware.steps import PAUSE, Step
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.engine import Sampling
@@ -110,13 +111,23 @@ class _Drawn:
         def score(indices: list[int], own: list[Completion]) -> list[Scored]:
             return partial.score(indices, own, attempt)
 
+        what = f"rollout {run.rollout_index + 1}" + (f", refill {wave}" if wave else "")
         with BackgroundScoring(score, here=run.scorer.needs_caller) as scoring:
-            with generation_context(run.trainer.strategy, run.policy):
+            with (
+                Step(f"sampling {what}", len(prompts), "groups", PAUSE) as step,
+                generation_context(run.trainer.strategy, run.policy),
+            ):
                 partial = PartialRollout(run, prompts, wave, total)
-                completions = partial.generate(sampling, scoring.finished)
+
+                def finished(index: int, completions: list[Completion]) -> None:
+                    scoring.finished(index, completions)
+                    step.advance()
+
+                completions = partial.generate(sampling, finished)
                 run.policy.prepare_features(prompts)
             clock.append(time.perf_counter())
-            rewards = run.scorer.count(scoring.results())
+            with Step(f"scoring {what}", after=PAUSE):
+                rewards = run.scorer.count(scoring.results())
         clock.append(time.perf_counter())
         self.seconds = [total + b - a for total, (a, b) in zip(self.seconds, pairwise(clock), strict=True)]
         self.tokens += partial.tokens
