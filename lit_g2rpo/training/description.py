@@ -1,5 +1,7 @@
 """What will run, in words."""
 
+import torch
+
 from lit_g2rpo.training.run import Run
 
 
@@ -27,8 +29,15 @@ def describe(run: Run) -> dict[str, str]:
         "updates": f"{run.steps_per_rollout} optimizer steps per rollout, each from {per_update} prompts "
         f"({per_update * rollout.group_size} completions)",
         "micro-batch": f"{_either(prompts)} prompts ({_either(rows)} rows) per rank",
-        "strategy": f"{type(trainer.strategy).__name__}, {trainer.world_size} x {run.device.type}, {trainer.precision}",
+        "hardware": f"{trainer.world_size} x {_device(run)}, {type(trainer.strategy).__name__}, precision "
+        f"{trainer.precision}",
     }
+
+
+def _device(run: Run) -> str:
+    if run.device.type == "cuda":
+        return torch.cuda.get_device_name(run.device)
+    return run.device.type.upper()
 
 
 def _either(numbers: list[float]) -> str:
