@@ -84,8 +84,8 @@ def run(folder: str, out: Path, devices: int, kind: str) -> None:
         folder: the policy.
         out: where the figures go.
         devices: how many processes.
-        kind: ``mini``, ``neuron`` (the same on the path of Trainium), ``mixed``, or ``uneven``: the sizes of the default
-            run, whose 18 prompts in two optimizer steps no even number of processes divides.
+        kind: ``mini``, ``neuron`` (the same on the path of Trainium), ``mixed``, or ``uneven``: the sizes of the
+            default run, whose 18 prompts in two optimizer steps no even number of processes divides.
     """
     torch.manual_seed(0)
     record = Record()
