@@ -94,7 +94,6 @@ def without_collection(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     finally:
-        gc.freeze()
         gc.enable()
 
 
@@ -109,10 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         being finite.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if words else 2
     try:
+        if not words or words[0] in ("-h", "--help"):
+            print(usage(), flush=True)
+            return 0 if words else 2
         dispatch(words[0], words[1:])
     except BrokenPipeError:
         # who read the help or the table has what they wanted; what is left in the buffer goes nowhere
