@@ -112,7 +112,7 @@ class RolloutProgress(Observer, ProgressBar):
             if value is not None
         )
         if self._bar is not None:
-            self._bar.update(done, text)
+            self._bar.update(done, text, at_once=True)
         if self._bar is None or done == self._total:
             regular = done % self.every_rollouts == 0 or done in (self._first + 1, self._total)
             if regular or now - self._said >= PAUSE:

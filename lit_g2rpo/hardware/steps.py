@@ -125,8 +125,8 @@ class Bar:
             self._task = Bar._screen.add_task(what, total=total, completed=done, count=count, left="", note="")
             Bar._screen.tasks[-1].start_time -= elapsed
 
-    def update(self, done: int, note: str = "") -> None:
-        """Show how many units are done, with a note behind."""
+    def update(self, done: int, note: str = "", at_once: bool = False) -> None:
+        """Show how many units are done, with a note behind; units that are rare may be drawn at once."""
         left = ""
         if self._total and done > self._first:
             pace = (time.monotonic() - self._started) / (done - self._first)
@@ -134,7 +134,7 @@ class Bar:
         count = counted(done, self._total, self._unit)
         with self._lock:
             if Bar._screen is not None:
-                Bar._screen.update(self._task, completed=done, count=count, left=left, note=note)
+                Bar._screen.update(self._task, completed=done, count=count, left=left, note=note, refresh=at_once)
 
     def close(self) -> None:
         """Take the bar away."""
