@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lit_g2rpo.hardware.aside import system_error
 from lit_g2rpo.hardware.collectives import Ranks
+from lit_g2rpo.hardware.steps import PAUSE, Step
 from lit_g2rpo.training.checkpoint_files import part_of, read, remove, seal
 
 
@@ -26,7 +27,8 @@ class FileIO(TorchCheckpointIO):
 
     @override
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read(Path(path))
+        with Step(f"reading {Path(path).name}"):
+            return read(Path(path))
 
 
 def use_files(trainer: L.Trainer) -> None:
@@ -49,7 +51,8 @@ def save(trainer: L.Trainer, path: Path, weights_only: bool = False) -> str:
     try:
         if trainer.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(part_of(path), weights_only)
+        with Step(f"writing {path.name}", after=PAUSE):
+            trainer.save_checkpoint(part_of(path), weights_only)
     except (OSError, RuntimeError, CheckpointException) as error:
         reason = cause(error)
         # where the others wait for this rank, which has not come so far

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
@@ -15,6 +16,11 @@ from lit_g2rpo.callbacks.logged import per_task
 from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder, shown
 from lit_g2rpo.training.run import RunHandles, handles
+
+LOG_WIDTH = 160
+"""Columns of a table where the output is no terminal."""
+PAGE = Path("rollouts", "index.html")
+"""Page that `RolloutLog` writes into the run folder."""
 
 
 class RunSummary(Observer):
@@ -43,16 +49,16 @@ class RunSummary(Observer):
         for name, value in run.describe().items():
             table.add_row(name, value)
         table.add_row("folder", str(shown(self._folder)))
-        Console().print(table)
+        console().print(table)
 
     @override
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        console = Console()
+        out = console()
         run = handles(pl_module)
         history = [values for values in run.validation_history if self.metric in values]
         if history:
-            console.print(validation_table(history[0], history[-1], run.validation_sizes, self.metric))
+            out.print(validation_table(history[0], history[-1], run.validation_sizes, self.metric))
         lines = [f"run folder:  {shown(self._folder)}", f"TensorBoard: tensorboard --logdir {shown(self._folder)}"]
         for keeper in trainer.checkpoint_callbacks:
             if isinstance(keeper, RolloutCheckpoint):
@@ -62,18 +68,33 @@ class RunSummary(Observer):
                     lines.append(f"best:        the policy it started from ({keeper.monitor} {keeper.start:.3f})")
                 if keeper.last_model_path:
                     lines.append(f"continue:    {resume_command(self._folder, keeper.last_model_path)}")
+        if (page := self._folder / PAGE).is_file():
+            lines.append(f"rollouts:    {shown(page)} (open it in a browser: what the policy saw and wrote)")
         if history and METRIC in history[0] and len(history) > 1:
             lost = describe_decline(history[0], history[-1])
             if lost is not None:
                 lines.append(f"nothing gained: {lost}")
         for line in lines:
             # paths and commands are to be copied: no wrapping, no markup
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
 
     @staticmethod
     def _best(keeper: RolloutCheckpoint) -> str:
         score = "" if keeper.best_model_score is None else f" {float(keeper.best_model_score):.3f}"
         return f"{keeper.monitor}{score}"
+
+
+def console() -> Console:
+    """Return what prints tables: as wide as the terminal, or wide enough for a log."""
+    found = Console()
+    return found if found.is_terminal else Console(width=LOG_WIDTH)
+
+
+def change(before: float | None, after: float) -> Text:
+    """Write a difference, green for a gain and red for a loss; empty without a value before."""
+    text = "" if before is None else f"{after - before:+.3f}"
+    gained, lost = text.startswith("+") and float(text) > 0, text.startswith("-") and float(text) < 0
+    return Text(text, "green" if gained else "red" if lost else "")
 
 
 def validation_table(
@@ -92,7 +113,7 @@ def validation_table(
     table.add_column("rows", justify="right", footer=str(sum(sizes.values())) if sizes else "")
     table.add_column("before", justify="right", footer=f"{first:.3f}")
     table.add_column("after", justify="right", footer=f"{last:.3f}")
-    table.add_column("change", justify="right", footer=f"{last - first:+.3f}")
+    table.add_column("change", justify="right", footer=change(first, last))
     begun, ended = per_task(before, metric), per_task(after, metric)
     for task, value in ended.items():
         start = begun.get(task)
@@ -101,6 +122,6 @@ def validation_table(
             str(sizes.get(task, "")),
             "" if start is None else f"{start:.3f}",
             f"{value:.3f}",
-            "" if start is None else f"{value - start:+.3f}",
+            change(start, value),
         )
     return table

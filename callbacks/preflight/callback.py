@@ -14,6 +14,7 @@ from lit_g2rpo.callbacks.preflight.checks import check_memory, check_parity, che
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.hardware.steps import Step
 from lit_g2rpo.planning.largest_prompts import extreme_prompts
 from lit_g2rpo.policy.counters import Counters
 from lit_g2rpo.training.run import Run, run_of
@@ -104,7 +105,8 @@ class Preflight(L.Callback):
         trainer, start = run.trainer, time.perf_counter()
         said = reason = ""
         try:
-            said = check()
+            with Step(f"pre-flight check, {name}"):
+                said = check()
         except UserError as error:
             reason = f"rank {trainer.global_rank}: {error}" if trainer.world_size > 1 else str(error)
             if trainer.world_size > 1 and not isinstance(trainer.strategy.model, DistributedDataParallel):

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
+from lit_g2rpo.callbacks.run_folder import shown
 from lit_g2rpo.callbacks.saving import save, use_files
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.hooks import keeps_masters
@@ -62,7 +63,7 @@ def check_checkpoint(run: Run, folder: Path, count: int) -> str:
     present = sum(bytes_of(file) for file in folder.glob("*.ckpt") if not file.is_symlink())
     said = f"{count} checkpoints of {size_of(size)}"
     _require(folder, count * size - present, f"the run needs {said}")
-    return f"written and read; {said} fit into {folder}"
+    return f"written and read; {said} fit into {shown(folder)}"
 
 
 def kept(callback: Checkpoint) -> int:

@@ -36,11 +36,12 @@ def check_memory(run: Run, prompts: list[Prompt]) -> str:
     """
     cuda = run.device.type == "cuda"
     tokens = min(run.max_tokens, CPU_TOKENS) if run.device.type == "cpu" else run.max_tokens
-    said = []
+    said: dict[str, list[str]] = {}
     for prompt in prompts:
         microbatch = largest_microbatch(run, prompt, tokens)
         length, rows = len(run.policy.encode(prompt).input_ids), len(microbatch.token_ids)
-        what = f"{rows} completions of {tokens} tokens to prompts of {length}"
+        completions, of = f"{rows} completions of {tokens} tokens to prompts of", f"{length}"
+        what = f"{completions} {of}"
         if cuda:
             torch.cuda.reset_peak_memory_stats(run.device)
         try:
@@ -55,11 +56,11 @@ def check_memory(run: Run, prompts: list[Prompt]) -> str:
         if not torch.tensor(loss).isfinite():
             raise UserError(f"the loss of {what} (row {prompt.id}) is {loss}; check the weights and trainer.precision")
         if cuda:
-            what += f", peak {torch.cuda.max_memory_allocated(run.device) / 2**30:.2f} GiB"
-        said.append(what)
+            of += f" (peak {torch.cuda.max_memory_allocated(run.device) / 2**30:.2f} GiB)"
+        said.setdefault(completions, []).append(of)
     if cuda:
         torch.cuda.empty_cache()
-    return "; ".join(said)
+    return "; ".join(f"{completions} {' and '.join(of)}" for completions, of in said.items())
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -85,9 +86,7 @@ def check_parity(run: Run, prompts: list[Prompt], mean_gap: float | None, max_ga
     low = weight.dtype.itemsize < 4 or "16" in str(run.trainer.precision)
     limits = [own if own is not None else usual for own, usual in zip((mean_gap, max_gap), GAPS[low], strict=True)]
     found = float(gaps.mean()), float(gaps.max())
-    said = (
-        f"engine and trainer differ by {found[0]:.1e} nats on average, {found[1]:.1e} at most, over {len(gaps)} tokens"
-    )
+    said = f"engine and trainer differ by {found[0]:.1e} nats (at most {found[1]:.1e}) over {len(gaps)} tokens"
     if not (found[0] <= limits[0] and found[1] <= limits[1]):
         raise UserError(
             f"{said}; allowed are {limits[0]:g} and {limits[1]:g}: the engine {run.rollout.engine} does not sample "
@@ -145,7 +144,11 @@ def check_rewards(run: Run, dataset: PromptDataset) -> str:
     said = []
     for task, indices in sorted(rows.items()):
         gold, nonsense = _scores(run, task, [indices[i] for i in spread(len(indices), ROWS)], dataset)
-        said.append(f"{task} {gold:g} and {nonsense:g}")
+        if (gold, nonsense) != (1, 0):
+            said.append(f"{task} {gold:g} and {nonsense:g}")
+    usual = len(rows) - len(said)
+    if usual:
+        said.insert(0, f"1 and 0 in {usual} task{'s' * (usual > 1)}")
     return "gold answers and nonsense score " + ", ".join(said)
 
 

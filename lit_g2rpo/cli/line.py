@@ -54,11 +54,23 @@ def read_line(verb: str, words: list[str]) -> Line:
     run = None if folder is None else Path(folder)
     if run is not None:
         words = _spelt_out(verb, words, run, more)
+    _check_recipe(verb, words)
     check_files(words)
     for key, value in pairs(words):
         if key == "--ckpt_path" and value not in (None, "null"):
             check_exists(value)
     return Line(words, run, tuple(filter(None, (change or "").split(","))))
+
+
+def _check_recipe(verb: str, words: list[str]) -> None:
+    """Refuse words that name no recipe and set nothing a recipe would, before anything heavy is imported."""
+    if not any(
+        "help" in word or word.startswith(("--config", "--model", "--data", "--print_config")) for word in words
+    ):
+        raise UserError(
+            f"{verb} needs a recipe: give --config configs/g2rpo.yaml, or a run to go on with, --run "
+            f"runs/g2rpo/version_0; {verb} --help lists the keys"
+        )
 
 
 def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list[str]:

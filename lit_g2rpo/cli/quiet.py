@@ -5,8 +5,13 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from lit_g2rpo.hardware.steps import each
+
+PACKAGE = Path(__file__).parents[1]
 ENVIRONMENT = {
     # the data workers fork after the tokenizer ran; its threads are of no use for batches this small
     "TOKENIZERS_PARALLELISM": "false",
@@ -78,7 +83,6 @@ LOGGERS = (
     "transformers.generation.configuration_utils",
     "DeepSpeed",
 )
-SECONDS_BEFORE_A_BAR = 5
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
@@ -96,11 +100,25 @@ def apply() -> None:
         logging.getLogger(name).addFilter(_is_wanted)
 
 
-def shorten_bars() -> None:
-    """Show the loading bars of transformers only where loading takes long enough to wonder about."""
+@cache
+def shorten_warnings() -> None:
+    """Show warnings of this project, such as alarms, without the place in its code and the line that stands there."""
+    usual = warnings.formatwarning
+
+    def shown(message: Any, category: type[Warning], filename: str, *rest: Any, **options: Any) -> str:
+        own = Path(filename).is_relative_to(PACKAGE)
+        return f"warning: {message}\n" if own else usual(message, category, filename, *rest, **options)
+
+    warnings.formatwarning = shown
+
+
+def count_steps() -> None:
+    """Show what transformers goes through one by one, such as weights, as steps of this project."""
     from transformers.utils import logging as transformers_logging
 
-    def late(factory: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return factory(*args, **{"delay": SECONDS_BEFORE_A_BAR, **kwargs})
+    def counted(factory: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if len(args) == 1 and kwargs.keys() == {"desc"}:
+            return each(args[0], kwargs["desc"].lower())
+        return factory(*args, **kwargs)
 
-    transformers_logging.set_tqdm_hook(late)
+    transformers_logging.set_tqdm_hook(counted)

@@ -59,6 +59,8 @@ class TrainerCLI(LightningCLI):
         self, verb: str | None, arguments: list[str], run_folder: Path | None = None, change: tuple[str, ...] = ()
     ) -> None:
         self.verb, self.run_folder, self.change = verb, run_folder, change
+        quiet.count_steps()
+        quiet.shorten_warnings()
         super().__init__(
             G2RPOModule,
             PromptData,
@@ -250,7 +252,6 @@ def run(verb: str, line: Line) -> None:
     Raises:
         UserError: if a part of the configuration is wrong.
     """
-    quiet.shorten_bars()
     words = line.words
     if verb != "fit":
         words = [SHORT.get(key, key) + rest for key, rest in map(split_key, words)]

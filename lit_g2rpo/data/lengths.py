@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.hardware.steps import each
 
 MEASURED = 2000
 """Rows measured before training, evenly spaced: a few seconds."""
@@ -70,7 +71,7 @@ def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
     Raises:
         LongPrompt: naming the first such row.
     """
-    for index in range(0, len(rows), -(-len(rows) // MEASURED)):
+    for index in each(range(0, len(rows), -(-len(rows) // MEASURED)), "measuring prompts", "rows"):
         try:
             prompt, sizes = rows.outline(index)
         except ImageError:

@@ -45,7 +45,7 @@ class RolloutLoader:
     Each iteration yields ``len(self)`` batches from the saved position on, so a state taken at any batch, the last of
     an epoch included, continues exactly. While a rollout is in use, the prompts of the next one are opened and prepared
     in a thread. A row whose image cannot be used, or whose prompt is too long, is replaced by the next row of its task
-    that can be used, so that all ranks keep equally many; or it stops the run.
+    that can be used, so that every rank keeps its number; or it stops the run.
 
     Args:
         prompts: prompts per rollout, over all ranks.
@@ -92,8 +92,8 @@ class RolloutLoader:
         for name, size in sizes.items():
             if size < 1:
                 raise UserError(f"{name} is {size}; it must be at least 1")
-        if prompts % world_size:
-            raise UserError(f"rollout.prompts is {prompts}; it must be a multiple of the {world_size} processes")
+        if prompts < world_size:
+            raise UserError(f"rollout.prompts is {prompts}; give at least {world_size}, a prompt for each rank")
         self.dataset = dataset
         self._task_names = dataset.task_names()
         self.sampler = TaskMixtureSampler(

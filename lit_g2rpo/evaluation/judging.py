@@ -10,6 +10,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import known_benchmark
 from lit_g2rpo.evaluation.readings import JUDGE_FAILED, tried
 from lit_g2rpo.evaluation.suite import Suite, suite_text
+from lit_g2rpo.hardware.steps import each
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.rules.math import TimedOut
 from lit_g2rpo.rewards.running.judge import Judge, JudgeConfig
@@ -58,7 +59,8 @@ class Judging:
             if benchmark is not None and benchmark.suite is not None and benchmark.suite.talk is not None:
                 asked.append((row, benchmark, benchmark.suite))
         with ThreadPoolExecutor(self._config.concurrency) as threads:
-            verdicts = list(threads.map(lambda one: self._verdict(one[0], one[2]), asked))
+            answers = threads.map(lambda one: self._verdict(one[0], one[2]), asked)
+            verdicts = [next(answers) for _ in each(asked, "asking the judge", "answers")]
         if self._failures >= MAX_FAILURES:
             raise UserError(
                 f"the judge {self._config.model} at {self._config.url} failed for {self._failures} answers in a row "

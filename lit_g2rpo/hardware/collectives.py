@@ -36,18 +36,22 @@ class Ranks:
         self._strategy = trainer.strategy
         self.rank, self.count = trainer.global_rank, trainer.world_size
 
-    def gather_prompts(self, rows: Tensor) -> Tensor:
+    def gather_prompts(self, rows: Tensor, total: int) -> Tensor:
         """Collect one entry per prompt from all ranks, in the order of the prompts.
 
         Args:
-            rows: this rank's entries, ``[p, ...]``, the same shape on every rank.
+            rows: this rank's entries, ``[p, ...]``; where the ranks do not divide the prompts, the last ranks have one
+                entry less than the first.
+            total: prompts of all ranks, ``P``.
 
         Returns:
-            All entries, ``[P, ...]`` with ``P = p * count``, on the CPU, the same on every rank.
+            All entries, ``[P, ...]``, on the CPU, the same on every rank.
         """
         if self.count == 1:
             return rows.cpu()
-        return self._gathered(rows).transpose(0, 1).reshape(-1, *rows.shape[1:])
+        missing = -(-total // self.count) - len(rows)
+        padded = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
+        return self._gathered(padded).transpose(0, 1).reshape(-1, *rows.shape[1:])[:total]
 
     def sum(self, values: Tensor) -> Tensor:
         """Add a tensor up over all ranks.

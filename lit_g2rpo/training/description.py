@@ -1,5 +1,7 @@
 """What will run, in words."""
 
+import torch
+
 from lit_g2rpo.training.run import Run
 
 
@@ -14,7 +16,10 @@ def describe(run: Run) -> dict[str, str]:
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in run.policy.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     per_update = rollout.prompts // updates
-    per_microbatch = rollout.prompts / (trainer.world_size * run.update.microbatches)
+    # the first ranks have a prompt more where the ranks do not divide an optimizer step's
+    shares = [per_update // trainer.world_size, -(-per_update // trainer.world_size)]
+    prompts = [share / trainer.accumulate_grad_batches for share in dict.fromkeys(shares)]
+    rows = [share * rollout.group_size for share in prompts]
     return {
         "policy": f"{run.policy_path} ({total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained)",
         "objective": type(run.objective).__name__ + (" with KL" if run.reference_needed else ""),
@@ -23,6 +28,17 @@ def describe(run: Run) -> dict[str, str]:
         f"completions of up to {run.max_tokens} tokens, by {rollout.engine}",
         "updates": f"{run.steps_per_rollout} optimizer steps per rollout, each from {per_update} prompts "
         f"({per_update * rollout.group_size} completions)",
-        "micro-batch": f"{per_microbatch:g} prompts ({per_microbatch * rollout.group_size:g} rows) per rank",
-        "strategy": f"{type(trainer.strategy).__name__}, {trainer.world_size} x {run.device.type}, {trainer.precision}",
+        "micro-batch": f"{_either(prompts)} prompts ({_either(rows)} rows) per rank",
+        "hardware": f"{trainer.world_size} x {_device(run)}, {type(trainer.strategy).__name__}, precision "
+        f"{trainer.precision}",
     }
+
+
+def _device(run: Run) -> str:
+    if run.device.type == "cuda":
+        return torch.cuda.get_device_name(run.device)
+    return run.device.type.upper()
+
+
+def _either(numbers: list[float]) -> str:
+    return " or ".join(f"{number:g}" for number in numbers)

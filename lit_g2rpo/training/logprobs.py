@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lit_g2rpo.experience import Experience
+from lit_g2rpo.hardware.steps import PAUSE, Step
 from lit_g2rpo.policy.batching import balanced_bins
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.training.run import Run
@@ -40,9 +41,12 @@ def logprobs_of(run: Run, policy: Policy, experience: Experience) -> list[Tensor
     """
     out = [completion.logprobs for completion in experience.completions]
     group_size = experience.table.lengths.shape[1]
-    for rows in balanced_bins(experience, trained_rows(experience.table, run.objective), run.update.microbatches):
-        tokens = [experience.completions[i].token_ids for i in rows]
-        logprobs, _ = policy.token_stats([experience.prompts[i // group_size] for i in rows], tokens)
-        for i, part in zip(rows, torch.split(logprobs.cpu(), [len(t) for t in tokens]), strict=True):
-            out[i] = part
+    bins = balanced_bins(experience, trained_rows(experience.table, run.objective), run.update.microbatches)
+    with Step("log-probabilities", len(bins), "micro-batches", PAUSE) as step:
+        for rows in bins:
+            tokens = [experience.completions[i].token_ids for i in rows]
+            logprobs, _ = policy.token_stats([experience.prompts[i // group_size] for i in rows], tokens)
+            for i, part in zip(rows, torch.split(logprobs.cpu(), [len(t) for t in tokens]), strict=True):
+                out[i] = part
+            step.advance()
     return out

@@ -49,7 +49,7 @@ def experience_state(experience: Experience, max_tokens: int, ranks: Ranks) -> d
     for name in ("old_logprobs", "ref_logprobs"):
         if getattr(experience, name) is not None:
             own[name] = padded(getattr(experience, name))
-    state: dict[str, Any] = {name: ranks.gather_prompts(tensor) for name, tensor in own.items()}
+    state: dict[str, Any] = {name: ranks.gather_prompts(tensor, len(table.lengths)) for name, tensor in own.items()}
     return state | {name: getattr(table, name) for name in TABLE} | {"refills": experience.refills}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_g2rpo.experience import Completion, Experience, Prompt, to_score
 from lit_g2rpo.hardware.hooks import generation_context
+from lit_g2rpo.hardware.steps import PAUSE, Step
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.running.scorer import Scored
 from lit_g2rpo.rollout.engine import Sampling
@@ -58,7 +59,7 @@ def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, floa
         "perf/rollout_seconds": drawn.seconds[0],
         "perf/score_seconds": drawn.seconds[1],
         "perf/logprobs_seconds": time.perf_counter() - start,
-        "perf/tokens_per_second": drawn.tokens / drawn.seconds[0],
+        "perf/tokens_per_second": float(run.ranks.sum(torch.tensor(drawn.tokens))) / drawn.seconds[0],
     }
 
 
@@ -67,9 +68,9 @@ class _Drawn:
 
     def __init__(self, run: Run, prompts: list[Prompt]) -> None:
         self.run, self.prompts = run, list(prompts)
-        self.seconds, self.tokens = [0.0, 0.0], 0.0
+        self.seconds, self.tokens = [0.0, 0.0], 0
         self.refills: list[list[int]] = []
-        self.completions, self.rewards = self._draw(prompts, 0, len(prompts) * run.ranks.count)
+        self.completions, self.rewards = self._draw(prompts, 0, run.rollout.prompts)
         self.values = self._gathered()
 
     def refill(self) -> None:
@@ -110,16 +111,26 @@ class _Drawn:
         def score(indices: list[int], own: list[Completion]) -> list[Scored]:
             return partial.score(indices, own, attempt)
 
+        what = f"rollout {run.rollout_index + 1}" + (f", refill {wave}" if wave else "")
         with BackgroundScoring(score, here=run.scorer.needs_caller) as scoring:
-            with generation_context(run.trainer.strategy, run.policy):
+            with (
+                Step(f"sampling {what}", len(prompts), "groups", PAUSE) as step,
+                generation_context(run.trainer.strategy, run.policy),
+            ):
                 partial = PartialRollout(run, prompts, wave, total)
-                completions = partial.generate(sampling, scoring.finished)
+
+                def finished(index: int, completions: list[Completion]) -> None:
+                    scoring.finished(index, completions)
+                    step.advance()
+
+                completions = partial.generate(sampling, finished)
                 run.policy.prepare_features(prompts)
             clock.append(time.perf_counter())
-            rewards = run.scorer.count(scoring.results())
+            with Step(f"scoring {what}", after=PAUSE):
+                rewards = run.scorer.count(scoring.results())
         clock.append(time.perf_counter())
         self.seconds = [total + b - a for total, (a, b) in zip(self.seconds, pairwise(clock), strict=True)]
-        self.tokens += partial.tokens * run.ranks.count
+        self.tokens += partial.tokens
         return completions, rewards
 
     def _gathered(self) -> Tensor:
@@ -128,7 +139,7 @@ class _Drawn:
         asked = [p.answer if b and b.unit == "reference" else "" for p, b in zip(self.prompts, bands, strict=True)]
         lengths = [len(run.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0 for text in asked]
         own = to_share(self.prompts, self.completions, self.rewards, list(run.tasks), lengths)
-        values = run.ranks.gather_prompts(own)
+        values = run.ranks.gather_prompts(own, run.rollout.prompts)
         if not values.isfinite().all():
             stop_at_scores(run, values, self.prompts)
         return values

@@ -109,7 +109,7 @@ def log_every_n_steps(log_every: int, epochs: int, microbatches: int, accumulate
 
 
 def check_sizes(prompts: int, world_size: int, microbatches: int, accumulate: int) -> None:
-    """Check that a rollout splits evenly over ranks and optimizer steps.
+    """Check that a rollout splits evenly over optimizer steps, and that every rank has a share of each.
 
     Args:
         prompts: prompts of a rollout, over all ranks.
@@ -121,8 +121,12 @@ def check_sizes(prompts: int, world_size: int, microbatches: int, accumulate: in
         UserError: if it does not.
     """
     updates = microbatches // accumulate
-    if prompts < 1 or prompts % (world_size * updates):
-        raise UserError(
-            f"model.rollout.prompts is {prompts}; it must be a multiple of {world_size * updates} "
-            f"(ranks x optimizer steps per pass over a rollout: {world_size} x {updates})"
-        )
+    least, below = world_size * updates, prompts - prompts % updates
+    if prompts == below and prompts >= least:
+        return
+    nearest = sorted({max(size, least) for size in (below, below + updates)})
+    raise UserError(
+        f"model.rollout.prompts is {prompts}; it must be a multiple of {updates} (optimizer steps per pass over a "
+        f"rollout) and at least {least} (a prompt for each rank in each of them: {world_size} x {updates}); give "
+        f"{' or '.join(map(str, nearest))}"
+    )

@@ -1,10 +1,11 @@
-"""One rollout of training on so many processes; writes what a test compares.
+"""One rollout of training or two on so many processes; writes what a test compares.
 
-``python tests/helpers/ddp_run.py POLICY OUT KIND ...`` trains each kind on two processes.
+``python tests/helpers/ddp_run.py POLICY OUT DEVICES KIND ...`` trains each kind on so many processes.
 """
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,14 @@ class Record(pl.Callback):
 
 
 def run(folder: str, out: Path, devices: int, kind: str) -> None:
-    """Train one rollout.
+    """Train one rollout; two where it is ``uneven``.
 
     Args:
         folder: the policy.
         out: where the figures go.
         devices: how many processes.
-        kind: ``mini``, ``neuron`` (the same on the path of Trainium) or ``mixed``.
+        kind: ``mini``, ``neuron`` (the same on the path of Trainium), ``mixed``, or ``uneven``: the sizes of the
+            default run, whose 18 prompts in two optimizer steps no even number of processes divides.
     """
     torch.manual_seed(0)
     record = Record()
@@ -96,11 +98,18 @@ def run(folder: str, out: Path, devices: int, kind: str) -> None:
         # Two prompts an optimizer step in two micro-batches: on two ranks each has an empty one.
         objective = G2RPO(filtering="off", entropy_coefficient=0.05)
         run = module(folder, objective, rollout={"prompts": 8}, update={"microbatches": 8})
+    elif kind == "uneven":
+        source = data(max_completion_tokens=8, val_per_task=2)
+        run = module(folder, rollout={"prompts": 18}, update={"microbatches": 2})
+        # no state divides a gradient by its own size, so rounding stays rounding over two rollouts
+        run.optimizer = partial(torch.optim.SGD, lr=0.1)
+        sizes["accumulate_grad_batches"] = 1
     else:
         # 5 x 6 rows in batches of 4: the ranks run out of rows in the last batch
         source = data(max_completion_tokens=8, val_per_task=5, val_batch_size=4)
         run = module(folder)
-    fit = trainer(out, steps=run.update.microbatches // 2, callbacks=[record], devices=devices, **sizes)
+    steps = 2 * run.update.microbatches if kind == "uneven" else run.update.microbatches // 2
+    fit = trainer(out, steps=steps, callbacks=[record], devices=devices, **sizes)
     fit.fit(run, source)
     validation: dict[str, float] = {}
     if kind != "mixed":
@@ -116,5 +125,5 @@ def run(folder: str, out: Path, devices: int, kind: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     lit_g2rpo.rewards.running.scorer.score = varied_score
-    for kind in sys.argv[3:]:
-        run(sys.argv[1], Path(sys.argv[2]) / kind, 2, kind)
+    for kind in sys.argv[4:]:
+        run(sys.argv[1], Path(sys.argv[2]) / kind, int(sys.argv[3]), kind)

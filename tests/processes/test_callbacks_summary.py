@@ -3,10 +3,13 @@
 import json
 import re
 
+from helpers.terminal import Terminal
 from helpers.toy import ToyModule, fit
+from rich.console import Console
 
 from lit_g2rpo.callbacks import RolloutCheckpoint, RunRecord, RunSummary
 from lit_g2rpo.callbacks.run_record import git_commit
+from lit_g2rpo.callbacks.summary import change, validation_table
 
 
 def test_tables_at_start_and_end(tmp_path, capsys):
@@ -26,6 +29,33 @@ def test_tables_at_start_and_end(tmp_path, capsys):
     assert f"tensorboard --logdir {folder}\n" in end
     assert f'trainer.fit(module, datamodule=data, ckpt_path="{folder}/checkpoints/last.ckpt")\n' in end
     assert "best-rollout=00004.ckpt (val/accuracy 0.380)" in end
+
+
+def test_the_last_lines_name_the_page_of_rollouts(tmp_path, capsys):
+    fit(ToyModule(), tmp_path, [RunSummary()], rollouts=2)
+    assert "rollouts: " not in capsys.readouterr().out, "where there is none"
+    page = tmp_path / "toy/version_0/rollouts/index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("")
+    fit(ToyModule(), tmp_path, [RunSummary()], rollouts=2)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.split()[:2] == ["rollouts:", str(page)]
+
+
+def test_gains_are_green_and_losses_red_on_a_terminal_that_may_have_colour(monkeypatch):
+    before = {"val/accuracy": 0.5, "val/accuracy/a": 0.2, "val/accuracy/b": 0.8, "val/accuracy/c": 0.5}
+    after = {"val/accuracy": 0.5, "val/accuracy/a": 0.3, "val/accuracy/b": 0.7, "val/accuracy/c": 0.5002}
+    terminal = Terminal(monkeypatch)
+    Console().print(validation_table(before, after, {}))
+    green, red = "\x1b[32m+0.100", "\x1b[31m-0.100"
+    assert green in terminal.getvalue()
+    assert red in terminal.getvalue()
+    assert [change(0.5, 0.5002).style, change(0.5, 0.4998).style, change(None, 0.5).style] == ["", "", ""]
+    plain = Terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Console().print(validation_table(before, after, {}))
+    assert "+0.100" in plain.getvalue()
+    assert not re.search(r"\x1b\[3\dm", plain.getvalue())
 
 
 def test_a_run_that_gained_nothing_says_so_last(tmp_path, capsys):

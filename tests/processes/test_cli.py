@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers.paths import CONFIGS, ROOT
 from helpers.processes import Commands
 
@@ -46,6 +47,8 @@ def test_help_imports_nothing_heavy(commands: Commands, words: list[str]) -> Non
     [
         (["fit", "--config", "nope.yaml"], "error: --config: no such file: nope.yaml"),
         (["plan", "--config=nope.yaml"], "error: --config: no such file: nope.yaml"),
+        (["fit"], "error: fit needs a recipe: give --config configs/g2rpo.yaml, or a run to go on with, --run "),
+        (["export", "--output", "here"], "error: export needs a recipe: give --config"),
         (["fit", "--config"], "error: --config has no value"),
         (["fit", "--config", str(CONFIGS)], f"error: --config: {CONFIGS} is no file"),
         (["fit", "--config", __file__], f"error: --config {__file__} is not YAML: "),
@@ -111,7 +114,6 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         ),
         (["fit", "--config", "nope.yaml"], "--config: no such file: "),
         (["fit", *RECIPE, "--model.policy", "nope.yaml"], "model.policy: no such file: nope.yaml"),
-        (["fit"], "start from a recipe"),
         (["fit", *RECIPE, "more"], "unexpected word 'more'"),
         (
             [
@@ -250,9 +252,23 @@ def test_sizes() -> None:
     assert max_steps(10, epochs=2, microbatches=4, accumulate=2) == 40
     assert val_check_interval(5, epochs=2, microbatches=4) == 40
     assert log_every_n_steps(1, epochs=2, microbatches=4, accumulate=2) == 4
-    check_sizes(prompts=24, world_size=3, microbatches=8, accumulate=2)
-    with pytest.raises(UserError, match=r"multiple of 16 \(ranks x optimizer steps .*: 4 x 4"):
-        check_sizes(prompts=24, world_size=4, microbatches=8, accumulate=2)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 6, 8])
+def test_the_default_rollout_can_be_spread_over_so_many_devices(devices: int) -> None:
+    sizes = yaml.safe_load((CONFIGS / "g2rpo.yaml").read_text())["model"]
+    accumulate = yaml.safe_load((CONFIGS / "trainer" / "default.yaml").read_text())["accumulate_grad_batches"]
+    check_sizes(sizes["rollout"]["prompts"], devices, sizes["update"]["microbatches"], accumulate)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "ranks", "nearest"), [(7, 1, "6 or 8"), (17, 8, "16 or 18"), (15, 8, "16"), (4, 4, "8"), (0, 1, "2")]
+)
+def test_a_refused_size_names_the_nearest_that_fit(prompts: int, ranks: int, nearest: str) -> None:
+    with pytest.raises(UserError, match=rf"prompts is {prompts}; .* multiple of 2 .*: {ranks} x 2\); give {nearest}$"):
+        check_sizes(prompts, ranks, microbatches=4, accumulate=2)
+    for size in map(int, nearest.split(" or ")):
+        check_sizes(size, ranks, microbatches=4, accumulate=2)
 
 
 def test_last_is_the_newest_of_the_experiment(tmp_path: Path) -> None:

@@ -1,19 +1,13 @@
 """RolloutProgress on a real trainer."""
 
-import io
-import sys
+import re
 
 import pytest
+from helpers.terminal import Terminal
 from helpers.toy import ToyModule, fit
 
 from lit_g2rpo.callbacks import RolloutProgress
-from lit_g2rpo.callbacks.progress import clock
 from lit_g2rpo.errors import UserError
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_a_log_file_gets_a_line_every_few_rollouts(tmp_path, capsys):
@@ -29,20 +23,26 @@ def test_a_log_file_gets_a_line_every_few_rollouts(tmp_path, capsys):
         "rollout 6/7",
         "rollout 7/7",
     ]
-    assert "reward 0.500  accuracy 0.250  length 30" in lines[1]
+    assert "reward 0.500  accuracy 0.250  length 30 tokens" in lines[1]
     assert "left 0:0" in lines[1]
 
 
 def test_a_terminal_gets_a_bar_in_rollouts(tmp_path, monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
+    terminal = Terminal(monkeypatch)
     fit(ToyModule(), tmp_path, [RolloutProgress()], rollouts=4, validate_every=2)
-    output = terminal.getvalue()
-    last = output.replace("\n", "\r").rstrip("\r").split("\r")[-1]
-    assert "rollout 4/4" in last
-    assert "reward=0.500, accuracy=0.250, length=30" in last
-    assert "validation after 2 rollouts: accuracy 0.020" in output
-    assert "rollout 5" not in output
+    bar = r"rollout 3/4 .* elapsed 0:\d\d left reward 0.500  accuracy 0.250  length 30 tokens"
+    assert re.search(bar, terminal.text)
+    assert "validation after 2 rollouts: accuracy 0.020" in terminal.text
+    assert "rollout 5" not in terminal.text
+    # the bar goes, and a line stays
+    assert re.search(r"rollout 4/4  reward 0.500  accuracy 0.250  length 30 tokens  \d+\.\d s/rollout", terminal.text)
+
+
+def test_slow_rollouts_take_a_line_each_in_a_log(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lit_g2rpo.callbacks.progress.PAUSE", 0.0)
+    fit(ToyModule(), tmp_path, [RolloutProgress(every_rollouts=100)], rollouts=4)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rollout")]
+    assert [line.split("  ")[0] for line in lines] == [f"rollout {number}/4" for number in (1, 2, 3, 4)]
 
 
 def test_a_resumed_run_counts_on(tmp_path, capsys):
@@ -58,11 +58,6 @@ def test_it_can_be_silenced(tmp_path, capsys):
     progress.disable()
     fit(ToyModule(), tmp_path, [progress], rollouts=2)
     assert "rollout" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5.4, "0:05"), (125, "2:05"), (3725, "1:02:05")])
-def test_durations(seconds, text):
-    assert clock(seconds) == text
 
 
 def test_arguments_are_checked():

@@ -99,9 +99,17 @@ def test_ranks_share_a_rollout(world_size: int) -> None:
     assert shard(range(12), 1, 3) == [1, 4, 7, 10]
 
 
+def test_the_first_ranks_have_a_prompt_more_where_the_ranks_do_not_divide_a_rollout() -> None:
+    ranks = [flat(loader(prompts=6, rank=rank, world_size=4)) for rank in range(4)]
+    for parts, (together, _) in zip(zip(*ranks, strict=True), flat(loader(prompts=6)), strict=True):
+        shares = [ids for ids, _ in parts]
+        assert [len(ids) for ids in shares] == [2, 2, 1, 1]
+        assert [ids[0] for ids in shares] + [ids[1] for ids in shares[:2]] == together
+
+
 def test_sizes_that_do_not_fit() -> None:
-    with pytest.raises(UserError, match=r"rollout.prompts is 5; it must be a multiple of the 2 processes"):
-        loader(prompts=5, world_size=2)
+    with pytest.raises(UserError, match=r"rollout.prompts is 3; give at least 4, a prompt for each rank"):
+        loader(prompts=3, world_size=4)
     with pytest.raises(UserError, match=r"rollout.prompts is 0"):
         loader(prompts=0)
 

@@ -17,6 +17,7 @@ from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import to_score
 from lit_g2rpo.files import check_writable, whole, write_text
+from lit_g2rpo.hardware.steps import Step
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.objectives.calibration import Measured, propose_entropy, propose_length, style_of
 from lit_g2rpo.rewards.problem_types import problem_type_named
@@ -114,11 +115,12 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
         limits=module.reward_limits,
         judge=module.judge,
     )
-    config, done = module.rollout, 0
+    config = module.rollout
     measured = {name: Measured() for name in data.tasks if name in names}
+    step = Step("sampling the starting policy", total, "completions").start()
     try:
         for rollout, (prompts, _) in enumerate(loader):
-            prompts = prompts[: total - done]
+            prompts = prompts[: total - step.done]
             sampling = Sampling(
                 data.max_completion_tokens, config.temperature, config.top_p, config.top_k, config.seed, rollout
             )
@@ -132,9 +134,9 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
                 of_task.accuracies.append(reward.accuracy)
                 of_task.truncated.append(completion.truncated)
                 of_task.problem_types.append(prompt.problem_type)
-            done += len(prompts)
-            print(f"{done} of {total} completions", flush=True)
+            step.advance(len(prompts))
     finally:
+        step.end()
         scorer.close()
     return measured
 

@@ -10,6 +10,7 @@ from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable, whole
+from lit_g2rpo.hardware.steps import Step
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.policy.policy import Policy
@@ -71,12 +72,13 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
         UserError: if the checkpoint is of another model.
     """
     module.configure_model()
-    if path.is_dir():
-        weights = read_weights(path)
-    else:
-        checkpoint = read(path)
-        check_checkpoint(module, module.policy_path, checkpoint)
-        weights = checkpoint["state_dict"]
+    with Step(f"reading {path.name}"):
+        if path.is_dir():
+            weights = read_weights(path)
+        else:
+            checkpoint = read(path)
+            check_checkpoint(module, module.policy_path, checkpoint)
+            weights = checkpoint["state_dict"]
     check_weights(module, module.policy_path, {name: tuple(weight.shape) for name, weight in weights.items()})
     module.load_state_dict(weights, strict=False)
 

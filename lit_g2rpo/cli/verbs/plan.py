@@ -14,6 +14,7 @@ from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.hooks import Sharding
+from lit_g2rpo.hardware.steps import Step
 from lit_g2rpo.planning.memory import PHASES, Item, RolloutSize, levers, memory_table, totals
 from lit_g2rpo.planning.sharding import sharding_of
 from lit_g2rpo.planning.simulation import MicrobatchSize, PassMemory, Phantom
@@ -76,14 +77,18 @@ def run(verb: str, line: Line) -> None:
     family, shape = planned_model(policy)
     dtype, autocast = types_of(policy.dtype, str(trainer.precision), sharding)
     grids, image_tokens = images_of(policy, family.image_sizes(shape), config.images, data.max_prompt_tokens)
-    own = module.rollout.prompts // ranks
+    # of the ranks with the largest share
+    own = -(-module.rollout.prompts // ranks)
+    of_step = -(-module.rollout.prompts // (module.update.microbatches // accumulate) // ranks)
     group = module.rollout.group_size
-    groups = -(-own // module.update.microbatches)
+    groups = -(-of_step // accumulate)
     # Fewer groups than micro-batches: groups are cut, and their prompts repeated.
-    rows = group if own >= module.update.microbatches else max(1, group * own // module.update.microbatches)
+    rows = group if of_step >= accumulate else max(1, group * of_step // accumulate)
     size = MicrobatchSize(data.max_prompt_tokens, grids, ((data.max_completion_tokens,) * rows,) * groups)
-    phantom = Phantom(family, shape, policy, device, dtype, autocast)
-    a_pass = phantom.microbatch(size, module.objective, accumulate > 1)
+    with Step("laying out the model"):
+        phantom = Phantom(family, shape, policy, device, dtype, autocast)
+    with Step(f"simulating micro-batch 1 of 2, {size.tokens:,} tokens"):
+        a_pass = phantom.microbatch(size, module.objective, accumulate > 1)
     rollout = RolloutSize(
         own, group, data.max_prompt_tokens, image_tokens, data.max_completion_tokens, module.rollout.max_rows,
         module.rollout.slots, module.rollout.prefill_mib,
@@ -100,7 +105,10 @@ def run(verb: str, line: Line) -> None:
         features_mib=policy.features_on_device_mib,
     )
     half = replace(size, groups=(size.groups[0][: max(1, rows // 2)],) if groups == 1 else size.groups[: groups // 2])
-    smaller = phantom.microbatch(half, module.objective, accumulate > 1) if half.tokens < size.tokens else None
+    smaller = None
+    if half.tokens < size.tokens:
+        with Step(f"simulating micro-batch 2 of 2, {half.tokens:,} tokens"):
+            smaller = phantom.microbatch(half, module.objective, accumulate > 1)
     print(f"policy: {policy.path}, {sum(w.numel() for w in phantom.parameters.values()) / 1e9:.2f} B weights, "
           f"{sum(w.numel() for w in phantom.learning) / 1e9:.3f} B learn")  # fmt: skip
     print(f"strategy: {sharding.name} on {ranks} x {device} of {memory:.0f} GiB, precision {trainer.precision}")

@@ -48,6 +48,7 @@ def test(options: argparse.Namespace) -> None:
     Raises:
         UserError: as ``main``.
     """
+    from lit_g2rpo.hardware.steps import Step
     from lit_g2rpo.rewards.answers.parse import envelope
     from lit_g2rpo.rewards.config import RewardConfig
     from lit_g2rpo.rewards.running.adapters import Batch, gold
@@ -60,7 +61,8 @@ def test(options: argparse.Namespace) -> None:
     scorer = Scorer(config, functions, in_process=tasks if options.in_process else (), key="--reward")
     completions, samples = [case["completion"] for case in cases], [case["sample"] for case in cases]
     prompts = [sample["problem"] for sample in samples]
-    results = scorer.score(Batch(completions, samples, tasks, prompts))
+    with Step(f"scoring {len(cases):,} completions"):
+        results = scorer.score(Batch(completions, samples, tasks, prompts))
     scorer.close()
     rows = [
         {

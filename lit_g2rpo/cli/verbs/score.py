@@ -106,6 +106,7 @@ def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str
     """
     from lit_g2rpo.evaluation.benchmarks import benchmark_error
     from lit_g2rpo.evaluation.rows import verdict
+    from lit_g2rpo.hardware.steps import Step
     from lit_g2rpo.rewards.config import RewardConfig
     from lit_g2rpo.rewards.running.adapters import Batch
     from lit_g2rpo.rewards.running.scorer import Scorer
@@ -117,16 +118,16 @@ def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str
             raise UserError(f"prediction {number} ({row['id']}): {error}")
     config = RewardConfig(**settings.get("reward", {}))
     scorer = Scorer(config, settings.get("reward_functions", {}))
+    batch = Batch(
+        [row["completion"] for row in rows],
+        # a prediction does without its question, which no built-in reward reads
+        [{"problem": row["prompt"], "images": []} | row["sample"] for row in rows],
+        [row["task"] for row in rows],
+        [row["prompt"] for row in rows],
+    )
     try:
-        rewards = scorer.score(
-            Batch(
-                [row["completion"] for row in rows],
-                # a prediction does without its question, which no built-in reward reads
-                [{"problem": row["prompt"], "images": []} | row["sample"] for row in rows],
-                [row["task"] for row in rows],
-                [row["prompt"] for row in rows],
-            )
-        )
+        with Step(f"scoring {len(rows):,} completions"):
+            rewards = scorer.score(batch)
     finally:
         scorer.close()
     for row, reward in zip(rows, rewards, strict=True):

@@ -16,6 +16,7 @@ from lit_g2rpo.data.media.images import load_image, opened, placed
 from lit_g2rpo.data.media.videos import Clip, container_name
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import whole
+from lit_g2rpo.hardware.steps import Step
 
 Encode = Callable[[Any], tuple[bytes, str]]
 
@@ -51,13 +52,15 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
         with lines.open("w", encoding="utf-8") as file:
             for source in expanded(files):
                 rows = read_rows(source)
-                for index in range(len(rows)):
-                    for row, place in reader.read(rows, index):
-                        for kind, saver in savers.items():
-                            if kind in row:
-                                row[kind] = [saver.named(one, place) for one in row[kind]]
-                        file.write(_line(row, place))
-                        count += 1
+                with Step(f"converting {rows.name}", len(rows), "rows") as step:
+                    for index in range(len(rows)):
+                        for row, place in reader.read(rows, index):
+                            for kind, saver in savers.items():
+                                if kind in row:
+                                    row[kind] = [saver.named(one, place) for one in row[kind]]
+                            file.write(_line(row, place))
+                            count += 1
+                        step.advance()
         if not count:
             raise UserError(f"{', '.join(files)}: no rows; give at least one")
     return count, len(savers["images"].saved), len(savers["videos"].saved)

@@ -19,6 +19,7 @@ from lit_g2rpo.data.files.coco import coco_rows, is_coco
 from lit_g2rpo.data.files.json import DECODER, kind, open_file, parse
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import whole
+from lit_g2rpo.hardware.steps import Step
 
 SPACE = re.compile(r"[ \t\r\n]*")
 PACKED: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -52,7 +53,7 @@ def as_lines(path: Path) -> Path:
             return lines
         text = _text(file, path)
     try:
-        with whole(lines) as part, part.open("w", encoding="utf-8") as out:
+        with Step(f"converting {path.name}"), whole(lines) as part, part.open("w", encoding="utf-8") as out:
             for row in _rows(text, path):
                 out.write(json.dumps(row) + "\n")
     except OSError as error:

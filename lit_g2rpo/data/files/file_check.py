@@ -7,13 +7,14 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from lit_g2rpo.data.files.json_rows import to_prompt
-from lit_g2rpo.data.files.readers import expanded, read_rows
+from lit_g2rpo.data.files.readers import Rows, expanded, read_rows
 from lit_g2rpo.data.files.row_errors import row_error
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
 from lit_g2rpo.data.media.row_media import media_sizes, open_media, texts_of
 from lit_g2rpo.data.messages import TEMPLATE
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.steps import Step
 from lit_g2rpo.rewards.answers.text import fold
 from lit_g2rpo.rewards.config import DEFAULT, RewardConfig
 from lit_g2rpo.rewards.gold import demonstration_error, gold_error
@@ -109,17 +110,22 @@ class FileCheck:
                 continue
             if not len(rows):
                 report.errors.append(("file", f"{file}: no rows; give at least one"))
-            for index in range(len(rows)):
-                try:
-                    found = self.reader.read(rows, index)
-                except UserError as error:
-                    report.rows += 1
-                    report.errors.append(("row", str(error)))
-                    continue
-                for row, place in found:
-                    report.rows += 1
-                    self._row(row, place, report, seen)
+            with Step(f"checking {rows.name}", len(rows), "rows") as step:
+                for index in range(len(rows)):
+                    self._line(rows, index, report, seen)
+                    step.advance()
         return report
+
+    def _line(self, rows: Rows, index: int, report: Report, seen: dict[bytes, tuple[str, str]]) -> None:
+        try:
+            found = self.reader.read(rows, index)
+        except UserError as error:
+            report.rows += 1
+            report.errors.append(("row", str(error)))
+            return
+        for row, place in found:
+            report.rows += 1
+            self._row(row, place, report, seen)
 
     def _row(self, row: dict[str, Any], place: str, report: Report, seen: dict[bytes, tuple[str, str]]) -> None:
         kind = report.kinds.setdefault((f"{row['task_type']!s:.40}", f"{row['problem_type']!s:.40}"), Kind())

@@ -20,6 +20,7 @@ from lit_g2rpo.data.messages import TEMPLATE, build_messages
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.hardware.steps import Step
 from lit_g2rpo.rewards import PROBLEM_TYPES
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.rows.canonical import IMAGE
@@ -73,13 +74,15 @@ class JsonRows:
         """Check every row; the tasks of each line, and whether only rules of this package were asked."""
         found, built_in = [], True
         for rows in self._files:
-            for index in range(len(rows)):
-                line = self.reader.read(rows, index)
-                for row, place in line:
-                    check_row(row, place, tasks, self.reader.image_root, self.reward, answered)
-                    built_in = built_in and row["problem_type"] in PROBLEM_TYPES
-                    built_in = built_in and row.get("benchmark") in (None, *BENCHMARKS)
-                found.append(tuple(sys.intern(row["task_type"]) for row, _ in line))
+            with Step(f"checking {rows.name}", len(rows), "rows") as step:
+                for index in range(len(rows)):
+                    line = self.reader.read(rows, index)
+                    for row, place in line:
+                        check_row(row, place, tasks, self.reader.image_root, self.reward, answered)
+                        built_in = built_in and row["problem_type"] in PROBLEM_TYPES
+                        built_in = built_in and row.get("benchmark") in (None, *BENCHMARKS)
+                    found.append(tuple(sys.intern(row["task_type"]) for row, _ in line))
+                    step.advance()
         return found, built_in
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from lit_g2rpo.data.files.converted import PACKED, SEPARATORS, as_lines, ending
 from lit_g2rpo.data.files.json import kind, open_file, parse
 from lit_g2rpo.data.files.tables import Table
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.hardware.steps import Step
 
 ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
 
@@ -61,7 +62,7 @@ class JsonLines(Sequence[dict[str, Any]]):
         self.name = (original or path).name
         self._offsets, self._lines, self._sums = array("Q"), array("I"), array("I")
         offset = 0
-        with open_file(path) as file:
+        with Step(f"reading {self.name}"), open_file(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
                     self._offsets.append(offset)

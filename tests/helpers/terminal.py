@@ -1,0 +1,28 @@
+"""A terminal in memory."""
+
+import io
+import re
+import sys
+
+import pytest
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal(io.StringIO):
+    """Stand for standard output as a terminal of 120 columns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        for name, value in {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setattr(sys, "stdout", self)
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def text(self) -> str:
+        """All that was ever shown, without colours and movements of the cursor."""
+        return CONTROL.sub("", self.getvalue()).replace("\r", "")
