@@ -90,7 +90,7 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     drawn = rows * size.completion_tokens * (8 + 8 + 4 + 4)
     copies = 0
     if phantom.device == "cpu":
-        # the decoder's own scores in layers that compute in float32, and the head's, which always does
+        # the decoder copies layers that compute in float32, and the head, which always does
         layers = [] if phantom.autocast or width < 4 else backbone.layers.parameters()
         copies = sum(weight.nbytes for weight in layers if weight.ndim == 2)
         copies += backbone.head.numel() * 4 if width < 4 else 0

@@ -56,7 +56,7 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
     """Score a completion against a data row, without ever raising.
 
     Args:
-        completion: what the policy wrote, tags included.
+        completion: what the policy wrote, including tags.
         sample: a row in any accepted format, with its problem type, its gold answer (in answer tags or plain) and,
             for multiple choice, its options.
 

@@ -69,7 +69,7 @@ class Family(ABC):
 
     @abstractmethod
     def part_of(self, name: str) -> Part:
-        """Say which part a weight belongs to.
+        """Return the part that a weight belongs to.
 
         Args:
             name: name of the weight, including wrappers' prefixes.

@@ -199,7 +199,7 @@ def _split(form: str) -> Quantity:
 
 
 def _tail(form: str) -> tuple[list[int], int]:
-    """Return where words of a unit may begin, and where a tail made only of such words begins."""
+    """Return where words of a unit may begin, and where the tail made only of such words begins."""
     starts: list[int] = []
     for piece in _PIECES.finditer(form):
         if piece.lastgroup == "other":

@@ -1,4 +1,4 @@
-"""Text: normalisation and character error rate."""
+"""Text: normalization and character error rate."""
 
 import re
 import unicodedata

@@ -36,10 +36,10 @@ def lettered(options: Any) -> list[str]:
         options: a list of texts, texts by letter, or None.
 
     Returns:
-        The options, each ``"A. text"``; unchanged if one already begins with its own letter.
+        The options, each ``"A. text"``; unchanged if one already begins with the letter of its position.
 
     Raises:
-        ValueError: if they are anything else, or there are more than letters.
+        ValueError: if they are anything else, or more than the letters of the alphabet.
     """
     if isinstance(options, Mapping):
         given = {letter: text for letter, text in options.items() if not missing(text)}
@@ -56,7 +56,7 @@ def lettered(options: Any) -> list[str]:
     if len(options) > len(LETTERS):
         raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
     letters = [letter_of(option) for option in options]
-    # "E. coli" also begins with a letter, but not with its own
+    # "E. coli" also begins with a letter, but not with that of its position
     in_place = any(letter and letter == own for letter, own in zip(letters, LETTERS, strict=False))
     if in_place or (options and set(letters) == set(LETTERS[: len(options)])):
         return options
