@@ -1,10 +1,10 @@
-"""What the machine can do at most: rate of matrix products, rate of copies, cost of one small call.
+"""Measure the machine's limits: rate of matrix products, rate of copies, cost of one small call.
 
 python benchmarks/ceilings.py --json ceilings.json
 python benchmarks/ceilings.py --device cuda
 
-Products are those of training, of a decoding step and of the head. On a CPU one thread and CPU-seconds; on a GPU
-seconds between synchronisations. The quickest of several runs counts.
+Products are those of training, of a decoding step and of the head. On a CPU, it uses one thread and CPU-seconds; on a
+GPU, seconds between synchronizations. The fastest of several runs counts.
 """
 
 import argparse
@@ -29,12 +29,12 @@ def quickest(work: Callable[[], Any], device: str, runs: int = 5) -> float:
     """Time a piece of work.
 
     Args:
-        work: what to time.
+        work: the work to time.
         device: ``cpu`` or ``cuda``.
-        runs: measured runs after one that warms up.
+        runs: measured runs after a warm-up run.
 
     Returns:
-        Seconds of the quickest run.
+        Seconds of the fastest run.
     """
     clock = time.perf_counter if device == "cuda" else time.process_time
     seconds = []
@@ -52,17 +52,17 @@ def product_rate(shape: tuple[int, int, int], device: str, dtype: torch.dtype) -
 
     Args:
         shape: rows, inner size and columns.
-        device: where.
-        dtype: type of the factors.
+        device: device to run on.
+        dtype: dtype of the factors.
 
     Returns:
-        Operations a second, in units of 1e9.
+        Operations per second, in units of 1e9.
     """
     rows, inner, columns = shape
     a, b = torch.randn(rows, inner, device=device, dtype=dtype), torch.randn(inner, columns, device=device, dtype=dtype)
     out = torch.empty(rows, columns, device=device, dtype=dtype)
     operations = 2.0 * rows * inner * columns
-    # Enough of them that one clock reading does not count.
+    # Enough of them to make one clock reading negligible.
     repeats = max(1, int((1e12 if device == "cuda" else 1e9) / operations))
 
     def work() -> None:
@@ -76,10 +76,10 @@ def copy_rate(device: str) -> float:
     """Measure the rate of a large copy.
 
     Args:
-        device: where.
+        device: device to run on.
 
     Returns:
-        Bytes a second, each of them read once and written once.
+        Bytes per second, each read once and written once.
     """
     source = torch.randn(COPY_BYTES[device] // 4, device=device)
     target = torch.empty_like(source)

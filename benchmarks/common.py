@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: a small policy, prompts of exact lengths, and what is said of the machine."""
+"""Shared parts of the speed benchmarks: a small policy, prompts of exact lengths, and a description of the machine."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ TASK = "bench"
 
 
 def bench_processor() -> ImageOnlyQwen3VLProcessor:
-    """Build a processor whose end token is the last of the vocabulary, so that one uniform number can force it.
+    """Build a processor whose end token is the vocabulary's last, so that one uniform number can force it.
 
     Returns:
         The processor, about 500 tokens, patches of 16 pixels.
@@ -48,7 +48,7 @@ def tiny_policy(folder: Path, seed: int = 0) -> int:
     """Save a Qwen3-VL of about 6 M random parameters: 4 text layers of 256, 4 vision layers of 128 with DeepStack.
 
     Args:
-        folder: where to save it, with its processor, as a Hugging Face folder.
+        folder: Hugging Face folder for the policy and its processor.
         seed: seed of the weights.
 
     Returns:
@@ -105,12 +105,12 @@ def tiny_policy(folder: Path, seed: int = 0) -> int:
 
 
 def bench_prompts(count: int, image_tokens: int, text_tokens: int, images: int = 1, seed: int = 0) -> list[Prompt]:
-    """Make prompts of exact lengths with noise for images.
+    """Make prompts of exact lengths with noise as images.
 
     Args:
         count: number of prompts.
         image_tokens: tokens of each image, a square number; 0 for prompts without images.
-        text_tokens: all other tokens, chat template included but not the two around each image; at least 16.
+        text_tokens: all other tokens, including the chat template but not the two around each image; at least 16.
         images: images per prompt.
         seed: seed of digits and pixels.
 
@@ -133,8 +133,8 @@ def bench_prompts(count: int, image_tokens: int, text_tokens: int, images: int =
 
 
 def quiet() -> None:
-    """Keep libraries from talking between the figures."""
-    # It sets its own level when it is imported.
+    """Keep libraries from printing between the figures."""
+    # It sets its own level on import.
     import lightning.pytorch
 
     transformers.logging.set_verbosity_error()
@@ -145,10 +145,10 @@ def quiet() -> None:
 
 
 def machine() -> dict[str, str]:
-    """Say what measured.
+    """Describe the machine.
 
     Returns:
-        Processor and library versions.
+        CPU and library versions.
     """
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -163,8 +163,8 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Write a result if a path was given.
 
     Args:
-        path: where to; None for nowhere.
-        result: what.
+        path: file to write; None for none.
+        result: the result.
     """
     if path is not None:
         path.write_text(json.dumps(result, indent=1) + "\n")

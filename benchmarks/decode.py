@@ -1,10 +1,10 @@
-"""Rollout by the native engine and by Hugging Face generate: the same policy, prompts, lengths and random numbers.
+"""Compare rollouts of the native engine and Hugging Face generate: same policy, prompts, lengths and random numbers.
 
 python benchmarks/decode.py --json decode.json
 
-Both sides run in turns in one process; seconds are CPU-seconds of it (wall clock on a GPU), medians of turns. A step is
-one token of all rows: (time for all tokens - time for one token) / (tokens - 1). The share of the product rate counts
-the weights' products alone (not attention, norms, sampling) against a large matrix product on the same device; the
+Both sides run in turns in one process; seconds are its CPU-seconds (wall clock on a GPU), medians over turns. A step is
+one token of all rows: (time for all tokens - time for one token) / (tokens - 1). The share of the product rate only
+counts the weights' products (not attention, norms, sampling) against a large matrix product on the same device; the
 share of the bandwidth floor is the time in which a copy would move the weights, keys and values that a step reads.
 """
 
@@ -31,14 +31,14 @@ from lit_g2rpo.rollout.native.engine import NativeEngine
 
 @dataclass(slots=True, frozen=True)
 class Case:
-    """What is sampled.
+    """Sizes of a rollout to sample.
 
     Args:
         image_tokens: tokens of the image, 0 for none.
         prompts: number of prompts.
         group: completions per prompt.
         tokens: longest completion.
-        mean: mean length wanted, by that many end tokens; 0 for completions that never end.
+        mean: target mean length, set by the number of end tokens; 0 for completions that never end.
     """
 
     image_tokens: int
@@ -65,9 +65,9 @@ class StaticCacheEngine(HuggingFaceEngine):
     def generate(
         self, prompts: list[Prompt], group_size: int, sampling: Sampling, finished: Finished | None = None
     ) -> list[Completion]:
-        """Sample as the class above does, by what the model's own settings add to those that it gives."""
+        """Sample like the class above, with additions to the model's own settings."""
         settings = self.policy.base.generation_config
-        # Without being asked to, transformers compiles on accelerators alone.
+        # By default, transformers compiles only on accelerators.
         compiled = CompileConfig()
         compiled._compile_all_devices = True
         settings.cache_implementation, settings.compile_config = "static", compiled
@@ -78,7 +78,7 @@ class StaticCacheEngine(HuggingFaceEngine):
 
 
 def clock(device: torch.device) -> float:
-    """Seconds: of the process on a CPU, of the wall after all work on a GPU."""
+    """Return seconds: CPU time of the process on a CPU, wall-clock time after all work on a GPU."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -86,14 +86,14 @@ def clock(device: torch.device) -> float:
 
 
 def timed(work: Callable[[], list[Completion]], device: torch.device) -> tuple[float, list[Completion]]:
-    """Run and time."""
+    """Run a function and time it."""
     start = clock(device)
     found = work()
     return clock(device) - start, found
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product, the best of five."""
+    """Return the FLOP/s of a large matrix product, the best of five."""
     size = 1024 if device.type == "cpu" else 8192
     a = torch.randn(size, size, device=device, dtype=dtype)
     torch.mm(a, a)
@@ -106,14 +106,14 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def weight_flops(policy: Policy) -> int:
-    """FLOPs of the weights' products for one token of one row."""
+    """Return the FLOPs of the weights' products for one token of one row."""
     text = policy.base.model.language_model
     products = [p.numel() for name, p in text.layers.named_parameters() if p.ndim == 2 and "lora" not in name]
     return 2 * (sum(products) + policy.base.lm_head.weight.numel())
 
 
 def bytes_of_step(policy: Policy, case: Case, prompt_tokens: int) -> float:
-    """Bytes that a step cannot but read, in the mean over steps: weights, each prompt once, each row's own tokens."""
+    """Return the bytes that a step must read, averaged over steps: weights, each prompt once, each row's own tokens."""
     text = policy.base.config.text_config
     weights = [*policy.base.model.language_model.layers.parameters(), policy.base.lm_head.weight]
     tokens = case.prompts * (prompt_tokens + case.group * case.tokens / 2)
@@ -126,9 +126,9 @@ def measure(policy: Policy, case: Case, turns: int, static: bool) -> dict[str, o
 
     Args:
         policy: the policy.
-        case: what is sampled.
+        case: sizes of the rollout.
         turns: runs of each side.
-        static: also measure a static cache of Hugging Face's with compiled steps.
+        static: also measure Hugging Face's static cache with compiled steps.
 
     Returns:
         The case and its figures.
@@ -137,7 +137,7 @@ def measure(policy: Policy, case: Case, turns: int, static: bool) -> dict[str, o
     prompts = bench_prompts(case.prompts, case.image_tokens, 24)
     encoded = [policy.encode(prompt) for prompt in prompts]
     vocabulary = policy.base.config.text_config.vocab_size
-    # A forbidden token is never drawn, so that nothing ends; or so many ordinary ones that completions end at the mean.
+    # A forbidden token is never drawn, so nothing ends; or enough ordinary ones that completions end at the mean.
     ends = policy.forbidden_token_ids[:1] if not case.mean else list(range(100, 100 + round(vocabulary / case.mean)))
     policy.base.generation_config.eos_token_id = ends
 
@@ -152,11 +152,11 @@ def measure(policy: Policy, case: Case, turns: int, static: bool) -> dict[str, o
     warm_up, greedy = {}, []
     for name, engine in engines.items():
         engine.attach(policy)
-        # The length of the measured runs, for which steps are compiled.
+        # Steps are compiled for the length of the measured runs.
         warm_up[name], found = timed(lambda e=engine: run(e, Sampling(case.tokens, temperature=0)), device)
         greedy.append(found)
         if name == "static":
-            # Its next cache lies elsewhere, for which steps may be compiled or captured once more.
+            # Its next cache has other addresses, for which steps may be compiled or captured again.
             run(engine, Sampling(case.tokens))
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     steps: dict[str, list[float]] = {name: [] for name in engines}
@@ -169,7 +169,7 @@ def measure(policy: Policy, case: Case, turns: int, static: bool) -> dict[str, o
             seconds[name].append(whole)
             steps[name].append((whole - first) / (longest - 1))
         rates.append(product_rate(device, policy.base.lm_head.weight.dtype))
-        # `found` is the native engine's here: its steps are of rows that have not ended.
+        # `found` is the native engine's here: its steps only have rows that have not ended.
         row_steps = sum(len(completion.token_ids) - 1 for completion in found)
         shares.append(weight_flops(policy) * row_steps / (steps["native"][-1] * (longest - 1)) / rates[-1])
     tokens = sum(len(completion.token_ids) for completion in found)
@@ -187,7 +187,7 @@ def measure(policy: Policy, case: Case, turns: int, static: bool) -> dict[str, o
         "tokens_per_second": {name: tokens / value for name, value in middle.items()},
         "product_rate": statistics.median(rates),
         "share_of_product_rate": statistics.median(shares),
-        # Of rows that do not end the same number is decoded at every step, as the floor takes it.
+        # If rows do not end, every step decodes the same number, as the floor assumes.
         "share_of_bandwidth_floor": None
         if case.mean
         else bytes_of_step(policy, case, len(encoded[0].input_ids))

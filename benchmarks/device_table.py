@@ -1,4 +1,4 @@
-"""The goals for one GPU beside what the other benchmarks wrote about it: python benchmarks/device_table.py FOLDER."""
+"""Compare the goals for one GPU with the results of the other benchmarks: python benchmarks/device_table.py FOLDER."""
 
 import argparse
 import json
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 Found = Callable[[Any], float | None]
-"""A figure in a result; None where its case was skipped."""
+"""Return a figure from a result; None if its case was skipped."""
 
 
 def parts_ratio(result: Any) -> float:
-    """TRL's time in log-probabilities, forward and backward against ours."""
+    """Return the ratio of TRL's time in log-probabilities, forward and backward to ours."""
     spent = {
         side: sum(phases.get(name, 0.0) for name in ("logprobs", "forward", "backward"))
         for side, phases in result["phases"].items()
@@ -20,16 +20,16 @@ def parts_ratio(result: Any) -> float:
 
 
 def peak_ratio(result: Any) -> float:
-    """Our peak against TRL's."""
+    """Return the ratio of our peak to TRL's."""
     return float(result["peak_gib"]["ours"] / result["peak_gib"]["peer"])
 
 
 def head_peak(result: Any) -> float | None:
-    """Peak of the one-pass head, GiB."""
+    """Return the peak of the one-pass head, GiB."""
     return next((row.get("peak_gib") for row in result["results"] if row["head"] == "one-pass"), None)
 
 
-# what, unit, file, wanted at least (or at most, if the first is the larger) and aimed at per shape, where it stands
+# name, unit, file, minimum (or maximum, if it is the larger) and target per shape, how to read the figure
 GOALS: list[tuple[str, str, str, dict[str, tuple[float, float]], Found]] = [
     ("decode, share of bandwidth floor, B=64", "%", "decode", {"2b": (50, 70), "8b": (65, 80)},
      lambda r: 100 * r["rows"][0]["share_of_bandwidth_floor"]),
@@ -53,14 +53,14 @@ GOALS: list[tuple[str, str, str, dict[str, tuple[float, float]], Found]] = [
 
 
 def table(folder: Path, shapes: list[str]) -> str:
-    """Put what was found beside what is wanted.
+    """Tabulate results beside their goals.
 
     Args:
-        folder: where the JSON files lie.
-        shapes: of the policies measured; ``tiny`` has no goals.
+        folder: folder of the JSON files.
+        shapes: shapes of the measured policies; ``tiny`` has no goals.
 
     Returns:
-        Markdown; ``-`` where a script has not said.
+        Markdown, with ``-`` for missing results.
     """
     lines = ["| goal | shape | must | aim | found | |", "|---|---|---|---|---|---|"]
     for what, unit, name, goals, find in GOALS:

@@ -1,9 +1,9 @@
-"""How much of a training step the device has nothing to do, from a trace of what it ran.
+"""Measure the device's idle time in a training step, from a trace.
 
 python benchmarks/gaps.py --device cuda --shape 2b --json gaps.json
 
-A step of this project alone, without the synchronised clocks of the other benchmarks. The device is busy while any
-kernel or copy runs, kernels of replayed graphs included; on a CPU, while the training thread is inside an operator.
+It runs a step of only this project, without the synchronized clocks of the other benchmarks. A GPU is busy while any
+kernel or copy runs, including kernels of replayed graphs; a CPU is busy while the training thread is in an operator.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 from train import SHAPES, save
 
 STEPS = 3
-"""Two that warm up and the one that is traced."""
+"""Two warm-up steps and the traced one."""
 GROUP, TEXT_TOKENS = 8, 32
 
 
 def covered(spans: list[tuple[int, int]]) -> int:
-    """Length of what spans cover together.
+    """Return the total length covered by spans.
 
     Args:
         spans: start and end of each.
@@ -87,12 +87,12 @@ def main() -> None:
             folder, prompts, lengths, work, STEPS, microbatches=arguments.microbatches, device=device, dtype=dtype,
             activation_checkpointing="full" if arguments.checkpointing else "off",
         )  # fmt: skip
-        # Clocks that wait for the device would be gaps of their own.
+        # Clocks that wait for the device would cause gaps.
         side.phases = Phases(False)
         side.run(pause)
     kind = torch.autograd.DeviceType.CUDA if cuda else torch.autograd.DeviceType.CPU
     events: Any = tracer.profiler.kineto_results.events()  # type: ignore[union-attr]
-    # Annotations, such as the optimizer's around a whole step, are no work.
+    # Annotations, such as the optimizer's around a whole step, are not work.
     work_done = [e for e in events if e.device_type() == kind and not e.is_user_annotation()]
     spans = [(e.start_ns(), e.start_ns() + e.duration_ns()) for e in work_done]
     busy = covered(spans) / 1e9

@@ -1,4 +1,4 @@
-"""One run of the trainer on this machine's device: time, peak memory, agreement of engine and trainer.
+"""Measure one run of the trainer on this machine's device: time, peak memory, agreement of engine and trainer.
 
 python benchmarks/hardware.py --row gpu --shape 2b --policy FOLDER --json gpu.json
 benchmarks/device_hardware.sh runs all rows and prints their table.
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURES = "HARDWARE_FIGURES"
 STRATEGIES = {"default": "gpu", "gpu": "gpu", "zero2": "deepspeed_zero2", "zero3": "deepspeed_zero3", "cpu": "cpu"}
 MEAN_GAP, MAX_GAP = 2e-3, 0.1
-"""What 16-bit arithmetic may cost, nats."""
+"""Largest error allowed from 16-bit arithmetic, nats."""
 SIZES = [
     "--schedule.rollouts=2", "--schedule.validate_every=2", "--model.rollout.prompts=4", "--model.rollout.group_size=8",
     "--model.update.microbatches=2", "--data.init_args.max_prompt_tokens=256",
@@ -63,13 +63,13 @@ class Figures(pl.Callback):
 
 
 def words(row: str, policy: Path | None, rollouts: int | None, scratch: Path) -> list[str]:
-    """Spell the command line of a row.
+    """Build the command line of a row.
 
     Args:
-        row: one of ``STRATEGIES``; ``default`` is the default run itself.
+        row: one of ``STRATEGIES``; ``default`` is the default run.
         policy: folder of a policy with random weights.
-        rollouts: length of the default run; None for its own.
-        scratch: where its files go.
+        rollouts: length of the default run; None for its usual length.
+        scratch: folder for its files.
 
     Returns:
         The words after ``python -m lit_g2rpo fit``.
@@ -87,13 +87,13 @@ def words(row: str, policy: Path | None, rollouts: int | None, scratch: Path) ->
 
 
 def planned(command: list[str]) -> float | None:
-    """Ask ``plan`` for the peak of a run.
+    """Get the peak of a run from ``plan``.
 
     Args:
-        command: its words.
+        command: words of its command line.
 
     Returns:
-        The peak, GiB; None if ``plan`` does not say.
+        The peak, GiB; None if ``plan`` reports none.
     """
     asked = [sys.executable, "-m", "lit_g2rpo", "plan", *command]
     said = subprocess.run(asked, capture_output=True, text=True).stdout
@@ -102,10 +102,10 @@ def planned(command: list[str]) -> float | None:
 
 
 def table(folder: Path) -> str:
-    """Put the rows that ran into a table.
+    """Tabulate the rows that ran.
 
     Args:
-        folder: where their JSON files lie.
+        folder: folder of their JSON files.
 
     Returns:
         Markdown.
@@ -135,7 +135,7 @@ def table(folder: Path) -> str:
 
 
 def main() -> None:
-    """Run one row, or print the table of those that ran."""
+    """Run one row, or print the table of finished rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--row", choices=STRATEGIES, help="which run")
     parser.add_argument("--policy", type=Path, help="folder of a policy with random weights, for all rows but default")

@@ -1,10 +1,10 @@
-"""The head's cost: log-probability, entropy and gradients of a clipped loss, by several implementations.
+"""Measure the cost of the head: log-probability, entropy and gradients of a clipped loss, in several implementations.
 
 python benchmarks/head.py --rows 1024 4096
 python benchmarks/head.py --device cuda --dtype bfloat16 --hidden 4096 --rows 32768 --json head.json
 
 ``full`` builds the logits of all rows, ``recompute`` tiles of them twice, ``one-pass`` tiles of them once; ``trl`` is
-the head of TRL's trainers. Every case has a process of its own; ratios are to ``full``. The error is that of loss and
+the head of TRL's trainers. Every case runs in its own process; ratios are to ``full``. The error is that of loss and
 gradients against float64 at 300 rows and 1,003 entries.
 """
 
@@ -28,7 +28,7 @@ Head = Callable[[Tensor, Tensor, Tensor, TokenFields], Tensor]
 
 
 def full(hidden: Tensor, weight: Tensor, targets: Tensor, fields: TokenFields) -> Tensor:
-    """Loss by the logits of all rows, without an entropy, in float32 or wider."""
+    """Compute the loss from the logits of all rows, without entropy, in float32 or wider."""
     logits = hidden @ weight.T
     logits = logits if logits.dtype == torch.float64 else logits.float()
     logprobs = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
@@ -36,17 +36,17 @@ def full(hidden: Tensor, weight: Tensor, targets: Tensor, fields: TokenFields) -
 
 
 def recompute(hidden: Tensor, weight: Tensor, targets: Tensor, fields: TokenFields) -> Tensor:
-    """Loss by tiles that the backward computes again."""
+    """Compute the loss from tiles that the backward recomputes."""
     return TOKEN_LOSS(*token_logprobs(hidden, weight, targets), fields)[0].sum()
 
 
 def one_pass(hidden: Tensor, weight: Tensor, targets: Tensor, fields: TokenFields) -> Tensor:
-    """Loss by tiles whose gradients are formed at once."""
+    """Compute the loss from tiles along with their gradients."""
     return head_loss(hidden, weight, targets, fields, TOKEN_LOSS)[0]
 
 
 def trl(hidden: Tensor, weight: Tensor, targets: Tensor, fields: TokenFields) -> Tensor:
-    """Loss by TRL's tiles of tokens and vocabulary, which its backward computes again."""
+    """Compute the loss from TRL's tiles of tokens and vocabulary, which its backward recomputes."""
     from trl.kernels import ChunkedLogProbFunction
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as SIZE
 
@@ -60,14 +60,14 @@ HEADS: dict[str, Head] = {"full": full, "recompute": recompute, "one-pass": one_
 
 
 def inputs(rows: int, vocabulary: int, width: int, device: str, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Make hidden states, head, targets and fields of a rollout whose policy has moved a little.
+    """Make hidden states, head, targets and fields of a rollout whose policy has changed a little since.
 
     Args:
         rows: tokens ``M``.
         vocabulary: entries ``V``.
         width: hidden size ``H``.
-        device: where.
-        dtype: type of hidden states and head.
+        device: device of the tensors.
+        dtype: dtype of hidden states and head.
 
     Returns:
         ``hidden [M, H]``, ``weight [V, H]``, ``targets [M]`` and the fields.
@@ -76,7 +76,7 @@ def inputs(rows: int, vocabulary: int, width: int, device: str, dtype: torch.dty
     hidden = torch.randn(rows, width, device=device, dtype=dtype)
     weight = torch.randn(vocabulary, width, device=device, dtype=dtype).mul_(width**-0.5)
     targets = torch.randint(vocabulary, (rows,), device=device)
-    # Near the log-probabilities of these weights, so that few ratios are clipped.
+    # Close to the log-probabilities of these weights, so that few ratios are clipped.
     old = torch.randn(rows, device=device) - torch.log(torch.tensor(float(vocabulary))).item() - 0.5
     ones = torch.ones(rows, device=device)
     advantages = torch.randn(rows, device=device)
@@ -112,7 +112,7 @@ def run(case: dict[str, Any]) -> dict[str, float]:
 
     def work() -> None:
         head(hidden, weight, targets, fields).backward()  # type: ignore[no-untyped-call]
-        # Gone before the next call, so that every call's peak holds its gradients.
+        # Freed before the next call, so that every call's peak includes its gradients.
         hidden.grad = weight.grad = None
 
     return result | measure(work, device, case["repeats"])

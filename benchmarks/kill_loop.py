@@ -1,8 +1,8 @@
-"""Kill runs at random, resume them, and compare each with the run that nobody killed: ``kill_loop.py 100``.
+"""Kill runs at random, resume them, and compare each with an uninterrupted run: ``kill_loop.py 100``.
 
-Half of the kills come at a random moment, half at a random change of a file in the run's folder. All are signal 9. A
-run is killed up to three times and then goes on to its end. Weights, optimizer state, curves, recorded rollouts and
-predictions are compared bit for bit; only durations may differ.
+Half of the kills happen at a random moment, half at a random change of a file in the run's folder. All are signal 9. A
+run is killed up to three times and then finishes. Weights, optimizer state, curves, recorded rollouts and predictions
+are compared bit for bit; only durations may differ.
 """
 
 import argparse
@@ -34,11 +34,11 @@ CHANGES = ("os.rename", "os.remove", "os.link", "os.symlink", "os.mkdir", "os.rm
 MOST_KILLS = 3
 Kill = Callable[[list[str]], list[int]]
 PRELOADED = ("lit_g2rpo.callbacks", "lit_g2rpo.cli.trainer", "lit_g2rpo.mini.data", "lit_g2rpo.module")
-"""What a run imports, once for all of its forks."""
+"""Import everything that a run needs, once for all forks."""
 
 
 def words(folder: Path, rollouts: int, ranks: int) -> list[str]:
-    """Spell the default run, shrunk, without its verb."""
+    """Build the command line of a shortened default run, without its verb."""
     sizes = {
         "schedule.rollouts": rollouts,
         "schedule.validate_every": 2,
@@ -64,7 +64,7 @@ def words(folder: Path, rollouts: int, ranks: int) -> list[str]:
 
 
 def trainer_of(folder: Path) -> Path:
-    """Write the default trainer with every rollout recorded."""
+    """Write the default trainer's config with every rollout recorded."""
     trainer = yaml.safe_load((CONFIG.parent / "trainer" / "default.yaml").read_text())
     for callback in trainer["callbacks"]:
         if callback["class_path"].endswith(".RolloutLog"):
@@ -75,14 +75,14 @@ def trainer_of(folder: Path) -> Path:
 
 
 def run_rank(arguments: list[str], folder: Path, environment: dict[str, str], change: int, log: Path) -> None:
-    """Be one rank of a run, and die at a change of a file.
+    """Run one rank, and die at a change of a file.
 
     Args:
         arguments: the command line.
-        folder: where changes of files count.
-        environment: variables that place the rank.
+        folder: folder in which changes of files count.
+        environment: variables that identify the rank.
         change: number of the change to die at; 0 for none.
-        log: file that takes the output; the changes that were counted stand in ``<log>.changes``.
+        log: file for the output; ``<log>.changes`` gets the number of changes.
     """
     os.environ |= environment
     output = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -122,7 +122,7 @@ def start(arguments: list[str], folder: Path, ranks: int, change: int = 0) -> li
 
 
 def free_port() -> int:
-    """Find a port that nothing listens on."""
+    """Find a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -130,7 +130,7 @@ def free_port() -> int:
 
 
 def finish(processes: list[BaseProcess]) -> list[int]:
-    """Wait for all ranks; what a dead rank leaves behind is given a minute to end by itself.
+    """Wait for all ranks; after one dies, the others have a minute to end by themselves.
 
     Returns:
         Exit code of each rank.
@@ -147,14 +147,14 @@ def finish(processes: list[BaseProcess]) -> list[int]:
 
 
 def complete(folder: Path, rollouts: int, ranks: int, kills: Iterator[Kill]) -> int:
-    """Bring a run to its end, whatever kills it.
+    """Kill and resume a run until it finishes.
 
     Args:
-        folder: where it writes.
-        kills: each starts the run and kills it, and returns the exit codes.
+        folder: its folder.
+        kills: functions that start the run, kill it and return the exit codes.
 
     Returns:
-        How often it was killed.
+        Number of kills.
 
     Raises:
         SystemExit: if it cannot be resumed.
@@ -173,7 +173,7 @@ def complete(folder: Path, rollouts: int, ranks: int, kills: Iterator[Kill]) -> 
 
 
 def test(folder: Path, rollouts: int) -> None:
-    """Write the predictions of a run that has ended."""
+    """Write the predictions of a finished run."""
     last = str(next(folder.glob("*/version_0/checkpoints/last.ckpt")))
     arguments = ["test", *words(folder, rollouts, 1), "--data.limit=24", "--ckpt_path", last]
     if any(finish(start(arguments, folder, 1))):
@@ -181,14 +181,14 @@ def test(folder: Path, rollouts: int) -> None:
 
 
 def resumed(folder: Path, rollouts: int, ranks: int) -> list[str]:
-    """Spell the command that goes on, or begins where nothing was saved yet."""
+    """Build the command that resumes, or that starts if nothing was saved yet."""
     saved = list(folder.glob("*/version_0/checkpoints/*.ckpt"))
     version = ["--trainer.logger.init_args.version=0"]
     return ["fit", *words(folder, rollouts, ranks), *version, *(["--ckpt_path", "last"] if saved else [])]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Collect all that a run leaves but its durations."""
+    """Collect everything that a run leaves except durations."""
     run = next(folder.glob("*/version_0"))
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
@@ -210,13 +210,13 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def untimed(text: str) -> list[Any]:
-    """Read JSON lines without what a clock gave them."""
+    """Read JSON lines without times."""
     rows = [json.loads(line) for line in text.splitlines()]
     return [{key: value for key, value in row.items() if "second" not in key and key != "time"} for row in rows]
 
 
 def digest(value: Any) -> Any:
-    """Turn a tree of tensors into one that compares by value."""
+    """Convert a tree of tensors to one that compares by value."""
     if isinstance(value, dict):
         return {key: digest(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -225,7 +225,7 @@ def digest(value: Any) -> Any:
 
 
 def killer(folder: Path, ranks: int, duration: float, changes: int, rng: random.Random) -> Iterator[Kill]:
-    """Draw what kills a run, up to `MOST_KILLS` times: a moment, or a change of a file."""
+    """Draw up to `MOST_KILLS` kills of a run: each at a moment or at a change of a file."""
     for _ in range(rng.randint(1, MOST_KILLS)):
         aimed = rng.random() < 0.5
         moment, change = rng.uniform(0, duration), rng.randint(1, changes)
@@ -242,7 +242,7 @@ def killer(folder: Path, ranks: int, duration: float, changes: int, rng: random.
 
 
 def report() -> None:
-    """Run the loop and print a line per run and a table at the end."""
+    """Run the loop, and print a line per run and a table at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=int, nargs="?", default=100, help="runs to kill")
     parser.add_argument("--ranks", type=int, default=1, help="processes of a run, under DDP")

@@ -1,4 +1,4 @@
-"""What runs learned: validation accuracy per task, before and after, as a Markdown table.
+"""Print what runs learned: validation accuracy per task, before and after, as a Markdown table.
 
 python benchmarks/learning.py runs/g2rpo/version_0 runs/g2rpo/version_1 runs/g2rpo/version_2
 """

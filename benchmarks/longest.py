@@ -1,10 +1,10 @@
-"""Longest completion whose training step fits into memory, ours and TRL's, each in a process of its own.
+"""Find the longest completion whose training step fits into memory, for this project and TRL, each in its own process.
 
 python benchmarks/longest.py --device cuda --shape 2b --json longest.json
 
-One prompt and its group make a step of one pass; completions grow by a quarter until a step runs out of memory. They
-are random tokens, not decoded, so that a step is training alone: log-probabilities, backward, optimizer. Activations
-are recomputed on both sides.
+One prompt and its group make a step with one pass; completions grow by a quarter until a step runs out of memory. They
+are random tokens, not decoded, so that a step is only training: log-probabilities, backward, optimizer. Both sides
+recompute activations.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def lengths_to_try(first: int, last: int) -> list[int]:
 
     Args:
         first: the shortest, tokens.
-        last: none is longer.
+        last: upper limit.
 
     Returns:
         The lengths.
@@ -46,7 +46,7 @@ def lengths_to_try(first: int, last: int) -> list[int]:
 
 
 def undecoded(side: str, lengths: list[int]) -> Any:
-    """Make the class of a side whose rollouts write random tokens, one length after the other.
+    """Make a side's class whose rollouts write random tokens, with one length after the other.
 
     Args:
         side: one of ``SIDES``.
@@ -58,7 +58,7 @@ def undecoded(side: str, lengths: list[int]) -> Any:
     from lit_g2rpo.experience import Completion
     from lit_g2rpo.rollout.engine import announce
 
-    # ours alone does not need TRL
+    # ours does not need TRL
     base = import_module("ours").Ours if side == "ours" else import_module("peer").Peer
     left = iter(lengths)
 
@@ -86,13 +86,13 @@ def undecoded(side: str, lengths: list[int]) -> Any:
 
 
 def run(case: dict[str, Any]) -> dict[str, Any]:
-    """Train one side in this process until memory ends.
+    """Train one side in this process until memory runs out.
 
     Args:
         case: ``side``, ``folder``, ``dtype``, ``device``, ``image_tokens``, ``lora``, ``lengths`` and ``limit_gib``.
 
     Returns:
-        ``peaks``: GiB of every length that fits.
+        ``peaks``: GiB for every length that fits.
     """
     from ours import Work
 
@@ -145,7 +145,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         case = {key: getattr(arguments, key) for key in ("shape", "lora", "image_tokens", "limit_gib", "device")}
         case |= {"folder": folder, "dtype": save(arguments.shape, Path(folder), arguments.device)}
-        # The weights that were drawn are gone; the memory that the allocator keeps is the sides'.
+        # The drawn weights are freed; the allocator's cached memory must be available to the sides.
         if arguments.device == "cuda":
             torch.cuda.empty_cache()
         case["lengths"] = lengths_to_try(arguments.first, arguments.last)

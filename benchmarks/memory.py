@@ -1,11 +1,11 @@
-"""Peak memory of one training pass over completion length T, group size G and prompts P.
+"""Measure the peak memory of one training pass over completion length T, group size G and prompts P.
 
 python benchmarks/memory.py --json memory.json
 python benchmarks/memory.py --device cuda --shape 2b --tokens 256 1024 --group-size 8 --prompts 4 8
 
-One value of T, G or P changes at a time, the others keep their first. ``padded`` reads one row per completion,
-``packed`` each prompt once; both with the one-pass head and what ``--checkpointing`` recomputes. Every case has a
-process of its own; the peak is what forward and backward take above weights and libraries.
+One of T, G and P changes at a time; the others keep their first value. ``padded`` reads one row per completion,
+``packed`` each prompt once; both use the one-pass head and ``--checkpointing``. Every case runs in its own process; the
+peak is the memory of forward and backward above weights and libraries.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def run(case: dict[str, Any]) -> dict[str, float]:
     checkpoint_activations(model, case["checkpointing"])
     policy = Policy(model, processor, Qwen3VL(), packing=case["packing"]).train()
     batch = microbatch(policy, argparse.Namespace(variable=False, **case), case["image_tokens"])
-    # The frozen tower's features and the gradients belong to what lies in memory before.
+    # The frozen tower's features and the gradients count as memory in use before.
     policy.prepare_features(batch.prompts)
     for parameter in policy.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -48,7 +48,7 @@ def sweep(arguments: argparse.Namespace) -> list[dict[str, int]]:
     """List the sizes to measure: all first values, then one change at a time.
 
     Args:
-        arguments: ``tokens``, ``group_size`` and ``prompts``, a list each.
+        arguments: ``tokens``, ``group_size`` and ``prompts``, each a list.
 
     Returns:
         The sizes.

@@ -1,10 +1,10 @@
-"""What monitoring costs: the default run with and without its monitoring callbacks, a rollout of each in turn.
+"""Measure the cost of monitoring: the default run with and without its monitoring callbacks, a rollout of each in turn.
 
 python benchmarks/monitoring.py --json monitoring.json
 
-Both runs do the same work, which their weights prove at the end, so the difference in CPU-seconds of the process is
-what the callbacks take: figures, histograms, the page, and what TensorBoard writes for them. Validation and checkpoints
-are no part of a step and left out.
+Both runs do the same work, as their final weights prove, so the difference in CPU-seconds of the process is the cost of
+the callbacks: figures, histograms, the page, and what TensorBoard writes for them. Validation and checkpoints are not
+part of a step and are left out.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from lit_g2rpo.cli.trainer import TrainerCLI
 
 MONITORING = (AdvantageTopology, Alarms, BandPlots, RolloutLog)
 LEFT_OUT = ("GracefulInterrupt", "PredictionWriter", "RolloutCheckpoint")
-"""A thread may not set signal handlers; the others belong to validation and checkpoints."""
+"""A thread cannot set signal handlers; the other callbacks belong to validation and checkpoints."""
 HOOKS = ("on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_end")
 
 
@@ -51,7 +51,7 @@ class Side:
     """The default run, with or without monitoring.
 
     Args:
-        folder: where its files go.
+        folder: folder for its files.
         rollouts: length of the run.
         monitored: whether it has the monitoring callbacks.
     """
@@ -88,24 +88,24 @@ def compare(rollouts: int, folder: Path) -> dict[str, Any]:
 
     Args:
         rollouts: length of each run.
-        folder: where their files go.
+        folder: folder for their files.
 
     Returns:
-        CPU-seconds of both, what monitoring adds as a share, its standard error, and the hooks' own share by callback.
+        CPU-seconds of both, the relative cost of monitoring, its standard error, and the hooks' own share by callback.
     """
     sides = {name: Side(folder, rollouts, name == "on") for name in ("off", "on")}
     turns = {name: Turn(side.run) for name, side in sides.items()}
     spent: dict[str, list[float]] = {name: [] for name in sides}
     # one more turn than rollouts: the last one ends the run, with its last figures
     for turn in range(rollouts + 1):
-        # who goes first changes, so that neither always finds the other's cache
+        # the order alternates, so that neither always finds the other's cache
         for name in sorted(sides, reverse=turn % 2 == 1):
             before = time.process_time()
             turns[name].step()
             spent[name].append(time.process_time() - before)
     off, on = (list(sides[name].cli.model.parameters()) for name in ("off", "on"))
     assert all(torch.equal(a, b) for a, b in zip(off, on, strict=True)), "monitoring changed the run"
-    # the first turn sets up the trainer, and matplotlib is imported in it: that is part of the cost
+    # the first turn sets up the trainer; it also imports matplotlib, which is part of the cost
     extra = [b - a for a, b in zip(spent["off"], spent["on"], strict=True)]
     total = sum(spent["off"])
     return {

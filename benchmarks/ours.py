@@ -37,7 +37,7 @@ LORA_RANK, LORA_ALPHA = 8, 16
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides do in a step.
+    """The work of both sides in a step.
 
     Args:
         group_size: completions per prompt.
@@ -57,7 +57,7 @@ class Work:
 
 
 def reward(ids: list[int]) -> float:
-    """Reward a completion by a digest of its tokens, which differs inside a group and costs next to nothing.
+    """Reward a completion by a digest of its tokens, which differs inside a group and costs almost nothing.
 
     Args:
         ids: the tokens.
@@ -69,7 +69,7 @@ def reward(ids: list[int]) -> float:
 
 
 class _Scorer(Scorer):
-    """Rewards that follow from the tokens: the real one would call every completion of a random policy wrong."""
+    """Rewards computed from the tokens, because the real one would call every completion of a random policy wrong."""
 
     def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
         assert batch.token_ids is not None
@@ -78,7 +78,7 @@ class _Scorer(Scorer):
 
 
 class _Rows:
-    """The same prompts over and over, a fresh object each time, so that nothing is kept from rollout to rollout."""
+    """The same prompts repeated as new objects, so that nothing is cached between rollouts."""
 
     def __init__(self, prompts: list[Prompt]) -> None:
         self.prompts = prompts
@@ -94,7 +94,7 @@ class _Rows:
 
 
 class BenchData(PromptData):
-    """Every rollout is every prompt once.
+    """Data in which every rollout has every prompt once.
 
     Args:
         prompts: the prompts.
@@ -116,15 +116,15 @@ class BenchData(PromptData):
 
     @override
     def val_dataset(self) -> None:
-        """Nothing to validate on."""
+        """Return no validation data."""
 
 
 @contextmanager
 def forced_lengths(lengths: dict[str, list[int]]) -> Iterator[None]:
-    """Make every completion end at a given length, through the numbers it is drawn with.
+    """Make every completion end at a given length, through the uniform numbers from which it is drawn.
 
-    The end token is the last of the vocabulary and rare: the largest uniform number draws it, and numbers kept 5 %
-    below one never do. The engines run unchanged.
+    The end token is the vocabulary's last and rare: the largest uniform number draws it, and numbers at least 5 % below
+    one never do. The engines run unchanged.
 
     Args:
         lengths: tokens of each completion, by id of its prompt.
@@ -173,12 +173,12 @@ class Ours:
         folder: the policy.
         prompts: prompts of every rollout.
         lengths: tokens of each completion, by id of its prompt.
-        work: what a step does.
+        work: the work of a step.
         rollouts: rollouts of the run.
         engine: rollout engine.
         microbatches: forward and backward passes per optimizer step.
         device: ``cpu`` or ``cuda``.
-        policy: further settings of the policy.
+        policy: more settings of the policy.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class Ours:
 
     def _time(self, trainer: pl.Trainer) -> None:
         phases, module = self.phases, self.module
-        # The optimizer runs the training step inside its own.
+        # The optimizer runs the training step inside its own step.
         phases.wrap(module, "training_step", "other")
         phases.wrap(module.policy, "encode", "preprocess")
         phases.wrap(module.engine, "generate", "rollout")
@@ -266,31 +266,31 @@ class Ours:
         module.configure_optimizers = timed
 
     def counters(self) -> dict[str, int]:
-        """Work since the start."""
+        """Return the work since the start."""
         return asdict(self.module.policy.backbone.counters)
 
     def moved(self) -> float:
-        """Distance of the weights from where they started."""
+        """Return the distance of the weights from their start."""
         return distance(self._start, self.module.policy.model)
 
 
 def learned(model: Any) -> list[Tensor]:
-    """Copy the weights that learn.
+    """Copy the trainable weights.
 
     Args:
         model: a model.
 
     Returns:
-        The weights, on the host, where they are no part of a peak.
+        The weights, on the host, where they do not count for the peak.
     """
     return [parameter.detach().to("cpu", copy=True) for parameter in model.parameters() if parameter.requires_grad]
 
 
 def distance(before: list[Tensor], model: Any) -> float:
-    """Root mean square of what weights moved by.
+    """Return the root mean square change of weights.
 
     Args:
-        before: weights of the model that learn, earlier.
+        before: earlier trainable weights of the model.
         model: the model.
 
     Returns:

@@ -1,8 +1,8 @@
-"""What it costs to keep finished groups on disk: python benchmarks/partial_rollouts.py.
+"""Measure the cost of keeping finished groups on disk: python benchmarks/partial_rollouts.py.
 
-The default run, in which every rollout is sampled several times with `RolloutCheckpoint.partial_rollouts` and without,
-in turns, before it is learned from once. Completions follow from counters, so the work of all is the same. Times are
-seconds of the processor, threads that score and write included; ``wall`` is the clock's. The share is that of a whole
+In the default run, every rollout is sampled several times with `RolloutCheckpoint.partial_rollouts` and without, in
+turns, before the policy learns from it once. Completions follow from counters, so the work is always the same. Times
+are CPU-seconds, including threads that score and write; ``wall`` is wall-clock time. The share is relative to a whole
 step, from prompts to the last optimizer step.
 """
 
@@ -22,14 +22,14 @@ from common import machine, write_json
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "g2rpo.yaml"
 
 Times = list[tuple[float, float]]
-"""Seconds of the processor, and of the clock."""
+"""CPU-seconds and wall-clock seconds."""
 
 
 def measure(rollouts: int, repeats: int, words: list[str]) -> dict[str, Times]:
     """Run the recipe.
 
     Args:
-        words: further options of ``fit``.
+        words: more options of ``fit``.
 
     Returns:
         Times of each sampling ``with`` and ``without`` the setting, and of whole steps without it, ``step``.
@@ -57,14 +57,14 @@ def measure(rollouts: int, repeats: int, words: list[str]) -> dict[str, Times]:
             # prompts and images are read once
             collect(self, batch[0])
             for k in range(2 * repeats):
-                # first and second as often
+                # each goes first equally often
                 kind = ("with", "without")[(k + k // 2) % 2]
                 self.records = GroupRecords(folder, 0) if kind == "with" else None
                 os.sync()
                 start = now()
                 collect(self, batch[0])
                 if self.records is not None:
-                    # until all is on the disk
+                    # until everything is on disk
                     self.records.close()
                 times[kind].append(since(start))
                 if self.records is not None:
@@ -94,7 +94,7 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine()}
     for i, clock in enumerate(("processor", "wall")):
         median = {kind: statistics.median(found[i] for found in own) for kind, own in times.items()}
-        # neighbours in time, so that what else the machine does is in both
+        # adjacent in time, so that both see the same load of the machine
         pairs = [a[i] - b[i] for a, b in zip(times["with"], times["without"], strict=True)]
         added, whole = statistics.median(pairs), median["step"]
         spread = statistics.quantiles(pairs, n=4)

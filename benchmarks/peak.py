@@ -1,4 +1,4 @@
-"""Time and peak memory of a piece of work, each piece in a process of its own."""
+"""Time and peak memory of a piece of work, each in its own process."""
 
 import json
 import re
@@ -13,16 +13,16 @@ import torch
 
 
 def measure(work: Callable[[], Any], device: str, repeats: int = 1) -> dict[str, float]:
-    """Measure a piece of work after one call that warms up.
+    """Measure a piece of work after a warm-up call.
 
     Args:
-        work: what to measure.
+        work: the work to measure.
         device: ``cpu`` or ``cuda``.
-        repeats: measured calls; the quickest counts.
+        repeats: measured calls; the fastest counts.
 
     Returns:
-        ``seconds`` (of CPU time on a CPU, of time on a GPU) and ``peak_gib`` above what lay in memory before; on a CPU
-        the peak is that of the first call, before the allocator keeps anything.
+        ``seconds`` (CPU time on a CPU, wall-clock time on a GPU) and ``peak_gib`` above the memory in use before; on a
+        CPU the peak is that of the first call, before the allocator caches anything.
     """
     if device == "cuda":
         work()
@@ -45,13 +45,13 @@ def measure(work: Callable[[], Any], device: str, repeats: int = 1) -> dict[str,
 
 
 def start_peak(device: str) -> int:
-    """Count the peak anew from here.
+    """Reset the peak.
 
     Args:
         device: ``cpu`` (Linux) or ``cuda``.
 
     Returns:
-        Bytes held now: by tensors on a GPU, by the process on a CPU.
+        Bytes in use: by tensors on a GPU, by the process on a CPU.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -62,7 +62,7 @@ def start_peak(device: str) -> int:
 
 
 def peak_bytes(device: str) -> int:
-    """Most bytes held since ``start_peak``.
+    """Return the most bytes in use since ``start_peak``.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -74,11 +74,11 @@ def in_own_process(script: str, case: dict[str, Any]) -> dict[str, Any]:
     """Run a script on one case in a new process.
 
     Args:
-        script: the script; with ``--only JSON`` its last line is the result of that case as JSON.
+        script: the script; with ``--only JSON`` its last line is the case's result as JSON.
         case: the case.
 
     Returns:
-        The result, or ``{"skipped": why}`` if the process says so or fails.
+        The result, or ``{"skipped": reason}`` if the process skips the case or fails.
     """
     command = [sys.executable, script, "--only", json.dumps(case)]
     run = subprocess.run(command, capture_output=True, text=True)
@@ -90,15 +90,15 @@ def in_own_process(script: str, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def count_peak_anew() -> None:
-    """Let this process's ``VmHWM`` start again from what it holds now, on Linux."""
+    """Reset this process's ``VmHWM`` to its current memory, on Linux."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory(name: str) -> int:
-    """Read how much memory this process takes, on Linux.
+    """Read the memory of this process, on Linux.
 
     Args:
-        name: ``VmRSS`` for now, ``VmHWM`` for the peak.
+        name: ``VmRSS`` for the current memory, ``VmHWM`` for the peak.
 
     Returns:
         Bytes.

@@ -1,4 +1,4 @@
-"""The peer's side of the comparison: TRL's ``GRPOTrainer``, without a server, as fast as its settings make it."""
+"""The peer's side of the comparison: TRL's ``GRPOTrainer``, without a server, with its fastest settings."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,14 +26,14 @@ from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 
 
 class _ForcedEnd(LogitsProcessor):
-    """Forbid the end token before a row's length and allow nothing else at it: one column written per step."""
+    """Forbid the end token before a row's length and force it there, by writing one column per step."""
 
     def __init__(self, lengths: torch.Tensor, eos: int, prompt: int) -> None:
         self.last, self.eos, self.prompt = lengths - 1, eos, prompt
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         step = input_ids.shape[1] - self.prompt
-        # e^10000 in place of infinity, whose softmax is not a number.
+        # e^10000 instead of infinity, whose softmax is NaN.
         scores[:, self.eos] = torch.where(self.last == step, 1e4, -torch.inf)
         return scores
 
@@ -51,18 +51,18 @@ class _Watch(TrainerCallback):
 class Peer:
     """A run of TRL's trainer.
 
-    Images reach it opened, as they reach ours: read from a dataset, TRL would decode each of them once per completion.
+    It gets decoded images, as our side does: from a dataset, TRL would decode each image once per completion.
 
     Args:
         folder: the policy.
         prompts: prompts of every rollout.
         lengths: tokens of each completion, by id of its prompt.
-        work: what a step does.
+        work: the work of a step.
         rollouts: rollouts of the run.
         rows: completions per forward and backward.
         device: ``cpu`` or ``cuda``.
-        dtype: type of the weights.
-        options: further settings of TRL.
+        dtype: dtype of the weights.
+        options: more settings of TRL.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Peer:
         eos = trainer._tokenizer.eos_token_id
 
         def rows(inputs: list[dict[str, Any]]) -> Any:
-            # A group's rows lie side by side, so how often an id came before is the number of the completion.
+            # A group's rows are adjacent, so the number of earlier rows with the same id is the completion's index.
             seen: Counter[str] = Counter()
             self._row_lengths = []
             for entry in inputs:
@@ -237,9 +237,9 @@ class Peer:
         base.model.language_model.register_forward_pre_hook(tokens, with_kwargs=True)
 
     def counters(self) -> dict[str, int]:
-        """Work since the start; ``train_tokens`` holds prompts, completions and padding."""
+        """Return the work since the start; ``train_tokens`` includes prompts, completions and padding."""
         return dict(self._counters)
 
     def moved(self) -> float:
-        """Root mean square of what the weights moved by since the start."""
+        """Return the root mean square change of the weights since the start."""
         return distance(self._start, self.model)

@@ -1,10 +1,10 @@
-"""What `plan` computes against the memory that a process takes, on a policy of about 85 M parameters on the CPU.
+"""Compare `plan` with the memory that a process takes, on a policy of about 85 M parameters on the CPU.
 
 python benchmarks/plan_accuracy.py --json plan_accuracy.json
 
-Every case has a process of its own, whose allocator gives large blocks back at once, so that resident memory follows
-tensors. Measured are two micro-batches of an optimizer step after the first, the step, and a rollout; weights and
-optimizer count, libraries do not: the case runs once before what it takes is counted.
+Every case runs in its own process, whose allocator returns large blocks at once, so that resident memory follows
+tensors. It measures two micro-batches of an optimizer step after the first, the step, and a rollout. Weights and
+optimizer count, but libraries do not: the case runs once before it is measured.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# Read by the C library when a process starts; set before the cases start theirs.
-# oneDNN keeps what it compiles for each shape.
+# The C library reads this when a process starts, so it is set before the cases start theirs.
+# oneDNN caches what it compiles for each shape.
 os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "0"
 
@@ -98,7 +98,7 @@ def optimizer_of(kind: str, parameters: list[Any]) -> Any:
 
 
 def state_bytes(kind: str, dtype: torch.dtype) -> float:
-    """Bytes of optimizer state per weight."""
+    """Return the bytes of optimizer state per weight."""
     probe = torch.nn.Parameter(torch.zeros(PROBE, dtype=dtype))
     probe.grad = torch.zeros_like(probe)
     optimizer = optimizer_of(kind, [probe])
@@ -107,7 +107,7 @@ def state_bytes(kind: str, dtype: torch.dtype) -> float:
 
 
 def planned(case: dict[str, Any], config: PolicyConfig) -> tuple[int, int, int]:
-    """Ask `plan` for the bytes of each phase."""
+    """Get the bytes of each phase from `plan`."""
     dtype = getattr(torch, config.dtype)
     phantom = Phantom(*planned_model(config), config, "cpu", dtype, case.get("mixed", False))
     length = IMAGE_TOKENS + TEXT_TOKENS + 2
@@ -128,7 +128,7 @@ def planned(case: dict[str, Any], config: PolicyConfig) -> tuple[int, int, int]:
 
 
 def resident(work: Any) -> tuple[int, Any]:
-    """Peak resident memory while something runs, bytes, and what it returned."""
+    """Return the peak resident memory of a call, bytes, and its result."""
     count_peak_anew()
     found = work()
     return memory("VmHWM"), found
@@ -149,7 +149,7 @@ def run(case: dict[str, Any]) -> dict[str, float]:
     config = PolicyConfig(path=case["folder"], **{key: case[key] for key in known if key in case})
     config.lora = LoraConfig(rank=16, alpha=32) if case.get("lora") else None
     plan = planned(case, config)
-    # what libraries read, compile and keep stays out of the figures
+    # memory that libraries load, compile or cache stays out of the figures
     peaks(case, config)
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -159,7 +159,7 @@ def run(case: dict[str, Any]) -> dict[str, float]:
 
 
 def peaks(case: dict[str, Any], config: PolicyConfig) -> tuple[int, int, int]:
-    """Load the policy, learn, step and sample; return the peak of rollout, update and step, bytes of the process."""
+    """Load the policy, learn, step and sample; return the process's peak in rollout, update and step, bytes."""
     policy = load_policy(config).train()
     optimizer = optimizer_of(case.get("optimizer", "adamw"), [p for p in policy.parameters() if p.requires_grad])
     prompts = bench_prompts(PROMPTS, IMAGE_TOKENS, TEXT_TOKENS)

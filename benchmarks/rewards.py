@@ -1,7 +1,7 @@
-"""What the built-in rewards cost: CPU time a completion for each problem type, and of a maths rollout of 512 x 8.
+"""Measure the cost of built-in rewards: CPU time per completion of each problem type, and of a 512 x 8 math rollout.
 
-The first table is of one thread, the reasoning of 200 words included. In the second, the CPU time has the start of the
-processes for algebra in it and says more than the clock on a machine that others use.
+The first table is for one thread and includes reasoning of 200 words. In the second, CPU time includes starting the
+algebra processes, and is more reliable than wall-clock time on a shared machine.
 
 python benchmarks/rewards.py --json rewards.json
 """
@@ -25,7 +25,7 @@ GROUP = 8
 
 
 def boxes(count: int, shift: int = 0) -> str:
-    """Write boxes with labels, as detection asks for them."""
+    """Write boxes with labels in the format of detection."""
     return json.dumps([
         {"bbox_2d": [20 * i + shift, 10 * i, 20 * i + 90 + shift, 10 * i + 90], "label": f"thing {i % 5}"}
         for i in range(count)
@@ -33,12 +33,12 @@ def boxes(count: int, shift: int = 0) -> str:
 
 
 def track(count: int, shift: int = 0) -> str:
-    """Write a box a second."""
+    """Write one box per second."""
     return json.dumps({"boxes": {str(i): [10 * i + shift, 10, 10 * i + 300 + shift, 500] for i in range(count)}})
 
 
 def timed(count: int, shift: int = 0) -> str:
-    """Write a span of time and a box a second."""
+    """Write a time span and one box per second."""
     return json.dumps({"time": [0.5 + shift, count], **json.loads(track(count, shift))})
 
 
@@ -71,11 +71,11 @@ FAMILIES: dict[str, tuple[str, list[str], list[str]]] = {
     "open-ended, rouge_l": ("A dog sleeps in the sun.", ["A dog sleeps in the sun.", "A cat in the shade."], []),
     "scientific, a number": ("9.81", ["9.81", "9.8", "ten"], []),
 }  # fmt: skip
-"""Gold answer, answers and options of each problem type; what follows a comma only names the case."""
+"""Gold answer, answers and options of each problem type; text after a comma only names the case."""
 
 
 def family_costs() -> dict[str, float]:
-    """Measure CPU microseconds a completion of each problem type."""
+    """Measure CPU microseconds per completion of each problem type."""
     rng, config = random.Random(0), RewardConfig(open_ended="rouge_l")
     reasoning = " ".join(rng.choices(["so", "the", "box", "angle", "therefore,", "left", "12", "of"], k=200))
     costs = {}
@@ -89,7 +89,7 @@ def family_costs() -> dict[str, float]:
         for i in range(REPEATS):
             score(texts[i % len(texts)], row, config)
         costs[name] = (time.process_time() - start) / REPEATS * 1e6
-    # what was read once is remembered, which is of no use here
+    # results of reading are cached, which must not help here
     completions, samples = mix("fresh", 0.0, False)
     rows = [canonical({**sample, "task_type": "t"}) for sample in samples]
     start = time.process_time()
@@ -100,10 +100,10 @@ def family_costs() -> dict[str, float]:
 
 
 def plain(rng: random.Random) -> tuple[str, list[str]]:
-    """Make a gold number and answer that need no algebra.
+    """Make a gold number and answers that need no algebra.
 
     Args:
-        rng: source of chance.
+        rng: source of randomness.
 
     Returns:
         The gold result and possible answers.
@@ -117,10 +117,10 @@ def plain(rng: random.Random) -> tuple[str, list[str]]:
 
 
 def symbolic(rng: random.Random) -> tuple[str, list[str]]:
-    """Make a gold expression and answer that need algebra.
+    """Make a gold expression and answers that need algebra.
 
     Args:
-        rng: source of chance.
+        rng: source of randomness.
 
     Returns:
         The gold result and possible answers.
@@ -139,9 +139,9 @@ def mix(name: str, share: float, repeats: bool) -> tuple[list[str], list[dict[st
     """Make a rollout.
 
     Args:
-        name: seeds it.
-        share: share of prompts that need algebra.
-        repeats: a policy's groups, whose answers repeat; else no pair of answer and gold occurs twice.
+        name: seed.
+        share: fraction of prompts that need algebra.
+        repeats: repeat answers as in a policy's groups; else no pair of answer and gold occurs twice.
 
     Returns:
         Completions and their rows.
@@ -183,7 +183,7 @@ def main() -> None:
     for name, (completions, samples) in mixes.items():
         before = sum(os.times()[:4])
         scorer = Scorer(RewardConfig(), {}, limits=Limits(workers=arguments.workers))
-        # one comparison for each process, at the same time, so that all of them start
+        # one concurrent comparison per process, so that all of them start
         warm = [f"<thinking></thinking><answer>y+{i}x</answer>" for i in range(4 * arguments.workers)]
         row = {"problem": "", "problem_type": "math", "answer": "x+y"}
         scorer.score(Batch(warm, [row] * len(warm), ["math_reasoning"] * len(warm)))

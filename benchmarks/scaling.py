@@ -1,4 +1,4 @@
-"""How a training step grows with completion length, group size, images and prompts, with fitted slopes.
+"""Measure how a training step scales with completion length, group size, images and prompts, with fitted slopes.
 
 python benchmarks/scaling.py --json scaling.json
 """
@@ -39,7 +39,7 @@ def step(
         image_tokens: tokens of each image.
         images: images per prompt.
         microbatches: forward and backward passes per step.
-        repeats: steps measured, after one that is thrown away.
+        repeats: measured steps, after one that is discarded.
 
     Returns:
         Medians of ``seconds`` of the step, ``rollout`` and ``train`` (forward and backward), CPU-seconds, and the
@@ -89,7 +89,7 @@ def slope(sizes: list[int], seconds: list[float]) -> float:
 
 
 def sweep_length(folder: Path) -> dict[str, Any]:
-    """Vary the completion length at 8 rows of one prompt.
+    """Vary the completion length with 8 rows of one prompt.
 
     Args:
         folder: the policy.
@@ -105,7 +105,7 @@ def sweep_length(folder: Path) -> dict[str, Any]:
     runs = [step(folder, prompts=1, group_size=rows, max_tokens=size, repeats=1) for size in sizes]
     fits = {part: exponent(sizes, [run[part] for run in runs]) for part in ("rollout", "train")}
     per_step = [run["rollout"] / size for run, size in zip(runs, sizes, strict=True)]
-    # A step reads the keys and values of all tokens before it, half of the completion in the mean.
+    # A step reads the keys and values of all earlier tokens, on average half of the completion.
     growth = slope([size // 2 for size in sizes], per_step)
     text = AutoConfig.from_pretrained(folder).text_config
     cached = rows * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
@@ -164,7 +164,7 @@ def sweep_images(folder: Path) -> dict[str, Any]:
 
 
 def sweep_prompts(folder: Path) -> dict[str, Any]:
-    """Vary the prompts of a rollout, 4 in each micro-batch.
+    """Vary the prompts of a rollout, with 4 in each micro-batch.
 
     Args:
         folder: the policy.

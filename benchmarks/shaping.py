@@ -1,10 +1,10 @@
-"""Does shaping hold what it promises? Runs of the embedded policy with and without it, judged and drawn.
+"""Does shaping keep its promise? Train the embedded policy with and without it, and compare and plot the runs.
 
 python benchmarks/shaping.py entropy --json docs/results/shaping_entropy.json --figure docs/images/shaping_entropy.png
 python benchmarks/shaping.py length --json docs/results/shaping_length.json --figure docs/images/shaping_length.png
 
-Bands are those that calibrate proposes for the policy that the runs start from. Finished runs are kept in --work, so a
-study that was cut off goes on with the run it was at.
+Bands are those that calibrate proposes for the starting policy. Finished runs are kept in --work, so an interrupted
+study continues with its current run.
 """
 
 import argparse
@@ -25,22 +25,22 @@ from lit_g2rpo.objectives.calibration import PAPER_STYLES
 
 ROOT = Path(__file__).parents[1]
 WINDOW = 10
-"""Rollouts that a curve is averaged over: three prompts a task scatter too much to judge one rollout by."""
+"""Rollouts over which a curve is averaged: with three prompts per task, a single rollout is too noisy."""
 COLORS = {"off": "tab:orange", "on": "tab:blue"}
 """Color of each setting."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Two settings that differ in shaping alone: its weight is 0 in ``off``.
+    """Two settings that differ only in shaping: its weight is 0 in ``off``.
 
     Args:
         heading: heading of the figure.
         rollouts: length of a run.
-        column: column of a point of `BandPlots` that is looked at; its band is in the columns ``low`` and ``high``.
+        column: column of a point of `BandPlots` to judge; its band is in the columns ``low`` and ``high``.
         low: column of the lower bound.
         high: column of the upper bound.
-        unit: what the column is.
+        unit: unit of the column.
         options: options of ``fit`` for both settings.
         weight: option of ``fit`` and its value in the setting ``on``.
         callbacks: lines of the trainer's fragment to replace for the setting ``on``.
@@ -101,7 +101,7 @@ def project(*words: str) -> None:
 
 
 def prepare(name: str, work: Path) -> list[str]:
-    """Build the starting policy of a study and calibrate its bands, unless they are there.
+    """Build the starting policy of a study and calibrate its bands, unless they exist.
 
     Args:
         name: the study.
@@ -124,11 +124,11 @@ def prepare(name: str, work: Path) -> list[str]:
 
 
 def trainer_fragment(study: Study, path: Path) -> None:
-    """Write the default trainer with other callback arguments.
+    """Write the default trainer's config with other callback arguments.
 
     Args:
-        study: says which.
-        path: where to.
+        study: has the arguments.
+        path: file to write.
     """
     text = (ROOT / "configs" / "trainer" / "default.yaml").read_text()
     for old, new in study.callbacks.items():
@@ -138,14 +138,14 @@ def trainer_fragment(study: Study, path: Path) -> None:
 
 
 def finished(folder: Path, rollouts: int) -> dict[str, Any] | None:
-    """Read the last checkpoint of the newest run that went to its end.
+    """Read the last checkpoint of the newest finished run.
 
     Args:
         folder: folder of an experiment.
         rollouts: length of the run.
 
     Returns:
-        The checkpoint; None without one.
+        The checkpoint; None if there is none.
     """
     for path in sorted(folder.glob("version_*/checkpoints/last.ckpt"), reverse=True):
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -155,7 +155,7 @@ def finished(folder: Path, rollouts: int) -> dict[str, Any] | None:
 
 
 def run(name: str, setting: str, seed: int, work: Path, common: list[str]) -> tuple[Curves, list[dict[str, float]]]:
-    """Train once, unless it was done before.
+    """Train unless the run was finished before.
 
     Args:
         name: the study.
@@ -178,7 +178,7 @@ def run(name: str, setting: str, seed: int, work: Path, common: list[str]) -> tu
             **{f"--schedule.{key}": str(study.rollouts) for key in ("rollouts", "validate_every", "checkpoint_every")},
             option: weight if setting == "on" else "0",
         }  # fmt: skip
-        # the fragment comes first, so that the options change what it says
+        # the fragment comes first, so that the options override it
         first = ["--trainer", str(fragment)] if setting == "on" else []
         project("fit", *common, *first, *(word for pair in options.items() for word in pair))
         checkpoint = finished(work / experiment, study.rollouts)
@@ -188,20 +188,20 @@ def run(name: str, setting: str, seed: int, work: Path, common: list[str]) -> tu
 
 
 def running_mean(values: list[float]) -> list[float]:
-    """Average each value with the ``WINDOW - 1`` before it; the first ones, which have fewer, are left out."""
+    """Average each value with the ``WINDOW - 1`` before it; skip the first ones, which have fewer."""
     return [statistics.fmean(values[end - WINDOW : end]) for end in range(WINDOW, len(values) + 1)]
 
 
 def judge_entropy(curve: list[list[float]], study: Study) -> dict[str, float]:
-    """Tell how much of a task's curve is outside its band.
+    """Compute how much of a task's curve is outside its band.
 
     Args:
         curve: points of the task.
         study: the study.
 
     Returns:
-        Share of rollouts outside, share of running means outside, and the last rollout whose running mean is, 0 for
-        none.
+        Fraction of rollouts outside, fraction of running means outside, and the last rollout whose running mean is
+        outside, 0 for none.
     """
 
     def outside(values: list[float]) -> list[bool]:
@@ -215,7 +215,7 @@ def judge_entropy(curve: list[list[float]], study: Study) -> dict[str, float]:
 
 
 def judge_length(curve: list[list[float]], study: Study) -> dict[str, float]:
-    """Tell where a task's mean length began and ended.
+    """Return the first and the last mean length of a task.
 
     Args:
         curve: points of the task.
@@ -232,11 +232,11 @@ JUDGES = {"entropy": judge_entropy, "length": judge_length}
 
 
 def figure(study: Study, runs: dict[str, list[Curves]]) -> Any:
-    """Plot running means by task, a thin line per run.
+    """Plot running means by task, with a thin line per run.
 
     Args:
         study: the study.
-        runs: curves of each setting, a run each.
+        runs: curves of each run, by setting.
 
     Returns:
         The figure.

@@ -1,10 +1,10 @@
-"""Peak memory of a whole training run of this project beside TRL's: the cases of step_vs_trl.py on the CPU.
+"""Compare the peak memory of a whole training run with TRL's: the cases of step_vs_trl.py on the CPU.
 
 python benchmarks/step_memory.py --case variable --microbatches 1 4
 python benchmarks/step_memory.py --case image64 --rows --prompts 16 --microbatches 4
 
-Every run has a process of its own, whose allocator gives large blocks back at once, so that resident memory follows
-tensors. Counted is everything above the imported libraries: weights, gradients, optimizer and what each phase takes.
+Every run has its own process, whose allocator returns large blocks at once, so that resident memory follows tensors.
+Everything above the imported libraries counts: weights, gradients, optimizer and the memory of each phase.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from peak import count_peak_anew, in_own_process, memory
 from step_vs_trl import CASES, build
 from turns import Phases
 
-# Read by the C library when a process starts.
+# The C library reads this when a process starts.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 ROLLOUTS = 2
-"""The optimizer's state exists from the first step on, so that the second one holds everything."""
+"""The optimizer's state exists from the first step on, so the second step has everything in memory."""
 
 
 class Peaks(Phases):
-    """Peak memory of named phases in place of their seconds; what the loader's thread does counts where it falls."""
+    """Peak memory of named phases instead of seconds; the loader's thread counts for the phase during which it runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Peaks(Phases):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the peak of what happens inside to a phase.
+        """Charge the peak inside the context to a phase.
 
         Args:
             name: the phase.
@@ -56,7 +56,7 @@ class Peaks(Phases):
             self._names.pop()
 
     def charge(self) -> None:
-        """Charge the peak since the last call to the phase that runs."""
+        """Charge the peak since the last call to the current phase."""
         name = self._names[-1]
         self.bytes[name] = max(self.bytes[name], memory("VmHWM"))
         count_peak_anew()
@@ -67,7 +67,7 @@ def run(case: dict[str, Any]) -> dict[str, float]:
 
     Args:
         case: ``case``, ``side`` (``peer`` or ``ours``), and ``rows`` of TRL or ``passes`` of ours; ``prompts``
-            per rollout unless the case's own.
+            per rollout, by default the case's own.
 
     Returns:
         GiB above the libraries, by phase and as ``whole``.

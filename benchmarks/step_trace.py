@@ -1,7 +1,7 @@
-"""What a training step enters: files, functions and lines of the package, traced in the default run.
+"""Trace the code that a training step enters: files, functions and lines of the package, in the default run.
 
-python benchmarks/step_trace.py prints the figures of the first micro-batch of a rollout, which samples, of a later
-one, and of the files that lead from the loader's prompts to the loss; --files lists what was entered.
+python benchmarks/step_trace.py prints figures for the first micro-batch of a rollout, which samples, for a later one,
+and for the files that lead from the loader's prompts to the loss; --files lists the entered files.
 """
 
 import argparse
@@ -26,17 +26,17 @@ PATH = (
     "policy/policy.py",
     "objectives/objective.py",
 )
-"""Files that lead from the loader's prompts to the loss, engine and reward taken as interfaces."""
+"""Files that lead from the loader's prompts to the loss, treating engine and reward as interfaces."""
 THREADS = {"MainThread": 0, "scoring": 0, "reward": 1}
-"""Threads by the start of their names: that of the step and the one that it starts; those that score, which live as
-long as the run. The loader's, which prepares the next rollout, is none of them."""
+"""Threads by the prefix of their names: that of the step and the one that it starts; those that score, which live as
+long as the run. The loader's thread, which prepares the next rollout, is excluded."""
 
 
 def trace() -> list[tuple[set[CodeType], set[CodeType]]]:
     """Run the default recipe for one rollout.
 
     Returns:
-        For each micro-batch the code entered by its training step and by threads that it starts, and by those that
+        For each micro-batch, the code entered by its training step and by threads that it starts, and by threads that
         score meanwhile.
     """
     from lit_g2rpo.module import G2RPOModule
@@ -62,7 +62,7 @@ def trace() -> list[tuple[set[CodeType], set[CodeType]]]:
             sys.setprofile(None)
             stepping = False
 
-    # threads are followed from their start
+    # threads are traced from their start
     threading.setprofile(note)
     G2RPOModule.training_step = training_step  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
@@ -76,7 +76,7 @@ def functions(codes: set[CodeType]) -> dict[Path, list[ast.FunctionDef]]:
     """Find the functions that code belongs to; the body of a comprehension or a lambda is part of its function.
 
     Args:
-        codes: what was entered.
+        codes: entered code objects.
 
     Returns:
         Functions by file of the package.
@@ -100,7 +100,7 @@ def docstring(node: ast.FunctionDef) -> int:
 
 
 def main() -> None:
-    """Trace a step and print what it enters."""
+    """Trace a step and print the code that it enters."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", action="store_true", help="list the functions entered, file by file")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A whole training step of this project beside TRL's GRPOTrainer: the same work, in turns, in CPU-seconds.
+"""Compare a whole training step with TRL's GRPOTrainer: the same work, in turns, in CPU-seconds.
 
 python benchmarks/step_vs_trl.py --case image64 --json image64.json
 """
@@ -24,9 +24,9 @@ class Case:
     Args:
         image_tokens: tokens of the prompt's image; 0 for none.
         max_tokens: longest completion, tokens.
-        variable: lengths fall off exponentially, mean about 35; otherwise all are ``max_tokens``.
+        variable: lengths have an exponential distribution with mean about 35; otherwise all are ``max_tokens``.
         peer_rows: completions per forward and backward of TRL, the fastest of those tried.
-        work: further fields of ``Work``.
+        work: more fields of ``Work``.
         prompts: prompts per rollout.
         group_size: completions per prompt.
     """
@@ -62,7 +62,7 @@ def completion_lengths(case: Case, names: list[str]) -> dict[str, list[int]]:
         names: ids of the prompts.
 
     Returns:
-        Tokens of each completion, end token included, by id of its prompt.
+        Tokens of each completion, including the end token, by id of its prompt.
     """
     shape = (case.prompts, case.group_size)
     lengths = np.full(shape, case.max_tokens)
@@ -72,7 +72,7 @@ def completion_lengths(case: Case, names: list[str]) -> dict[str, list[int]]:
 
 
 def same_work(sides: dict[str, Any], lengths: dict[str, list[int]], rollouts: int, updates: int) -> dict[str, float]:
-    """Refuse a comparison of different work.
+    """Reject a comparison of different work.
 
     Args:
         sides: the sides by name, after their runs.
@@ -81,7 +81,7 @@ def same_work(sides: dict[str, Any], lengths: dict[str, list[int]], rollouts: in
         updates: optimizer steps per rollout.
 
     Returns:
-        How far each side's weights moved.
+        The distance that each side's weights moved.
     """
     for name, side in sides.items():
         assert side.lengths == [lengths] * rollouts, f"{name} did not write completions of the given lengths"
@@ -98,10 +98,10 @@ def build(
 
     Args:
         case: the case.
-        folder: where the policy is kept.
+        folder: folder of the policy.
         rollouts: rollouts of each run.
         peer: settings of TRL, one run each.
-        shape: of the policy.
+        shape: shape of the policy.
         **ours: settings of our run.
 
     Returns:
@@ -113,7 +113,7 @@ def build(
     from train import save
 
     dtype = save(shape, folder, str(ours.get("device", "cpu")))
-    # An image stands between two tokens of its own, which belong to its prompt's text here.
+    # An image is between two tokens of its own, which count as its prompt's text here.
     text = TEXT_TOKENS - 2 if case.image_tokens else TEXT_TOKENS
     prompts = bench_prompts(case.prompts, case.image_tokens, text)
     lengths = completion_lengths(case, [prompt.id for prompt in prompts])
@@ -206,7 +206,7 @@ def main() -> None:
 
 
 def alternatives(case: Case) -> list[dict[str, Any]]:
-    """Name settings of TRL that might be faster than the case's own.
+    """Return settings of TRL that might be faster than the case's own.
 
     Args:
         case: the case.
@@ -223,7 +223,7 @@ def report(result: dict[str, Any]) -> None:
     """Print the table of a result.
 
     Args:
-        result: what is written as JSON.
+        result: the result written as JSON.
     """
     phases, counters = result["phases"], result["counters"]
     pairs = len(result["seconds"]["ours"])

@@ -1,10 +1,10 @@
-"""Does the objective matter? Arms over seeds on the embedded tasks, as `study_design` fixed them before the first run.
+"""Does the objective matter? Run arms over seeds on the embedded tasks, as `study_design` fixed before the first run.
 
 python benchmarks/study.py run --jobs 2
 python benchmarks/study.py status
 
-`run` goes on with what is missing from docs/results/study.json, phase by phase, until all runs are there or the time
-that was asked for is over. A run costs about 80 CPU-seconds; one that was cut off starts again.
+`run` adds the runs missing from docs/results/study.json, phase by phase, until all are there or the requested time is
+over. A run takes about 80 CPU-seconds; an interrupted one starts again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from study_design import (
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "study.json"
 MEANS = ("topology/mean_abs/", "topology/tied_groups/", "topology/sign_flips/", "rollout/entropy/", "rollout/length/")
-"""Curves by task that are kept as means over windows of `WINDOW` rollouts."""
+"""Curves by task that are stored as means over windows of `WINDOW` rollouts."""
 GRADIENTS = "topology/gradient_share/"
 WINDOW = 25
 
@@ -51,11 +51,11 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its name in the results and of its folder."""
+        """Return its name in the results, which is also its folder's."""
         return f"{self.setting}/{self.arm}/{self.rate:g}/{self.seed}/{self.rollouts}"
 
     def words(self) -> list[str]:
-        """Spell the command line of the run, after ``fit``."""
+        """Build the command line of the run after ``fit``."""
         arm, setting = ARMS[self.arm], SETTINGS[self.setting]
         words = ["--config", str(ROOT / "configs" / "grpo.yaml")]
         arguments = {**arm.arguments, "disturbance": setting.disturbance}
@@ -70,7 +70,7 @@ class Run:
 
 
 def queue(done: dict[str, Any]) -> Iterator[Run]:
-    """List the runs that are missing and can be run, in the order of the phases."""
+    """List the missing runs that can start, in the order of the phases."""
     for phase in PHASES.values():
         for seed in phase.seeds:
             for arm in phase.arms:
@@ -94,7 +94,7 @@ def screened(done: dict[str, Any], setting: str, arm: str, rate: float) -> list[
 
 
 def best_rate(done: dict[str, Any], setting: str, arm: str) -> float | None:
-    """Pick an arm's rate by its screening; None while that is not complete."""
+    """Choose an arm's rate by its screening; None until that is complete."""
     found = {rate: screened(done, setting, arm, rate) for rate in RATES}
     if not all(found.values()):
         return None
@@ -103,16 +103,16 @@ def best_rate(done: dict[str, Any], setting: str, arm: str) -> float | None:
 
 
 def final(run: dict[str, Any]) -> float:
-    """Take the mean accuracy of a run's last validation."""
+    """Return the mean accuracy of a run's last validation."""
     return float(run["validations"][-1]["accuracy"])
 
 
 def record(folder: Path, run: Run, cpu_seconds: float) -> dict[str, Any]:
-    """Take from a run's curves what the study keeps, numbers to five digits.
+    """Extract the figures that the study keeps from a run's curves, rounded to five digits.
 
     Args:
-        folder: holds ``curves.jsonl``.
-        cpu_seconds: what the run cost.
+        folder: folder with ``curves.jsonl``.
+        cpu_seconds: cost of the run.
     """
     from lit_g2rpo.training.curve_file import CURVES, read_points
 
@@ -146,13 +146,13 @@ def record(folder: Path, run: Run, cpu_seconds: float) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Name the commit of the code that runs."""
+    """Return the commit of the running code."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def start(run: Run, folder: Path) -> int:
-    """Run in a fork, which has every import already.
+    """Run in a fork, which already has every import.
 
     Returns:
         Its process id.
@@ -177,16 +177,16 @@ def start(run: Run, folder: Path) -> int:
 
 
 def study(results: Path, work: Path, jobs: int, minutes: float) -> int:
-    """Run what is missing.
+    """Run all missing runs.
 
     Args:
-        results: the file that is added to.
+        results: file to which results are added.
         work: folder of the runs.
         jobs: runs at a time.
-        minutes: no run is started after so long.
+        minutes: time after which no run is started.
 
     Returns:
-        Runs that failed.
+        Number of failed runs.
     """
     import lit_g2rpo.cli.trainer
     import lit_g2rpo.strategies  # noqa: F401
@@ -222,7 +222,7 @@ def study(results: Path, work: Path, jobs: int, minutes: float) -> int:
 
 
 def status(results: Path) -> None:
-    """Print how much of each phase is there, and the rates that were picked."""
+    """Print how much of each phase is done, and the chosen rates."""
     done: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
     for name, phase in PHASES.items():
         runs = [run for run in done.values() if run["setting"] == phase.setting and run["arm"] in phase.arms]
@@ -235,7 +235,7 @@ def status(results: Path) -> None:
 
 
 def main() -> None:
-    """Run the study, or say how far it is."""
+    """Run the study, or print its progress."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["run", "status"])
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of results")

@@ -1,9 +1,9 @@
-"""The design of `study`: settings, arms, phases and the contrasts that are judged, fixed before the first run.
+"""The design of `study`: settings, arms, phases and judged contrasts, fixed before the first run.
 
 Every run is the default recipe with another objective, rate or setting. Its outcome is the mean validation accuracy
-over the six tasks after the last rollout, greedy, 120 rows a task. A seed decides prompts, their order and sampling, so
-runs of one seed are paired over arms. Each arm runs at its own best of `RATES` in each setting, found on
-`SCREENING_SEEDS` after `SCREENING_ROLLOUTS` rollouts, seeds that no judged run uses; the middle rate wins a tie.
+over the six tasks after the last rollout, greedy, with 120 rows per task. A seed determines prompts, their order and
+sampling, so runs with the same seed are paired across arms. Each arm runs at its own best of `RATES` in each setting,
+found after `SCREENING_ROLLOUTS` rollouts on `SCREENING_SEEDS`, which no judged run uses; the middle rate wins a tie.
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ SCREENING_SEEDS = (100, 101)
 SCREENING_ROLLOUTS = 75
 SEEDS = tuple(range(10))
 """Seeds of the main contrasts. Earlier runs had paired differences with a standard deviation of about 0.012: ten seeds
-then give an interval of +-0.009, and see a difference of 0.012 with a power of 80 %."""
+then give an interval of +-0.009, and detect a difference of 0.012 with a power of 80 %."""
 FEWER = SEEDS[:5]
 """Seeds of the other arms: an interval of +-0.015."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the arms are run in.
+    """A setting in which arms run.
 
     Args:
-        disturbance: what happens to rewards before the objective sees them, see `study_objectives`.
+        disturbance: change to rewards before the objective sees them, see `study_objectives`.
         quotas: groups of each task in a rollout of 18; None for 3 each.
     """
 
@@ -45,7 +45,7 @@ class Arm:
 SETTINGS = {
     # the embedded tasks as they are
     "default": Setting(),
-    # rewards of other scales (x 100, x 0.01), a heavy tail, 10 % of the groups of a task turned over, unequal shares
+    # other reward scales (x 100, x 0.01), a heavy tail, 10 % of a task's groups inverted, unequal shares
     "mixed": Setting(
         "mixed",
         {
@@ -91,7 +91,7 @@ SHAPED = ("g2rpo+length", "g2rpo+entropy", "g2rpo+both,sampled", "g2rpo+both,gat
 
 @dataclass(frozen=True)
 class Phase:
-    """Runs of every arm on every seed in one setting, in the order of the seeds.
+    """The runs of every arm on every seed in one setting, in the order of the seeds.
 
     Args:
         setting: a key of `SETTINGS`.
@@ -118,7 +118,7 @@ PHASES = {
     "heavy": Phase("heavy", MAIN, FEWER, "default"),
     "flipped": Phase("flipped", MAIN, FEWER, "default"),
 }
-"""In the order they are run."""
+"""In the order in which they run."""
 
 CONTRASTS = (
     ("default", "g2rpo", "grpo"),
@@ -131,10 +131,10 @@ CONTRASTS = (
     ("mixed", "g2rpo", "gdpo"),
     ("mixed", "g2rpo", "dr_grpo"),
 )
-"""What is judged: setting, arm, and the arm it is compared with, paired by seed. The p-values of these nine are exact
-permutation tests, held to 0.05 by Holm's procedure; every other comparison is described, not judged."""
+"""Judged contrasts: setting, arm, and the arm it is compared with, paired by seed. The p-values of these nine are from
+exact permutation tests, held to 0.05 by Holm's procedure; all other comparisons are described, not judged."""
 
 
 def base_arm(arm: str) -> str:
-    """Name the arm without shaping, whose rate an arm takes."""
+    """Return the arm without shaping, whose rate an arm uses."""
     return arm.split("+")[0]

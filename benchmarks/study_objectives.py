@@ -1,7 +1,7 @@
-"""Objectives whose rewards are disturbed before they become advantages, for `study`.
+"""Objectives for `study` that disturb rewards before computing advantages.
 
-Accuracy is measured as it is; only the objective sees the disturbed reward, in its total and in its part. Every class
-here is one of the project's objectives with an argument more.
+Measured accuracy is unchanged; only the objective sees the disturbed reward, both the total and the part. Every class
+here is one of the project's objectives with an extra argument.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from lit_g2rpo.objectives.fields import ScoredBatch
 from lit_g2rpo.objectives.objective import Objective
 
 ACCURACY_WEIGHT = 0.9
-"""Share of accuracy in the total of the built-in reward."""
+"""Weight of accuracy in the total of the built-in reward."""
 FLIPPED = 0.1
-"""Share of the groups of a noisy task whose accuracy is turned over."""
+"""Fraction of a noisy task's groups whose accuracy is inverted."""
 
 
 def _times(factor: float) -> Callable[[Tensor], Tensor]:
@@ -28,7 +28,7 @@ def _times(factor: float) -> Callable[[Tensor], Tensor]:
 
 
 def _heavy(accuracy: Tensor) -> Tensor:
-    """Stretch the top: 0 stays 0, 0.5 becomes 0.94, 0.75 becomes 2.7, 1 becomes 49.0."""
+    """Stretch the upper end: 0 stays 0, 0.5 becomes 0.94, 0.75 becomes 2.7, 1 becomes 49.0."""
     return 1 / (1.02 - accuracy) - 1 / 1.02
 
 
@@ -44,13 +44,13 @@ DISTURBANCES: dict[str, dict[str, Callable[[Tensor], Tensor] | None]] = {
     "heavy": {"ocr": _heavy},
     "flipped": {"math_reasoning": None},
 }
-"""What happens to the accuracy of a task, by name of the disturbance; None turns it over in some groups."""
+"""Change to the accuracy of a task, by name of the disturbance; None inverts it in some groups."""
 
 
 def disturb(batch: ScoredBatch, disturbance: str) -> ScoredBatch:
-    """Disturb the accuracy of some tasks, and the total with it.
+    """Disturb the accuracy of some tasks, and the total accordingly.
 
-    Which groups are turned over follows from the rewards of the batch alone, so a resumed run repeats it.
+    The rewards of the batch alone determine which groups are inverted, so a resumed run repeats it.
 
     Args:
         batch: the scored completions of a rollout.
@@ -72,7 +72,7 @@ def disturb(batch: ScoredBatch, disturbance: str) -> ScoredBatch:
 
 
 class Disturbed(Objective):
-    """Disturb the rewards, and leave the rest to the class that this is mixed into.
+    """Disturb the rewards, and leave the rest to the objective class.
 
     Args:
         disturbance: a key of `DISTURBANCES`.
@@ -84,7 +84,7 @@ class Disturbed(Objective):
         self.disturbance = disturbance
 
     def advantages(self, batch: ScoredBatch) -> Tensor:
-        """Form the advantages of the disturbed rewards, ``[N]``, as the objective does."""
+        """Compute the objective's advantages of the disturbed rewards, ``[N]``."""
         return super().advantages(disturb(batch, self.disturbance)).to(batch.rewards.dtype)
 
 

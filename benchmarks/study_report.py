@@ -28,7 +28,7 @@ SHORT = {
     "chart_figure_qa": "chart",
     "ocr": "OCR",
 }
-"""Names of the tasks that fit a table."""
+"""Short names of the tasks for tables."""
 DISTURBED = {"scaled": "chart_figure_qa", "heavy": "ocr", "flipped": "math_reasoning"}
 """The task that a setting disturbs."""
 
@@ -37,10 +37,10 @@ Measure = Callable[[Mapping[str, Any]], float]
 
 
 def judged(results: Results, setting: str, arm: str, measure: Measure = final) -> dict[int, float]:
-    """Measure the runs of an arm at its own rate in a setting, by seed; screening runs are no part of them.
+    """Measure the runs of an arm at its own rate in a setting, by seed, without screening runs.
 
     Args:
-        measure: takes a run of the results.
+        measure: maps a run of the results to a number.
     """
     phases = [phase for phase in PHASES.values() if phase.setting == setting and arm in phase.arms and phase.rates_of]
     found = {}
@@ -64,12 +64,12 @@ def last(task: str) -> Measure:
 
 
 def best(run: Mapping[str, Any]) -> float:
-    """Take the best mean accuracy of a run's validations after training began."""
+    """Return the best mean accuracy of a run's validations after training began."""
     return max(float(validation["accuracy"]) for validation in run["validations"][1:])
 
 
 def window(name: str, which: int) -> Callable[[Mapping[str, Any]], dict[str, float]]:
-    """Make a measure by task of a window of rollouts, the first (0) or the last (-1)."""
+    """Make a measure by task over a window of rollouts, the first (0) or the last (-1)."""
     return lambda run: {
         task: run["windows"][which][f"{name}/{task}"] for task in TASKS if f"{name}/{task}" in run["windows"][which]
     }
@@ -89,7 +89,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def screening(results: Results) -> str:
-    """Tabulate the screening of learning rates: mean accuracy after 75 rollouts, the rate that was picked in bold."""
+    """Tabulate the screening of learning rates: mean accuracy after 75 rollouts, with the chosen rate in bold."""
     rows = []
     for setting in ("default", "mixed"):
         for arm in ARMS:
@@ -116,7 +116,7 @@ def accuracies(results: Results, setting: str) -> str:
 
 
 def holm(p_values: list[float | None]) -> list[bool]:
-    """Say which of several p-values are below 0.05 by Holm's procedure; a contrast not measured yet still counts."""
+    """Return which p-values are below 0.05 by Holm's procedure; contrasts without a measurement still count."""
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     rejected = [False] * len(p_values)
     for rank, (p, index) in enumerate(order):
@@ -127,7 +127,7 @@ def holm(p_values: list[float | None]) -> list[bool]:
 
 
 def contrasts(results: Results) -> str:
-    """Tabulate the nine contrasts that the design names."""
+    """Tabulate the nine contrasts of the design."""
     found = [paired_difference(judged(results, s, arm), judged(results, s, other)) for s, arm, other in CONTRASTS]
     judgement = holm([difference.p if difference else None for difference in found])
     rows = []
@@ -143,7 +143,7 @@ def contrasts(results: Results) -> str:
 
 
 def against_grpo(results: Results) -> str:
-    """Tabulate every arm's paired difference to GRPO, which describes and does not judge."""
+    """Tabulate every arm's paired difference from GRPO, as a description without judgment."""
     rows = []
     for setting in ("default", "mixed"):
         for arm in arms_of(results, setting):
@@ -154,7 +154,7 @@ def against_grpo(results: Results) -> str:
 
 
 def pulls(results: Results) -> str:
-    """Tabulate each task's share of the gradient's norm, first 25 rollouts and last 25, and how unequal they are."""
+    """Tabulate each task's share of the gradient norm in the first and last 25 rollouts, and how unequal they are."""
     rows = []
     for setting in ("default", "mixed"):
         for arm in arms_of(results, setting):
@@ -174,7 +174,7 @@ def _counts(results: Results, run: Mapping[str, Any], setting: str, arm: str) ->
 
 
 def robustness(results: Results) -> str:
-    """Tabulate what one disturbed reward changes in each arm: all tasks, the disturbed one, the mean of the others."""
+    """Tabulate the effect of one disturbed reward on each arm: all tasks, the disturbed one, the mean of the others."""
     rows = []
     for setting, task in DISTURBED.items():
         others = [name for name in TASKS if name != task]
@@ -195,7 +195,7 @@ def robustness(results: Results) -> str:
 
 
 def flips(results: Results) -> str:
-    """Tabulate the share of advantages whose sign the second map turned, mean over all rollouts and seeds."""
+    """Tabulate the fraction of advantages whose sign the second map flipped, averaged over all rollouts and seeds."""
     rows = []
     for setting in ("default", "mixed"):
         for arm in arms_of(results, setting):
@@ -215,7 +215,7 @@ def _flips(window: Mapping[str, float], task: str) -> bool:
 
 
 def costs(results: Results) -> str:
-    """Tabulate what the study has taken so far."""
+    """Tabulate the cost of the study so far."""
     done = list(results.values())
     hours = sum(run["cpu_seconds"] for run in done) / 3600
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(run["commit"] for run in done))
@@ -224,7 +224,7 @@ def costs(results: Results) -> str:
 
 
 def tables(results: Results) -> Iterator[tuple[str, str]]:
-    """Write every table, by name."""
+    """Return every table, by name."""
     yield "progress", costs(results)
     yield "contrasts", contrasts(results)
     for setting in ("default", "mixed"):
@@ -237,7 +237,7 @@ def tables(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def with_tables(page: str, results: Results) -> str:
-    """Put the tables between their marks in the text of the page."""
+    """Insert the tables between their marks in the text of the page."""
     for name, text in tables(results):
         begin, end = BEGIN.format(name), END.format(name)
         before, rest = page.split(begin)
@@ -246,7 +246,7 @@ def with_tables(page: str, results: Results) -> str:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw the final accuracy of every arm with its interval, a panel for each of the two main settings."""
+    """Plot the final accuracy of every arm with its interval, with a panel for each of the two main settings."""
     import matplotlib
 
     matplotlib.use("agg")

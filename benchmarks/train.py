@@ -1,4 +1,4 @@
-"""Forward and backward of training, padded rows against packed groups: time, share of product rate, gradient error.
+"""Compare training with padded rows and packed groups: time, share of product rate, gradient error.
 
 python benchmarks/train.py --image-tokens 64 256 --json train.json
 """
@@ -36,11 +36,11 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, list[int]]] = {
 
 
 def build(shape: str, device: str) -> tuple[Any, Any]:
-    """Build a policy of random weights with a frozen tower: ``tiny`` in float32, the others in bfloat16.
+    """Build a policy with random weights and a frozen tower: ``tiny`` in float32, the others in bfloat16.
 
     Args:
         shape: ``tiny`` or one of ``SHAPES``.
-        device: where.
+        device: device of the policy.
 
     Returns:
         Model and processor.
@@ -76,19 +76,19 @@ def build(shape: str, device: str) -> tuple[Any, Any]:
 
 
 def save(shape: str, folder: Path, device: str) -> str:
-    """Save a policy of random weights with its processor.
+    """Save a policy with random weights and its processor.
 
     Args:
         shape: ``tiny`` or one of ``SHAPES``.
-        folder: where to.
-        device: where weights are drawn.
+        folder: folder to write.
+        device: device on which weights are drawn.
 
     Returns:
-        Type of the weights.
+        The dtype of the weights.
     """
     model, processor = build(shape, device)
     processor.save_pretrained(folder)
-    # The last of the vocabulary, which forced lengths count on; in a large one the tokenizer's own is not.
+    # The vocabulary's last token, as forced lengths require; in a large vocabulary the tokenizer's own is not the last.
     last = model.config.text_config.vocab_size - 1
     model.generation_config = GenerationConfig(pad_token_id=processor.tokenizer.pad_token_id, eos_token_id=last)
     model.save_pretrained(folder)
@@ -99,7 +99,7 @@ def microbatch(policy: Policy, args: argparse.Namespace, image_tokens: int) -> M
     """Make groups of random completions with random advantages.
 
     Args:
-        policy: whose types and device the loss fields get.
+        policy: the loss fields get its dtypes and device.
         args: sizes.
         image_tokens: tokens of each image.
 
@@ -110,7 +110,7 @@ def microbatch(policy: Policy, args: argparse.Namespace, image_tokens: int) -> M
     prompts = bench_prompts(args.prompts, image_tokens, TEXT_TOKENS)
     rows = [prompt for prompt in prompts for _ in range(args.group_size)]
     lengths = [args.tokens] * len(rows)
-    if args.variable:  # mean about a quarter of the longest
+    if args.variable:  # the mean is about a quarter of the longest
         drawn = torch.empty(len(rows)).exponential_(4 / args.tokens, generator=generator)
         lengths = [min(args.tokens, 1 + int(length)) for length in drawn]
     tokens = [torch.randint(50, 300, (length,), generator=generator) for length in lengths]
@@ -123,14 +123,14 @@ def microbatch(policy: Policy, args: argparse.Namespace, image_tokens: int) -> M
 
 
 def padded_full(policy: Policy, batch: Microbatch) -> Tensor:
-    """Loss by padded rows and the logits of all completion tokens."""
+    """Compute the loss from padded rows and the logits of all completion tokens."""
     hidden, targets = policy.hidden_states(batch.prompts, batch.token_ids)
     logprobs = (hidden @ policy.base.lm_head.weight.T).float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     return TOKEN_LOSS(logprobs, logprobs.detach(), batch.fields)[0].sum()
 
 
 def one_pass(policy: Policy, batch: Microbatch) -> Tensor:
-    """Loss as training forms it."""
+    """Compute the loss as training does."""
     return policy.loss(batch, TOKEN_LOSS)[0]
 
 
@@ -138,15 +138,15 @@ MODES = {"padded, full logits": padded_full, "padded, one-pass head": one_pass, 
 
 
 def flops(policy: Policy, batch: Microbatch, tokens: int) -> float:
-    """Floating-point operations of forward and backward: layers, head and attention, without the frozen tower.
+    """Count the FLOPs of forward and backward: layers, head and attention, without the frozen tower.
 
     Args:
         policy: the policy.
         batch: the micro-batch.
-        tokens: tokens that the layers read, pads included.
+        tokens: tokens that the layers read, including pads.
 
     Returns:
-        The count; attention by the pairs that see each other, so that work on pads earns nothing there.
+        The count; attention only counts pairs that see each other, so work on pads earns nothing there.
     """
     text = policy.base.config.text_config
     layers = policy.base.model.language_model.layers
@@ -167,11 +167,11 @@ def product_rate(device: str, dtype: torch.dtype) -> float:
     """Measure the rate of large matrix products.
 
     Args:
-        device: where.
-        dtype: type of the factors.
+        device: device to run on.
+        dtype: dtype of the factors.
 
     Returns:
-        Operations a second; of CPU time on a CPU.
+        Operations per second; per second of CPU time on a CPU.
     """
     sizes = [(4096, 256, 1024), (4096, 1024, 256), (1024, 1024, 1024)] if device == "cpu" else [(8192, 8192, 8192)]
     rates = []
@@ -184,7 +184,7 @@ def product_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def measure(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Time a piece of work in CPU-seconds, on a GPU in seconds, and give its result."""
+    """Time a piece of work, in CPU-seconds or in seconds on a GPU, and return its result."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     if device != "cpu":
         torch.cuda.synchronize()
@@ -196,17 +196,17 @@ def measure(work: Callable[[], Any], device: str) -> tuple[float, Any]:
 
 
 def compare(model: Any, processor: Any, args: argparse.Namespace, image_tokens: int, rate: float) -> dict[str, Any]:
-    """Measure all modes on the same rows, turn by turn.
+    """Measure all modes on the same rows, in turns.
 
     Args:
         model: the model.
         processor: its processor.
         args: sizes.
         image_tokens: tokens of each image.
-        rate: operations a second that the machine reaches.
+        rate: operations per second that the machine reaches.
 
     Returns:
-        Per mode: median seconds, share of the rate, times the speed of the first mode, and the largest relative error
+        Per mode: median seconds, share of the rate, speed relative to the first mode, and the largest relative error
         of a parameter's gradient against it.
     """
     padded, packed = (Policy(model, processor, Qwen3VL(), packing=packing).train() for packing in (False, True))

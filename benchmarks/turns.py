@@ -13,7 +13,7 @@ from peak import peak_bytes, start_peak
 
 
 class Phases:
-    """CPU-seconds of named phases, each without the phases inside it; on CUDA, seconds with synchronisation.
+    """CPU-seconds of named phases, each without the phases inside it; on CUDA, seconds with synchronization.
 
     Args:
         cuda: measure a CUDA device.
@@ -27,12 +27,12 @@ class Phases:
         if self._cuda:
             torch.cuda.synchronize()
             return time.perf_counter()
-        # Of this thread alone: prompts are prepared in a thread while another phase runs.
+        # Only this thread's time: another thread prepares prompts while a phase runs.
         return time.thread_time()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to a phase.
+        """Charge the time inside the context to a phase.
 
         Args:
             name: the phase.
@@ -68,10 +68,10 @@ class Phases:
 
 
 class Turn:
-    """A training run that proceeds one rollout at a time, in a thread of its own.
+    """A training run that proceeds one rollout at a time in its own thread.
 
     Args:
-        run: trains; calls what it is given after every rollout's last update.
+        run: trains, and calls its argument after every rollout's last update.
     """
 
     def __init__(self, run: Callable[[Callable[[], None]], None]) -> None:
@@ -94,7 +94,7 @@ class Turn:
         self._go.acquire()
 
     def step(self) -> None:
-        """Run until the end of the next rollout, or, after the last one, until the run is over."""
+        """Run to the end of the next rollout or, after the last one, to the end of the run."""
         self._go.release()
         self._done.acquire()
         if self._error is not None:
@@ -106,12 +106,12 @@ def measure(sides: dict[str, Any], pairs: int, cuda: bool) -> dict[str, list[dic
 
     Args:
         sides: the sides by name, each with ``run``, ``phases`` and ``counters``.
-        pairs: measured steps of each; one more is thrown away first.
-        cuda: measure seconds with synchronisation instead of CPU-seconds.
+        pairs: measured steps of each, after one that is discarded.
+        cuda: measure seconds with synchronization instead of CPU-seconds.
 
     Returns:
-        For each side and step: ``seconds``, ``wall``, ``peak_gib``, ``phases`` and ``counters``. The peak is what the
-        first step left behind (weights, optimizer) and what this one took above what lay in memory before it.
+        For each side and step: ``seconds``, ``wall``, ``peak_gib``, ``phases`` and ``counters``. The peak is the memory
+        left by the first step (weights, optimizer) plus the memory of this step above that in use before it.
     """
     device = "cuda" if cuda else "cpu"
     turns = {name: Turn(side.run) for name, side in sides.items()}
@@ -142,7 +142,7 @@ def measure(sides: dict[str, Any], pairs: int, cuda: bool) -> dict[str, list[dic
 
 
 def medians(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Take the median of each key.
+    """Compute the median of each key.
 
     Args:
         rows: measurements.

@@ -1,7 +1,7 @@
-"""A policy whose lengths have something to choose from: the embedded one, taught to repeat its reasoning at random.
+"""A policy with varied completion lengths: the embedded one, taught to repeat its reasoning at random.
 
-The embedded policy writes completions of one length in four of its six tasks. Here it imitates demonstrations of the
-same annotators once more, with the reasoning of each said 0 to 3 times, evenly. The repeats say nothing new.
+The embedded policy writes completions of a single length in four of its six tasks. Here it imitates demonstrations of
+the same annotators again, with the reasoning repeated 0 to 3 times, uniformly. The repeats add no content.
 """
 
 import sys
@@ -16,19 +16,19 @@ from lit_g2rpo.mini.data import MiniDataset, MiniPrompts
 START = "package:lit_g2rpo.mini/weights"
 MOST = 3
 LONGEST = 64
-"""Tokens; the longest demonstration takes 55."""
+"""Tokens; the longest demonstration has 55."""
 STEPS = 150
 
 
 def repeated(demonstration: str, times: int) -> str:
-    """Say the reasoning of a demonstration so many times.
+    """Repeat the reasoning of a demonstration.
 
     Args:
         demonstration: a completion with both tags.
-        times: how often.
+        times: number of times that the reasoning appears.
 
     Returns:
-        The completion, its answer unchanged.
+        The completion, with its answer unchanged.
     """
     before, rest = demonstration.split("<thinking>")
     reasoning, after = rest.split("</thinking>")
@@ -55,20 +55,20 @@ class WordyRows(MiniDataset):
 
 
 class WordyPrompts(MiniPrompts):
-    """The embedded tasks with such rows to imitate."""
+    """The embedded tasks with rows of mixed length to imitate."""
 
     def train_dataset(self) -> WordyRows:
-        """Training rows."""
+        """Return the training rows."""
         return WordyRows("train", self.train_per_task, self.seed)
 
 
 def build(folder: Path) -> None:
-    """Teach the policy, unless its folder is there.
+    """Train the policy unless its folder exists.
 
     Args:
-        folder: where it is written, as a Hugging Face folder.
+        folder: Hugging Face folder to write.
     """
-    # Other rows than those of the runs that follow.
+    # Rows that differ from those of later runs.
     data = WordyPrompts(seed=100, max_completion_tokens=LONGEST)
     stage(folder, lambda part: supervised(Path(START), part, data=data, steps=STEPS, validate=0, peak=4e-4))
 

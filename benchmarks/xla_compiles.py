@@ -1,9 +1,9 @@
-"""Count what PyTorch/XLA compiles on the CPU: sampling and learning in fixed shapes, over random batches.
+"""Count PyTorch/XLA compilations on the CPU: sampling and learning in fixed shapes, over random batches.
 
-Run it in the environment that ``tests/xla.sh`` makes: ``PJRT_DEVICE=CPU python benchmarks/xla_compiles.py``. A batch is
-a rollout of 12 prompts x 4 completions of the mini tasks, learned from in two micro-batches of an optimizer step each,
-or as said. The first rollouts compile, then a rollout is learned from in each size that images and micro-batches may
-have; what compiles after that is an error of the shapes.
+Run it in the environment that ``tests/xla.sh`` creates: ``PJRT_DEVICE=CPU python benchmarks/xla_compiles.py``. A batch
+is a rollout of 12 prompts x 4 completions of the mini tasks, learned in two micro-batches with an optimizer step each,
+unless options say otherwise. The first rollouts compile; then the run learns once in each size that images and
+micro-batches may have. Any later compilation is a bug in the shapes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from lit_g2rpo.policy.fixed_shapes.vision import host_features
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 
 FIRST = 6
-"""Rollouts before sizes are run one by one: sampling has its few shapes from them."""
+"""Rollouts before sizes run one by one; sampling gets its few shapes from them."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Counts(pl.Callback):
     """Count compilations and pads while a run goes on.
 
     Args:
-        batches: rollouts that are counted.
+        batches: number of counted rollouts.
     """
 
     batches: int
@@ -48,7 +48,7 @@ class Counts(pl.Callback):
     waste: float = 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: "WarmedUp", outputs: Any, batch: Any, index: int) -> None:
-        """Look at the counters once a rollout has been learned from."""
+        """Read the counters after learning from a rollout."""
         if batch[1] + 1 < module.microbatches_per_rollout:
             return
         if module.sizes is None:
@@ -66,33 +66,33 @@ class Counts(pl.Callback):
 
 
 def compilations() -> int:
-    """Graphs compiled so far."""
+    """Return the number of graphs compiled so far."""
     from torch_xla.debug import metrics
 
     return int(metrics.counter_value("UncachedCompile") or 0)
 
 
 def fallbacks() -> list[str]:
-    """Operations that left the device, but for reading a number."""
+    """Return the number of operations that left the device, except reading a number."""
     from torch_xla.debug import metrics
 
     return [name for name in metrics.counter_names() if name.startswith("aten::") and "_local_scalar" not in name]
 
 
 def tokens_of(module: G2RPOModule) -> int:
-    """Tokens that training has learned from so far."""
+    """Return the number of tokens that training has learned from so far."""
     return int(
         module.policy.backbone.counters.train_prompt_tokens + module.policy.backbone.counters.train_completion_tokens
     )
 
 
 class WarmedUp(G2RPOModule):
-    """A run that learns from every size once the first rollouts are over: in its own loop, whose graphs these are."""
+    """A run that learns from every size after the first rollouts, in its own loop so that the graphs are the same."""
 
     sizes: list[int] | None = None
 
     def collect(self, prompts: list[Prompt]) -> Experience:
-        """Sample as ever, and for each size in turn put micro-batches of that size in the place of the sampled ones.
+        """Sample as usual, and replace the sampled micro-batches with ones of each size in turn.
 
         Args:
             prompts: the prompts.
@@ -109,7 +109,7 @@ class WarmedUp(G2RPOModule):
         return experience
 
     def every_size(self, experience: Experience) -> list[int]:
-        """Run the tower on every size of images, and list the sizes of micro-batches, the empty one's among them.
+        """Run the tower on every size of images, and list the sizes of micro-batches, including the empty one.
 
         Args:
             experience: any rollout.
@@ -131,7 +131,7 @@ class WarmedUp(G2RPOModule):
 
         Args:
             experience: any rollout.
-            size: tokens; none makes an empty micro-batch.
+            size: tokens; 0 makes an empty micro-batch.
 
         Returns:
             The micro-batch.
@@ -151,10 +151,10 @@ def measure(path: str, folder: Path, batches: int, update: UpdateConfig, accumul
 
     Args:
         path: the policy's checkpoint.
-        folder: where the trainer may write.
+        folder: folder for the trainer's files.
         batches: rollouts after the warm-up.
-        update: micro-batches of a rollout.
-        accumulate: micro-batches of an optimizer step.
+        update: micro-batches per rollout.
+        accumulate: micro-batches per optimizer step.
 
     Returns:
         The figures of the table.

@@ -1,4 +1,4 @@
-"""Reporting rules of benchmarks, and what an evaluation comes to; apart from the rewards, which are trained on."""
+"""Evaluation: the rules by which benchmarks report figures, separate from the rewards used in training."""
 
 from lit_g2rpo.evaluation.benchmark import Benchmark
 from lit_g2rpo.evaluation.benchmarks import BENCHMARKS

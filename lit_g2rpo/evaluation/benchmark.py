@@ -1,4 +1,4 @@
-"""What a benchmark is: its rule, how its suite reads, and how its figure is made."""
+"""Definition of a benchmark: its rule, its suite's reading of answers, and how its figure is computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from lit_g2rpo.rewards.answers.parse import unbox
 
 @dataclass(slots=True, frozen=True)
 class Benchmark:
-    """How a benchmark is scored and reported.
+    """Define how a benchmark is scored and reported.
 
     Args:
         title: its name in print.
         metric: name of its figure.
-        rule: answer and row to a number from 0 to 1, or None; see ``rules``.
+        rule: maps answer and row to a number from 0 to 1, or None; see ``rules``.
         words: the rule in words.
         source: where its files come from.
         suite: how the suite that publishes its figures reads free text; None if none does.
-        columns: columns that the rule needs beside those of every row.
-        subsets: a column and its values, each of which gets a mean of its own.
-        hit_at: the figure counts values of at least this; None averages the values themselves.
-        recalls: further thresholds whose shares are reported.
-        circular: column that tells which question a row is a rotation of; a question is right if all its rows are.
+        columns: columns that the rule needs besides those of every row.
+        subsets: a column and its values, each of which gets a separate mean.
+        hit_at: the figure counts values of at least this; None averages the values.
+        recalls: more thresholds at which the fraction of hits is reported.
+        circular: column that identifies the question of a rotated row; a question is right if all its rows are.
     """
 
     title: str
@@ -40,20 +40,20 @@ class Benchmark:
 
     @property
     def stands_in(self) -> bool:
-        """Whether the rule stands in for a judge that the benchmark's protocol asks."""
+        """Return whether the rule stands in for the judge of the benchmark's protocol."""
         return self.suite is not None and self.suite.talk is not None
 
     def value(self, answer: str, row: Mapping[str, Any]) -> float | None:
         """Compare an answer with a row; None if the answer cannot be read.
 
         Args:
-            answer: text of the answer block; a box of LaTeX around it is taken off.
+            answer: text of the answer block; a LaTeX box around it is removed.
 
         Raises:
-            ValueError: if the row is not what the rule needs.
+            ValueError: if the row lacks what the rule needs.
         """
         return self.rule(unbox(answer), row)
 
     def score(self, value: float | None) -> float:
-        """Turn a value into what the figure averages, from 0 to 1."""
+        """Convert a value to the number, from 0 to 1, that the figure averages."""
         return float((value or 0.0) >= self.hit_at) if self.hit_at is not None else value or 0.0

@@ -125,16 +125,16 @@ def benchmark_named(name: Any) -> Benchmark:
     """Find a benchmark.
 
     Args:
-        name: its short name, or the import path ``package.module.NAME`` of one from outside.
+        name: its short name, or the import path ``package.module.NAME`` of a custom one.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if no benchmark has that name.
     """
     return instance(name, BENCHMARKS, Benchmark, "benchmark")
 
 
 def known_benchmark(name: Any) -> Benchmark | None:
-    """Find a benchmark; None if there is none of that name."""
+    """Find a benchmark; None if no benchmark has that name."""
     try:
         return benchmark_named(name)
     except UserError:
@@ -160,10 +160,10 @@ def benchmark_error(row: Mapping[str, Any]) -> str | None:
         if row[column] not in known:
             return f"{column!r} is {row[column]!r:.80}; benchmark {row['benchmark']} knows {', '.join(known)}"
     try:
-        # any answer will do: what is tried is whether the row can be read
+        # any answer will do: this only tests whether the row can be read
         benchmark.value("0", row)
     except ValueError as error:
         return f"benchmark {row['benchmark']}: {error}"
-    except Exception as error:  # a rule from outside may raise anything
+    except Exception as error:  # a custom rule may raise anything
         return f"benchmark {row['benchmark']}: its rule fails ({one_line(error)})"
     return None

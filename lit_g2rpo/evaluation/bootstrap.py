@@ -10,7 +10,7 @@ LEVEL = 0.95
 
 
 def resampled_means(values: Sequence[float], seed: int) -> NDArray[np.float64]:
-    """Draw as many questions as there are, with replacement, again and again, and average each draw.
+    """Average resamples of all questions, drawn with replacement.
 
     Args:
         values: one value per question, ``[n]``, ``n >= 1``.
@@ -27,6 +27,6 @@ def resampled_means(values: Sequence[float], seed: int) -> NDArray[np.float64]:
 
 
 def interval(draws: NDArray[np.float64]) -> list[float]:
-    """Cut the outer 5 % off resampled means ``[RESAMPLES]``, and return the lower and upper end."""
+    """Return the ends of the central 95 % of resampled means ``[RESAMPLES]``."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]

@@ -1,4 +1,4 @@
-"""Figures of a benchmark: its own, the shares at further thresholds, and the mean of each subset."""
+"""Figures of a benchmark: its own, the fractions at more thresholds, and the mean of each subset."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from lit_g2rpo.evaluation.benchmark import Benchmark
 def benchmark_figures(
     benchmark: Benchmark, values: Sequence[float | None], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Average what a benchmark's rule gave.
+    """Average the values of a benchmark's rule.
 
     Args:
         benchmark: the benchmark.
-        values: value of each row by the rule, ``N``.
+        values: the rule's value for each row, ``N``.
         rows: the data rows, ``N``, with the columns of the benchmark's subsets and questions.
 
     Returns:
-        Mean of each figure that a row had, and for a benchmark with subsets the mean over those present; for a
-        circular one the share of questions that are right under every rotation of their options, and that of rows.
+        Mean of each figure that a row had; for a benchmark with subsets also the mean over those present; for a
+        circular one the fraction of questions that are right under every rotation of their options, and that of rows.
     """
     scores = [benchmark.score(value) for value in values]
     if benchmark.circular is not None:

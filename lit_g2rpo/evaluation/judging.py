@@ -1,4 +1,4 @@
-"""Answers that a judge reads, where the protocol of their benchmark asks one."""
+"""Judging of answers to benchmarks whose protocol uses a judge."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from lit_g2rpo.rewards.running.judge import Judge, JudgeConfig
 from lit_g2rpo.rewards.running.outcome import Failure
 
 MAX_TOKENS = 256
-"""Longest reply, tokens: an extracted answer, or a few lines of JSON."""
+"""Longest reply in tokens: an extracted answer, or a few lines of JSON."""
 
 MAX_FAILURES = 20
-"""So many failures of the judge without a success between them end the evaluation."""
+"""Consecutive failures of the judge that end the evaluation."""
 
 Verdict = tuple[float | None, str | None]
 
@@ -29,11 +29,11 @@ class Judging:
     """Ask a judge about answers, several at a time.
 
     Args:
-        config: the judge and how it is asked; its prompt and scale are those of rewards and not used.
-        reward: names of the tags.
+        config: the judge and its requests; its prompt and scale belong to rewards and are not used.
+        reward: supplies the tags.
 
     Raises:
-        UserError: if the environment does not hold the judge's key.
+        UserError: if the judge's key is missing from the environment.
     """
 
     def __init__(self, config: JudgeConfig, reward: RewardConfig) -> None:
@@ -43,7 +43,7 @@ class Judging:
         self._lock = threading.Lock()
 
     def judge(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Score the rows whose benchmark asks a judge, where the suite's own rule reads nothing.
+        """Score the rows whose benchmark uses a judge and whose text the suite's own rule cannot read.
 
         An answer whose judge fails counts as wrong, with an error code that begins with ``judge``.
 
@@ -71,7 +71,7 @@ class Judging:
 
     def _verdict(self, row: Mapping[str, Any], suite: Suite) -> Verdict:
         text = suite_text(row["completion"], self._reward)
-        # rows written before questions were kept have the prompt in their place
+        # older rows have no question, so use the prompt
         sample = {"problem": row["prompt"]} | row["sample"]
         value, error = tried(suite.read, text, sample)
         if error != "unparsed" or self._failures >= MAX_FAILURES:

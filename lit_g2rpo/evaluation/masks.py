@@ -1,4 +1,4 @@
-"""Masks inside a data row: runs of equal pixels, so that a row needs no further file."""
+"""Masks inside a data row: runs of equal pixels, so that a row needs no extra file."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -14,8 +14,8 @@ def encode_mask(mask: NDArray[Any]) -> dict[str, list[int]]:
     """Write a mask as a column of a data row.
 
     Args:
-        mask: ``[height, width]``, or ``[height, width, channels]`` of which the first counts; set where it is at least
-            half of 255, or True.
+        mask: ``[height, width]``, or ``[height, width, channels]`` of which only the first is used; set where it is
+            True or at least half of 255.
 
     Returns:
         ``size``: height and width; ``runs``: lengths of runs in reading order, the first one of unset pixels.
@@ -28,10 +28,10 @@ def encode_mask(mask: NDArray[Any]) -> dict[str, list[int]]:
 
 
 def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
-    """Return the share of at least one point, on the 0..1000 grid, in a mask; one outside the image is outside.
+    """Return the fraction of one or more points, on the 0..1000 grid, in a mask; points outside the image miss.
 
     Raises:
-        ValueError: if it is no mask.
+        ValueError: if it is not a mask.
 
     Source: RefSpatial-Bench of RoboRefer (arXiv 2506.04308), Evaluation/summarize_acc.py.
     """
@@ -40,10 +40,10 @@ def share_in_mask(points: Sequence[Point], mask: Mapping[str, Any]) -> float:
 
 
 def share_of_pixels(pixels: Sequence[tuple[int, int]], mask: Mapping[str, Any]) -> float:
-    """Return the share of at least one pixel, column and row, in a mask; one outside the image is outside.
+    """Return the fraction of one or more pixels (column, row) in a mask; pixels outside the image miss.
 
     Raises:
-        ValueError: if it is no mask.
+        ValueError: if it is not a mask.
     """
     height, width = check_mask(mask)
     ends = np.asarray(list(accumulate(mask["runs"])))
@@ -55,10 +55,10 @@ def share_of_pixels(pixels: Sequence[tuple[int, int]], mask: Mapping[str, Any]) 
 
 
 def check_mask(mask: Any) -> tuple[int, int]:
-    """Return height and width, pixels, of a mask in a data row.
+    """Return height and width, in pixels, of a mask in a data row.
 
     Raises:
-        ValueError: if it is no mask.
+        ValueError: if it is not a mask.
     """
     if not (isinstance(mask, Mapping) and isinstance(mask.get("size"), list) and isinstance(mask.get("runs"), list)):
         raise ValueError("'mask' is no mask; write it with lit_g2rpo.evaluation.masks.encode_mask")

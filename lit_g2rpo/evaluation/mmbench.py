@@ -1,4 +1,4 @@
-"""MMBench's published table as data rows, a row per rotation of the options.
+"""Conversion of MMBench's published table to data rows, one per rotation of the options.
 
 ``python -m lit_g2rpo.evaluation.mmbench MMBench_DEV_EN.tsv data/benchmarks/mmbench.jsonl``
 """
@@ -21,10 +21,10 @@ from lit_g2rpo.files import whole
 from lit_g2rpo.rewards.answers.choice import LETTERS
 
 ROTATED = 1_000_000
-"""Rows from this index on repeat a question with its options rotated."""
+"""First index of rows that repeat a question with rotated options."""
 
 _REFERENCE = 64
-"""Characters: an ``image`` up to here is the index of the row that holds it."""
+"""Most characters of an ``image`` that is the index of the row with the image."""
 
 Table = Mapping[str, Mapping[str, str]]
 
@@ -32,7 +32,7 @@ Table = Mapping[str, Mapping[str, str]]
 def convert(table: Path, output: Path) -> int:
     """Write the rows of the table as JSON lines, and its images as files in a folder beside them.
 
-    The rotations are made here, from the rows that are none, so that every question has all of its own.
+    The rotations are made here from the unrotated rows, so that every question has all of them.
 
     Args:
         table: tab-separated, with the columns ``index``, ``question``, ``hint``, ``A`` to ``D``, ``answer``, and
@@ -43,7 +43,7 @@ def convert(table: Path, output: Path) -> int:
         Number of questions.
 
     Raises:
-        UserError: if the table cannot be read, or the output exists; nothing is written then.
+        UserError: if the table cannot be read, or the output exists; then nothing is written.
     """
     images = output.with_name(f"{output.stem}_images")
     for path in (output, images):
@@ -65,7 +65,7 @@ def convert(table: Path, output: Path) -> int:
 
 
 def rotations(row: Mapping[str, str], image: str, place: str) -> Iterator[dict[str, Any]]:
-    """Make a data row per rotation of a question's options, each moved one further.
+    """Make one data row per rotation of a question's options.
 
     Args:
         row: a row of the table.
@@ -73,7 +73,7 @@ def rotations(row: Mapping[str, str], image: str, place: str) -> Iterator[dict[s
         place: names the row in messages.
 
     Raises:
-        UserError: if it has fewer than two options, or its answer names none.
+        UserError: if it has fewer than two options, or its answer is not one of them.
     """
     options = [row[letter] for letter in LETTERS if row.get(letter)]
     right = LETTERS.find(row["answer"].strip()) if row["answer"].strip() else -1

@@ -8,7 +8,7 @@ from lit_g2rpo.rewards.answers.choice import LETTERS
 MAX_OPEN_ANSWER = 4096
 LEADS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 TRIVIAL = frozenset(":,.!?;'")
-# every digit of a run starts a number, so that the time grows with the square of its length
+# every digit of a run starts a number, so time grows with the square of its length
 _ENDLESS = re.compile(r"\d{101}")
 
 # Each unbounded run is fenced by a literal or by the end of the number.
@@ -20,10 +20,10 @@ _NUMBERS = (
 
 
 def option_letter(answer: str, options: Sequence[str]) -> str | None:
-    """Read which option an answer names: a letter in brackets, before a space or before a full stop, else its text.
+    """Read which option an answer names: a letter in brackets, before a space or before a period, else its text.
 
-    Of several the last one counts. The reference guesses at random where nothing is found; here that is no answer, so
-    that the score of a run is one number.
+    Of several matches, the last counts. The reference guesses at random if it finds none; here that is no answer, so
+    that the score of a run is deterministic.
 
     Args:
         options: texts of the options, in the order of their letters, without letters.
@@ -47,13 +47,13 @@ def option_letter(answer: str, options: Sequence[str]) -> str | None:
 
 
 def open_answer(answer: str, golds: Sequence[str], longest: int = MAX_OPEN_ANSWER) -> float | None:
-    """Compare the answer to an open question with the right ones; None for one that is too long to read.
+    """Compare the answer to an open question with the right ones; None if it is too long to read.
 
-    Candidates are what stands behind words such as "is" or an equals sign, and the numbers there. A gold text must be
-    contained in a candidate, a gold number equal one to two decimals.
+    Candidates are the text after words such as "is" or an equals sign, and the numbers in it. A candidate must contain
+    the gold text, or equal the gold number to two decimals.
 
     Args:
-        longest: most characters; nor may a number have more than 100 digits.
+        longest: most characters; numbers may have at most 100 digits.
 
     Source: MMMU-Benchmark/MMMU eval/eval_utils.py, parse_open_response and eval_open.
     """
@@ -95,5 +95,5 @@ def _values(text: str) -> list[str | float]:
         return [round(float(text.replace(",", "")), 2)]
     except ValueError:
         low = text.lower()
-        # a lone letter must stand apart, or it would be found in any word
+        # a single letter must be a separate word, or it would match inside any word
         return [f" {low}", f"{low} "] if len(low) == 1 else [low]

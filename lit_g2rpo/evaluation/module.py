@@ -1,4 +1,4 @@
-"""What validation, test and prediction do with a policy: sample, score, count."""
+"""Validation, test and prediction with a policy: sample, score, count."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,27 +31,27 @@ from lit_g2rpo.training.tags import tags_error
 
 Rows = list[dict[str, Any]]
 Numbered = tuple[list[Prompt], list[int | None]]
-"""Prompts and their numbers in the dataset; one without a number only keeps ranks in step."""
+"""Prompts and their indices in the dataset; one without an index only keeps ranks in step."""
 
 
 class EvaluationModule(CurvesModule):
-    """Sample from a policy and score what it wrote; training builds on it.
+    """Sample completions from a policy and score them; training builds on this class.
 
     Args:
         evaluation: how completions are sampled for validation, test and prediction.
-        engine: samples them, also where training reads demonstrations.
-        seed: every completion follows from (seed, prompt, completion).
-        reward: choices of the built-in reward, for training and evaluation alike.
-        reward_limits: what scoring may take.
-        judge: the model that grades tasks whose ``reward`` is ``judge``, and in ``test`` the answers to benchmarks
-            whose protocol asks one.
+        engine: samples them, even if training uses demonstrations.
+        seed: determines every completion, together with the indices of prompt and completion.
+        reward: settings of the built-in reward, for training and evaluation alike.
+        reward_limits: limits of scoring.
+        judge: the model that grades tasks whose ``reward`` is ``judge`` and, in ``test``, answers to benchmarks whose
+            protocol uses a judge.
 
     Raises:
         UserError: if settings contradict each other.
     """
 
     if TYPE_CHECKING:
-        # torch's own answers every name with Any, so that no checker would see a renamed member
+        # torch's own returns Any for every name, so type checkers would miss a renamed member
         __getattr__: None  # type: ignore[misc, assignment]
 
     policy: Policy
@@ -87,7 +87,7 @@ class EvaluationModule(CurvesModule):
 
     @property
     def max_tokens(self) -> int:
-        """Longest completion, tokens."""
+        """Return the longest completion, in tokens."""
         return self._data.max_completion_tokens
 
     @override
@@ -142,7 +142,7 @@ class EvaluationModule(CurvesModule):
     def on_validation_epoch_start(self) -> None:
         ranks = self.ranks
         means = TaskMeans(list(self.tasks), distributed_available_fn=lambda: ranks.count > 1)
-        # on one rank nothing is sent, and the host counts without waiting for a device
+        # on one rank nothing is sent, and counting on the host need not wait for a device
         self._means = means if ranks.count == 1 else means.to(self.device)
 
     @override
@@ -184,7 +184,7 @@ class EvaluationModule(CurvesModule):
             metrics[f"{prefix}/{name}"] = _mean([of_task[name] for of_task in means.values()])
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.log_dict(metrics)
-            # also in Lightning's check before training, which is the first point of every curve
+            # also in Lightning's sanity check before training, which is the first point of every curve
             self.write_point()
         else:
             self.log_result(metrics)

@@ -1,4 +1,4 @@
-"""The file of predictions: written as they come, so that a run that was killed goes on where it was."""
+"""The file of predictions, written as they arrive so that an interrupted run can continue."""
 
 import json
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from lit_g2rpo.files import write_text
 
 NAME = "predictions.jsonl"
 FILES = {"test": NAME, "predict": "predictions_predict.jsonl"}
-"""The file that each verb writes into the folder of the run."""
+"""The file that each verb writes to the folder of the run."""
 
 Row = dict[str, Any]
 
@@ -19,7 +19,7 @@ def read_predictions(path: Path) -> list[Row]:
     """Read the rows of a file of predictions.
 
     Raises:
-        UserError: if it cannot be read, is empty, or a line is not such a row.
+        UserError: if it cannot be read, is empty, or a line is not a prediction.
     """
     rows = []
     for number, line in enumerate(_lines(path), 1):
@@ -33,13 +33,13 @@ def read_predictions(path: Path) -> list[Row]:
 
 
 def unfinished(file: Path, settings: dict[str, Any]) -> list[Row]:
-    """Read the rows, perhaps none, that a run that was killed left in its file; the last line may be torn.
+    """Read the rows, perhaps none, in the file of an interrupted run; its last line may be incomplete.
 
     Args:
-        settings: what this run would make its predictions with.
+        settings: the settings with which this run would make its predictions.
 
     Raises:
-        UserError: if it was made with other settings.
+        UserError: if the file was made with other settings.
     """
     if not (_settings(file).exists() and file.exists()):
         return []
@@ -58,7 +58,7 @@ def begin(file: Path, settings: dict[str, Any], rows: Iterable[Row]) -> TextIO:
     """Open a verb's file for appending, with the rows that an earlier run left.
 
     Args:
-        settings: what the predictions are made with.
+        settings: the settings with which the predictions are made.
     """
     write_text(file, "".join(map(_line, rows)))
     write_text(_settings(file), json.dumps(settings))
@@ -66,13 +66,13 @@ def begin(file: Path, settings: dict[str, Any], rows: Iterable[Row]) -> TextIO:
 
 
 def append(file: TextIO, rows: Iterable[Row]) -> None:
-    """Write rows and hand them to the system, so that they outlive this process."""
+    """Write rows and flush them, so that they survive this process."""
     file.writelines(map(_line, rows))
     file.flush()
 
 
 def finish(file: Path) -> list[Row]:
-    """Put the rows of a run in the order of the dataset, each once, mark it as ended, and return them."""
+    """Sort the rows of a run in dataset order without duplicates, mark the run as finished, and return them."""
     by_place: dict[tuple[int, int], Row] = {}
     for row in filter(None, map(_row, _lines(file))):
         by_place.setdefault((row["index"], row["repeat"]), row)
@@ -83,13 +83,13 @@ def finish(file: Path) -> list[Row]:
 
 
 def _settings(file: Path) -> Path:
-    """Beside the predictions of a run that has not ended: what they are made with."""
+    """Return the file beside unfinished predictions that has their settings."""
     return file.with_name(f".{file.stem}.settings.json")
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        # not splitlines, which also cuts at characters that a JSON text may hold
+        # not splitlines, which also splits at characters that JSON text may contain
         return [line for line in path.read_bytes().decode("utf-8", errors="replace").split("\n") if line]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a predictions.jsonl") from None

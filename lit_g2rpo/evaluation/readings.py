@@ -1,4 +1,4 @@
-"""The two readings of an answer: strict, of the answer block alone, and the suite's, of free text."""
+"""The two readings of an answer: strict, from the answer block only, and the suite's, from free text."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from lit_g2rpo.rewards.rules.math import TimedOut
 Reading = Literal["strict", "suite"]
 Row = Mapping[str, Any]
 JUDGE_FAILED = "judge"
-"""How the error codes of an answer begin whose judge failed."""
+"""Prefix of the error code of an answer whose judge failed."""
 
 
 def by_suite(
@@ -21,11 +21,11 @@ def by_suite(
 
     Args:
         sample: the data row.
-        config: names of the tags.
+        config: supplies the tags.
 
     Returns:
-        ``suite_value``, ``suite_score`` and ``suite_error``; the score is None where there is no suite (``no_suite``),
-        or only a judge makes a figure of it (``no_judge``).
+        ``suite_value``, ``suite_score`` and ``suite_error``; the score is None if there is no suite (``no_suite``), or
+        if the figure requires a judge (``no_judge``).
     """
     suite = benchmark.suite
     if suite is None or suite.judged:
@@ -35,13 +35,13 @@ def by_suite(
 
 
 def tried(rule: Rule, text: str | None, sample: Mapping[str, Any]) -> tuple[float | None, str | None]:
-    """Apply a rule to a text that may be missing; what it raises becomes an error code, so that no answer ends a run.
+    """Apply a rule to a text that may be missing, and turn exceptions into error codes, so no answer ends a run.
 
     Args:
         sample: the data row.
 
     Returns:
-        The value, None if there is none, and then why.
+        The value, or None and the reason.
     """
     if not text:
         return None, "no_answer"
@@ -51,16 +51,16 @@ def tried(rule: Rule, text: str | None, sample: Mapping[str, Any]) -> tuple[floa
         return None, "timeout"
     except (ValueError, KeyError):
         return None, "bad_gold"
-    except Exception as failure:  # a rule from outside may raise anything
+    except Exception as failure:  # a custom rule may raise anything
         return None, type(failure).__name__
     return value, "unparsed" if value is None else None
 
 
 def as_read(row: Row, reading: Reading, name: Literal["value", "score", "error"]) -> Any:
-    """Take a field of a scored row by one of its readings; a row of no benchmark has the strict one alone.
+    """Return a field of a scored row by one of its readings; a row without a benchmark has only the strict one.
 
     Args:
-        name: ``value`` of the rule, ``score``, or ``error``; None where the row lacks it.
+        name: ``value`` of the rule, ``score``, or ``error``; the result is None if the row lacks it.
     """
     if reading == "strict" or not row.get("benchmark"):
         return row[name]

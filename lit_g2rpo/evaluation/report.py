@@ -1,4 +1,4 @@
-"""What predictions come to: figures per benchmark or task, intervals, and the difference from a baseline."""
+"""Summary of predictions: figures per benchmark or task, intervals, and the difference from a baseline."""
 
 import json
 from collections import defaultdict
@@ -28,7 +28,7 @@ class Baseline:
 
     Args:
         scores: its figure per group.
-        questions: its score of each question per group; None if only its figures are known.
+        questions: its score for each question per group; None if only its figures are known.
     """
 
     scores: dict[str, float]
@@ -39,8 +39,8 @@ def read_baseline(path: str, reading: Reading = "strict") -> Baseline:
     """Read a run to compare with.
 
     Args:
-        path: its ``predictions.jsonl``, its ``metrics.json``, or the folder of both.
-        reading: which reading of its answers is compared.
+        path: its ``predictions.jsonl``, its ``metrics.json``, or the folder with both.
+        reading: the reading of its answers to compare.
 
     Raises:
         UserError: if it is neither.
@@ -77,7 +77,7 @@ def _of_reading(baseline: Baseline, path: str, reading: Reading) -> Baseline:
 
 
 def group(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Gather rows by benchmark, or by task where a row is of none, in the order of the names."""
+    """Group rows by benchmark, or by task if they have none, sorted by name."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.get("benchmark") or row["task"]].append(row)
@@ -85,17 +85,17 @@ def group(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def summarize(rows: Iterable[Row], baseline: Baseline | None = None, reading: Reading = "strict") -> dict[str, Any]:
-    """Average predictions per group, and groups into a mean that counts every group alike.
+    """Average predictions per group, and average groups with equal weight.
 
     A question's score is the mean over its repeats; intervals are 95 % by resampling questions.
 
     Args:
-        reading: which reading of a benchmark's answers makes its score, interval and details.
+        reading: the reading of a benchmark's answers used for its score, interval and details.
 
     Returns:
         Per group under ``tasks`` and over all: ``n`` questions, ``score``, ``interval``, ``unparsed`` answers and
         ``timeouts`` of the reward as counts, and the means of accuracy, format, length and truncation; with repeats
-        ``pass@k``; with a baseline its figures; for a benchmark what ``_readings`` returns. What no row has is None.
+        ``pass@k``; with a baseline its figures; for a benchmark the result of ``_readings``. None if no row has it.
 
     Raises:
         UserError: if the baseline shares no question with these rows.
@@ -118,7 +118,7 @@ def summarize(rows: Iterable[Row], baseline: Baseline | None = None, reading: Re
     counts = {name: sum(figures[name] for figures in tasks.values()) for name in ("n", "unparsed", "timeouts")}
     benchmarks = [figures for figures in tasks.values() if "strict" in figures]
     if benchmarks and all(figures["suite"] is not None for figures in benchmarks):
-        # only so are both means of the same benchmarks
+        # so that both means cover the same benchmarks
         whole |= {by: _mean(figures[by] for figures in benchmarks) for by in READINGS}
         counts |= {name: sum(figures[name] for figures in benchmarks) for name in ("only_strict", "only_suite")}
     bounds = {"interval": interval(np.mean(draws, axis=0))} if draws else {}
@@ -155,11 +155,11 @@ def _rule(benchmark: Benchmark | None, reading: Reading) -> str:
 
 
 def _readings(name: str, benchmark: Benchmark, rows: list[Row]) -> dict[str, Any]:
-    """Return the score by each reading, how many answers only one of them can read, and what the suite is.
+    """Return the score by each reading, how many answers only one of them can read, and the suite.
 
     Returns:
-        ``strict`` and ``suite``, the latter None where there is none or no judge; with a suite's figure
-        ``only_strict`` and ``only_suite``, and ``judge_failures``; ``suite_source`` and ``needs_judge``.
+        ``strict`` and ``suite``, the latter None without a suite or a required judge; with a suite's figure also
+        ``only_strict``, ``only_suite`` and ``judge_failures``; ``suite_source`` and ``needs_judge``.
     """
     means: dict[str, float | None] = {by: _mean(_means(_questions(name, rows, by)).values()) for by in READINGS}
     figures: dict[str, Any] = {**means}
@@ -194,7 +194,7 @@ def _compared(questions: Mapping[str, list[float]], baseline: Baseline, name: st
 
 
 def _questions(name: str, rows: Iterable[Row], reading: Reading) -> dict[str, list[float]]:
-    """Gather the scores of each question, one per repeat; a circular question scores as its worst rotation."""
+    """Collect the scores of each question, one per repeat; a circular question gets that of its worst rotation."""
     benchmark = known_benchmark(name)
     circular = benchmark.circular if benchmark else None
     worst: dict[tuple[str, int], float] = {}
@@ -215,6 +215,6 @@ def _means(questions: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Average the values that are there; None if there is none."""
+    """Average the values that are not None; None if there are none."""
     known = [float(value) for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -18,7 +18,7 @@ from lit_g2rpo.tasks import Task
 from lit_g2rpo.training.run import RunHandles
 
 NOT_KEPT = ("images", "videos", "demonstration")
-"""Columns of a data row that its prediction does without."""
+"""Columns of a data row that its prediction omits."""
 
 
 def row(
@@ -32,14 +32,14 @@ def row(
     """Report one completion.
 
     Args:
-        index: place of the row in the dataset.
+        index: index of the row in the dataset.
         repeat: which of the row's completions, from 0.
         completion: what the policy wrote.
         reward: its score by the reward.
-        config: choices of the reward.
+        config: settings of the reward.
 
     Returns:
-        Everything that is reported of it, as plain values, and what it takes to score it again.
+        Everything reported about it, as plain values, and everything needed to score it again.
     """
     texts = [item["text"] for m in prompt.messages for item in m["content"] if item["type"] == "text"]
     text = "\n".join(texts)
@@ -64,17 +64,16 @@ def row(
 def verdict(
     text: str, sample: Mapping[str, Any], reward: RewardResult, config: RewardConfig = DEFAULT
 ) -> dict[str, Any]:
-    """Score a completion by its benchmark's rule, or by the reward where its row is of no benchmark.
+    """Score a completion by its benchmark's rule, or by the reward if its row has no benchmark.
 
     Args:
         sample: the data row.
         reward: its score by the reward.
-        config: choices of the reward.
+        config: settings of the reward.
 
     Returns:
         ``answer``, ``value`` by the rule, ``score``, ``error``, ``accuracy``, ``format`` and ``seconds`` of the
-        scoring, and for a benchmark what ``by_suite`` returns; no accuracy and no score for a row without a gold
-        answer.
+        scoring, and for a benchmark the result of ``by_suite``; no accuracy or score for a row without a gold answer.
 
     Raises:
         UserError: if the row names a benchmark that does not exist.
@@ -104,7 +103,7 @@ def extracted(text: str, config: RewardConfig = DEFAULT) -> str | None:
     """Read the answer that is graded.
 
     Args:
-        config: choices of the reward.
+        config: settings of the reward.
 
     Returns:
         The answer, as the reward reads it; None if there is none.
@@ -116,7 +115,7 @@ def extracted(text: str, config: RewardConfig = DEFAULT) -> str | None:
 
 
 def settings(run: RunHandles, verb: str) -> dict[str, Any]:
-    """Say what predictions are made with, so that a run that was killed is continued only with the same.
+    """Return the settings of predictions, so that an interrupted run only continues with the same ones.
 
     Args:
         verb: ``test`` or ``predict``.
@@ -126,13 +125,13 @@ def settings(run: RunHandles, verb: str) -> dict[str, Any]:
     """
     checkpoint = run.trainer.ckpt_path
     stat = Path(checkpoint).stat() if checkpoint else None
-    # callbacks ask before the module has taken its tasks from the data
+    # callbacks call this before the module has its tasks from the data
     tasks: dict[str, Task] = getattr(getattr(run.trainer, "datamodule", None), "tasks", run.tasks)
     return {
         "verb": verb,
         "policy": run.policy_path,
         "checkpoint": stat and [str(checkpoint), stat.st_size, stat.st_mtime_ns],
-        # what a run is compared with, and by which reading, does not change its predictions
+        # the baseline of a run and the reading compared do not change its predictions
         "evaluation": {k: value for k, value in asdict(run.evaluation).items() if k not in ("baseline", "reading")},
         "seed": run.rollout.seed,
         "max_completion_tokens": run.max_tokens,

@@ -1,7 +1,7 @@
-"""How each benchmark compares an answer with a data row: answer and row in, a number from 0 to 1 out.
+"""Rules that compare an answer with a data row for each benchmark: answer and row in, a number from 0 to 1 out.
 
-A rule returns None where the answer cannot be read, which counts as 0, and raises ValueError for a row whose gold
-answer is not what the rule needs.
+A rule returns None if the answer cannot be read, which counts as 0, and raises ValueError if the row's gold answer
+does not have the form that the rule needs.
 """
 
 from rapidfuzz.distance import Levenshtein
@@ -28,7 +28,7 @@ def letter(answer: str, row: Row) -> float | None:
 
 
 def mmmu_answer(answer: str, row: Row) -> float | None:
-    """Score by MMMU's own rule: an option where the row has some, else an open answer."""
+    """Score by MMMU's own rule: an option if the row has any, else an open answer."""
     if not row.get("options"):
         return mmmu.open_answer(answer, golds(row))
     gold = gold_letter(row)
@@ -37,12 +37,12 @@ def mmmu_answer(answer: str, row: Row) -> float | None:
 
 
 def nearest_reference(answer: str, row: Row) -> float | None:
-    """Score by similarity with the nearest reference."""
+    """Score by similarity to the closest reference."""
     return text.anls(answer, golds(row))
 
 
 def relaxed(answer: str, row: Row) -> float | None:
-    """Score by relaxed accuracy, with blanks around the answer taken off."""
+    """Score by relaxed accuracy, with surrounding blanks removed."""
     return text.relaxed_accuracy(answer.strip(), golds(row)[0])
 
 
@@ -52,14 +52,14 @@ def ocr(answer: str, row: Row) -> float | None:
 
 
 def in_mask(answer: str, row: Row) -> float | None:
-    """Score by the share of the points that lie in the row's mask."""
+    """Score by the fraction of points in the row's mask."""
     check_mask(row["mask"])
     found = points(answer)
     return None if found is None else share_in_mask(found, row["mask"])
 
 
 def robospatial(answer: str, row: Row) -> float | None:
-    """Score yes or no by how the answer begins; else whether the first point lies in the gold polygon."""
+    """Score yes or no by the beginning of the answer; else by whether the first point is in the gold polygon."""
     polygon = gold_polygon(row)
     if polygon is None:
         return float(answer.strip().lower().startswith(unwrap(row["answer"]).lower()))
@@ -75,7 +75,7 @@ def overlap(answer: str, row: Row) -> float | None:
 
 
 def mathvista(answer: str, row: Row) -> float | None:
-    """Score the option named, or the one spelt most alike; a whole or rounded number; else the same text."""
+    """Score the named option, or that of the closest spelling; an integer or rounded number; else equal text."""
     if row.get("options"):
         gold = gold_letter(row)
         named = choice(answer, row["options"])
@@ -92,12 +92,12 @@ def mathvista(answer: str, row: Row) -> float | None:
 
 
 def choice_or_math(answer: str, row: Row) -> float | None:
-    """Score the option named, or the same mathematical result."""
+    """Score the named option, or an equal mathematical result."""
     return letter(answer, row) if row.get("options") else float(results_agree(answer, golds(row)[0], final_form=False))
 
 
 def number_or_text(answer: str, row: Row) -> float | None:
-    """Score the same number, or the same text but for case."""
+    """Score an equal number, or equal text ignoring case."""
     gold = golds(row)[0]
     value, right = percentage(answer), percentage(gold)
     if value is not None and right is not None:
@@ -121,7 +121,7 @@ def gold_letter(row: Row) -> str:
     """Return the letter of a row's right option.
 
     Raises:
-        ValueError: if the answer names none.
+        ValueError: if the answer does not name an option.
     """
     gold = choice(unwrap(row["answer"]), row["options"]) if row.get("options") else None
     if gold is None:
@@ -133,7 +133,7 @@ def gold_box(row: Row) -> Box:
     """Return the right box of a row, on the 0..1000 grid.
 
     Raises:
-        ValueError: if the answer is none.
+        ValueError: if the answer is not a box.
     """
     gold = box(unwrap(row["answer"]))
     if gold is None:
@@ -142,7 +142,7 @@ def gold_box(row: Row) -> Box:
 
 
 def gold_polygon(row: Row) -> Region | None:
-    """Return the polygon that points must hit, on the 0..1000 grid; None where the answer is yes or no.
+    """Return the polygon that points must hit, on the 0..1000 grid; None if the answer is yes or no.
 
     Raises:
         ValueError: if the answer is neither.

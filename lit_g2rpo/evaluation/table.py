@@ -12,16 +12,16 @@ Figures = Mapping[str, Any]
 
 
 def show(metrics: Figures) -> None:
-    """Print figures, as ``report.summarize`` returns them, per task, with the mean in the last row."""
+    """Print figures from ``report.summarize`` per task, with the mean in the last row."""
     console = Console()
     if not console.is_terminal:
-        # a file has no edge to wrap at
+        # a file has no width to wrap at
         console = Console(width=WIDTH)
     console.print(table(metrics))
 
 
 def table(metrics: Figures) -> Table:
-    """Lay figures out, as ``report.summarize`` returns them; a column that no task has is left out."""
+    """Arrange figures from ``report.summarize`` as a table, without columns that no task has."""
     tasks = metrics["tasks"]
     columns = {name: cell for name, cell in _columns(tasks).items() if any(cell(task) for task in tasks.values())}
     out = Table(box=box.SIMPLE, show_footer=True)

@@ -1,4 +1,4 @@
-"""Means per task over the rows of an evaluation, on however many ranks they lie."""
+"""Means per task over the rows of an evaluation, across all ranks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -43,7 +43,7 @@ class TaskMeans(Metric):
         """Average.
 
         Returns:
-            For each task that has rows the mean of each of ``NAMES``, and ``n``, the number of its rows.
+            For each task with rows, the mean of each of ``NAMES``, and ``n``, the number of rows.
         """
         table = dict(zip(self.tasks, self.sums.tolist(), strict=True))
         return {

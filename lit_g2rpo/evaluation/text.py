@@ -1,4 +1,4 @@
-"""Rules for short texts, as the benchmarks publish them, their oddities included."""
+"""Rules for short texts, as published by the benchmarks, including their quirks."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 
 
 def anls(answer: str, references: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one answer with the nearest reference, 0 below one half.
+    """Return the normalized Levenshtein similarity of one answer to the closest reference, 0 below one half.
 
-    The distance is between texts in lower case with single spaces, its normaliser the longer of the texts as they were
-    written.
+    The distance is between texts in lower case with single spaces; it is normalized by the length of the longer
+    original text.
 
     Source: DocVQA (arXiv 2007.00398), in the form of lmms-eval 0.7.3.
     """
@@ -24,15 +24,15 @@ def anls(answer: str, references: Sequence[str]) -> float:
 
 def _similarity(answer: str, reference: str) -> float:
     distance = Levenshtein.distance(" ".join(reference.lower().split()), " ".join(answer.lower().split()))
-    # upper case may be longer than the text, as the reference code has it
+    # the upper-case form may be longer than the text; the reference code uses it too
     length = max(len(reference.upper()), len(answer.upper()))
     return 1.0 - distance / length if length else 1.0
 
 
 def relaxed_accuracy(answer: str, gold: str) -> float:
-    """Compare an answer with gold: numbers within 5 %, other texts equal but for case.
+    """Compare an answer with gold: numbers to within 5 %, other texts by equality ignoring case.
 
-    A percentage is a hundredth; a gold of zero is compared as text; years count as numbers.
+    Percentages are divided by a hundred; a gold of zero is compared as text; years count as numbers.
 
     Source: ChartQA (arXiv 2203.10244) section 5.1, in the form of pix2struct that both suites share.
     """
@@ -50,10 +50,10 @@ def _float(text: str) -> float | None:
 
 
 def ocr_hit(answer: str, references: Sequence[str], dataset: str) -> float:
-    """Tell whether an answer contains a reference.
+    """Return whether an answer contains a reference.
 
-    Case and full width do not matter and line breaks are spaces, except in HME100k, where blanks do not count and case
-    does.
+    Case and full width are ignored and line breaks are spaces, except in HME100k, where blanks are ignored but case is
+    not.
 
     Args:
         dataset: name of the part of OCRBench.

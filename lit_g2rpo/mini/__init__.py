@@ -9,7 +9,7 @@ __all__ = ["MiniPrompts"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import Lightning only when the data module is asked for."""
+    """Import Lightning only when the data module is accessed."""
     if name == "MiniPrompts":
         from lit_g2rpo.mini.data import MiniPrompts
 

@@ -1,4 +1,4 @@
-"""``python -m lit_g2rpo.mini build``: the embedded policy from nothing."""
+"""``python -m lit_g2rpo.mini build``: build the embedded policy from scratch."""
 
 import argparse
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Writes completions from facts, and the human-like errors of the annotator who wrote the demonstrations.
+"""Annotator that writes completions from facts, and makes human-like errors in the demonstrations.
 
-The errors are errors of content, and no word tells a wrong demonstration from a right one: whoever imitates them
-imitates the errors too.
+The errors are in content, and no word distinguishes a wrong demonstration from a right one, so a policy that imitates
+them imitates the errors too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def box_answer(edges: Iterable[int]) -> str:
 
 
 def answer(task: str, facts: tuple[int, ...]) -> str:
-    """State the answer that follows from facts, in the order of the scene; without tags."""
+    """Write the answer that follows from facts, in the order of the scene, without tags."""
     if task == "spatial_grounding":
         return box_answer(facts[1:])
     if task == "spatial_reasoning":
@@ -39,7 +39,7 @@ def answer(task: str, facts: tuple[int, ...]) -> str:
 
 
 def reasoning(task: str, facts: tuple[int, ...]) -> str:
-    """State the reasoning that leads from facts to the answer; without tags."""
+    """Write the reasoning that leads from facts to the answer, without tags."""
     if task == "spatial_grounding":
         return f"a {facts[0]}"
     if task == "spatial_reasoning":
@@ -58,7 +58,7 @@ def write(task: str, facts: tuple[int, ...]) -> str:
     """Write the full completion that follows from facts.
 
     Args:
-        facts: facts in the order of the scene; for the math task the sum is appended when it is missing.
+        facts: facts in the order of the scene; for the math task the sum is appended if it is missing.
     """
     if task == "math_reasoning" and len(facts) == 2:
         facts = (*facts, sum(facts))

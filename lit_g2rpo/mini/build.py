@@ -1,6 +1,6 @@
-"""Builds the shipped policy from nothing: vision, generic lessons, then few demonstrations of imperfect annotators.
+"""Build of the shipped policy from scratch: vision, generic lessons, then few demonstrations by imperfect annotators.
 
-Every stage leaves a Hugging Face folder in the work folder and is skipped when that is there; a stage that was cut off
+Every stage leaves a Hugging Face folder in the work folder and is skipped if that exists; an interrupted stage
 continues from its last checkpoint. The supervised stages run on the project's own trainer.
 """
 
@@ -30,7 +30,7 @@ SEED = 0
 BATCH = 64
 CHECKPOINT_EVERY = 100
 DEMONSTRATIONS = 300
-"""Demonstrations per task: few, as they are when people write them."""
+"""Demonstrations per task: few, because people would have to write them."""
 
 FINGERPRINT = "fingerprint.json"
 
@@ -40,7 +40,7 @@ def build(output: Path, work: Path) -> dict[str, float]:
 
     Args:
         output: folder of the policy; replaced when the build is done.
-        work: folder of the stages, kept so that a build can be continued.
+        work: folder of the stages, kept so that a build can continue.
 
     Returns:
         Validation metrics of the best supervised checkpoint.
@@ -50,7 +50,7 @@ def build(output: Path, work: Path) -> dict[str, float]:
     draft = work / "4-shipped"
     shutil.rmtree(draft, ignore_errors=True)
     save_policy(policy.model, policy.processor, draft)
-    # Written readable by its owner alone, which a file of an installed package must not be.
+    # Written with owner-only permissions, which a file in an installed package must not have.
     (draft / "model.safetensors").chmod(0o644)
     metrics = best_metrics(shown)
     record = {"sha256": fingerprint(draft), "best_supervised": metrics}
@@ -61,7 +61,7 @@ def build(output: Path, work: Path) -> dict[str, float]:
 
 
 def control(work: Path) -> dict[str, float]:
-    """Repeat the last stage with flawless demonstrations: what supervision could reach if people made no errors.
+    """Repeat the last stage with flawless demonstrations, to see what supervision could reach without human errors.
 
     Returns:
         Validation metrics of its best checkpoint.
@@ -74,7 +74,7 @@ def demonstrated(work: Path, careful: bool) -> Path:
 
     Args:
         work: folder of the stages.
-        careful: demonstrations without an error.
+        careful: use demonstrations without errors.
     """
     work.mkdir(parents=True, exist_ok=True)
     seen = stage(work / "1-vision", lambda folder: vision(folder, work / "vision.pt"))
@@ -92,10 +92,10 @@ def best_metrics(folder: Path) -> dict[str, float]:
 
 
 def stage(folder: Path, run: Callable[[Path], None]) -> Path:
-    """Run a stage unless its folder is there, and return the folder.
+    """Run a stage unless its folder exists, and return the folder.
 
     Args:
-        folder: what the stage leaves.
+        folder: the folder that the stage creates.
         run: writes a folder.
     """
     if not folder.exists():
@@ -108,11 +108,11 @@ def stage(folder: Path, run: Callable[[Path], None]) -> Path:
 
 
 def vision(folder: Path, checkpoint: Path) -> None:
-    """Build a policy with random weights and train its vision tower alone.
+    """Build a policy with random weights and train only its vision tower.
 
     Args:
-        folder: where the policy is written.
-        checkpoint: where training is kept.
+        folder: folder to write the policy to.
+        checkpoint: file for the state of training.
     """
     processor = build_processor()
     model = initial_policy(mini_config(processor.tokenizer), SEED)
@@ -126,10 +126,10 @@ def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, valid
 
     Args:
         start: the policy to start from.
-        folder: where the policy is written.
+        folder: folder to write the policy to.
         steps: optimizer steps.
         validate: steps between validations; 0 for none, which keeps the last checkpoint.
-        peak: learning rate after warm-up; it falls to zero along a cosine.
+        peak: learning rate after warm-up, followed by cosine decay to zero.
     """
     module = G2RPOModule(
         policy=PolicyConfig(path=str(start), lr_scale={"vision": 0.25, "merger": 0.25}),
@@ -173,11 +173,11 @@ def supervised(start: Path, folder: Path, *, data: PromptData, steps: int, valid
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Warm up over 3 % of the steps, then fall to zero along a cosine, each part at its own learning rate."""
+    """Warm up over 3 % of the steps, then decay to zero along a cosine, with a learning rate per part."""
     peaks = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.03, cycle_momentum=False)
 
 
 def fingerprint(folder: Path) -> str:
-    """Digest the weights of a policy folder: SHA-256, hexadecimal."""
+    """Return the SHA-256 digest of a policy folder's weights in hexadecimal."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

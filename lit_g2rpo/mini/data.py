@@ -13,17 +13,17 @@ from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.tasks import Task
 
 EVALUATION_SEED = 1_000_003
-"""Apart from every training seed a user would choose; evaluation prompts never depend on the run's seed."""
+"""Unlike any training seed that a user would choose; evaluation prompts never depend on the run's seed."""
 
 
 class MiniDataset:
-    """Rows ``0 .. per_task * 6 - 1`` of the mini tasks, the tasks in turn; each row is drawn when it is opened.
+    """Rows ``0 .. per_task * 6 - 1`` of the mini tasks, with tasks in turn; each row is drawn on access.
 
     Args:
         split: ``train`` or ``validation``; decides which source images may appear.
         per_task: rows per task.
         seed: seed of the rows.
-        careful: demonstrations without an error, for comparison.
+        careful: use demonstrations without errors, for comparison.
     """
 
     def __init__(self, split: str, per_task: int, seed: int, careful: bool = False) -> None:
@@ -40,7 +40,7 @@ class MiniDataset:
         return to_prompt(sample, sample.solution if self.careful else sample.demonstration)
 
     def task_names(self) -> Sequence[str]:
-        """Name the task of each row."""
+        """Return the task of each row."""
         return TASKS * self.per_task
 
 
@@ -51,7 +51,7 @@ class MiniPrompts(PromptData):
         seed: seed of the training rows.
         train_per_task: training rows per task.
         val_per_task: validation rows per task; their images are never trained on.
-        test_per_task: test rows per task, other drawings from the images of validation.
+        test_per_task: test rows per task, which are other drawings of the validation images.
         max_completion_tokens: longest completion, tokens.
         val_batch_size: prompts per evaluation batch and process.
         rollouts_per_epoch: rollouts per epoch.

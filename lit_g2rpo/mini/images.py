@@ -1,4 +1,4 @@
-"""Draws the 64 x 64 images of the mini tasks: real digits, bars and shapes on a darkened photograph."""
+"""Drawing of the 64 x 64 images of the mini tasks: real digits, bars and shapes on a darkened photograph."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Item:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Find the centre of the box, pixels: x, y."""
+        """Return the center of the box, pixels: x, y."""
         left, top, right, bottom = self.box
         return (left + right) / 2, (top + bottom) / 2
 
 
 @dataclass(slots=True)
 class Canvas:
-    """An image under construction: colours, `[SIDE, SIDE, 3]`, from 0 to 255, and the items drawn so far.
+    """An image under construction: colors, `[SIDE, SIDE, 3]`, from 0 to 255, and the items drawn so far.
 
     Args:
         rng: source of every random choice of the drawing.
-        split: split from which digits and photographs are taken.
+        split: split of the digits and photographs.
     """
 
     rng: np.random.Generator
@@ -64,12 +64,12 @@ class Canvas:
         return Image.fromarray(np.clip(self.pixels, 0, 255).astype(np.uint8))
 
     def colour(self) -> NDArray[np.float32]:
-        """Draw a random colour, `[3]`."""
+        """Draw a random color, `[3]`."""
         chosen: NDArray[np.float32] = COLOURS[int(self.rng.integers(len(COLOURS)))]
         return chosen
 
     def digit_stamp(self, label: int, height: int, width_limit: int) -> NDArray[np.float32]:
-        """Take a handwritten digit of the split, slightly turned and cut to its ink.
+        """Pick a handwritten digit of the split, rotate it slightly and crop it to its ink.
 
         Args:
             label: which digit.
@@ -87,7 +87,7 @@ class Canvas:
         return np.asarray(cut.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / np.float32(255)
 
     def stamp(self, kind: str, value: int, ink: NDArray[np.float32], left: int, top: int) -> Item:
-        """Blend ink in a random colour, and record the item.
+        """Blend ink in a random color, and record the item.
 
         Args:
             ink: opacity, `[height, width]`, from 0 to 1.
@@ -102,7 +102,7 @@ class Canvas:
         return item
 
     def free_spot(self, width: int, height: int, gap: int = 2) -> tuple[int, int] | None:
-        """Look for a place that no item covers.
+        """Look for a free place.
 
         Args:
             width: width, pixels.
@@ -110,7 +110,7 @@ class Canvas:
             gap: distance to keep from other items, pixels.
 
         Returns:
-            Left and top edge; None when twenty tries found no place.
+            Left and top edge; None if twenty tries found none.
         """
         for _ in range(20):
             left, top = int(self.rng.integers(SIDE - width + 1)), int(self.rng.integers(SIDE - height + 1))
@@ -123,7 +123,7 @@ class Canvas:
 
 
 def shape_ink(kind: str, side: int) -> NDArray[np.float32]:
-    """Draw a `cross` or a `ring` (a square outline): ink, `[side, side]`, 0 or 1."""
+    """Return the ink, `[side, side]`, 0 or 1, of a `cross` or a `ring` (a square outline)."""
     ink = np.zeros((side, side), dtype=np.float32)
     if kind == "cross":
         middle = slice(side // 2 - 1, side // 2 + 1)

@@ -1,4 +1,4 @@
-"""What the embedded policy was taught before reinforcement: generic lessons, and few demonstrations of the tasks."""
+"""Supervised data of the embedded policy before reinforcement: generic lessons, and few demonstrations of the tasks."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ TURNS = (
     *("boxes", "row", "pairs", "boxes", "inventory", "sums", "bars", "cells", "row", "boxes"),
     *("pairs", "row", "boxes", "inventory", "sums", "bars", "cells", "row", "pairs", "boxes"),
 )
-"""Which lesson each row in twenty is; boxes and rows take the longest to learn."""
+"""The lesson of each row in a cycle of twenty; boxes and rows take the longest to learn."""
 
 STREAMS = tuple(f"lessons {number}" for number in range(9))
-"""Every task has the same share of a batch: nine streams of lessons beside six tasks make 0.6 of it lessons."""
+"""Every task has the same share of a batch: with nine streams of lessons and six tasks, 0.6 of it are lessons."""
 
 
 class TaughtRows:
-    """So many demonstrations of each task, then rows of lessons.
+    """Demonstrations of each task, then rows of lessons.
 
     Args:
         demonstrations: rows per task, drawn from training images.
         lessons: rows of lessons.
         seed: seed of the rows.
-        careful: demonstrations without an error, for comparison.
+        careful: use demonstrations without errors, for comparison.
     """
 
     def __init__(self, demonstrations: int, lessons: int, seed: int, careful: bool = False) -> None:
@@ -40,7 +40,7 @@ class TaughtRows:
         return len(self.shown) + self.lessons
 
     def __getitem__(self, index: int) -> Prompt:
-        """Draw a row with what to imitate."""
+        """Draw a row with a completion to imitate."""
         if index < len(self.shown):
             return self.shown[index]
         number = index - len(self.shown)
@@ -49,7 +49,7 @@ class TaughtRows:
         return to_prompt(lesson, f"{name}-{number}", STREAMS[number % len(STREAMS)])
 
     def task_names(self) -> Sequence[str]:
-        """Name the task of each row."""
+        """Return the task of each row."""
         streams = [STREAMS[number % len(STREAMS)] for number in range(self.lessons)]
         return [*self.shown.task_names(), *streams]
 
@@ -58,10 +58,10 @@ class MiniLessons(PromptData):
     """Supervised data of the embedded policy.
 
     Args:
-        demonstrations: demonstrations per task; 0 for lessons alone, without validation.
+        demonstrations: demonstrations per task; 0 for only lessons, without validation.
         lessons: rows of lessons, more than are trained on.
         seed: seed of the rows.
-        careful: demonstrations without an error, for comparison.
+        careful: use demonstrations without errors, for comparison.
     """
 
     def __init__(self, demonstrations: int = 0, lessons: int = 90_000, seed: int = 0, careful: bool = False) -> None:

@@ -23,7 +23,7 @@ CORPUS_PER_FAMILY = 200
 
 
 def build_processor() -> ImageOnlyQwen3VLProcessor:
-    """Build the processor of the mini policy, its tokenizer trained on samples of the mini tasks."""
+    """Build the processor of the mini policy, with a tokenizer trained on samples of the mini tasks."""
     texts = ["user\n", "assistant\n", "system\n"] * 100
     for index in range(CORPUS_PER_FAMILY):
         for task in TASKS:
@@ -43,7 +43,7 @@ def build_processor() -> ImageOnlyQwen3VLProcessor:
 
 
 def mini_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
-    """Describe the mini policy, with the vocabulary and special tokens of its tokenizer."""
+    """Build the config of the mini policy, with the vocabulary and special tokens of its tokenizer."""
     head = HIDDEN // HEADS
     ids = tokenizer.get_vocab()
     return Qwen3VLConfig(
@@ -96,7 +96,7 @@ def initial_policy(config: Qwen3VLConfig, seed: int) -> Qwen3VLForConditionalGen
 
 
 def save_policy(policy: Qwen3VLForConditionalGeneration, processor: ImageOnlyQwen3VLProcessor, folder: Path) -> None:
-    """Save an ordinary Hugging Face folder, the policy's weights rounded to half precision in place."""
+    """Save an ordinary Hugging Face folder, after rounding the policy's weights in place to half precision."""
     tokenizer = processor.tokenizer
     policy.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True, top_k=0, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id

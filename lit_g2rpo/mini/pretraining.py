@@ -35,7 +35,7 @@ def _name(item: Item) -> str:
 
 
 def boxes(canvas: Canvas) -> Lesson:
-    """Ask for the kind and the exact box of a lone object, or of a digit and then of the shape beside it."""
+    """Ask for the kind and the exact box of a single object, or of a digit and then of the shape beside it."""
     rng, choice = canvas.rng, canvas.rng.random()
     if choice < 0.4:
         scenes.place_digit(canvas, int(rng.integers(10)), int(rng.integers(14, 31)))
@@ -48,7 +48,7 @@ def boxes(canvas: Canvas) -> Lesson:
 
 
 def pairs(canvas: Canvas) -> Lesson:
-    """Ask how one thing lies to another."""
+    """Ask for the position of one thing relative to another."""
     side = scenes.spatial(canvas, tuple(canvas.rng.choice(["digit", "cross", "ring"], 2, replace=False))).facts[0]
     first, second = canvas.items
     return Lesson(canvas.image(), "Describe the pair.", f"{_name(first)} {scenes.DIRECTIONS[side]} {_name(second)}")

@@ -1,4 +1,4 @@
-"""The six scenes of the mini tasks: what is drawn, what is asked and what a careful reader sees."""
+"""The six scenes of the mini tasks: the drawing, the question, and the facts that a careful reader sees."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Scene:
 
     Args:
         options: option texts of a multiple choice question, empty otherwise.
-        facts: whole numbers that a careful reader takes from the image, in the order `annotator.write` expects.
+        facts: whole numbers that a careful reader gets from the image, in the order `annotator.write` expects.
     """
 
     canvas: Canvas
@@ -33,20 +33,20 @@ class Scene:
 
 
 def place_digit(canvas: Canvas, label: int, height: int, gap: int = 2) -> Item | None:
-    """Draw a digit, `height` pixels high, at a free place; return None when there was no room."""
+    """Draw a digit, `height` pixels high, at a free place; return None if there is no room."""
     ink = canvas.digit_stamp(label, height, height)
     spot = canvas.free_spot(ink.shape[1], height, gap)
     return canvas.stamp("digit", label, ink, *spot) if spot else None
 
 
 def place_shape(canvas: Canvas, kind: str, side: int) -> Item | None:
-    """Draw a `cross` or a `ring`, `side` pixels wide, at a free place; return None when there was no room."""
+    """Draw a `cross` or a `ring`, `side` pixels wide, at a free place; return None if there is no room."""
     spot = canvas.free_spot(side, side)
     return canvas.stamp(kind, 0, shape_ink(kind, side), *spot) if spot else None
 
 
 def row_of_digits(canvas: Canvas, count: int) -> tuple[int, ...]:
-    """Draw so many digits side by side, as in a house number, and return them from left to right."""
+    """Draw the given number of digits side by side, as in a house number, and return them from left to right."""
     rng, slot = canvas.rng, SIDE // max(count, 3)
     start = int(rng.integers(SIDE - slot * count + 1))
     base = int(rng.integers(4, SIDE - 24))
@@ -68,7 +68,7 @@ def grounding(canvas: Canvas) -> Scene:
 
 
 def spatial(canvas: Canvas, kinds: tuple[str, str] = ("digit", "cross")) -> Scene:
-    """Draw two things and ask on which side of the second the first lies; fact: index of the direction."""
+    """Draw two things and ask on which side of the second the first is; fact: index of the direction."""
     rng = canvas.rng
     while True:
         spots = rng.integers(8, SIDE - 8, (2, 2))

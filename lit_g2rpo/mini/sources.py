@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MATERIAL = Path(__file__).parent / "material"
-"""Files of scikit-learn and mlxtend, byte for byte; NOTICE at the repository's root has their licences."""
+"""Unchanged files from scikit-learn and mlxtend; NOTICE in the repository's root has their licenses."""
 
 SPLITS = ("train", "validation")
 VALIDATION_EVERY = 5
@@ -75,7 +75,7 @@ def tables(split: str) -> list[NDArray[np.int64]]:
 
 @lru_cache(maxsize=2)
 def photographs(split: str) -> list[NDArray[np.float32]]:
-    """Read two photographs, cut so that the splits share no pixel.
+    """Read two photographs, split so that the splits share no pixels.
 
     Args:
         split: `train` (left four fifths) or `validation` (right fifth).

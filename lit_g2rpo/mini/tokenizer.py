@@ -1,4 +1,4 @@
-"""The small tokenizer of the mini policy: Qwen's special tokens and whole words for the mini tasks."""
+"""The small tokenizer of the mini policy: Qwen's special tokens, and whole words for the mini tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECIALS = (
 )
 TAGS = ("<thinking>", "</thinking>", "<answer>", "</answer>")
 VOCABULARY = 512
-# Boxes, options and words are one token each, digits stay single: completions are short and numbers regular.
+# Boxes, options and words are one token each, and digits stay single, so completions are short and numbers regular.
 PIECES = r"\n[A-D]\. ?|\{\"boxes\": \[|\]\}|, |\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -56,7 +56,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # The tags are added tokens of their own, their letters must not use up merges.
+    # The tags are added tokens, so their letters must not use up merges.
     tokenizer.train_from_iterator((_without_tags(text) for text in texts), trainer)
     # Not special: decoding with skip_special_tokens must keep what the reward parses.
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])

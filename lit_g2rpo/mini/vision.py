@@ -1,6 +1,6 @@
-"""Stage V of the build: the vision tower alone learns to detect, through linear heads that are thrown away.
+"""Stage V of the build: train only the vision tower to detect, through linear heads that are discarded afterwards.
 
-Without it the language layers see noise where the image should be and supervised training stays at chance for minutes.
+Without it, the language layers see noise instead of the image, and supervised training stays at chance for minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LESSON_SHARE = {"cells": 0.3, "boxes": 0.25, "row": 0.2, "inventory": 0.15, "bar
 
 
 def detection_targets(canvas: Canvas) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Say for each cell of a drawn image what has its centre there.
+    """Return for each cell of a drawn image which item has its center there.
 
     Returns:
         Class of each cell, `[GRID * GRID]`: 0 nothing, 1-10 a digit, then `KINDS`; and the edges of its box from the
@@ -38,13 +38,13 @@ def detection_targets(canvas: Canvas) -> tuple[NDArray[np.int64], NDArray[np.flo
         across, down = (min(int(value // CELL), GRID - 1) for value in item.centre)
         cell = down * GRID + across
         classes[cell] = 1 + item.value if item.kind == "digit" else 11 + KINDS.index(item.kind)
-        # From the corner, not from the cell: the tokens must carry where they are, or no box can be read from them.
+        # From the corner, not from the cell: tokens must encode their position, or no box can be read from them.
         edges[cell] = np.array(item.box, dtype=np.float32) / CELL
     return classes, edges
 
 
 def draw_batch(step: int, batch: int, split: str, seed: int) -> tuple[NDArray[np.uint8], Tensor, Tensor]:
-    """Draw the images of one step, which its number decides, with their detection targets.
+    """Draw the images of one step, determined by its number, with their detection targets.
 
     Returns:
         Images `[batch, SIDE, SIDE, 3]`, classes `[batch, cells]` and edges `[batch, cells, 4]`.
@@ -80,7 +80,7 @@ def patches(images: NDArray[np.uint8], patch: int = 8, merge: int = 2) -> Tensor
 
 
 class DetectionHeads(nn.Module):
-    """Linear read-outs of class and box, one pair for each stream of merged tokens that enters the language layers."""
+    """Linear heads for class and box, one pair per stream of merged tokens that enters the language layers."""
 
     def __init__(self, width: int, streams: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class DetectionHeads(nn.Module):
         total = edges.new_zeros(())
         for head, tokens in zip(self.heads, streams, strict=True):
             output = head(tokens)
-            # Most cells are empty: at full weight they drown the digits.
+            # Most cells are empty: at full weight they would drown out the digits.
             weight = torch.where(filled, 1.0, 0.3)
             named = nn.functional.cross_entropy(output[:, :CLASSES], labels, reduction="none")
             total = total + (named * weight).sum() / weight.sum()
@@ -135,8 +135,8 @@ def train_vision(
     """Train the vision tower in place; continue from the checkpoint if there is one.
 
     Args:
-        checkpoint: file that holds tower, heads, optimizer and step.
-        peak: learning rate after warm-up; it falls to zero along a cosine.
+        checkpoint: file for tower, heads, optimizer and step.
+        peak: learning rate after warm-up, followed by cosine decay to zero.
         save_every: steps between checkpoints.
     """
     family = Qwen3VL()

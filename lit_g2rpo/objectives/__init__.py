@@ -1,4 +1,4 @@
-"""Objectives: rewards to advantages, and the loss of a token. Pure functions of tensors, and one class per method."""
+"""Objectives: advantages from rewards, and the loss of a token, as pure tensor functions and one class per method."""
 
 from lit_g2rpo.objectives.ema_grpo import EmaGRPO
 from lit_g2rpo.objectives.g2rpo import G2RPO

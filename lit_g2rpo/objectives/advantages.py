@@ -1,8 +1,8 @@
-"""Advantages: how the rewards of a rollout become the numbers that weigh its tokens.
+"""Advantages: turn the rewards of a rollout into weights for its tokens.
 
-Work is done in float64 on the host (a rollout has a few thousand completions, and some accelerators have no float64)
-and comes back in the dtype and on the device of its input. Estimators made from ranks, the Gaussian map among them, lie
-in `ranks`; those made from means and deviations are here.
+All computation is in float64 on the host (a rollout has a few thousand completions, and some accelerators have no
+float64); results have the dtype and device of the input. Estimators based on ranks, such as the Gaussian map, are in
+`ranks`; those based on means and deviations are here.
 """
 
 from collections.abc import Mapping
@@ -32,21 +32,21 @@ __all__ = [
 
 
 class Estimator(Protocol):
-    """How rewards become advantages: every function here, with its own options by name."""
+    """Signature of an estimator; each function here also has its own options by name."""
 
     def __call__(self, rewards: Tensor, group_ids: Tensor, task_ids: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """Form advantages from one scalar per completion.
+        """Compute advantages from one scalar per completion.
 
         Args:
-            rewards: total reward of each completion of all ranks, ``[N]``; the decoupled estimators take the named
+            rewards: total reward of each completion on all ranks, ``[N]``; the decoupled estimators take the named
                 parts of the reward instead, each ``[N]``.
-            group_ids: which prompt a completion answers, ``[N]`` long; a group lies in one task.
-            task_ids: the unit across which rewards are compared, ``[N]`` long; not read by estimators that compare
-                inside groups alone.
-            valid: False for completions of dropped groups, ``[N]`` bool; they take no part in any statistic.
+            group_ids: prompt of each completion, ``[N]`` long; a group belongs to one task.
+            task_ids: the unit across which rewards are compared, ``[N]`` long; ignored by estimators that only compare
+                inside groups.
+            valid: False for completions of dropped groups, ``[N]`` bool; they are excluded from all statistics.
 
         Returns:
-            Advantages ``[N]``, 0 where ``valid`` is False; 0 also in a group of one where only groups are compared.
+            Advantages ``[N]``, 0 where ``valid`` is False, and 0 in a group of one if only groups are compared.
 
         Raises:
             ValueError: if a valid reward is not finite, with its index, or the shapes differ.
@@ -56,7 +56,7 @@ class Estimator(Protocol):
 def standardized(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """GRPO: take the group's mean from rewards, and divide by its unbiased standard deviation plus 1e-6.
+    """GRPO: subtract the group's mean from rewards, and divide by its unbiased standard deviation plus 1e-6.
 
     Source: arXiv 2402.03300, section 4.1.2.
     """
@@ -67,7 +67,7 @@ def standardized(
 def centered(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """Dr. GRPO: take the group's mean from rewards, with no division.
+    """Dr. GRPO: subtract the group's mean from rewards, without dividing.
 
     Source: arXiv 2503.20783, section 3.2.
     """
@@ -78,7 +78,7 @@ def centered(
 def leave_one_out(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """RLOO: take the mean of the others in its group from each reward.
+    """RLOO: subtract the mean of the other rewards in its group from each reward.
 
     Source: arXiv 2402.14740, section 2.2.
     """
@@ -98,10 +98,10 @@ def decoupled(
     weights: Mapping[str, float] | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """GDPO: standardise each component in its group, and whiten their sum, in which a name weighs 1 if not given.
+    """GDPO: standardize each component in its group, and whiten their weighted sum, with default weight 1.
 
-    Mean 0 and unit unbiased standard deviation are over completions, not tokens. It is a ValueError if there is no
-    component, or a weight names none of them.
+    Whitening (mean 0, unbiased standard deviation 1) is over completions, not tokens. Raises ValueError if there is no
+    component, or a weight does not name one.
 
     Source: arXiv 2601.05242, section 3.
     """
@@ -119,7 +119,7 @@ def decoupled(
 def whitened(
     rewards: Tensor, group_ids: Tensor, task_ids: Tensor | None = None, *, valid: Tensor | None = None
 ) -> Tensor:
-    """REINFORCE++ with baseline: take the group's mean from rewards, and whiten over the batch, each completion once.
+    """REINFORCE++ with baseline: subtract the group's mean from rewards, and whiten over the batch's completions.
 
     Source: arXiv 2501.03262, section 3.
     """

@@ -1,4 +1,4 @@
-"""Bands from a measurement of the starting policy: the rule, without model or files."""
+"""Bands from a measurement of the starting policy: pure rules, without model or files."""
 
 import statistics
 from collections import Counter
@@ -16,8 +16,8 @@ RATIOS: dict[Style, tuple[float, float, float, float | None]] = {
     "hybrid": (0.25, 0.9, 3.0, 8.0),
     "vision": (0.1, 0.25, 0.6, 2.0),
 }
-"""Length thresholds as multiples of the starting mean, None for the longest completion: plateaus that cover where the
-mean lengths of the paper's Figure 3 went (x1.45 and x1.75; x2.8 and x1.3; x0.5 and x0.45)."""
+"""Length thresholds as multiples of the starting mean, None for the longest completion: the plateaus cover the final
+mean lengths in the paper's Figure 3 (x1.45 and x1.75; x2.8 and x1.3; x0.5 and x0.45)."""
 
 PAPER_STYLES: dict[str, Style] = {
     "spatial_grounding": "vision",
@@ -29,19 +29,19 @@ PAPER_STYLES: dict[str, Style] = {
 }
 
 CORRECT = 0.5
-"""A completion of at least this accuracy counts as correct."""
+"""Least accuracy of a correct completion."""
 
 FEWEST_CORRECT = 20
-"""Fewer correct completions say nothing about quantiles."""
+"""Fewest correct completions from which quantiles are taken."""
 
 
 @dataclass(slots=True)
 class Measured:
-    """What the starting policy wrote for a task: ``N`` completions.
+    """``N`` completions that the starting policy wrote for a task.
 
     Args:
         lengths: length of each, tokens.
-        entropies: mean token entropy of each, nats: the one that the objective shapes.
+        entropies: mean token entropy of each, nats, as the objective shapes it.
         accuracies: accuracy of each, from 0 to 1.
         truncated: True where the length limit ended it.
         problem_types: answer format of each.
@@ -54,27 +54,27 @@ class Measured:
     problem_types: list[str] = field(default_factory=list)
 
     def of(self, values: Sequence[float], correct: bool) -> list[float]:
-        """Pick the values of correct completions, or of the wrong ones, from one value per completion, ``N``."""
+        """Select the values of correct or of wrong completions from one value per completion, ``N``."""
         return [v for v, accuracy in zip(values, self.accuracies, strict=True) if (accuracy >= CORRECT) == correct]
 
     @property
     def usual_problem_type(self) -> str:
-        """The most frequent problem type."""
+        """Return the most frequent problem type."""
         return Counter(self.problem_types).most_common(1)[0][0]
 
     @property
     def mean_length(self) -> float:
-        """Mean length, tokens."""
+        """Return the mean length, tokens."""
         return statistics.fmean(self.lengths)
 
     @property
     def mean_entropy(self) -> float:
-        """Mean over all tokens, as entropy shaping takes it, nats."""
+        """Return the mean entropy over all tokens, as entropy shaping uses it, nats."""
         return statistics.fmean(self.entropies, weights=self.lengths)
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Find a quantile of at least one value, linear between neighbours."""
+    """Compute a quantile of one or more values, with linear interpolation."""
     ordered = sorted(values)
     below, part = divmod(q * (len(ordered) - 1), 1)
     low, high = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
@@ -82,17 +82,17 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def style_of(task: str, inferred: Style, given: dict[str, str]) -> Style:
-    """Tell how a task should be answered: at length, with a look and a thought, or shortly.
+    """Decide how a task should be answered: at length, with a look and a thought, or briefly.
 
     Args:
         inferred: style of its most frequent problem type.
         given: style by task name.
 
     Returns:
-        The style: as given; else as in the paper for its six tasks; else as inferred.
+        The given style; else the paper's for its six tasks; else the inferred one.
 
     Raises:
-        UserError: if the given one is unknown.
+        UserError: if the given style is unknown.
     """
     if task not in given:
         return PAPER_STYLES.get(task, inferred)
@@ -103,17 +103,16 @@ def style_of(task: str, inferred: Style, given: dict[str, str]) -> Style:
 
 
 def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand:
-    """Propose a length band: the style's multiples of the mean length, its plateau within reach of what is right.
+    """Propose a length band: the style's multiples of the mean length, with a plateau that correct completions reach.
 
-    At least a quarter of the correct completions lies on the near side of the plateau's far edge or beyond its near
-    edge: ``low`` is at most the upper quartile of their lengths and ``high`` at least the lower one. A plateau that no
-    correct completion reaches would only tell wrong completions apart.
+    ``low`` is at most the upper quartile of the correct completions' lengths, and ``high`` at least the lower quartile.
+    A plateau that no correct completion reaches would only distinguish wrong completions.
 
     Args:
         longest: longest completion, tokens.
 
     Returns:
-        The band, whole tokens.
+        The band, in whole tokens.
     """
     start = measured.mean_length
     minimum, low, high, maximum = (longest if times is None else times * start for times in RATIOS[style])
@@ -127,10 +126,10 @@ def propose_length(measured: Measured, style: Style, longest: int) -> LengthBand
 
 
 def propose_entropy(measured: Measured) -> EntropyBand:
-    """Propose an entropy band, nats: half to one and a half times the mean, and as wide as correct completions are.
+    """Propose an entropy band, nats: half to one and a half times the mean, widened to fit correct completions.
 
-    The factors are those of the released code's 0.2 and 0.6 around their middle; the quartiles of correct completions
-    widen the band where they lie outside.
+    The factors are the released code's 0.2 and 0.6 relative to their middle; the quartiles of correct completions widen
+    the band if they are outside.
     """
     mean = measured.mean_entropy
     low, high = 0.5 * mean, 1.5 * mean

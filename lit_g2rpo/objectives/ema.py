@@ -1,4 +1,4 @@
-"""EMA-GRPO: rewards of a group less their mean, over a running standard deviation of their task."""
+"""EMA-GRPO: rewards minus their group's mean, divided by a running standard deviation of their task."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ LIMIT = 5.0
 
 
 class EmaStandardized:
-    """The estimator, and its running moments per task: part of the checkpoint, the same on every rank.
+    """The estimator with its running moments per task, which are in the checkpoint and the same on every rank.
 
-    The moments are updated before they are used and start at the first batch. A group with an advantage above 5 in
-    size is standardised by its own biased standard deviation instead, as in the released code (the paper clips).
+    The moments start at the first batch and are updated before use. A group with an advantage above 5 in absolute value
+    is standardized by its own biased standard deviation instead, as in the released code (the paper clips).
 
     Args:
         decay: weight of the past in the running moments, in [0, 1).
@@ -26,7 +26,7 @@ class EmaStandardized:
         self.moments: dict[int, tuple[float, float]] = {}
 
     def __call__(self, rewards: Tensor, group_ids: Tensor, task_ids: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """Update the moments of the tasks present, and form advantages as an `Estimator` does."""
+        """Update the moments of the tasks present, and compute advantages as an `Estimator` does."""
         values, rows = select(rewards, valid)
         groups, tasks = index(group_ids, rows, rewards), task_ids.cpu()[rows]
         deviation = torch.empty_like(values)
@@ -49,9 +49,9 @@ class EmaStandardized:
         return float(max(max(second - first**2, 0.0) ** 0.5, FLOOR))
 
     def state_dict(self) -> dict[int, tuple[float, float]]:
-        """Return mean and mean square of each task seen so far."""
+        """Return the mean and mean square of each task seen so far."""
         return dict(self.moments)
 
     def load_state_dict(self, state: dict[int, tuple[float, float]]) -> None:
-        """Take the moments back."""
+        """Restore the moments."""
         self.moments = dict(state)

@@ -1,4 +1,4 @@
-"""EMA-GRPO: rewards less their group's mean, over a running deviation of their task."""
+"""EMA-GRPO: rewards minus their group's mean, divided by a running deviation of their task."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lit_g2rpo.objectives.objective import Objective
 
 
 class EmaGRPO(Objective):
-    """OneThinker's objective: one scale per answer format, from a running mean and mean square of its rewards.
+    """Scale rewards per answer format by a running mean and mean square; OneThinker's objective.
 
     Args:
         decay: weight of the past in the running moments, in [0, 1).
@@ -36,5 +36,5 @@ class EmaGRPO(Objective):
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # that of another objective holds none, and they start afresh
+        # another objective's state has none, so they start afresh
         self.estimator.load_state_dict(state.get("moments", {}))

@@ -1,4 +1,4 @@
-"""What an objective is given: scored completions before the loss, and flat token fields inside it."""
+"""Inputs of an objective: scored completions before the loss, and flat token fields inside it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class ScoredBatch:
     Args:
         rewards: total reward of each completion, shaping included, ``[N]``.
         components: named parts of the reward (``accuracy``, ``format``, ``structure``, ``length``), each ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
+        group_ids: prompt of each completion, ``[N]`` long.
         task_ids: index of the completion's task, ``[N]`` long.
         problem_type_ids: index of the completion's problem type, ``[N]`` long.
         valid: False for completions whose group was dropped, ``[N]`` bool.
@@ -28,19 +28,18 @@ class ScoredBatch:
 
 @dataclass(slots=True)
 class TokenFields:
-    """What the loss of one completion token depends on besides the policy, flat over the ``M`` tokens of a micro-batch.
+    """Inputs of the token loss besides the policy's outputs, flat over the ``M`` tokens of a micro-batch.
 
     Args:
         advantages: advantage of the token's completion, ``[M]``.
         old_logprobs: log-probability under the trainer's policy at sampling time, nats, ``[M]``.
         ref_logprobs: log-probability under the reference, nats, ``[M]``; None when KL is off.
-        weight: the token's share of the loss: 1 / normaliser (times what the trainer divides by later), 0 if it does
-            not count, ``[M]``.
-        entropy_weight: coefficient of the token's entropy in the loss: coefficient times the side of the task's band
-            (+1 above, -1 below, 0 inside) over the task's tokens, ``[M]``.
+        weight: the token's weight in the loss: 1 / normalizer (times the trainer's later divisor), 0 if it does not
+            count, ``[M]``.
+        entropy_weight: weight of the token's entropy in the loss: the coefficient times the side of the task's band
+            (+1 above, -1 below, 0 inside) over the task's number of tokens, ``[M]``.
         task_ids: index of the token's task, ``[M]`` long.
-        completion_ids: which completion of the micro-batch the token belongs to, ``[M]`` long; None where the loss is
-            elementwise.
+        completion_ids: the token's completion in the micro-batch, ``[M]`` long; None if the loss is elementwise.
         importance: correction for an engine whose probabilities differ from the trainer's, ``[M]``; None for none.
     """
 

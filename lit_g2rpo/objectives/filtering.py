@@ -1,4 +1,4 @@
-"""Dynamic filtering: which groups teach something."""
+"""Dynamic filtering: select groups that teach something."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ def kept_groups(
 ) -> Tensor:  # fmt: skip
     """Keep groups that are neither all right nor all wrong, and in which a compared reward differs.
 
-    A group of tied rewards has advantage 0 by itself, but ranked against the rest of its task it would not: it must go
-    before advantages are formed.
+    A group of tied rewards has advantage 0 by itself but not if ranked across its task, so it must be dropped before
+    advantages are computed.
 
     Args:
         accuracy: accuracy of each completion, in [0, 1], ``[N]``.
         compared: the rewards that are compared inside a group, each ``[N]``.
-        group_ids: which prompt a completion answers, ``[N]`` long.
+        group_ids: prompt of each completion, ``[N]`` long.
         low: the group's mean accuracy must be above this.
         high: the group's mean accuracy must be below this.
-        tie_tolerance: neighbours in sorted order no further apart than this are tied, in units of the rewards.
+        tie_tolerance: neighbors in sorted order no farther apart than this are tied, in units of the rewards.
 
     Returns:
         True for the completions of the groups to keep, ``[N]`` bool.

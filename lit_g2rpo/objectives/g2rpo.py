@@ -12,12 +12,13 @@ from lit_g2rpo.objectives.objective import Objective
 
 
 class G2RPO(Objective):
-    """Gaussian GRPO: rewards mapped by rank onto a standard normal, so that tasks of any reward scale weigh the same.
+    """Map rewards by rank onto a standard normal, so that tasks of any reward scale have equal weight; Gaussian GRPO.
 
     Args:
         scope: where the map is applied: inside each ``group``, across each ``task``, ``group_then_task`` in sequence,
             or ``group_unit_rms`` (inside each group, then each task scaled to unit root mean square).
-        advantage_key: what a task is for the map: the answer format ``problem_type``, or the shaping unit ``task``.
+        advantage_key: the unit that the map treats as a task: the answer format ``problem_type``, or the shaping unit
+            ``task``.
         kwargs: coefficients of the loss, see `Objective`.
 
     Source: arXiv 2604.08539, eq. 5-8.

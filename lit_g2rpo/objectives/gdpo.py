@@ -1,4 +1,4 @@
-"""GDPO and GS-GDPO: advantages from the parts of the reward, each compared by itself."""
+"""GDPO and GS-GDPO: advantages from the parts of the reward, each compared separately."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from lit_g2rpo.objectives.objective import Objective
 
 
 class GDPO(Objective):
-    """Group reward-decoupled policy optimization: each component standardised in its group, their sum over the batch.
+    """Standardize each component in its group and their sum over the batch; group reward-decoupled policy optimization.
 
-    The total reward takes no part, so length shaping does not reach the advantages.
+    The total reward is not used, so length shaping does not affect the advantages.
 
     Args:
-        components: the parts of the reward to use; one that the rewards of the data do not have is skipped.
+        components: the parts of the reward to use; those missing from the rewards of the data are skipped.
         kwargs: coefficients of the loss, see `Objective`.
 
     Raises:
-        UserError: if no component is named, or ``length``, which is a token count and not a part of the reward.
+        UserError: if no component is named, or if ``length`` is, a token count and not a part of the reward.
 
     Source: arXiv 2601.05242, section 3.
     """
@@ -44,7 +44,7 @@ class GDPO(Objective):
         return decoupled(self.present(batch), batch.group_ids, valid=batch.valid)
 
     def present(self, batch: ScoredBatch) -> dict[str, Tensor]:
-        """Pick the components that the rewards of the data have, each ``[N]``; refuse a batch without any."""
+        """Select the components that the rewards of the data have, each ``[N]``; reject a batch without any."""
         present = {name: batch.components[name] for name in self.components if name in batch.components}
         if not present:
             raise UserError(
@@ -54,7 +54,7 @@ class GDPO(Objective):
 
 
 class GaussianGDPO(GDPO):
-    """The Gaussian map on each component inside its group, and on their sum across the answer format.
+    """Apply the Gaussian map to each component inside its group, and to their sum across the answer format.
 
     Source: released code of arXiv 2604.08539 (estimator ``gs_gdpo``).
     """

@@ -1,4 +1,4 @@
-"""Objectives whose advantages compare the total rewards of a group: one estimator each."""
+"""Objectives whose advantages compare the total rewards of a group, one estimator each."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lit_g2rpo.objectives.settings import Mean
 
 
 class GRPO(Objective):
-    """Group-relative policy optimization: rewards less their group's mean, over its standard deviation.
+    """Group-relative policy optimization: rewards minus their group's mean, divided by its standard deviation.
 
     Source: arXiv 2402.03300, section 4.1.2.
     """
@@ -17,10 +17,10 @@ class GRPO(Objective):
 
 
 class DrGRPO(Objective):
-    """GRPO without division, neither by a group's deviation nor by the lengths of completions.
+    """GRPO without division by a group's standard deviation or by the lengths of completions.
 
     Args:
-        mean: see `Objective`; a constant unless said otherwise.
+        mean: see `Objective`; a constant by default.
         kwargs: coefficients of the loss, see `Objective`.
 
     Source: arXiv 2503.20783, section 3.2.
@@ -33,7 +33,7 @@ class DrGRPO(Objective):
 
 
 class RLOO(Objective):
-    """REINFORCE leave-one-out: each reward less the mean of the others in its group.
+    """REINFORCE leave-one-out: each reward minus the mean of the others in its group.
 
     Source: arXiv 2402.14740, section 2.2.
     """
@@ -42,7 +42,7 @@ class RLOO(Objective):
 
 
 class ReinforcePP(Objective):
-    """REINFORCE++ with a group baseline: rewards less their group's mean, whitened over the batch.
+    """REINFORCE++ with a group baseline: rewards minus their group's mean, whitened over the batch.
 
     Source: arXiv 2501.03262, section 3.
     """

@@ -30,6 +30,6 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KlEstimator
         return difference.square() / 2
     if estimator == "k3":
         # expm1 keeps the digits that exp(x) - 1 - x loses near 0, where the penalty is quadratic.
-        # The clamp keeps exp finite; it keeps no gradient of that term, and needs to only where its x is far below 0.
+        # The clamp keeps exp finite. It drops the gradient of that term, but only where x is far below 0.
         return torch.expm1(-difference.clamp(min=-MAX_LOG_RATIO)) + difference
     raise ValueError(f"unknown estimator {estimator!r}: k1, k2 or k3")

@@ -1,4 +1,4 @@
-"""Policy-gradient losses of completion tokens: a function each, by short name or import path."""
+"""Policy-gradient losses of completion tokens, one function each, by short name or import path."""
 
 import inspect
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.registry import arguments, lookup
 
-# exp overflows float32 above 88. A ratio of e^20 is past any clip and means that the two policies no longer agree about
-# the token: beyond it the value stays finite and the token gives no gradient, instead of deciding the whole step.
+# exp overflows float32 above 88. A ratio of e^20 is past any clip and means that the two policies no longer agree on
+# the token: beyond it the value stays finite and the token gives no gradient, instead of dominating the whole step.
 MAX_LOG_RATIO = 20.0
 
 TokenLosses = tuple[Tensor, dict[str, Tensor]]
@@ -24,15 +24,15 @@ TokenLosses = tuple[Tensor, dict[str, Tensor]]
 class LossFunction(Protocol):
     """A loss: three tensors, then its coefficients by name.
 
-    A coefficient that is called like a key of the objective gets its value, any other is one of ``loss_options``. A
-    loss that looks at whole completions asks for ``completion_ids``, the completion of each token, below ``M``, ``[M]``
-    long; any other is elementwise, and may be given a part of the tokens at a time.
+    A coefficient with the name of an objective's key gets that value; any other comes from ``loss_options``. A loss
+    over whole completions takes ``completion_ids``, the completion of each token, below ``M``, ``[M]`` long; any other
+    is elementwise and may get some of the tokens at a time.
     """
 
     def __call__(
         self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, /, *args: Any, **coefficients: Any
     ) -> TokenLosses:
-        """Form the policy-gradient loss of each token.
+        """Compute the policy-gradient loss of each token.
 
         Args:
             logprobs: log-probabilities under the current policy, nats, ``[M]``.
@@ -40,9 +40,9 @@ class LossFunction(Protocol):
             advantages: advantage of the token's completion, ``[M]``.
 
         Returns:
-            The losses, and diagnostics. Those of the losses here are ``ratio`` (current over sampling probability),
-            ``approx_kl`` (non-negative estimate of KL(old || current), nats) and, where there is a clip,
-            ``clip_fraction`` (1 where a clip decides).
+            The losses, and diagnostics. The losses here return ``ratio`` (current over sampling probability),
+            ``approx_kl`` (non-negative estimate of KL(old || current), nats) and, if they clip, ``clip_fraction``
+            (1 where the clip is active).
         """
 
 
@@ -65,7 +65,7 @@ def ppo(
 def cispo(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
 ) -> TokenLosses:
-    """Clip the ratio as a weight of the log-probability, so that no token loses its gradient.
+    """Use the clipped ratio as a weight of the log-probability, so that no token loses its gradient.
 
     Source: arXiv 2506.13585, eq. 4.
     """
@@ -78,7 +78,7 @@ def cispo(
 def sapo(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, tau_positive: float, tau_negative: float
 ) -> TokenLosses:
-    """Replace the clip by a sigmoid of the ratio, of slope 1 where the policies agree.
+    """Replace the clip with a sigmoid of the ratio, with slope 1 where the policies agree.
 
     Source: arXiv 2511.20347, eq. 5-6.
     """
@@ -115,7 +115,7 @@ def gspo_token(
     clip_high: float,
     dual_clip: float | None,
 ) -> TokenLosses:
-    """Clip the same mean, with the gradient through each token's own log-probability.
+    """Clip the geometric mean of a completion's ratios, with the gradient through each token's own log-probability.
 
     Source: arXiv 2507.18071, eq. 13-14.
     """
@@ -137,7 +137,7 @@ class Loss:
     """A loss with its coefficients.
 
     Args:
-        coefficients: of the function, by name.
+        coefficients: the function's coefficients, by name.
         elementwise: True if the loss of a token depends on no other token.
     """
 
@@ -146,7 +146,7 @@ class Loss:
     elementwise: bool
 
     def __call__(self, logprobs: Tensor, fields: TokenFields) -> TokenLosses:
-        """Form the loss of each token of a micro-batch, or of a part of it where the loss is elementwise."""
+        """Compute the loss of each token of a micro-batch, or of a part of it if the loss is elementwise."""
         ids = {} if self.elementwise else {"completion_ids": fields.completion_ids}
         loss, metrics = self.function(logprobs, fields.old_logprobs, fields.advantages, **self.coefficients, **ids)
         if loss.shape != logprobs.shape:
@@ -158,7 +158,7 @@ class Loss:
 
 
 def build_loss(name: str, keys: Mapping[str, Any], options: Mapping[str, Any]) -> Loss:
-    """Find a loss and give it its coefficients.
+    """Find a loss and bind its coefficients.
 
     Args:
         name: one of `LOSSES`, or the import path of a `LossFunction`.
@@ -166,7 +166,7 @@ def build_loss(name: str, keys: Mapping[str, Any], options: Mapping[str, Any]) -
         options: the loss's other coefficients.
 
     Raises:
-        UserError: if there is no such loss, or an option is missing or not one of the loss's.
+        UserError: if there is no such loss, or an option is missing or unknown.
     """
     where = "model.objective.loss"
     function = lookup(name, LOSSES, where)
@@ -187,7 +187,7 @@ def completion_mean(values: Tensor, completion_ids: Tensor) -> Tensor:
 
     Args:
         values: one value per token, ``[M]``.
-        completion_ids: which completion a token belongs to, below ``M``, ``[M]`` long.
+        completion_ids: completion of each token, below ``M``, ``[M]`` long.
 
     Returns:
         The means, one per token, ``[M]``.
@@ -198,7 +198,7 @@ def completion_mean(values: Tensor, completion_ids: Tensor) -> Tensor:
 
 
 def truncated_importance(old_logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> Tensor:
-    """Weigh tokens by the trainer's over the engine's probability, ``[M]``, nowhere above a cap.
+    """Weight tokens by the trainer's over the engine's probability, ``[M]``, up to a cap.
 
     Source: https://fengyao.notion.site/off-policy-rl (truncated importance sampling).
     """

@@ -1,4 +1,4 @@
-"""The objective: how scored completions become advantages, and what the loss of a token is."""
+"""The objective: advantages from scored completions, and the loss of a token."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from lit_g2rpo.objectives.settings import ObjectiveSettings
 
 
 class Objective(ObjectiveSettings):
-    """Form advantages and the loss; subclasses give an estimator of advantages.
+    """Compute advantages and the loss; subclasses provide an estimator of advantages.
 
     Args:
         kwargs: coefficients, see `ObjectiveSettings`.
@@ -23,7 +23,7 @@ class Objective(ObjectiveSettings):
     """
 
     needs_groups: ClassVar[bool] = True
-    """True if completions of one prompt are compared, so that it must have several."""
+    """True if completions of one prompt are compared, so each prompt needs several."""
 
     estimator: Estimator
 
@@ -33,18 +33,18 @@ class Objective(ObjectiveSettings):
 
     @property
     def elementwise(self) -> bool:
-        """True if the loss of a token depends on no other token, so that a head may form its gradient tile by tile."""
+        """True if the loss of a token depends on no other token, so a head may compute its gradient tile by tile."""
         return self._loss.elementwise
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the objective learns during a run, for the checkpoint; nothing unless a subclass says so."""
+        """Return the state that the objective learns during a run, for the checkpoint; empty by default."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; that of another objective may hold nothing."""
+        """Restore the result of `state_dict`; another objective's may be empty."""
 
     def compared(self, columns: Mapping[str, Tensor]) -> list[Tensor]:
-        """Pick the rewards that are compared inside a group, which teaches nothing where all of them tie.
+        """Select the rewards that are compared inside a group, which teaches nothing if all of them tie.
 
         Args:
             columns: ``reward``, the total, and its parts by name, each ``[P, G]``.
@@ -56,7 +56,7 @@ class Objective(ObjectiveSettings):
         return self.estimator(batch.rewards, batch.group_ids, batch.problem_type_ids, valid=batch.valid)
 
     def token_loss(self, logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> TokenLosses:
-        """Form the loss of each token, whose sum is the loss.
+        """Compute the loss of each token; the total loss is their sum.
 
         Args:
             logprobs: log-probabilities under the current policy, nats, ``[M]``.

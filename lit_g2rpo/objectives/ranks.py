@@ -1,4 +1,4 @@
-"""Advantages from ranks: the Gaussian map of G2RPO, and the linear one it is compared with."""
+"""Advantages from ranks: the Gaussian map of G2RPO, and the linear map it is compared with."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ def normal_scores(rewards: Tensor, *, tie_tolerance: float = 1e-6) -> Tensor:
 
     Args:
         rewards: one reward per completion, any scale, ``[N]``.
-        tie_tolerance: neighbours in sorted order no further apart than this are tied, in units of the rewards.
+        tie_tolerance: neighbors in sorted order no farther apart than this are tied, in units of the rewards.
 
     Returns:
         Scores ``[N]`` with mean 0; 0 where ``N`` is 1 or all are tied.
@@ -45,7 +45,7 @@ def gaussian(
     ``group_then_task`` maps inside each group and maps those scores again across their task: every task then has unit
     variance, but a completion's sign may change and a group's mean is no longer 0. ``group_unit_rms`` keeps the scores
     of the group and scales each task to unit root mean square instead, so no sign changes. Equal scores of different
-    groups tie within the tolerance too.
+    groups also tie within the tolerance.
 
     Source: arXiv 2604.08539, eq. 5-8 (``task``) and eq. 13 (``group``); ``group_then_task`` is the released code.
     """
@@ -60,7 +60,7 @@ def gaussian(
     if scope == "group_then_task":
         scores = _scores_within(scores, tasks, tie_tolerance)
     elif scope == "group_unit_rms":
-        # Ties make the rms of a task smaller than 1; a task of tied groups alone has rms 0 and stays 0.
+        # Ties make the rms of a task smaller than 1; a task with only tied groups has rms 0 and stays 0.
         rms = mean_within(scores.square(), tasks).sqrt()
         scores = scores / torch.where(rms > 0, rms, 1.0)
     return restore(scores, rows, rewards)
@@ -96,7 +96,7 @@ def linear_ranks(
     valid: Tensor | None = None,
     tie_tolerance: float = 1e-6,
 ) -> Tensor:
-    """GOPO: spread the ranks of a group evenly from -2 to 2, tied rewards at the mean of their ranks.
+    """GOPO: spread the ranks of a group evenly from -2 to 2, with tied rewards at the mean of their ranks.
 
     Source: arXiv 2602.03876; the uniform counterpart of the Gaussian map.
     """
@@ -105,25 +105,25 @@ def linear_ranks(
 
 
 def _scores_within(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> Tensor:
-    """Form `normal_scores` of float64 values inside each set; set ids count from 0 without holes."""
+    """Compute `normal_scores` of float64 values inside each set; set ids count from 0 without gaps."""
     return _ranked(values, set_ids, tie_tolerance, _quantile)
 
 
 def _ranked(values: Tensor, set_ids: Tensor, tie_tolerance: float, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Score each value's rank in its set, by the mean over its tie class; set ids count from 0 without holes."""
+    """Score each value's rank in its set by the mean over its tie class; set ids count from 0 without gaps."""
     order, begins = tie_classes(values, set_ids, tie_tolerance)
     size = set_ids.bincount()
     sets = set_ids[order]
     rank = torch.arange(len(values)) - (size.cumsum(0) - size)[sets]
     # An exact odd function of 2 rank + 1 - N: scores of -R are then exactly minus the scores of R.
     means = mean_within(score((2 * rank + 1 - size[sets]).double(), size[sets]), begins.cumsum(0) - 1)
-    # The mean of scores that cancel is 1e-17 rather than 0.
+    # Rounding makes the mean of scores that cancel 1e-17 instead of 0.
     means = torch.where(means.abs() < 1e-12, 0.0, means)
     return torch.empty_like(values).index_copy(0, order, means)
 
 
 def _quantile(odd: Tensor, size: Tensor) -> Tensor:
-    """Find the standard normal quantile of (rank + 1/2) / N, which is sqrt(2) erfinv of ``odd / N``."""
+    """Compute the standard normal quantile of (rank + 1/2) / N, which is sqrt(2) erfinv of ``odd / N``."""
     return math.sqrt(2) * torch.erfinv(odd / size)
 
 

@@ -1,4 +1,4 @@
-"""Length bands relative to a length that the configuration does not know: the starting mean, or the answer's own."""
+"""Length bands relative to a length that is unknown in the config: the starting mean, or that of a reference answer."""
 
 import math
 import re
@@ -21,7 +21,7 @@ THRESHOLD = re.compile(rf"(?:{NUMBER}\+)?{NUMBER}(x|ref)")
 
 @dataclass(slots=True, frozen=True)
 class RelativeBand:
-    """Four thresholds, each ``tokens + times * length`` for a length that is known later.
+    """Four thresholds, each ``tokens + times * length`` for a length that becomes known later.
 
     Args:
         unit: the length: the task's mean completion length at the ``start`` of the run, or that of the ``reference``
@@ -30,7 +30,7 @@ class RelativeBand:
         times: multiple of the length in each of them.
 
     Raises:
-        UserError: if a fixed part is negative or not finite, or a threshold is below the one before it whatever the
+        UserError: if a fixed part is negative or not finite, or a threshold is below the previous one for every
             length.
     """
 
@@ -47,13 +47,13 @@ class RelativeBand:
             raise UserError("thresholds must be in ascending order: minimum, low, high, maximum")
 
     def at(self, length: float) -> LengthBand:
-        """Find the band for a length in tokens; a threshold that would lie above the next one is lowered to it."""
+        """Compute the band for a length in tokens; a threshold above the next one is lowered to it."""
         values = [tokens + times * length for tokens, times in zip(self.tokens, self.times, strict=True)]
         return LengthBand(*(min(values[place:]) for place in range(len(values))))
 
 
 def length_band(values: Sequence[float | str]) -> LengthBand | RelativeBand:
-    """Read four thresholds of a configuration.
+    """Read four thresholds from a config.
 
     Args:
         values: minimum, low, high and maximum: a number of tokens; ``1.2x``, times the task's mean completion length at
@@ -63,7 +63,7 @@ def length_band(values: Sequence[float | str]) -> LengthBand | RelativeBand:
         A band in tokens if every threshold is a number, else a relative one.
 
     Raises:
-        UserError: if there are not four, one cannot be read, they descend, or one band has both units.
+        UserError: if there are not four, one cannot be read, they descend, or they mix both units.
     """
     if isinstance(values, str) or len(values) != 4:
         raise UserError("give 4 thresholds, ascending")
@@ -90,7 +90,7 @@ def length_band(values: Sequence[float | str]) -> LengthBand | RelativeBand:
 
 
 def reference_length_reward(lengths: Tensor, references: Tensor, band: RelativeBand) -> Tensor:
-    """Reward completions of the length that suits their reference answer.
+    """Reward completions whose length suits their reference answer.
 
     Args:
         lengths: length of each completion, tokens, ``[N]``, integer or floating.

@@ -1,4 +1,4 @@
-"""Statistics of values inside sets (groups, tasks): float64 on the host, and back in the form of the input."""
+"""Statistics of values inside sets (groups, tasks): float64 on the host, then back to the input's dtype and device."""
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ def tie_classes(values: Tensor, set_ids: Tensor, tie_tolerance: float) -> tuple[
 
     Args:
         set_ids: the set each value is ranked in, ``[N]`` long.
-        tie_tolerance: neighbours no further apart than this are tied.
+        tie_tolerance: neighbors no farther apart than this are tied.
 
     Returns:
-        The order ``[N]`` long, sets ascending and values ascending within each, and in that order True where a value
-        does not tie with the one before it in its set, ``[N]`` bool.
+        The order ``[N]`` long, ascending by set and by value within each, and in that order True where a value does
+        not tie with the one before it in its set, ``[N]`` bool.
     """
     order = values.argsort(stable=True)
     order = order[set_ids[order].argsort(stable=True)]
@@ -30,12 +30,12 @@ def standardize(values: Tensor, set_ids: Tensor, *, unbiased: bool = True) -> Te
 
     Args:
         values: finite values, ``[N]`` float64.
-        set_ids: the set of each value, from 0 without holes, ``[N]`` long.
-        unbiased: the variance of a set of n is over n - 1, else over n.
+        set_ids: the set of each value, from 0 without gaps, ``[N]`` long.
+        unbiased: divide the variance of a set of n by n - 1, else by n.
     """
     size = set_ids.bincount()[set_ids]
     difference = values - mean_within(values, set_ids)
-    # A set of one has difference 0, whatever it is divided by.
+    # A set of one has difference 0, whatever the divisor.
     variance = mean_within(difference.square(), set_ids)
     if unbiased:
         variance = variance * size / (size - 1).clamp(min=1)
@@ -43,18 +43,18 @@ def standardize(values: Tensor, set_ids: Tensor, *, unbiased: bool = True) -> Te
 
 
 def mean_within(values: Tensor, set_ids: Tensor) -> Tensor:
-    """Average each value's set, ``[N]``; arguments as in `standardize`."""
+    """Return the mean of each value's set, ``[N]``; arguments as in `standardize`."""
     size = set_ids.bincount()
     return (torch.zeros(len(size), dtype=values.dtype).index_add(0, set_ids, values) / size)[set_ids]
 
 
 def select(values: Tensor, valid: Tensor | None, name: str = "rewards") -> tuple[Tensor, Tensor]:
-    """Pick the valid rows as float64 on the host, and their indices.
+    """Select the valid rows as float64 on the host, and their indices.
 
     Args:
         values: one value per completion, ``[N]``.
         valid: False for completions of dropped groups, ``[N]`` bool; None if all count.
-        name: what the values are, for the error.
+        name: name of the values, for the error.
 
     Raises:
         ValueError: if a valid value is NaN or infinite, with its index, or the shapes differ.
@@ -70,12 +70,12 @@ def select(values: Tensor, valid: Tensor | None, name: str = "rewards") -> tuple
 
 
 def index(ids: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Renumber the ids of the valid rows from 0 without holes.
+    """Renumber the ids of the valid rows from 0 without gaps.
 
     Args:
         ids: an id per completion, ``[N]`` long.
         rows: indices of the valid rows.
-        values: what the ids belong to, ``[N]``, for its shape.
+        values: the values of the ids, ``[N]``, for their shape.
     """
     if ids.shape != values.shape:
         raise ValueError(f"ids {list(ids.shape)} do not match values {list(values.shape)}")
@@ -84,6 +84,6 @@ def index(ids: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 
 
 def restore(scores: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Put scores of valid rows back at their rows, 0 elsewhere, ``[N]`` in dtype and on the device of the values."""
+    """Put scores back at their valid rows, 0 elsewhere, ``[N]``, with the values' dtype and device."""
     full = torch.zeros(len(values), dtype=torch.float64).index_copy(0, rows, scores)
     return full.to(values.device, values.dtype if values.is_floating_point() else torch.get_default_dtype())

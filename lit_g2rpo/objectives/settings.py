@@ -24,29 +24,29 @@ class ObjectiveSettings:
     Args:
         loss: ``ppo`` (clipped ratio), ``cispo``, ``sapo``, the ratio of whole completions (``gspo``, ``gspo_token``),
             or the import path of a function like those of `objectives.losses`.
-        loss_options: coefficients of an imported loss that no key here gives.
-        mean: the loss is the mean over ``token``s, over ``completion``s of their token means, or the sum over a
-            ``constant``: completions times the length limit.
-        clip_low: lower clip of the probability ratio is ``1 - clip_low``.
-        clip_high: upper clip of the probability ratio is ``1 + clip_high``.
+        loss_options: coefficients of an imported loss that are not keys here.
+        mean: the loss is the mean over ``token``s, the mean over ``completion``s of their token means, or the sum
+            divided by a ``constant``: completions times the length limit.
+        clip_low: the lower clip of the probability ratio is ``1 - clip_low``.
+        clip_high: the upper clip of the probability ratio is ``1 + clip_high``.
         dual_clip: bound on the ratio for negative advantages; None for none.
         tau_positive: temperature of ``sapo`` for positive advantages.
         tau_negative: temperature of ``sapo`` for other advantages.
-        importance_cap: with ``rollout.old_logprobs: recompute``, weigh each token by the trainer's over the engine's
+        importance_cap: with ``rollout.old_logprobs: recompute``, weight each token by the trainer's over the engine's
             probability, at most this; None for no weight.
-        mask_truncated: leave completions that hit the length limit out of the loss and its normaliser; their rewards
+        mask_truncated: exclude completions that hit the length limit from the loss and its normalizer; their rewards
             still count in their group.
         kl_coefficient: weight of the KL penalty to the reference; 0 needs no reference.
         kl_estimator: ``k1``, ``k2`` or ``k3``, see `objectives.kl`.
         entropy_coefficient: weight of the entropy band penalty; 0 for none.
         entropy: ``exact`` full-vocabulary entropy, or the paper's ``sampled`` mean negative log-probability.
-        length_weight: weight of the length reward, taken from accuracy's share.
+        length_weight: weight of the length reward, taken from the weight of accuracy.
         length_needs_accuracy: pay the length reward in proportion to accuracy, so that a wrong answer earns none.
-        filtering: groups that teach nothing are ``drop``ped before advantages are formed; with ``refill`` further
-            prompts of their task take their place; or ``off``.
+        filtering: ``drop`` groups that teach nothing before advantages are computed; ``refill`` also replaces them
+            with more prompts of their task; ``off`` keeps them.
         accuracy_low: a group whose mean accuracy is at or below this is dropped.
         accuracy_high: a group whose mean accuracy is at or above this is dropped.
-        refill_waves: with ``refill``, most times that further prompts are drawn for a rollout.
+        refill_waves: with ``refill``, most times that more prompts are drawn for a rollout.
 
     Raises:
         UserError: if a coefficient is out of range.

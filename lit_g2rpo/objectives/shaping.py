@@ -1,4 +1,4 @@
-"""Response-length and entropy shaping per task."""
+"""Length and entropy shaping per task."""
 
 import math
 from dataclasses import astuple, dataclass
@@ -11,14 +11,14 @@ from lit_g2rpo.errors import UserError
 
 @dataclass(slots=True, frozen=True)
 class LengthBand:
-    """Trapezoid of a task's completion length: 0 outside [minimum, maximum], 1 on [low, high].
+    """Trapezoid over a task's completion length: 0 outside [minimum, maximum], 1 on [low, high].
 
     Equal thresholds make an edge vertical.
 
     Args:
-        minimum: the reward rises from 0 here, tokens.
+        minimum: the reward starts to rise from 0 here, tokens.
         low: the reward reaches 1 here, tokens.
-        high: the reward leaves 1 here, tokens.
+        high: the reward starts to fall from 1 here, tokens.
         maximum: the reward is back at 0 here, tokens.
 
     Raises:
@@ -43,7 +43,7 @@ class EntropyBand:
 
     Args:
         low: below this the policy is about to collapse, nats.
-        high: above this it wanders, nats.
+        high: above this the policy becomes too random, nats.
 
     Raises:
         UserError: if a bound is negative or not finite, or ``low`` is above ``high``.
@@ -59,7 +59,7 @@ class EntropyBand:
 
 
 def length_reward(lengths: Tensor, band: LengthBand) -> Tensor:
-    """Reward completions of the length that suits their task.
+    """Reward completions whose length suits their task.
 
     Args:
         lengths: length of each completion, tokens, ``[N]``, integer or floating.
@@ -81,7 +81,7 @@ def _edge(inside: Tensor, width: float) -> Tensor:
 
 
 def entropy_band_loss(entropy: Tensor, low: float, high: float) -> Tensor:
-    """Penalise a mean token entropy, of any shape, by how far it lies outside its band, all in nats.
+    """Penalize a mean token entropy, of any shape, by its distance from the band, all in nats.
 
     Source: arXiv 2604.08539, eq. 10.
     """
@@ -89,10 +89,10 @@ def entropy_band_loss(entropy: Tensor, low: float, high: float) -> Tensor:
 
 
 def entropy_direction(entropy: float, band: EntropyBand) -> float:
-    """Find the slope of `entropy_band_loss` at a task's mean token entropy over the rollout, nats.
+    """Return the slope of `entropy_band_loss` at a task's mean token entropy over the rollout, nats.
 
-    Fixed once per rollout and task, it makes the penalty linear in the entropy of each token: micro-batches and ranks
-    then add up exactly, whatever their share of the task's tokens.
+    Because it is fixed once per rollout and task, the penalty is linear in the entropy of each token, so micro-batches
+    and ranks sum exactly, however the task's tokens are split.
 
     Returns:
         1 above the band (the loss lowers entropy), -1 below it (the loss raises entropy), 0 inside.

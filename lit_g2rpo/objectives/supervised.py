@@ -11,11 +11,11 @@ from lit_g2rpo.objectives.objective import Objective
 
 
 class Supervised(Objective):
-    """Negative log-probability of the demonstrations; nothing is sampled, scored or dropped.
+    """Minimize the negative log-probability of demonstrations, without sampling, scoring or dropping.
 
     Args:
-        length_power: a token weighs 1 / length ** length_power: 0 is the token mean, which long completions dominate;
-            1 is the mean over completions; 0.5 lies between.
+        length_power: a token's weight is 1 / length ** length_power: 0 is the token mean, which long completions
+            dominate; 1 is the mean over completions; 0.5 is in between.
 
     Raises:
         UserError: if ``length_power`` is outside [0, 1].
@@ -33,7 +33,7 @@ class Supervised(Objective):
 
     @override
     def advantages(self, batch: ScoredBatch) -> Tensor:
-        # weights whose mean over tokens is 1, so that the loss stays a weighted mean at every power
+        # weights with mean 1 over tokens, so that the loss stays a weighted mean at every power
         lengths = torch.where(batch.valid, batch.components["length"], 0.0)
         factors = torch.where(batch.valid, lengths.clamp(min=1) ** -self.length_power, 0.0)
         return factors * lengths.sum() / (factors * lengths).sum().clamp(min=1e-12)

@@ -1,1 +1,1 @@
-"""How much memory a run will take, found without its weights."""
+"""Estimates of the memory that a run needs, without its weights."""

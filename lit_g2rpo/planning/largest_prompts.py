@@ -1,4 +1,4 @@
-"""The prompts that ask most of memory, found without opening all rows."""
+"""Search for the prompts that need the most memory, without opening all rows."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 
 OPENED = 32
-"""Rows opened where rows must be opened to be measured."""
+"""Most rows opened if rows must be opened to be measured."""
 
 GOLDEN = (5**0.5 - 1) / 2
 
 
 def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
-    """Find the longest prompt and the one with the most pixels among rows that are spread evenly.
+    """Find the longest prompt and the one with the most pixels among evenly spread rows.
 
     Args:
         dataset: the training rows, at least one.
-        limit: longest prompt that the run takes, tokens; longer ones are passed over.
+        limit: longest prompt that the run accepts, tokens; longer ones are skipped.
 
     Returns:
         One prompt or two, opened.
@@ -54,7 +54,7 @@ def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
 
 
 def spread(rows: int, count: int) -> list[int]:
-    """Choose at most ``count`` row numbers, in order, with no period that alternating tasks could fall in step with."""
+    """Choose at most ``count`` row numbers, in order, without a period that could align with alternating tasks."""
     if rows <= count:
         return list(range(rows))
     return sorted({int(rows * (i * GOLDEN % 1)) for i in range(count)})

@@ -1,4 +1,4 @@
-"""Memory of tensors that have a shape and no data."""
+"""Memory accounting for tensors with a shape but no data."""
 
 import weakref
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the bytes of all phantom tensors that are alive, and the most there were at a time.
+    """Count the bytes of all live phantom tensors, and their peak.
 
     Args:
-        tensors: those that are there already.
+        tensors: tensors that already exist.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -25,7 +25,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it made."""
+        """Run an operation and count its results."""
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             self._add(tensor)

@@ -15,16 +15,16 @@ from lit_g2rpo.rollout.native.prefill import token_bytes
 PHASES = ("rollout", "micro-batch", "optimizer step")
 
 BUCKET = 200_000_000
-"""Elements of DeepSpeed's buckets under Lightning."""
+"""Number of elements in DeepSpeed's buckets under Lightning."""
 
 
 @dataclass(slots=True, frozen=True)
 class Item:
-    """Something that takes memory.
+    """An item that takes memory.
 
     Args:
-        name: what.
-        bytes: of each phase, 0 where it is not there.
+        name: name of the item.
+        bytes: bytes in each phase, 0 if absent.
     """
 
     name: str
@@ -33,17 +33,17 @@ class Item:
 
 @dataclass(slots=True, frozen=True)
 class RolloutSize:
-    """What the engine holds.
+    """Sizes of a rollout in the engine.
 
     Args:
         prompts: prompts of this rank in a rollout.
-        group_size: completions of each.
+        group_size: completions per prompt.
         prompt_tokens: longest prompt.
-        image_tokens: image tokens of a prompt.
+        image_tokens: image tokens per prompt.
         completion_tokens: longest completion.
         max_rows: most rows held at a time.
-        slots: rows decoded at a time where shapes are fixed; None for the engine's own choice.
-        prefill_mib: most memory that prompts are read in at a time, MiB.
+        slots: rows decoded at a time if shapes are fixed; None for the engine's own choice.
+        prefill_mib: most memory for reading prompts at a time, MiB.
     """
 
     prompts: int
@@ -57,15 +57,15 @@ class RolloutSize:
 
 
 def weight_bytes(phantom: Phantom) -> int:
-    """Add up all weights in the type they compute from."""
+    """Sum all weights in the dtype used for computing."""
     return sum(weight.nbytes for weight in phantom.parameters.values())
 
 
 def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
-    """Add up keys and values of a rollout, and what prefill and decoding work in.
+    """Sum the keys and values of a rollout, and the working memory of prefill and decoding.
 
     Returns:
-        Both, bytes.
+        Both, in bytes.
     """
     backbone, text = phantom.backbone, phantom.backbone.text.config
     width = backbone.head.element_size()
@@ -84,13 +84,13 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
         decoding += 2 * 4 * heads * (slots * size.completion_tokens + rows * room)
     read = token_bytes(text, width) * size.prompt_tokens
     if backbone.tower_learns:
-        # features are not kept there, but made anew and held while their prompt is read
+        # there, features are not kept but recomputed, and held while their prompt is read
         read += feature_width(phantom) * size.image_tokens
     prefill = min(held * read, max(int(size.prefill_mib * 2**20), read))
     drawn = rows * size.completion_tokens * (8 + 8 + 4 + 4)
     copies = 0
     if phantom.device == "cpu":
-        # the decoder's own of layers that compute in float32, and the head's, which always does
+        # the decoder copies layers that compute in float32, and the head, which always does
         layers = [] if phantom.autocast or width < 4 else backbone.layers.parameters()
         copies = sum(weight.nbytes for weight in layers if weight.ndim == 2)
         copies += backbone.head.numel() * 4 if width < 4 else 0
@@ -98,7 +98,7 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
 
 
 def feature_bytes(phantom: Phantom, size: RolloutSize, limit_mib: float | None) -> int:
-    """Add up image features that are kept for a rollout where the tower does not learn."""
+    """Sum the image features that are kept for a rollout if the tower is frozen."""
     if phantom.backbone.tower_learns:
         return 0
     found = size.prompts * size.image_tokens * feature_width(phantom)
@@ -106,14 +106,14 @@ def feature_bytes(phantom: Phantom, size: RolloutSize, limit_mib: float | None) 
 
 
 def feature_width(phantom: Phantom) -> int:
-    """Count the bytes of an image token's features of all levels."""
+    """Count the bytes of an image token's features on all levels."""
     backbone = phantom.backbone
     width = 2 if phantom.autocast else backbone.head.element_size()
     return int(backbone.text.config.hidden_size * backbone.image_sizes.levels * width)
 
 
 def pixel_bytes(phantom: Phantom, size: RolloutSize) -> int:
-    """Add up pixels of a rollout's prompts, which wait in host memory: nothing on a device."""
+    """Sum the pixels of a rollout's prompts, which wait in host memory: 0 on a device."""
     if phantom.device != "cpu":
         return 0
     sizes = phantom.backbone.image_sizes
@@ -132,14 +132,14 @@ def memory_table(
     reference: bool,
     features_mib: float | None,
 ) -> list[Item]:
-    """List what one device holds.
+    """List the items in one device's memory.
 
     Args:
         a_pass: forward and backward of a micro-batch.
-        state_bytes: optimizer state of one weight, by the type of the weight.
+        state_bytes: bytes of optimizer state per weight, by the weight's dtype.
         temporaries: True if the optimizer's step makes a list of temporaries as large as one moment.
-        reference: True if a second model is held.
-        features_mib: most memory of kept image features, MiB; None for no limit.
+        reference: True if a reference model is also held.
+        features_mib: most memory for kept image features, MiB; None for no limit.
     """
     whole = weight_bytes(phantom)
     counts: dict[torch.dtype, int] = {}
@@ -148,11 +148,11 @@ def memory_table(
     trained = sum(counts.values())
     half = sharding.deepspeed and phantom.backbone.head.element_size() < 4
     kept = 0 if sharding.offload_weights else whole // sharding.share(sharding.weights)
-    # What computes is gathered again: a layer, and the next one, ahead of time.
+    # The computing layer is gathered, and the next one ahead of time.
     layer = sum(weight.nbytes for weight in phantom.backbone.layers[0].parameters())
     ends = {id(w): w.nbytes for w in (phantom.backbone.head, *phantom.backbone.embedding.parameters())}
     gathered = 2 * layer + sum(ends.values()) if sharding.weights else 0
-    # Under DeepSpeed gradients are accumulated in float32, and the optimizer steps in it.
+    # DeepSpeed accumulates gradients and runs the optimizer step in float32.
     width = {dtype: 4 if sharding.deepspeed else dtype.itemsize for dtype in counts}
     whole_gradients = sum(width[dtype] * count for dtype, count in counts.items())
     gradients = whole_gradients // sharding.share(sharding.gradients)
@@ -189,13 +189,13 @@ def memory_table(
 
 
 def totals(items: list[Item]) -> tuple[int, int, int]:
-    """Add up each phase, bytes."""
+    """Sum each phase, in bytes."""
     rollout, update, step = (sum(item.bytes[phase] for item in items) for phase in range(3))
     return rollout, update, step
 
 
 def levers(config: PolicyConfig, sharding: Sharding, optimizer: str) -> list[str]:
-    """Say in a line each what makes a run smaller, what costs least first; what is in use already is left out.
+    """List changes that reduce a run's memory, one line each, cheapest first, without those already in use.
 
     Args:
         optimizer: class path of the optimizer.
@@ -218,7 +218,7 @@ def levers(config: PolicyConfig, sharding: Sharding, optimizer: str) -> list[str
 
 
 def adapters(path: str) -> str:
-    """Say how the command line asks for adapters: by the fragment for the policy's size if there is one."""
+    """Return the command-line option for adapters: the fragment for the policy's size if there is one."""
     size = re.search(r"Qwen3-VL-(\d+B)", path)
     fragment = Path("configs", "model", f"qwen3_vl_{size[1].lower()}_lora.yaml") if size else None
     return f"--model.policy {fragment}" if fragment and fragment.is_file() else "--model.policy.lora '{rank: 32}'"

@@ -1,4 +1,4 @@
-"""What the configured strategy splits over ranks, asked of its class without building it."""
+"""What the configured strategy splits over ranks, determined from its class without building it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from lit_g2rpo.registry import load
 
 
 def sharding_of(strategy: Any, ranks: int) -> Sharding:
-    """Ask a strategy what it splits.
+    """Determine what a strategy splits.
 
     Args:
         strategy: ``trainer.strategy`` as configured: a name, or class path and arguments.
-        ranks: ranks of the run.
+        ranks: number of ranks in the run.
 
     Raises:
         UserError: if there is no such strategy, or it does not say what it splits.
@@ -32,7 +32,7 @@ def sharding_of(strategy: Any, ranks: int) -> Sharding:
 
 
 def _resolve(strategy: Any, ranks: int) -> tuple[type, Mapping[str, Any]]:
-    """Find class and arguments of a strategy as configured."""
+    """Find the class and arguments of a configured strategy."""
     if not isinstance(strategy, str):
         return load(strategy["class_path"], "trainer.strategy"), dict(strategy.get("init_args") or {})
     if strategy == "auto":

@@ -1,4 +1,4 @@
-"""The real forward, loss and backward of a micro-batch on tensors without data, and the memory that they would take."""
+"""The real forward, loss and backward of a micro-batch on tensors without data, to measure their memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +24,11 @@ from lit_g2rpo.policy.loading import prepare
 
 @dataclass(slots=True, frozen=True)
 class MicrobatchSize:
-    """What a micro-batch holds.
+    """Sizes of a micro-batch.
 
     Args:
-        prompt_tokens: tokens of each prompt, its images included.
-        grids: height and width in patches of each image of a prompt.
+        prompt_tokens: tokens of each prompt, including its images.
+        grids: height and width, in patches, of each image of a prompt.
         groups: tokens of each completion, by group.
     """
 
@@ -38,17 +38,17 @@ class MicrobatchSize:
 
     @property
     def tokens(self) -> int:
-        """Tokens of prompts and completions."""
+        """Return the number of tokens in prompts and completions."""
         return sum(self.prompt_tokens + sum(group) for group in self.groups)
 
 
 @dataclass(slots=True, frozen=True)
 class PassMemory:
-    """What forward and backward of a micro-batch take beside weights and gradients, bytes.
+    """Bytes that forward and backward of a micro-batch need besides weights and gradients.
 
     Args:
-        kept: activations that wait for the backward pass.
-        working: all else at the moment that needs most: the head's tile and gradients, what is computed again.
+        kept: activations kept for the backward pass.
+        working: everything else at the peak: the head's tile and gradients, recomputed activations.
     """
 
     kept: int
@@ -56,13 +56,13 @@ class PassMemory:
 
 
 class Phantom:
-    """A policy of the real classes whose weights have shapes and no data.
+    """A policy made of the real classes whose weights have shapes but no data.
 
     Args:
-        shape: sizes of the model, a configuration of the family.
-        device: ``cpu`` or ``cuda``, whose kernels and tile sizes are meant.
-        dtype: type of the weights.
-        autocast: compute in bfloat16 where the weights are wider.
+        shape: sizes of the model, a config of the family.
+        device: ``cpu`` or ``cuda``; selects kernels and tile sizes.
+        dtype: dtype of the weights.
+        autocast: compute in bfloat16 if the weights are wider.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Phantom:
         autocast: bool,
     ) -> None:
         self.device, self.autocast = device, autocast
-        # Index tensors of the host stay real, so that the code that reads them runs as it is.
+        # Index tensors on the host stay real, so that code that reads them runs unchanged.
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
             model = family.model_class._from_config(shape, dtype=dtype, attn_implementation=config.attention)
@@ -85,7 +85,7 @@ class Phantom:
         self.parameters: dict[str, Tensor] = dict(model.named_parameters())
         self.buffers = list(model.buffers())
         self._sizes = family.image_sizes(shape)
-        # As Policy's: one small image, for a batch that has none while the tower learns.
+        # As in Policy: one small image for a batch without images while the tower learns.
         side = 4 * self._sizes.merge
         blank = self._prompt(MicrobatchSize(20, ((side, side),), ()))
         attention = config.packed_attention or ("merged" if device == "cpu" else "two_part")
@@ -93,14 +93,14 @@ class Phantom:
 
     @property
     def learning(self) -> list[Tensor]:
-        """Weights that learn."""
+        """Return the trainable weights."""
         return [weight for weight in self.parameters.values() if weight.requires_grad]
 
     def microbatch(self, size: MicrobatchSize, objective: Objective, gradients: bool) -> PassMemory:
         """Measure forward and backward of a micro-batch.
 
         Args:
-            gradients: True if an earlier micro-batch of the same optimizer step has left gradients.
+            gradients: True if an earlier micro-batch of the same optimizer step left gradients.
         """
         prompts = [self._prompt(size) for _ in size.groups]
         rows = [prompt for prompt, group in zip(prompts, size.groups, strict=True) for _ in group]
@@ -153,14 +153,14 @@ class Phantom:
             fields,
             objective.token_loss,
             elementwise=objective.elementwise,
-            # phantoms lie on the CPU, which has every kernel
+            # phantoms are on the CPU, which has every kernel
             device=self.device,
         )
         return loss
 
 
 def _give_device(model: Any) -> None:
-    """Replace what lies nowhere by phantoms on the CPU; weights that are shared stay shared."""
+    """Replace meta tensors with phantoms on the CPU; shared weights stay shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):

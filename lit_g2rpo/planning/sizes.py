@@ -1,4 +1,4 @@
-"""Shapes of the published Qwen3-VL models, for where their configuration cannot be fetched."""
+"""Shapes of the published Qwen3-VL models, in case their config cannot be fetched."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ def planned_model(config: PolicyConfig) -> tuple[Family, PreTrainedConfig]:
     """Find the family and the sizes of a policy without its weights.
 
     Returns:
-        The family, and sizes as published for the models that are known by name, of the folder or hub for others.
+        The family, and the sizes: as published for models known by name, else from the folder or hub.
 
     Raises:
-        UserError: if the configuration cannot be read, or its family is not known.
+        UserError: if the config cannot be read, or its family is unknown.
     """
     path = config.path
     name = next((name for name in PUBLISHED if path.startswith(name)), None)
@@ -41,7 +41,7 @@ def planned_model(config: PolicyConfig) -> tuple[Family, PreTrainedConfig]:
 
 
 def published(name: str) -> Qwen3VLConfig:
-    """Build the configuration of a published model, one of ``PUBLISHED``."""
+    """Build the config of a published model, one of ``PUBLISHED``."""
     (layers, width, inner, heads), (depth, vision_width, vision_inner, deepstack), tied = PUBLISHED[name]
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
     text = {

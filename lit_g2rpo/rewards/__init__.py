@@ -1,4 +1,4 @@
-"""Rewards: text in, score out; no model, no file, no network."""
+"""Rewards: text in, score out, without a model, files or the network."""
 
 from lit_g2rpo.rewards.compose import RewardResult, score
 from lit_g2rpo.rewards.config import RewardConfig

@@ -1,4 +1,4 @@
-"""The problem types of this project: per type the wording, the form of gold, the reader and the rule."""
+"""The built-in problem types: the wording, form of gold, reader and rule of each."""
 
 import json
 from functools import partial
@@ -59,7 +59,7 @@ def _math(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
 
 
 def _science(answer: str, gold: str, row: Row, config: RewardConfig) -> float:
-    # The gold answer alone settles how answers are read: their own look must not choose their judge.
+    # Only the gold answer decides how answers are read, so an answer cannot pick its own judge by its form.
     if plain_number(gold) is not None and plain_number(answer) is not None:
         return _numerical(answer, gold, row, config)
     question = row.get("problem", "")
@@ -256,4 +256,4 @@ BUILT_IN = {
         solution=False,
     ),
 }
-"""By name, in the order of their ids."""
+"""Problem types by name, in the order of their ids."""

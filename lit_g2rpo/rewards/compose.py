@@ -1,4 +1,4 @@
-"""The reward of a completion: accuracy by problem type, and format."""
+"""The reward of a completion: accuracy by problem type, plus format."""
 
 import math
 import traceback
@@ -24,7 +24,7 @@ NO_SCORE = {
     "not_finite": "the rule gave no finite accuracy",
     "out_of_range": "the rule gave an accuracy outside 0 to 1",
 }
-"""Error codes that say nothing of the answer, and what they mean."""
+"""Error codes that are not about the answer, and what they mean."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -34,13 +34,12 @@ class RewardResult:
     Args:
         total: ``0.9 accuracy + 0.1 format``, from 0 to 1, plus the structure reward.
         accuracy: how right the answer is, from 0 to 1.
-        format: 1 if the completion has the asked form, else 0.
-        structure: 0; from 0 to 0.5 in the style of the released reward.
+        format: 1 if the completion has the requested form, else 0.
+        structure: 0, or from 0 to 0.5 in the style of the released reward.
         components: the named parts.
         error: why accuracy is 0 without a comparison, as a code; None if answer and gold were compared.
         seconds: time spent.
-        failure: what went wrong with the reward, so that this is no score and the completion leaves its group; None
-            for a score.
+        failure: why the reward itself failed; the completion is then dropped from its group. None for a score.
     """
 
     total: float
@@ -54,15 +53,15 @@ class RewardResult:
 
 
 def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> RewardResult:
-    """Score a completion against a data row; never raises.
+    """Score a completion against a data row, without ever raising.
 
     Args:
-        completion: what the policy wrote, tags included.
-        sample: a row of any accepted format, with its problem type and its gold answer (wrapped in answer tags or
-            plain) and, for multiple choice, options.
+        completion: what the policy wrote, including tags.
+        sample: a row in any accepted format, with its problem type, its gold answer (in answer tags or plain) and,
+            for multiple choice, its options.
 
     Returns:
-        The score. What cannot be scored has accuracy 0 and an error code.
+        The score. A completion that cannot be scored gets accuracy 0 and an error code.
 
     Source: OpenVLThinkerV2 (arXiv 2604.08539) and its released code, without its constant structure reward unless
         ``config.style`` asks for it.
@@ -86,7 +85,7 @@ def score(completion: str, sample: Mapping[str, Any], config: RewardConfig = DEF
             structure = structure_reward(kind.track, unbox(answer), unbox(gold), readable)
     except Unreadable as reason:
         error = str(reason)
-    except Exception as failure:  # a reward that raises would stop every rank; the code tells what happened
+    except Exception as failure:  # an exception here would stop every rank; the error code says what happened
         accuracy, error, broken = 0.0, type(failure).__name__, traceback.format_exc()
     total = ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * form + structure
     components = {"accuracy": accuracy, "format": form, "structure": structure}
@@ -138,6 +137,6 @@ def _accuracy(
         return 0.0, refused
     accuracy = max(found)
     if not 0 <= accuracy <= 1:
-        # of a type from outside; what a custom reward returns is held to the same
+        # from a custom problem type; custom rewards must meet the same bounds
         return 0.0, "out_of_range" if math.isfinite(accuracy) else "not_finite"
     return accuracy, None

@@ -1,4 +1,4 @@
-"""What of the reward a run may choose."""
+"""Settings of the built-in reward."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,26 +6,26 @@ from typing import Literal
 from lit_g2rpo.errors import UserError
 
 
-@dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
+@dataclass(frozen=True)  # no slots: the config parser reads defaults through __dict__
 class RewardConfig:
-    r"""Choices of the built-in reward; the same object serves training, evaluation and the checks of data.
+    r"""Configure the built-in reward for training, evaluation and data checks alike.
 
     Args:
         thinking_tag: name of the tag around the reasoning.
         answer_tag: name of the tag around the answer.
-        style: ``strict``, total ``0.9 accuracy + 0.1 format``; or ``onethinker``, the rules of the reward that
-            OpenVLThinkerV2 released: its structure reward on top (totals up to 1.5), words instead of characters in
-            transcriptions, its rounding of numbers.
-        fallback: what is graded if a completion has no answer tag: nothing, or the last ``\boxed{}`` or else the
-            whole text behind the reasoning, as the released reward does.
+        style: ``strict``, total ``0.9 accuracy + 0.1 format``; or ``onethinker``, the rules of the reward released
+            with OpenVLThinkerV2: an added structure reward (totals up to 1.5), transcriptions compared by words
+            instead of characters, and its rounding of numbers.
+        fallback: what to grade if a completion has no answer tag: nothing, or, as the released reward does, the last
+            ``\boxed{}``, else all text after the reasoning.
         dense: partial credit by distance for counts and clicks, instead of right or wrong.
-        open_ended: rule of open-ended answers: none, so that they need a custom reward, or ROUGE-L.
-        final_form: a mathematical answer that leaves something to compute which gold does not, or that copies the
-            question's formula, is wrong.
-        min_reasoning: characters of reasoning below which a completion is not well-formed.
+        open_ended: rule for open-ended answers: ROUGE-L, or none, in which case they need a custom reward.
+        final_form: reject a mathematical answer that leaves a computation open which gold does not, or that copies
+            the question's formula.
+        min_reasoning: fewest characters of reasoning that a well-formed completion has.
 
     Raises:
-        UserError: if the tags are no tag names, or the same.
+        UserError: if a tag is not a valid tag name, or both are the same.
     """
 
     thinking_tag: str = "thinking"

@@ -1,4 +1,4 @@
-"""Gold answers: the completion that should score 1, and why it does not."""
+"""Checks of gold answers: the completion that should score 1, and the reason if it does not."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,15 +17,15 @@ from lit_g2rpo.rewards.rows.canonical import canonical
 from lit_g2rpo.rewards.rows.values import shown
 
 LEAST_DEMONSTRATED = 0.5
-"""Accuracy below which an answer is another one; those to boxes and transcriptions are right by degrees."""
+"""Accuracy below which two answers count as different; boxes and transcriptions get partial credit."""
 
 
 def gold_completion(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str:
-    """Write the completion that a row's gold answer asks for: empty reasoning, and the answer.
+    """Write the completion that a row's gold answer calls for: empty reasoning, then the answer.
 
     Args:
-        sample: a row of any accepted format; without a gold answer the block is empty.
-        config: its tags are used.
+        sample: a row in any accepted format; without a gold answer the answer block is empty.
+        config: supplies the tags.
 
     Raises:
         ValueError: if the row cannot be understood.
@@ -43,7 +43,7 @@ def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str
     """Say in one line why a row's gold answer does not score 1 against itself; None if it does.
 
     Args:
-        sample: a row of any accepted format.
+        sample: a row in any accepted format.
     """
     try:
         row = canonical(sample)
@@ -65,11 +65,11 @@ def gold_error(sample: Mapping[str, Any], config: RewardConfig = DEFAULT) -> str
 
 
 def demonstration_error(row: Mapping[str, Any], config: RewardConfig) -> str | None:
-    """Say in one line why the completion that a row gives to imitate is none; None if it is, or there is none.
+    """Say in one line why a row's completion to imitate is malformed; None if it is fine or missing.
 
     Args:
         row: a row in canonical shape.
-        config: its tags are looked for, and the two usual ones of reasoning beside them.
+        config: supplies the tags to look for, besides the two usual reasoning tags.
     """
     text = row.get("demonstration")
     if not isinstance(text, str):
@@ -89,7 +89,7 @@ def demonstration_error(row: Mapping[str, Any], config: RewardConfig) -> str | N
 
 
 def _list_error(answer: str, kind: ProblemType) -> str | None:
-    """Say what is wrong with a gold answer that is JSON, where the answer of a policy is not."""
+    """Say what is wrong with a gold answer that is JSON although the policy's answer is not."""
     if answer[:1] not in ("[", "{"):
         return None
     found = json_value(answer) if kind.verbatim else text_list(answer) or json_value(answer)
@@ -99,7 +99,7 @@ def _list_error(answer: str, kind: ProblemType) -> str | None:
     texts = isinstance(found, list) and bool(found) and all(isinstance(item, str) for item in found)
     if kind.verbatim:
         return "lists texts, of which problem_type 'document' takes any" if texts else None
-    # in mathematics [1, 2] is an interval
+    # in mathematics, [1, 2] is an interval
     if kind.references and not (all(map(str.strip, found)) if texts else kind.unreadable and _are_numbers(found)):
         return "is JSON, but no list of texts, none of them empty"
     return None
@@ -140,14 +140,14 @@ def _bare(row: Mapping[str, Any]) -> str:
 
 
 def _has_fractions(value: Any) -> bool:
-    """Tell coordinates that are fractions of the image: all of them, or those of one box."""
+    """Return whether all coordinates, or those of one box, are fractions of the image."""
     lists = list(_coordinates(value))
     places = [place for one in lists for place in one]
     return bool(places) and (max(places) <= 1 or any(len(one) == 4 and max(one) <= 1 for one in lists))
 
 
 def _coordinates(value: Any) -> Iterator[list[float]]:
-    """Find the lists of numbers in JSON, however deep."""
+    """Find the lists of numbers in JSON at any depth."""
     if isinstance(value, dict):
         value = [item for key, item in value.items() if key != "time"]
     if isinstance(value, list):

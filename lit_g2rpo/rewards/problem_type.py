@@ -1,4 +1,4 @@
-"""Everything the project knows of a problem type, in one object."""
+"""Everything the project knows about a problem type, in one object."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lit_g2rpo.rewards.rules.tracking import Track
 
 Row = Mapping[str, Any]
 Rule = Callable[[str, str, Row, RewardConfig], float]
-"""Answer, gold answer, row and config to an accuracy from 0 to 1; raises `Unreadable`."""
+"""Maps answer, gold answer, row and config to an accuracy from 0 to 1; raises `Unreadable`."""
 Drawing = tuple[list[Box], list[Point]]
 """Boxes and points on the 0..1000 grid."""
 
@@ -32,24 +32,24 @@ class Unreadable(Exception):
 
 @dataclass(slots=True, frozen=True)
 class ProblemType:
-    r"""How answers of one form are asked for, read, scored and shown.
+    r"""Define how answers of one form are asked for, read, scored and shown.
 
     Args:
-        rule: compares an answer with gold; `compared` makes one of a reader and a rule.
+        rule: compares an answer with gold; `compared` builds one from a reader and a rule.
         answer_form: how a prompt asks for the answer, with an example between ``<answer>`` tags that scores 1.
         gold_form: what the gold answer must be, in words.
-        limit: length of answers that are read, characters; twice the gold answer's length if that is more.
+        limit: longest answer to read, in characters, or twice the gold answer's length if that is more.
         options: a row with options asks for the letter of one, whatever ``rule`` says.
-        structured: the answer is JSON, and valid JSON is worth something in the released reward.
-        verbatim: answer and gold are compared as they stand; else a ``\boxed{}`` around either is taken off.
-        solution: a gold answer may be a whole solution, whose last answer block or box of LaTeX is the answer.
-        references: a gold answer may be a list of texts, of which any is right.
-        unreadable: why a gold answer, compared with another text, would be none of this type, in words; None if it is.
-        from_gold: gold answer to an answer that scores 1, where they differ.
-        style: how long such answers should be thought about, which `calibrate` starts from.
-        task: the task of a row that names none and whose source is unknown.
-        draw: what of an answer the rollout page draws over the image; None for nothing.
-        track: reads the boxes by second that the released structure reward counts.
+        structured: the answer is JSON, and valid JSON earns credit in the released reward.
+        verbatim: compare answer and gold as they stand; otherwise remove a ``\boxed{}`` around either.
+        solution: a gold answer may be a whole solution whose last answer block or LaTeX box is the answer.
+        references: a gold answer may be a list of texts, any of which is right.
+        unreadable: says why a gold answer, compared with another text, does not fit this type; None if it does.
+        from_gold: maps a gold answer to an answer that scores 1, where the two differ.
+        style: how long such answers should be thought about; the starting point of `calibrate`.
+        task: the task of a row that names no task and has an unknown source.
+        draw: the part of an answer that the rollout page draws over the image; None for nothing.
+        track: reads the boxes per second that the released structure reward counts.
     """
 
     rule: Rule
@@ -80,7 +80,7 @@ class ProblemType:
         return self.rule(answer, gold, row, config)
 
     def gold_form_of(self, row: Row) -> str:
-        """Say what the gold answer of a row must be."""
+        """Describe what the gold answer of a row must be."""
         if self.options and row.get("options"):
             return f"the letter of one of its {len(row['options'])} options"
         return self.gold_form
@@ -94,14 +94,14 @@ def compared(
     released: Callable[[A, G], float] | None = None,
     dense: Callable[[A, G], float] | None = None,
 ) -> Rule:
-    """Make a rule that reads the answer and gold, and compares the values.
+    """Make a rule that reads the answer and gold and compares their values.
 
     Args:
-        read: text of an answer to a value; None if it is unreadable.
-        read_gold: the same for a gold answer; a text is read once.
-        rule: value of the answer and of gold to an accuracy from 0 to 1.
-        released: takes the place of ``rule`` in the style of the released reward.
-        dense: takes its place where partial credit is given.
+        read: maps the text of an answer to a value; None if it is unreadable.
+        read_gold: the same for a gold answer; each text is read once.
+        rule: maps the values of answer and gold to an accuracy from 0 to 1.
+        released: replaces ``rule`` in the style of the released reward.
+        dense: replaces ``rule`` where partial credit is given.
 
     Returns:
         The rule.
@@ -125,7 +125,7 @@ def readable(value: T | None, code: str = "unparsed") -> T:
     """Return what a reader found.
 
     Raises:
-        Unreadable: with the code, if it found nothing.
+        Unreadable: with the error code, if it found nothing.
     """
     if value is None:
         raise Unreadable(code)

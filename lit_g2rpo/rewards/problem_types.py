@@ -10,7 +10,7 @@ from lit_g2rpo.rewards.problem_type import ProblemType
 
 PROBLEM_TYPES = tuple(BUILT_IN)
 FIRST_OUTSIDE = 2**32
-"""Ids from here on belong to types from outside, wherever the list of built-in ones ends."""
+"""First id of custom types, which leaves room for more built-in ones."""
 
 _outside: dict[int, str] = {}
 
@@ -19,10 +19,10 @@ def problem_type_named(name: Any) -> ProblemType:
     """Find a problem type.
 
     Args:
-        name: its short name, or the import path ``package.module.NAME`` of one from outside.
+        name: its short name, or the import path ``package.module.NAME`` of a custom one.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if no type has that name.
     """
     found = instance(name, BUILT_IN, ProblemType, "problem_type")
     if name not in BUILT_IN:
@@ -31,7 +31,7 @@ def problem_type_named(name: Any) -> ProblemType:
 
 
 def known_problem_type(name: Any) -> ProblemType | None:
-    """Find a problem type; None if there is none of that name."""
+    """Find a problem type; None if no type has that name."""
     try:
         return problem_type_named(name)
     except UserError:
@@ -44,7 +44,7 @@ def problem_type_id(name: str) -> int:
 
 
 def problem_type_of_id(number: int) -> str:
-    """Name the problem type of an id; one from outside that this process has not met keeps its number."""
+    """Name the problem type of an id; a custom type that this process has not met keeps its number."""
     if number < FIRST_OUTSIDE:
         return PROBLEM_TYPES[number]
     return _outside.get(number, str(number))

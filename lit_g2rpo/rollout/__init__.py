@@ -1,1 +1,1 @@
-"""Rollout engines: they sample completions from a policy."""
+"""Rollout engines, which sample completions from a policy."""

@@ -1,4 +1,4 @@
-"""Settings of rollout, evaluation and the updates made from a rollout."""
+"""Settings of rollouts, evaluation and the updates from a rollout."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -6,25 +6,25 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
 class RolloutConfig:
-    """How completions are sampled for training.
+    """Configure how completions are sampled for training.
 
     Args:
-        engine: ``native`` samples with the policy, each prompt and image read once; ``huggingface`` does the same by
-            the model's own ``generate``, on every architecture; ``demonstrations`` reads completions from the data; or
-            the import path of a `RolloutEngine`.
-        engine_options: arguments of an imported engine that no key here gives.
+        engine: ``native`` samples with the policy and reads each prompt and image once; ``huggingface`` does the same
+            with the model's own ``generate``, on every architecture; ``demonstrations`` reads completions from the
+            data; or the import path of a `RolloutEngine`.
+        engine_options: arguments of an imported engine that are not keys here.
         prompts: prompts per rollout, over all ranks.
         group_size: completions per prompt.
         temperature: softmax temperature.
         top_p: nucleus mass, 1 for all.
         top_k: number of most likely tokens kept, 0 for all.
-        old_logprobs: take the sampling log-probabilities of the ``rollout``, or ``recompute`` them with a forward where
-            the engine's numerics differ from the trainer's.
-        seed: every completion follows from (seed, rollout, prompt, completion, wave).
+        old_logprobs: use the sampling log-probabilities of the ``rollout``, or ``recompute`` them with a forward if the
+            engine's numerics differ from the trainer's.
+        seed: (seed, rollout, prompt, completion, wave) determines every completion.
         max_rows: most rows the engine holds at a time; bounds memory.
-        slots: rows that ``native`` decodes at a time in a fixed shape, finished ones replaced by waiting ones; null
-            drops finished rows on the CPU and takes 64 elsewhere.
-        prefill_mib: most memory that ``native`` reads prompts in at a time, MiB; one that needs more is read alone.
+        slots: rows that ``native`` decodes at a time in a fixed shape, replacing finished rows with waiting ones; null
+            drops finished rows on the CPU and means 64 elsewhere.
+        prefill_mib: most memory in which ``native`` reads prompts at a time, MiB; one that needs more is read alone.
     """
 
     engine: str = "native"
@@ -43,7 +43,7 @@ class RolloutConfig:
 
 @dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
 class EvaluationConfig:
-    """How completions are sampled for validation, test and prediction.
+    """Configure how completions are sampled for validation, test and prediction.
 
     Args:
         temperature: softmax temperature; 0 is greedy.
@@ -51,8 +51,8 @@ class EvaluationConfig:
         top_k: number of most likely tokens kept, 0 for all.
         repeats: completions per prompt; more than one needs a temperature.
         baseline: ``predictions.jsonl`` or ``metrics.json`` of another run, or its folder, that ``test`` compares with.
-        reading: how a benchmark's answers are read for its score, interval and comparison: ``strict``, the answer block
-            alone, or ``suite``, free text as the evaluation suites do; ``test`` prints both figures.
+        reading: how a benchmark's answers are read for its score, interval and comparison: ``strict``, only the answer
+            block, or ``suite``, free text as the evaluation suites do; ``test`` prints both figures.
     """
 
     temperature: float = 0.0
@@ -65,7 +65,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
 class UpdateConfig:
-    """How often a rollout is learned from.
+    """Configure the updates made from a rollout.
 
     Args:
         epochs: passes over a rollout.

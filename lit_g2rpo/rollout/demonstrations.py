@@ -11,9 +11,9 @@ from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
 
 
 class DemonstrationEngine(RolloutEngine):
-    """Return each prompt's demonstration as its completions, end token included.
+    """Return each prompt's demonstration as its completions, including the end token.
 
-    Of the sampling only the length limit is read; log-probabilities and entropy are 0, for nothing was sampled.
+    Only the length limit of the sampling is used; log-probabilities and entropy are 0 because nothing is sampled.
     """
 
     samples: ClassVar[bool] = False

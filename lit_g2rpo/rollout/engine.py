@@ -10,12 +10,12 @@ from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.policy import Policy
 
 Finished = Callable[[int, list[Completion]], None]
-"""Told of a whole group: index of its prompt, and its completions in their order."""
+"""Called with a complete group: the index of its prompt, and its completions in order."""
 
 
 @dataclass(slots=True, frozen=True)
 class Sampling:
-    """How completions are drawn, and the counters their randomness follows from.
+    """Parameters of sampling, and the counters that determine its randomness.
 
     Args:
         max_tokens: longest completion, tokens.
@@ -24,7 +24,7 @@ class Sampling:
         top_k: number of most likely tokens kept, 0 for all.
         seed: the run's seed.
         rollout: index of the rollout in the run.
-        wave: which draw for the same prompts within the rollout.
+        wave: index of the draw for the same prompts within the rollout.
     """
 
     max_tokens: int
@@ -39,27 +39,27 @@ class Sampling:
 class RolloutEngine(ABC):
     """Sample completions from the policy it is attached to.
 
-    An argument of its own class that is called like a key of `RolloutConfig` gets its value, any other is one of
+    An argument of a subclass with the name of a key of `RolloutConfig` gets that value; any other comes from
     ``engine_options``.
     """
 
     samples: ClassVar[bool] = True
-    """False if completions are given, so that nothing can be learned from comparing them."""
+    """False if completions are given, so that comparing them teaches nothing."""
 
     fixed_shapes: ClassVar[bool] = False
-    """True if it also runs where a device compiles for each shape."""
+    """True if it also runs on devices that compile for each shape."""
 
     known: Mapping[str, list[Completion]] = MappingProxyType({})
-    """Groups by the id of their prompt that the next `generate` would sample again, as they were sampled before.
+    """Groups sampled before, by the id of their prompt, that the next `generate` would sample identically.
 
-    Its result is the same with them and without. They are there to save time: an engine may leave them out where that
-    does not change how the others are rounded, which goes by the shapes of batches.
+    They only save time and never change the result: an engine may skip sampling them if that does not change the
+    rounding of the others, which depends on batch shapes.
     """
 
     policy: Policy
 
     def attach(self, policy: Policy) -> None:
-        """Bind the policy whose live weights are sampled from."""
+        """Bind the policy whose live weights are sampled."""
         self.policy = policy
 
     @abstractmethod
@@ -70,7 +70,7 @@ class RolloutEngine(ABC):
 
         Args:
             prompts: the prompts, ``P`` of them.
-            finished: called once for each group, in any order, as soon as the engine has it; it returns at once.
+            finished: called once per group, in any order, as soon as the group is complete; returns immediately.
 
         Returns:
             ``P * group_size`` completions, prompt by prompt.
@@ -81,11 +81,11 @@ class RolloutEngine(ABC):
 
 
 def announce(completions: list[Completion], group_size: int, finished: Finished | None, told: int = 0) -> None:
-    """Tell of all whole groups, prompt by prompt, for engines that have many at a time.
+    """Report all complete groups in prompt order, for engines that finish many at a time.
 
     Args:
-        completions: those of the first prompts.
-        told: groups that were told of before.
+        completions: completions of the first prompts.
+        told: number of groups reported before.
     """
     if finished is not None:
         for i in range(told, len(completions) // group_size):

@@ -19,10 +19,10 @@ ENGINES: dict[str, type[RolloutEngine]] = {
 
 
 def build_engine(config: RolloutConfig) -> RolloutEngine:
-    """Build the engine that training samples with, not yet attached to a policy.
+    """Build the engine that samples for training, not yet attached to a policy.
 
     Raises:
-        UserError: if there is no such engine, or an option is missing or not one of the engine's.
+        UserError: if there is no such engine, or an option is missing or unknown.
     """
     where = "model.rollout.engine"
     kind = lookup(config.engine, ENGINES, where)
@@ -35,6 +35,6 @@ def build_engine(config: RolloutConfig) -> RolloutEngine:
 
 
 def build_sampler(config: RolloutConfig) -> RolloutEngine:
-    """Build an engine that samples, which evaluation needs also where training is given its completions."""
+    """Build an engine that samples, which evaluation needs even if training reads its completions from the data."""
     engine = build_engine(config)
     return engine if engine.samples else NativeEngine(config.max_rows, config.slots, config.prefill_mib)

@@ -16,7 +16,7 @@ from lit_g2rpo.rollout.sampling import draw, uniforms
 
 
 class _OwnDraw(LogitsProcessor):
-    """Draw the token itself, one uniform per row and step, and leave ``generate`` no other choice."""
+    """Draw the token here, from one uniform per row and step, and leave ``generate`` no other choice."""
 
     def __init__(self, sampling: Sampling, uniform: Tensor, forbidden: Tensor) -> None:
         self.sampling, self.uniform, self.forbidden = sampling, uniform, forbidden
@@ -54,7 +54,7 @@ class HuggingFaceEngine(RolloutEngine):
             completions: list[Completion] = []
             for start in range(0, len(rows), self.max_rows):
                 own, told = rows[start : start + self.max_rows], len(completions) // group_size
-                # A part of the rows would be rounded otherwise.
+                # Sampling only some of the rows would change rounding.
                 if all(prompt.id in self.known for prompt, _ in own):
                     completions += [self.known[prompt.id][g] for prompt, g in own]
                 else:
@@ -81,7 +81,7 @@ class HuggingFaceEngine(RolloutEngine):
             generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                 max_new_tokens=sampling.max_tokens,
                 do_sample=False,
-                # A checkpoint's own penalty would be applied before the draw, and the trainer knows nothing of it.
+                # A checkpoint's own penalty would apply before the draw, and the trainer does not know about it.
                 repetition_penalty=1.0,
                 eos_token_id=policy.eos_token_ids,
                 pad_token_id=policy.pad_token_id,

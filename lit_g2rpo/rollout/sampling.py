@@ -1,4 +1,4 @@
-"""Randomness that follows from counters, and the draw of a token."""
+"""Counter-based randomness, and the draw of a token."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ def prompt_key(prompt_id: str) -> int:
 
 
 def uniforms(sampling: Sampling, prompt_id: str, completion: int) -> np.ndarray:
-    """Form the uniform numbers that a completion is drawn with, one per token.
+    """Compute the uniform numbers from which a completion is drawn, one per token.
 
     Args:
         completion: index of the completion in its group.
@@ -29,7 +29,7 @@ def uniforms(sampling: Sampling, prompt_id: str, completion: int) -> np.ndarray:
 
 
 def microbatch_seed(seed: int, rollout: int, microbatch: int, rank: int) -> int:
-    """Form the seed of what a rank's pass over a micro-batch leaves out by dropout, a non-negative 63-bit integer."""
+    """Compute the dropout seed of a rank's pass over a micro-batch, a non-negative 63-bit integer."""
     return int(np.random.SeedSequence([seed, rollout, microbatch, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -49,8 +49,8 @@ def draw_with_stats(
         forbidden: ids that are never drawn, ``[F]`` long.
 
     Returns:
-        Token ids, ``[N]`` long, and log-probabilities and entropies, nats, ``[N]`` each, from the same softmax: those
-        of the whole distribution at the temperature (1 where sampling is greedy), which is the one that is trained.
+        Token ids, ``[N]`` long, and log-probabilities and entropies, nats, ``[N]`` each, from one softmax over the full
+        distribution at the temperature (1 if sampling is greedy), which is the distribution that is trained.
     """
     if sampling.temperature not in (0, 1):
         logits = logits / sampling.temperature
@@ -58,7 +58,7 @@ def draw_with_stats(
     probs = logprobs.exp()
     entropy = -(probs * logprobs).sum(-1)
     if sampling.temperature == 0:
-        # Of the logits: subtracting the normaliser may round two of them to a tie.
+        # Argmax of the logits: subtracting the normalizer may round two of them to a tie.
         tokens = logits.index_fill(-1, forbidden, -torch.inf).argmax(-1)
     else:
         tokens = _search(_truncated(probs.index_fill_(-1, forbidden, 0), sampling), uniform)
@@ -66,7 +66,7 @@ def draw_with_stats(
 
 
 def _truncated(probs: Tensor, sampling: Sampling) -> Tensor:
-    """Set to 0 what top-k and top-p leave out."""
+    """Set probabilities outside top-k and top-p to 0."""
     if sampling.top_k:
         smallest = probs.topk(min(sampling.top_k, probs.shape[-1]), dim=-1).values[:, -1:]
         probs = probs.masked_fill(probs < smallest, 0)
@@ -79,15 +79,15 @@ def _truncated(probs: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _search(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Find the token whose share of the cumulative probabilities holds the uniform number."""
+    """Find the token whose interval of the cumulative probabilities contains the uniform number."""
     # float64: a float32 running sum over a large vocabulary is off by more than a rare token's probability.
     cumulative = probs.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:].contiguous()
     point = uniform[:, None] * total
     if probs.device.type == "xla":
-        # Counting finds the same, and a search would leave the device.
+        # Counting gives the same result, and a search would leave the device.
         index, last = (cumulative <= point).sum(-1), (cumulative < total).sum(-1)
         return torch.minimum(index, last)
     index = torch.searchsorted(cumulative, point, right=True)
-    # Rounding may push the search past the last token that has probability, the first that reaches the total.
+    # Rounding may push the search past the last token with non-zero probability, the first that reaches the total.
     return torch.minimum(index, torch.searchsorted(cumulative, total))[:, 0]

@@ -1,1 +1,1 @@
-"""Files of rows: read, checked, converted, cached."""
+"""Files of rows: reading, checks, conversion and caching."""

@@ -1,4 +1,4 @@
-"""The user's cache folder, whose files are void once the data file they were made of changes."""
+"""The user's cache folder, whose files become invalid when their data file changes."""
 
 import os
 from pathlib import Path
@@ -10,5 +10,5 @@ def cache_folder() -> Path:
 
 
 def identity(path: Path, state: os.stat_result) -> str:
-    """Name the present content of a data file by a text that is another one once the file has changed."""
+    """Return a text that identifies the current content of a data file and changes with it."""
     return f"{path.resolve()}\n{state.st_size}\n{state.st_mtime_ns}\n{state.st_ino}"

@@ -1,4 +1,4 @@
-"""COCO instances: one file of images, annotations and categories, as rows of detection."""
+"""COCO instances: one file of images, annotations and categories, read as detection rows."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,19 +10,19 @@ QUESTION = "<image>Find every object of these kinds: {}."
 
 
 def is_coco(value: Mapping[str, Any]) -> bool:
-    """Tell COCO's instances from other objects."""
+    """Return whether an object is a COCO instances file."""
     return all(isinstance(value.get(name), list) for name in TABLES)
 
 
 def coco_rows(value: Mapping[str, Any], path: Any) -> Iterator[dict[str, Any]]:
-    """Make a row of each image, its answer all its boxes with their categories; crowds are left out.
+    """Make one row per image, with all its boxes and their categories as the answer; skip crowds.
 
     Args:
         value: the content of the file.
         path: how messages name it.
 
     Raises:
-        UserError: if an annotation names an image or category that is not there, or has no box.
+        UserError: if an annotation names a missing image or category, or has no box.
     """
     names: dict[Any, str] = {}
     boxes: dict[Any, list[dict[str, Any]]] = {}

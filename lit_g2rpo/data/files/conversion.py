@@ -1,4 +1,4 @@
-"""Rows of any accepted format written in the project's own: the canonical shape as JSON lines."""
+"""Conversion of rows in any accepted format to the project's own: the canonical shape as JSON lines."""
 
 import json
 import os
@@ -22,7 +22,7 @@ Encode = Callable[[Any], tuple[bytes, str]]
 
 
 def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int, int, int]:
-    """Write the rows of some files into one, and images and videos inside them as files beside it.
+    """Write the rows of several files into one, and embedded images and videos as files beside it.
 
     Args:
         files: what ``read_rows`` reads.
@@ -32,7 +32,7 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
         Number of rows, and of images and videos written.
 
     Raises:
-        UserError: if a row cannot be understood or written, or the output exists; nothing is written then.
+        UserError: if a row cannot be understood or written, or the output exists; then nothing is written.
     """
     images, videos = (output.with_name(f"{output.stem}_{kind}") for kind in ("images", "videos"))
     if output.suffix != ".jsonl":
@@ -43,7 +43,7 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
     if not output.parent.is_dir():
         raise UserError(f"{output.parent} is no folder; make it first")
     count = 0
-    # the rows appear last
+    # the rows are moved last
     with whole(output) as lines, whole(images) as new_images, whole(videos) as new_videos:
         savers = {
             "images": _Saver(new_images, images, reader.image_root, _image),
@@ -67,13 +67,13 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
 
 
 class _Saver:
-    """Save images or videos that have no file, each content once.
+    """Save images or videos that have no file, and write identical content once.
 
     Args:
-        part: folder that they are written to; made for the first one.
-        folder: where that folder will be.
-        image_root: what names are relative to.
-        encode: gives the content of a file, and the ending of its name.
+        part: folder to write to, created for the first one.
+        folder: final location of that folder.
+        image_root: folder that names are relative to.
+        encode: returns the content of a file and its extension.
     """
 
     def __init__(self, part: Path, folder: Path, image_root: Path, encode: Encode) -> None:
@@ -81,7 +81,7 @@ class _Saver:
         self.saved: set[str] = set()
 
     def named(self, source: Any, place: str) -> Any:
-        """Save one and name it; one that has a file keeps its name."""
+        """Save one and return its name; one that already has a file keeps its name."""
         if isinstance(source, str):
             return source
         if isinstance(source, dict):

@@ -1,4 +1,4 @@
-"""Files of rows that are no JSON lines, converted to them once and kept in the user's cache folder."""
+"""Files of rows in other formats, converted to JSON lines once and kept in the user's cache folder."""
 
 import bz2
 import csv
@@ -23,28 +23,28 @@ from lit_g2rpo.hardware.steps import Step
 
 SPACE = re.compile(r"[ \t\r\n]*")
 PACKED: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-"""Endings of compressed files, and what unpacks them."""
+"""Extensions of compressed files, and their openers."""
 SEPARATORS = {".tsv": "\t", ".csv": ","}
 MAX_CELL = 2**31 - 1
 
 
 def ending(path: Path) -> str:
-    """Return the ending that says what a file holds, without that of its compression."""
+    """Return the extension that gives a file's format, without that of its compression."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()
 
 
 def as_lines(path: Path) -> Path:
-    """Convert a file to JSON lines, unless that was done since it was last changed.
+    """Convert a file to JSON lines, unless that was done since its last change.
 
     Args:
-        path: JSON (an array of objects, an object with one such array, COCO's instances, or lines), JSON lines, or a
-            table with a line of names on top; compressed or not. Bare NaN is accepted.
+        path: JSON (an array of objects, an object with one such array, COCO instances, or lines), JSON lines, or a
+            table with a header line; compressed or not. Bare NaN is accepted.
 
     Returns:
-        The file with an object per line.
+        The file with one object per line.
 
     Raises:
-        UserError: if the file cannot be read, holds something else, or the cache folder cannot be written.
+        UserError: if the file cannot be read, holds anything else, or the cache folder cannot be written.
     """
     with open_file(path) as file:
         state = identity(path, os.fstat(file.fileno()))
@@ -92,7 +92,7 @@ def _cells(text: str, separator: str, path: Path) -> Iterator[dict[str, Any]]:
     """Read the rows of a table; an empty cell is a missing value."""
     limit = csv.field_size_limit(MAX_CELL)
     try:
-        # quotes in a text without any are not closed: only cells that begin with one are quoted
+        # quotes inside an unquoted text may be unbalanced: only cells that begin with a quote are quoted
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         names = next(rows, [])
         if not all(names) or len(set(names)) != len(names):
@@ -109,7 +109,7 @@ def _cells(text: str, separator: str, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _one(text: str, path: Path) -> dict[str, Any] | None:
-    """Read a text that is one object; None for several."""
+    """Read a text that is a single object; None if there are several."""
     try:
         value: dict[str, Any] = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
@@ -145,7 +145,7 @@ def _lines(text: str, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:
-    """Read the rows of an array one after the other: all of them as objects take five times the memory."""
+    """Read the rows of an array one at a time, because all of them as objects take five times the memory."""
     decode, at = DECODER.raw_decode, _skip(text, 0)
     if text[at : at + 1] != "[":
         raise UserError(f"{path}: {_instead(text)}; it must be an array of rows")

@@ -1,4 +1,4 @@
-"""Whole files of rows examined: what is in them, and everything that is wrong with them."""
+"""Checks of whole files of rows: their content, and everything that is wrong with them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +27,10 @@ class Kind:
     """Rows of one task and problem type.
 
     Args:
-        rows: how many there are.
-        images: images in them.
-        errors: rows with an error.
-        tokens: length of each prompt with its images, where a policy was given.
+        rows: number of rows.
+        images: number of images in them.
+        errors: number of rows with an error.
+        tokens: length of each prompt with its images, if a policy was given.
     """
 
     rows: int = 0
@@ -41,13 +41,13 @@ class Kind:
 
 @dataclass(slots=True)
 class Report:
-    """What was found.
+    """The result of a check.
 
     Args:
-        rows: number of rows, those that cannot be read included.
+        rows: number of rows, including unreadable ones.
         kinds: the readable rows, by task and problem type.
-        errors: what kind of error and a message that names file and row, for each.
-        warnings: the same for what is suspicious but can be trained on.
+        errors: for each error its kind and a message that names file and row.
+        warnings: the same for rows that are suspicious but can be trained on.
     """
 
     rows: int = 0
@@ -82,10 +82,10 @@ class FileCheck:
     """Examine files of rows.
 
     Args:
-        reader: brings the rows to one shape.
+        reader: converts the rows to one shape.
         tasks: the tasks a row may have.
-        images: decode them in full, only read their headers, or leave them alone.
-        processor: the policy's processor, which measures prompts; None leaves lengths alone.
+        images: decode them in full, only read their headers, or skip them.
+        processor: the policy's processor, which measures prompts; None skips lengths.
         max_prompt_tokens: longest prompt, tokens.
         template: wording of the prompts that are measured, as Jinja text.
     """
@@ -99,7 +99,7 @@ class FileCheck:
     template: str = TEMPLATE
 
     def run(self, files: Sequence[str]) -> Report:
-        """Examine every row of some files, which ``read_rows`` reads."""
+        """Examine every row of files that ``read_rows`` reads."""
         report = Report()
         seen: dict[bytes, tuple[str, str]] = {}
         for file in _each(files, report):
@@ -147,7 +147,7 @@ class FileCheck:
             yield "column", f"{place}: {message}"
         task = row["task_type"]
         built_in = not (isinstance(task, str) and getattr(self.tasks.get(task), "reward", None))
-        # an unknown type was told of above
+        # an unknown type was reported above
         if built_in and known_problem_type(row["problem_type"]) is not None:
             if "answer" in row and (message := gold_error(row, self.reward)):
                 yield "gold", f"{place}: {message}"
@@ -176,7 +176,7 @@ class FileCheck:
 
 
 def _each(files: Sequence[str], report: Report) -> list[str]:
-    """Name the files of patterns; one that fits none is an error of its own."""
+    """Return the files that patterns match; a pattern without a match is an error."""
     found = []
     for file in files:
         try:
@@ -187,7 +187,7 @@ def _each(files: Sequence[str], report: Report) -> list[str]:
 
 
 def fingerprint(row: dict[str, Any]) -> bytes:
-    """Hash what a row in canonical shape asks: its question, options and images, to 16 bytes; blanks do not count."""
+    """Hash question, options and images of a row in canonical shape to 16 bytes, ignoring blanks."""
     hash = blake2b(digest_size=16)
     for part in (*map(fold, (*texts_of(row), *row["options"])), *row["images"], *row.get("videos", [])):
         part = str(part) if isinstance(part, dict) else part

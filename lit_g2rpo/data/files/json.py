@@ -1,4 +1,4 @@
-"""JSON as data files hold it: opened, parsed and named in messages."""
+"""JSON in data files: opening, parsing, and names for messages."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from typing import Any, BinaryIO
 from lit_g2rpo.errors import UserError
 
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""Escape of a surrogate; a lone one is a text that no tokenizer and no file takes."""
+"""Escape of a surrogate; no tokenizer or file accepts a text with a lone one."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of a JSON object.
+    """Make a dict from a JSON object.
 
     Raises:
-        ValueError: if it has a key twice.
+        ValueError: if it has a duplicate key.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -25,11 +25,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_unique)
-"""Reads JSON, bare NaN included, but no object that has a key twice."""
+"""Reads JSON including bare NaN, but rejects objects with duplicate keys."""
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a data file to read its bytes.
+    """Open a data file for reading bytes.
 
     Raises:
         UserError: if that fails.
@@ -41,13 +41,13 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def parse(text: bytes, place: str) -> Any:
-    """Read JSON in UTF-8, bare NaN included.
+    """Read JSON in UTF-8, including bare NaN.
 
     Args:
         place: how messages name it.
 
     Raises:
-        UserError: if it is none, or a text in it could not be written again.
+        UserError: if it is not JSON, or a text in it could not be written again.
     """
     try:
         value = DECODER.decode(text.decode("utf-8-sig"))

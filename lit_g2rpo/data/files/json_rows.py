@@ -28,19 +28,19 @@ from lit_g2rpo.tasks import Task
 
 
 class JsonRows:
-    """Rows of one or several files, checked at construction unless they passed before, opened on access.
+    """Rows of one or several files, checked at construction unless they passed before, and opened on access.
 
-    Several phrases of a box are a row each.
+    A row with several phrases for a box becomes one row per phrase.
 
     Args:
         files: what ``read_rows`` reads.
-        reader: brings the rows to one shape.
+        reader: converts the rows to one shape.
         tasks: the tasks a row may have.
-        answered: every row must hold its answer.
+        answered: every row must have its answer.
         template: wording of the prompts whose task has none of its own.
 
     Raises:
-        UserError: for a file or row that is not right, or, on access, an image that cannot be used.
+        UserError: for an invalid file or row or, on access, an unusable image.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class JsonRows:
         self._starts = array("Q", accumulate((len(line) for line in found[:-1]), initial=0))
 
     def _check(self, tasks: Mapping[str, Task], answered: bool) -> tuple[list[tuple[str, ...]], bool]:
-        """Check every row; the tasks of each line, and whether only rules of this package were asked."""
+        """Check every row; return the tasks of each line, and whether only rules of this package were used."""
         found, built_in = [], True
         for rows in self._files:
             with Step(f"checking {rows.name}", len(rows), "rows") as step:
@@ -98,7 +98,7 @@ class JsonRows:
         return self._prompt(row, id, images, texts)
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
-        """Read a row and how large its images are, without decoding them.
+        """Read a row and the size of its images, without decoding them.
 
         Args:
             index: its number over all files.
@@ -107,7 +107,7 @@ class JsonRows:
             The prompt without its images, and width and height of each, pixels.
 
         Raises:
-            ImageError: naming the row, if an image cannot be used.
+            ImageError: naming the row, if an image is unusable.
         """
         row, id, place = self._row(index)
         texts, sizes = media_sizes(row, self.reader, place)
@@ -135,12 +135,12 @@ def to_prompt(
     texts: Sequence[str] | None = None,
     template: str = TEMPLATE,
 ) -> Prompt:
-    """Make a prompt of a checked row.
+    """Make a prompt from a checked row.
 
     Args:
-        images: its opened images; none where only the text is needed.
+        images: its opened images; empty if only the text is needed.
         reward: names the tags that the prompt asks for.
-        texts: its texts, the question last, with an ``<image>`` for each frame of its videos; None for one without
+        texts: its texts, the question last, with an ``<image>`` for each frame of its videos; None if it has no
             videos.
         template: wording of the prompt, as Jinja text.
     """

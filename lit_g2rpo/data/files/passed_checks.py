@@ -1,4 +1,4 @@
-"""Checks of rows that passed, kept in the cache folder, so that a restart need not repeat them."""
+"""Passed row checks, kept in the cache folder so that a restart need not repeat them."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[2]
 RULES = ("data/**/*.py", "evaluation/**/*.py", "rewards/**/*.py", "registry.py", "tasks.py")
-"""Sources of what a check may find."""
+"""Source files that the result of a check depends on."""
 
 SETTLED = 2.0
-"""Seconds: some file systems count time as coarsely as this, so that a younger file may change and look the same."""
+"""Coarsest time resolution of file systems, seconds: a file younger than this may change unnoticed."""
 
 
 class PassedCheck:
-    """A check of files of rows, which is known by all that its result depends on but the image files.
+    """A check of files of rows, identified by everything that its result depends on except image files.
 
     Args:
         files: the opened files.
-        settings: what the check is given besides; its ``repr`` tells one from another.
-        began: when the files were about to be opened, seconds since the epoch.
+        settings: the other inputs of the check; their ``repr`` identifies them.
+        began: time just before the files were opened, seconds since the epoch.
     """
 
     def __init__(self, files: Sequence[Rows], settings: Any, began: float) -> None:
@@ -45,16 +45,16 @@ class PassedCheck:
             if digest != _hash(self._key + text):
                 return None
             names, numbers = json.loads(text)
-        except (OSError, ValueError, RuntimeError):  # a home that is not known is a RuntimeError
+        except (OSError, ValueError, RuntimeError):  # an unknown home folder is a RuntimeError
             return None
         log.info("%s: all rows passed this check before", ", ".join(rows.name for rows in self._files))
         lines = [tuple(map(sys.intern, line)) for line in names]
         return [lines[number] for number in numbers]
 
     def keep(self, tasks: list[tuple[str, ...]]) -> None:
-        """Keep a check that has passed, unless a file changed meanwhile or the cache folder cannot be written.
+        """Save a check that has passed, unless a file changed meanwhile or the cache folder cannot be written.
 
-        It must have asked rules of this package only: the sources of others are not part of the key.
+        It must have used only rules of this package: the sources of others are not part of the key.
 
         Args:
             tasks: the tasks of each line: one, or one for each phrase of its box.
@@ -69,9 +69,9 @@ class PassedCheck:
             log.info("the next start checks all rows again, since the cache folder cannot be written: %s", error)
 
     def _now(self) -> str | None:
-        """Hash what the result depends on, as it is now; None if that cannot be told."""
+        """Hash the current state of everything the result depends on; None if it is unknown."""
         parts = [repr(self._settings), platform.python_version()]
-        # the rules lean on other packages, whose folders' names hold their versions
+        # the rules depend on other packages, whose folder names contain their versions
         parts += sorted({file.name for folder in sys.path for file in Path(folder).glob("*.dist-info")})
         for rule in RULES:
             for file in sorted(PACKAGE.glob(rule)):

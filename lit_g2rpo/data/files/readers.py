@@ -1,4 +1,4 @@
-"""Files of rows: JSON lines by offset, other texts converted to them once, tables through ``datasets``."""
+"""Readers of row files: JSON lines by offset, other text files converted to them once, tables through ``datasets``."""
 
 import glob
 import os
@@ -23,8 +23,8 @@ class Rows(Protocol):
 
     Attributes:
         name: the name of the file or table.
-        source: the user's file, None for a table of the hub.
-        fingerprint: what the reader knows of the content without going through it.
+        source: the user's file; None for a table on the hub.
+        fingerprint: what the reader knows about the content without reading it.
     """
 
     name: str
@@ -45,15 +45,15 @@ class Rows(Protocol):
 class JsonLines(Sequence[dict[str, Any]]):
     """Rows of a JSON-lines file, read one at a time; only the byte offsets are in memory.
 
-    Reading is by absolute position, so threads and forked processes may share an object. Rows may be appended to the
-    file meanwhile, or another file take its place, which change nothing here.
+    Reads use absolute positions, so threads and forked processes may share an object. Appending rows to the file or
+    replacing it meanwhile has no effect.
 
     Args:
         path: the file; empty lines are skipped.
-        original: the JSON array that the lines were made of, which messages then name.
+        original: the JSON array that the lines were made from, which messages then name.
 
     Raises:
-        UserError: if the file cannot be read, or, on access, if a line is no JSON object or is no longer what it was.
+        UserError: if the file cannot be read or, on access, if a line is not a JSON object or has changed.
     """
 
     def __init__(self, path: Path, original: Path | None = None) -> None:
@@ -69,7 +69,7 @@ class JsonLines(Sequence[dict[str, Any]]):
                     self._lines.append(number)
                     self._sums.append(crc32(line))
                 elif self._sums:
-                    # what is read of a row ends where the next one begins
+                    # a row ends where the next one begins
                     self._sums[-1] = crc32(line, self._sums[-1])
                 offset += len(line)
         self._offsets.append(offset)
@@ -104,14 +104,14 @@ class JsonLines(Sequence[dict[str, Any]]):
 
 
 def read_rows(source: str | os.PathLike[str]) -> Rows:
-    """Open a file of rows by its ending, or a table of the Hugging Face hub.
+    """Open a file of rows by its extension, or a table on the Hugging Face hub.
 
     Args:
-        source: ``.jsonl`` with an object per line, ``.json``, ``.tsv`` or ``.csv``, each also compressed (``.gz``,
-            ``.bz2``, ``.xz``); ``.parquet``; or ``owner/name@split`` or ``owner/name:config@split`` of the hub.
+        source: ``.jsonl`` with one object per line, ``.json``, ``.tsv`` or ``.csv``, each also compressed (``.gz``,
+            ``.bz2``, ``.xz``); ``.parquet``; or ``owner/name@split`` or ``owner/name:config@split`` on the hub.
 
     Raises:
-        UserError: if the file is missing, has another ending or another content.
+        UserError: if the file is missing, or has another extension or other content.
     """
     path = Path(source)
     if path.suffix in (".jsonl", ".ndjson") and not _is_array(path):
@@ -127,14 +127,14 @@ def read_rows(source: str | os.PathLike[str]) -> Rows:
 
 
 def expanded(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Name the files that patterns such as ``data/*.jsonl`` stand for, those of each pattern in order of their names.
+    """Return the files that match patterns such as ``data/*.jsonl``, sorted by name within each pattern.
 
     Raises:
-        UserError: if a pattern fits no file.
+        UserError: if a pattern matches no file.
     """
     found = []
     for source in map(str, sources):
-        # a split of the hub has brackets, train[:100], and no file of that name is there
+        # a split on the hub may have brackets, train[:100], and is not a file
         if not glob.has_magic(source) or "@" in source or os.path.exists(source):
             found.append(source)
             continue
@@ -146,6 +146,6 @@ def expanded(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 def _is_array(path: Path) -> bool:
-    """Tell a file of JSON lines that is one array of objects in truth."""
+    """Return whether a JSON-lines file is actually one array of objects."""
     with open_file(path) as file:
         return bool(ARRAY.match(file.read(4096)))

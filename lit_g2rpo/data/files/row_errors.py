@@ -1,4 +1,4 @@
-"""What can be wrong with a row in canonical shape, found without decoding its images."""
+"""Checks of a row in canonical shape that need no image decoding."""
 
 import re
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ MARKS = re.compile(
     r"|<loc_?\d+>|\A\s*<s>|</s>\s*\Z|<(?!(?-i:image>))image>",
     re.IGNORECASE,
 )
-"""What a chat template writes, and what stands for an image or a box in other formats."""
+"""Marks of chat templates, and of images and boxes in other formats."""
 TURNS = re.compile(r"""(?:<image>)*\W*(?:array\()?\W*["']?(?:role|from|content|value)\\*["']\s*:\s*\\*["'\[]""")
-"""How turns begin that were written as text, but cannot be read."""
+"""Beginnings of turns that are stored as text but cannot be parsed."""
 
 
 def check_row(
@@ -39,13 +39,13 @@ def check_row(
     reward: RewardConfig,
     answered: bool = True,
 ) -> None:
-    """Check everything about a row that can be seen without decoding its images.
+    """Check everything about a row that does not require decoding its images.
 
     Args:
         row: the row, in canonical shape.
         place: how messages name the row: file and number.
         tasks: the tasks of the run.
-        answered: the row must hold its answer; one that is only to be predicted need not.
+        answered: the row must have its answer; rows for prediction need none.
 
     Raises:
         UserError: naming the row, what is wrong and what would be right.
@@ -55,7 +55,7 @@ def check_row(
         raise UserError(f"{place}: {problem}")
     image_sources(row, image_root, place)
     clips(row, image_root, place)
-    # rows of a task with a custom reward may hold any answer
+    # rows of a task with a custom reward may have any answer
     if tasks[row["task_type"]].reward:
         return
     if "answer" in row and (error := gold_error(row, reward)):
@@ -65,15 +65,15 @@ def check_row(
 
 
 def row_error(row: dict[str, Any], tasks: Mapping[str, Task], answered: bool = True) -> str | None:
-    """Say what is wrong with the columns of a row, its images and the value of its answer aside.
+    """Say what is wrong with the columns of a row, ignoring its images and the value of its answer.
 
     Args:
         row: the row, in canonical shape.
         tasks: the tasks of the run.
-        answered: the row must hold its answer.
+        answered: the row must have its answer.
 
     Returns:
-        One line; None if nothing is.
+        One line; None if nothing is wrong.
     """
     if (row.get("videos") or any(VIDEO in text for text in texts_of(row))) and not videos_can_be_read():
         return "is a video row, which needs the extra video: pip install 'lit_g2rpo[video]'"

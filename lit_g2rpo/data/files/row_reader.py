@@ -1,4 +1,4 @@
-"""Data rows of any accepted format, read into one shape."""
+"""Reader that converts data rows of any accepted format to one shape."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,12 +27,12 @@ class RowReader:
 
     Args:
         image_root: folder that image paths are relative to.
-        columns: what the file calls a column, by the name it should have, such as ``{"problem": "query_text"}``; a
-            name with dots leads into objects, several names with commas make one list, an empty one leaves images out.
-        defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
-        exif_rotation: turn images as their EXIF data ask.
-        video: how many frames of a video are read, and how large; None for the defaults.
-        turns: keep system turns and those before the question, or ask the question alone.
+        columns: maps the expected name of a column to its name in the file, such as ``{"problem": "query_text"}``; dots
+            lead into objects, names joined by commas make one list, an empty name leaves images out.
+        defaults: values for missing columns, such as ``{"task_type": "ocr"}``.
+        exif_rotation: rotate images as their EXIF data says.
+        video: number and size of the frames read from a video; None for the defaults.
+        turns: keep system turns and those before the question, or ask only the question.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RowReader:
         self.exif_rotation, self.video, self.turns = exif_rotation, video or VideoLimits(), turns
 
     def read(self, rows: Rows, index: int) -> list[tuple[dict[str, Any], str]]:
-        """Read a row, one with several phrases for a box as a row for each.
+        """Read a row; one with several phrases for a box gives one row per phrase.
 
         Returns:
             The row, or rows, in canonical shape, and how messages name each.
@@ -63,7 +63,7 @@ class RowReader:
             values = [self._taken(row, column, name, place) for column in columns.split(",") if column]
             value = values[0] if len(values) == 1 else [one for some in values for one in _several(some)]
             if name == "images" and columns:
-                # another column than our own: its questions need not say where the images stand
+                # not this project's own column: its questions need not mark where images go
                 row.pop(name, None)
                 name = "image"
             row[name] = value
@@ -100,7 +100,7 @@ class RowReader:
         return value
 
     def _size(self, row: dict[str, Any], place: str) -> dict[str, int]:
-        """Find the size that boxes in pixels refer to: that of the row's one image, or of the one that it names."""
+        """Find the size that boxes in pixels refer to: that of the row's only image, or of the one that it names."""
         unboxed = canonical({key: value for key, value in row.items() if key not in GOLD} | {"problem_type": "math"})
         sources = image_sources(unboxed, self.image_root, place)
         objects = from_text(row.get("objects"))
@@ -119,7 +119,7 @@ def _several(value: Any) -> list[Any]:
 
 
 def _alone(row: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the turns before the question; their images stand in front of it."""
+    """Drop the turns before the question, and put their images before it."""
     *before, question = texts_of(row)
     marks = "".join(mark * sum(text.count(mark) for text in before) for mark in (IMAGE, VIDEO))
     return {key: value for key, value in row.items() if key != "earlier_turns"} | {"problem": marks + question}

@@ -1,4 +1,4 @@
-"""Parquet files and tables of the Hugging Face hub, through ``datasets``."""
+"""Parquet files and tables on the Hugging Face hub, read through ``datasets``."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ HUB = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?@(?P<split>[\
 
 
 class Table:
-    """Rows of a table, read one at a time from the Arrow file that ``datasets`` makes of it once.
+    """Rows of a table, read one at a time from the Arrow file that ``datasets`` creates once.
 
     Args:
         source: a ``.parquet`` file, or ``owner/name@split`` or ``owner/name:config@split``.
@@ -24,7 +24,7 @@ class Table:
         self.name = Path(source).name
         self.source = Path(source) if source.endswith(".parquet") else None
         self._source = source
-        # Arrow's own rows hold images as they are stored: they are opened, and judged, by this project's rules.
+        # Arrow rows contain images as stored, so this project's own rules open and check them.
         self._table = _load(source).with_format("arrow")
         self.fingerprint: str = self._table._fingerprint
 
@@ -56,6 +56,6 @@ def _load(source: str) -> Any:
         raise UserError(f"{source}: is no file and no hub name; a table of the hub is owner/name@split")
     try:
         return datasets.load_dataset(**options)
-    except Exception as error:  # datasets raises whatever its readers and the network do
+    except Exception as error:  # datasets raises whatever its readers and the network raise
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{source}: datasets cannot read it ({reason[0][:300]})") from error

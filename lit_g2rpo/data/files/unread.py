@@ -1,4 +1,4 @@
-"""Columns that hold images or options and are not read, so that no policy is trained blind."""
+"""Columns with images or options that are not read; reporting them keeps a policy from being trained blind."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,26 +12,26 @@ from lit_g2rpo.rewards.rows.turns import IMAGE
 from lit_g2rpo.rewards.rows.values import listed, shown
 
 NAMES_IMAGE = re.compile(r"(image|img|picture|photo)_?(ids?|no|number|index|idx)", re.IGNORECASE)
-"""Names of columns that say which image a row is about."""
+"""Names of columns that identify the image of a row."""
 READ = {
     "id", "problem", "problem_type", "task_type", "options", "images", "data_source", "answer", "demonstration",
     "earlier_turns", "conversational", "solution", "choices", "completion", "completions",
 }  # fmt: skip
-"""Columns that are read, or hold text that may name an image."""
+"""Columns that are read, or whose text may name an image."""
 OPTIONS = re.compile(
     r"(multi(ple)?_?)?(options?|choices?|candidates?)_?(list|texts?)?|(answer|mc)_?(options|choices)", re.IGNORECASE
 )
 OPTION = re.compile(r"(?i:option|choice|opt?|candidate|answer)[_ -]?[A-Ha-h]|[A-H]")
-"""Names of columns that hold options, all or one each."""
+"""Names of columns with options, all in one or one each."""
 LETTER = re.compile(r"\(?[A-Ha-h][.)]?")
 LINKED = re.compile(r"!\[[^\]]*\]\([^)]*\)|<img\b[^>]*\bsrc=[^>]*>|<img>[^<]*</img>", re.IGNORECASE)
-"""Images that a text names as Markdown and HTML do."""
+"""Images in Markdown or HTML syntax."""
 MAX_DEPTH = 16
 NONE = "'--column images=' if the rows are text alone"
 
 
 def unread_images(row: Mapping[str, Any]) -> str | None:
-    """Say in one line which column of a row holds images that are not read; None if there is none, or some are.
+    """Say in one line which column has images that are not read; None if there is none, or some images are read.
 
     Args:
         row: the row, in canonical shape.
@@ -58,7 +58,7 @@ def unread_images(row: Mapping[str, Any]) -> str | None:
 
 
 def unread_options(row: Mapping[str, Any]) -> str | None:
-    """Say in one line which columns of a row hold options that are not read; None if there are none, or some are.
+    """Say in one line which columns have options that are not read; None if there are none, or some options are read.
 
     Args:
         row: the row, in canonical shape.
@@ -71,7 +71,7 @@ def unread_options(row: Mapping[str, Any]) -> str | None:
     each = {name[-1].lower(): name for name in row if OPTION.fullmatch(name)}
     names = list(found)[:1] or [each[letter] for letter in sorted(each)] * ("a" in each and len(each) > 1)
     texts = next(iter(found.values()), [row[name] for name in names])
-    # the question may list them itself
+    # the question itself may list them
     if not names or all(str(text) in row["problem"] for text in texts):
         return None
     return (
@@ -81,9 +81,9 @@ def unread_options(row: Mapping[str, Any]) -> str | None:
 
 
 def _is_worth_a_look(value: Any) -> bool:
-    """Tell quickly a value that holds no image."""
+    """Return quickly whether a value may contain an image."""
     if isinstance(value, str):
-        # a path has a dot, base64 and data addresses are long
+        # a path has a dot; base64 and data URLs are long
         return "." in value or len(value) > 40
     return value is not None and not isinstance(value, int | float)
 
@@ -102,7 +102,7 @@ def _is_image_name(name: str) -> bool:
 
 
 def _holding(name: str, value: Any, depth: int = 0) -> Iterator[str]:
-    """Find the columns, and keys inside them, whose values are images."""
+    """Find the columns, and the keys inside them, whose values are images."""
     value = listed(from_text(value))
     if is_image(value, loose=False):
         yield name

@@ -1,4 +1,4 @@
-"""Where the images of a row lie: inside the image root, or nowhere."""
+"""Locate the images of a row, which must be inside the image root."""
 
 import os
 import re
@@ -20,13 +20,13 @@ def image_sources(row: dict[str, Any], image_root: Path, place: str) -> list[Sou
     """Find the images of a row in canonical shape.
 
     Raises:
-        UserError: if a path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
+        UserError: if a path leaves the folder, even through a link; an ``ImageError`` if it is not a file.
     """
     return [inside(image, image_root, place) if isinstance(image, str) else image for image in row["images"]]
 
 
 def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path:
-    """Find a file that must lie inside the image root.
+    """Find a file that must be inside the image root.
 
     Args:
         name: its path, relative to the root.
@@ -34,10 +34,10 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
         kind: ``image`` or ``video``, for messages.
 
     Raises:
-        UserError: if the path leaves the folder, a link inside it included; an ``ImageError`` if it is no file.
+        UserError: if the path leaves the folder, even through a link; an ``ImageError`` if it is not a file.
     """
     if name.startswith("file://"):
-        # what Qwen's own examples write
+        # as in Qwen's own examples
         name = unquote(name.removeprefix("file://"))
     right = "data:image/png;base64,... with its own format" if kind == "image" else "its bytes"
     if name.startswith("data:"):
@@ -52,7 +52,7 @@ def inside(name: str, image_root: Path, place: str, kind: str = "image") -> Path
         )
     absolute = os.path.abspath(image_root)
     root = _resolved(absolute)
-    # folders are resolved once, so that a row costs one look at its file
+    # folders are resolved once, so each row costs one file lookup
     path = os.path.join(absolute, name)
     path = os.path.join(_resolved(os.path.dirname(path)), os.path.basename(path))
     mode = _mode(path)

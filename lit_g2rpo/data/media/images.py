@@ -1,4 +1,4 @@
-"""An image opened as plain RGB, or why it cannot be used."""
+"""Opening of images as plain RGB, or the reason why one cannot be used."""
 
 import io
 import os
@@ -12,10 +12,10 @@ from lit_g2rpo.errors import UserError
 
 MAX_ASPECT_RATIO = 200
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that are opened, by Pillow's names; others of its formats start programs or read other files."""
+"""Accepted formats, by Pillow's names; some other formats start programs or read other files."""
 
 Source = str | os.PathLike[str] | bytes | Image.Image
-"""Where an image is: its file, the content of one, or the image itself."""
+"""The source of an image: its path, the content of a file, or the image itself."""
 
 
 class ImageError(UserError):
@@ -24,7 +24,7 @@ class ImageError(UserError):
 
 @contextmanager
 def placed(place: str) -> Iterator[None]:
-    """Put the place of the row in front of the message of an image that cannot be used."""
+    """Prefix the message of an unusable image with the place of its row."""
     try:
         yield
     except ImageError as error:
@@ -34,15 +34,15 @@ def placed(place: str) -> Iterator[None]:
 def load_image(source: Source, exif_rotation: bool = False) -> Image.Image:
     """Decode an image in full, the first frame of an animation.
 
-    Transparency is laid on white; 16-bit grey is scaled to 8 bit.
+    Transparent images get a white background; 16-bit gray is scaled to 8 bits.
 
     Args:
-        exif_rotation: turn it as its EXIF data ask; off where boxes are annotated on the stored pixels, as
+        exif_rotation: rotate it as its EXIF data says; turn off if boxes are annotated on the stored pixels, as
             OneThinker's are.
 
     Raises:
-        ImageError: if the file is missing, is no image of ``FORMATS``, is cut off, is too large, too elongated, or has
-            pixels that do not map to 8 bit.
+        ImageError: if the file is missing, is not an image of ``FORMATS``, is truncated, is too large, too elongated,
+            or has pixels that do not map to 8 bits.
     """
     with opened(source) as image:
         image.load()
@@ -53,7 +53,7 @@ def image_size(source: Source, exif_rotation: bool = False) -> tuple[int, int]:
     """Read width and height of an image in pixels from its header, without decoding it.
 
     Raises:
-        ImageError: if the file is missing, is no image of ``FORMATS``, is too large or too elongated.
+        ImageError: if the file is missing, is not an image of ``FORMATS``, is too large or too elongated.
     """
     with opened(source) as image:
         turned = exif_rotation and image.getexif().get(0x0112, 1) >= 5
@@ -62,10 +62,10 @@ def image_size(source: Source, exif_rotation: bool = False) -> tuple[int, int]:
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """Open an image whose pixels are not decoded yet, and keep it open inside the context.
+    """Open an image without decoding its pixels, and keep it open inside the context.
 
     Raises:
-        ImageError: if it cannot be used, whatever Pillow raises on opening it or inside the context.
+        ImageError: if it cannot be used, whatever Pillow raises when opening it or inside the context.
     """
     name = _name(source)
     try:
@@ -82,12 +82,12 @@ def opened(source: Source) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: no such file") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: no image that can be read ({', '.join(FORMATS)})") from None
-    except Exception as error:  # decoders raise whatever a broken file leads them to: struct.error, TypeError, ...
+    except Exception as error:  # decoders raise anything on a broken file: struct.error, TypeError, ...
         raise ImageError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _check(image: Image.Image, name: str) -> None:
-    # of an image that something else has opened; Pillow calls a JPEG of several pictures MPO
+    # of an image opened elsewhere; Pillow calls a JPEG with several pictures MPO
     if image.format not in (None, "MPO", *FORMATS):
         raise ImageError(f"{name}: an image of format {image.format}; give one of {', '.join(FORMATS)}")
     if not min(image.size):

@@ -1,4 +1,4 @@
-"""What a row shows: its images, and its videos as images with their times."""
+"""The media of a row: its images, and its videos as images with times."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ Shown = TypeVar("Shown")
 
 
 class Opening(Protocol):
-    """How the files of a row are opened; a ``RowReader`` knows.
+    """How to open the files of a row; a ``RowReader`` has these attributes.
 
     Attributes:
         image_root: folder that paths are relative to.
-        exif_rotation: turn images as their EXIF data ask.
-        video: how many frames of a video are read, and how large.
+        exif_rotation: rotate images as their EXIF data says.
+        video: number and size of the frames read from a video.
     """
 
     image_root: Path
@@ -34,7 +34,7 @@ def clips(row: dict[str, Any], image_root: Path, place: str) -> list[Clip]:
     """Find the videos of a row in canonical shape.
 
     Raises:
-        UserError: if a path leaves the folder, or a part is none; an ``ImageError`` if it is no file.
+        UserError: if a path leaves the folder, or a clip is invalid; an ``ImageError`` if it is not a file.
     """
     found = []
     for video in row.get("videos") or []:
@@ -56,13 +56,13 @@ def texts_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def open_media(row: dict[str, Any], opening: Opening, place: str) -> tuple[list[str], list[Image.Image]]:
-    """Decode what a row in canonical shape shows.
+    """Decode the images and videos of a row in canonical shape.
 
     Returns:
         Its texts, the question last, with an ``<image>`` for each image and frame, and the images in that order, RGB.
 
     Raises:
-        ImageError: naming the row, if an image or video cannot be used.
+        ImageError: naming the row, if an image or video is unusable.
     """
     videos, images = clips(row, opening.image_root, place), image_sources(row, opening.image_root, place)
     with placed(place):
@@ -71,10 +71,10 @@ def open_media(row: dict[str, Any], opening: Opening, place: str) -> tuple[list[
 
 
 def media_sizes(row: dict[str, Any], opening: Opening, place: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """Read how large is what a row shows, without decoding it.
+    """Read the sizes of a row's images and frames, without decoding them.
 
     Returns:
-        Its texts as ``open_media`` returns them, and width and height of each image and frame, pixels.
+        Its texts, as from ``open_media``, and width and height of each image and frame, pixels.
 
     Raises:
         ImageError: naming the row, if the header of an image or video cannot be read.
@@ -89,16 +89,16 @@ def media_sizes(row: dict[str, Any], opening: Opening, place: str) -> tuple[list
 def place_frames(
     texts: Sequence[str], images: Sequence[Shown], videos: Sequence[tuple[list[float], list[Shown]]]
 ) -> tuple[list[str], list[Shown]]:
-    """Put the frames of videos, each behind its time, where texts have the videos.
+    """Replace each video in texts with its frames, each after its time.
 
     Args:
         texts: texts with an ``<image>`` for each image and a ``<video>`` for each video.
         videos: times in seconds, and frames, of each video.
 
     Returns:
-        The texts with images alone, and these in order.
+        The texts with only images, and these images in order.
 
-    Source: times as Qwen3-VL's own processor writes them.
+    Source: the format of times in Qwen3-VL's own processor.
     """
     if not videos:
         return list(texts), list(images)

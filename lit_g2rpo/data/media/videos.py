@@ -1,4 +1,4 @@
-"""Videos as images: frames at even steps of time, read through PyAV."""
+"""Videos as images: evenly spaced frames, read through PyAV."""
 
 import io
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from PIL import Image
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 
-# no playlists and scripts, which would open other files and addresses
+# no playlists or scripts, which would open other files and URLs
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 
 
 @dataclass(slots=True, frozen=True)
 class VideoLimits:
-    """How many frames of a video are read, and how large they may be.
+    """Configure how many frames of a video are read, and how large they may be.
 
     Args:
         fps: frames per second of video.
         min_frames: fewest frames, unless the video has fewer.
-        max_frames: most frames; a longer video has them further apart.
-        max_pixels: larger frames are made smaller, pixels.
+        max_frames: most frames; in a longer video they are farther apart.
+        max_pixels: largest frame, pixels; larger ones are scaled down.
 
     Raises:
-        UserError: if a number is not positive, or the fewest are more than the most.
+        UserError: if a number is not positive, or ``min_frames`` exceeds ``max_frames``.
     """
 
     fps: float = 2.0
@@ -46,12 +46,12 @@ class VideoLimits:
 
 @dataclass(slots=True, frozen=True)
 class Clip:
-    """A video, or a part of it.
+    """A video or a clip of one.
 
     Args:
-        source: its file, or the content of one.
-        start: first second that is read.
-        end: last second that is read; None for the end.
+        source: its path, or the content of a file.
+        start: first second to read.
+        end: last second to read; None for the end.
     """
 
     source: Path | bytes
@@ -63,15 +63,15 @@ class Clip:
 
 
 def videos_can_be_read() -> bool:
-    """Tell whether the extra ``video`` is installed."""
+    """Return whether the extra ``video`` is installed."""
     return find_spec("av") is not None
 
 
 def container_name(clip: Clip) -> str:
-    """Find the usual ending of a video's file, without its dot.
+    """Find the usual extension of a video's file, without its dot.
 
     Raises:
-        ImageError: if it is no video.
+        ImageError: if it is not a video.
     """
     with _opened(clip) as (container, _):
         names: list[str] = container.format.name.split(",")
@@ -79,26 +79,26 @@ def container_name(clip: Clip) -> str:
 
 
 def frame_plan(clip: Clip, limits: VideoLimits) -> tuple[list[float], tuple[int, int]]:
-    """Find from the header of a video when its frames are taken, and how large they become.
+    """Compute from the header of a video the times and the size of the frames to read.
 
     Returns:
         The times, seconds from the start of the file, and width and height, pixels.
 
     Raises:
-        ImageError: if it is no video, does not say how long it is, or ends before the part that is asked for.
+        ImageError: if it is not a video, does not state its duration, or ends before the requested clip.
     """
     with _opened(clip) as (container, stream):
         return _plan(clip, limits, container, stream)
 
 
 def load_frames(clip: Clip, limits: VideoLimits) -> tuple[list[float], list[Image.Image]]:
-    """Decode the frames of a video, as they are stored: marks of rotation are not applied.
+    """Decode the frames of a video as stored, without applying rotation metadata.
 
     Returns:
         Their times, seconds from the start of the file, and the frames, RGB.
 
     Raises:
-        ImageError: as ``frame_plan``, or if the video is cut off.
+        ImageError: as in ``frame_plan``, or if the video is truncated.
     """
     with _opened(clip) as (container, stream):
         times, size = _plan(clip, limits, container, stream)
@@ -111,13 +111,13 @@ def load_frames(clip: Clip, limits: VideoLimits) -> tuple[list[float], list[Imag
             if frame.time is None:
                 continue
             end = frame.time - origin
-            # the frame that is on the screen at a time is the last one that began by then
+            # the frame shown at a time is the last one that began by then
             while len(frames) < len(times) and end > times[len(frames)] + 0.5 / rate:
                 frames.append((shown or frame).to_image().resize(size, Image.Resampling.BICUBIC))
             if len(frames) == len(times):
                 break
             shown = frame
-        # what the header calls the last frame may lie a moment behind it
+        # the last frame according to the header may be slightly after the real one
         while shown is not None and len(frames) < len(times) and times[len(frames)] <= end + max(1.5 / rate, 0.5):
             frames.append(shown.to_image().resize(size, Image.Resampling.BICUBIC))
     if len(frames) < len(times):

@@ -1,4 +1,4 @@
-"""How many groups of each task a rollout has, where the tasks are not to be dealt equally."""
+"""Groups of each task per rollout, if tasks do not get equal shares."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ from lit_g2rpo.data.order.stream import PromptStream
 from lit_g2rpo.errors import UserError
 
 UNIT = 1 << 32
-"""Shares are whole multiples of ``1 / UNIT`` of a group, so that sums are exact however long a run is."""
+"""Shares are integer multiples of ``1 / UNIT`` of a group, so sums stay exact in runs of any length."""
 
 
 @dataclass(slots=True, frozen=True)
 class Mixture:
-    """Shares of the tasks in every rollout: by quota, or by weight and number of rows.
+    """Set the share of each task in a rollout: by quota, or by weight and number of rows.
 
     Args:
-        quotas: groups of each task per rollout; every task of the data has one, and they add up to ``rollout.prompts``.
-        weights: weight of a task, 1 for one that is not named; 0 leaves it out.
-        alpha: the share of a task is in proportion to ``weight x rows ** alpha``: 0 for equal shares, 1 for shares by
+        quotas: groups of each task per rollout; every task of the data needs one, and they sum to ``rollout.prompts``.
+        weights: weight of a task, by default 1; 0 leaves it out.
+        alpha: the share of a task is proportional to ``weight x rows ** alpha``: 0 for equal shares, 1 for shares by
             number of rows.
 
     Raises:
@@ -41,17 +41,17 @@ class Mixture:
                 raise UserError(f"data.mixture.{key} is {value}; it must be 0 or more")
 
     def expected(self, sizes: Mapping[str, int], prompts: int) -> dict[str, int]:
-        """Compute how many groups of each task a rollout has on average.
+        """Compute the average number of groups of each task per rollout.
 
         Args:
             sizes: rows of each task.
             prompts: prompts per rollout.
 
         Returns:
-            Groups by task, in multiples of ``1 / UNIT``, that add up to ``prompts``.
+            Groups by task, in multiples of ``1 / UNIT``, that sum to ``prompts``.
 
         Raises:
-            UserError: if tasks and quotas or weights do not fit each other, or all weights are 0.
+            UserError: if quotas or weights do not match the tasks, or all weights are 0.
         """
         named = self.weights if self.quotas is None else self.quotas
         kind = "weights" if self.quotas is None else "quotas"
@@ -70,7 +70,7 @@ class Mixture:
                     f"data.mixture.quotas add up to {total}; they must add up to rollout.prompts, {prompts}"
                 )
             return {task: self.quotas[task] * UNIT for task in sizes}
-        # fractions, since the sum of floating-point shares could miss the total
+        # fractions, because floating-point shares might not sum to the total
         shares = [Fraction(self.weights.get(task, 1.0) * rows**self.alpha) for task, rows in sizes.items()]
         if not sum(shares):
             raise UserError("data.mixture.weights are all 0; give at least one task a weight")
@@ -79,7 +79,7 @@ class Mixture:
 
 
 def largest_remainder(amounts: Sequence[Fraction], total: int) -> list[int]:
-    """Round amounts from 0, which add up to ``total``: down first, then up where most was cut off."""
+    """Round non-negative amounts that sum to ``total``: first down, then up where the remainder is largest."""
     counts = [int(amount) for amount in amounts]
     order = sorted(range(len(amounts)), key=lambda i: (counts[i] - amounts[i], i))
     for i in order[: total - sum(counts)]:
@@ -88,11 +88,11 @@ def largest_remainder(amounts: Sequence[Fraction], total: int) -> list[int]:
 
 
 class MixedStream(PromptStream):
-    """Deal the tasks out by their shares, at least two groups of each task that a rollout has.
+    """Deal tasks by their shares, with at least two groups of each task in a rollout.
 
-    What a task is owed beyond whole groups is carried to the next rollout, so that shares are exact in the long run; a
-    task that is owed less than two groups waits until it is owed them. A rollout lists its tasks one after the other,
-    so that ranks that take every ``w``-th row have equally many of each, but for one.
+    Fractions of groups carry over to the next rollout, so shares are exact in the long run; a task that is owed less
+    than two groups waits until it is owed two. A rollout lists one task after the other, so ranks that take every
+    ``w``-th row get equally many of each, up to one.
 
     Args:
         task_names: task of each dataset row.
@@ -100,7 +100,7 @@ class MixedStream(PromptStream):
         prompts: prompts per rollout.
 
     Raises:
-        UserError: if the mixture does not fit the data.
+        UserError: if the mixture does not match the data.
     """
 
     def __init__(self, task_names: Sequence[str], seed: int, mixture: Mixture, prompts: int) -> None:
@@ -108,7 +108,7 @@ class MixedStream(PromptStream):
         self.prompts = prompts
         self.expected = list(mixture.expected(self.sizes, prompts).values())
         self._paired = mixture.quotas is None
-        # groups of each task before each rollout, as far as they were asked for
+        # groups of each task before each rollout, as far as computed
         self._before: list[list[int]] = [[0] * len(self.tasks)]
 
     @override
@@ -137,15 +137,15 @@ class MixedStream(PromptStream):
 
 
 def whole_groups(owed: Sequence[int], prompts: int, paired: bool) -> list[int]:
-    """Turn what the tasks are owed into groups of one rollout, the largest remainder first.
+    """Convert the groups owed to tasks into groups of one rollout, largest remainder first.
 
     Args:
-        owed: groups that each task is owed, in multiples of ``1 / UNIT``, less than 0 for one that had too many.
+        owed: groups owed to each task, in multiples of ``1 / UNIT``; negative for a task that had too many.
         prompts: groups of the rollout.
-        paired: give a task no group or at least two.
+        paired: give a task either no group or at least two.
 
     Returns:
-        Groups of each task, ``prompts`` in all.
+        Groups of each task, ``prompts`` in total.
     """
     counts = [max(amount, 0) // UNIT for amount in owed]
     if sum(counts) > prompts:

@@ -1,4 +1,4 @@
-"""Which rows each rollout and each refill draws, per rank, with a state that resumes exactly."""
+"""Sampler of the rows of each rollout and refill, per rank, with a state that resumes exactly."""
 
 import logging
 from collections import Counter
@@ -12,12 +12,12 @@ log = logging.getLogger(__name__)
 
 
 def shard(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """Take every ``world_size``-th row of a rollout as a rank's share, so that each run of rows is shared by all."""
+    """Take every ``world_size``-th row of a rollout as a rank's share, so all ranks share each run of rows."""
     return list(rows[rank::world_size])
 
 
 def copies(rows: Sequence[int]) -> list[int]:
-    """Count how often each row of a global rollout has come before, from 0, which tells groups of one prompt apart."""
+    """Count earlier occurrences of each row of a global rollout, to distinguish groups of the same prompt."""
     seen: Counter[int] = Counter()
     found = []
     for row in rows:
@@ -27,11 +27,11 @@ def copies(rows: Sequence[int]) -> list[int]:
 
 
 class TaskMixtureSampler:
-    """Draw the rows of one rollout after the other, and further rows of a task where groups are to be replaced.
+    """Draw the rows of each rollout, and more rows of a task when groups are replaced.
 
-    Rows of a task come in one order: refills take those behind what the present and the next rollout have, and later
-    rollouts go on behind them. So no row is drawn twice in a pass, and since the next rollout is fixed when the present
-    one begins, it may be opened ahead of time.
+    Rows of a task have one order: refills take the rows after those of the current and the next rollout, and later
+    rollouts continue after them. So no row is drawn twice in a pass, and the next rollout is fixed when the current one
+    begins, so it can be opened ahead of time.
 
     Args:
         task_names: task of each dataset row.
@@ -40,10 +40,10 @@ class TaskMixtureSampler:
         mixture: shares of the tasks; None deals them in turn.
 
     Attributes:
-        position: prompts before the present rollout, refills aside.
+        position: prompts before the current rollout, not counting refills.
 
     Raises:
-        UserError: if there is no row, or the mixture does not fit the data.
+        UserError: if there are no rows, or the mixture does not match the data.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class TaskMixtureSampler:
         )
         self.prompts, self.rank, self.world_size = prompts, rank, world_size
         self.position = 0
-        # draws of refills, by task, that lie before the present rollout, before the next, and in the present one
+        # draws of refills, by task: before the current rollout, before the next one, and in the current one
         self._shift: dict[str, int] = {}
         self._next_shift: dict[str, int] = {}
         self._refilled: dict[str, int] = {}
         self._warn()
 
     def rows(self) -> list[int]:
-        """Return this rank's rows of the present rollout."""
+        """Return this rank's rows of the current rollout."""
         return self._share(self._rows())
 
     def copies(self) -> list[int]:
-        """Return how often each of them has come before, on any rank."""
+        """Return how often each of these rows came before in the rollout, on any rank."""
         return self._share(copies(self._rows()))
 
     def rows_ahead(self) -> list[int]:
@@ -80,24 +80,24 @@ class TaskMixtureSampler:
         return self._share(self._rows_ahead())
 
     def copies_ahead(self) -> list[int]:
-        """Return how often each of them has come before, on any rank."""
+        """Return how often each of these rows came before in the next rollout, on any rank."""
         return self._share(copies(self._rows_ahead()))
 
     def advance(self) -> None:
-        """Go on to the next rollout."""
+        """Advance to the next rollout."""
         self.position += self.prompts
         self._shift = self._next_shift
         self._next_shift = _sum(self._next_shift, self._refilled)
         self._refilled = {}
 
     def refill(self, tasks: Sequence[str]) -> list[int]:
-        """Draw further rows for the present rollout.
+        """Draw more rows for the current rollout.
 
         Args:
-            tasks: task of each row wanted, over all ranks and the same on every rank.
+            tasks: task of each row to draw, over all ranks and the same on every rank.
 
         Returns:
-            A row for each, the same on every rank.
+            One row for each, the same on every rank.
         """
         rows = []
         for task in tasks:
@@ -107,11 +107,11 @@ class TaskMixtureSampler:
         return rows
 
     def forget_refills(self) -> None:
-        """Take the refills of the present rollout back, to draw them again."""
+        """Undo the refills of the current rollout, so that they can be drawn again."""
         self._refilled = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the stream."""
+        """Return the position in the stream."""
         return {
             "position": self.position,
             "shift": dict(self._shift),
@@ -120,7 +120,7 @@ class TaskMixtureSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place that ``state_dict`` returned."""
+        """Go to a position from ``state_dict``."""
         self.position = state["position"]
         self._shift, self._next_shift = dict(state["shift"]), dict(state["next_shift"])
         self._refilled = dict(state["refilled"])

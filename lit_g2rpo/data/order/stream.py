@@ -9,18 +9,18 @@ from lit_g2rpo.errors import UserError
 
 
 class PromptStream:
-    """Deal the rows of a dataset out for ever, the tasks in turn.
+    """Deal the rows of a dataset forever, taking tasks in turn.
 
-    Each round of as many positions as there are tasks holds every task once, and each round begins one task later than
-    the last, so that ranks that take every ``w``-th position all meet all tasks. Within a task every row comes once per
-    pass, each pass in a new order. Nothing is remembered but the current order of each task.
+    Each round has every task once and begins one task later than the last round, so ranks that take every ``w``-th
+    position all get every task. Within a task, each row comes once per pass, and each pass has a new order. The only
+    state is the current order of each task.
 
     Args:
         task_names: task of each dataset row.
         seed: seed of the orders.
 
     Raises:
-        UserError: if there is no row.
+        UserError: if there are no rows.
     """
 
     def __init__(self, task_names: Sequence[str], seed: int) -> None:
@@ -39,13 +39,13 @@ class PromptStream:
 
         Args:
             start: first position, from 0.
-            shift: rows of each task that were drawn besides and are passed over.
+            shift: rows of each task to skip because refills drew them.
         """
         shift = shift or {}
         return [self.row(task, number + shift.get(task, 0)) for task, number in self.draws(start, count)]
 
     def draws(self, start: int, count: int) -> list[tuple[str, int]]:
-        """Say which task each of ``count`` positions from ``start`` on deals, and how many times it has been dealt."""
+        """Return the task at each of ``count`` positions from ``start`` on, and how many times it has been dealt."""
         found = []
         for position in range(start, start + count):
             turn, place = divmod(position, len(self.tasks))
@@ -58,13 +58,13 @@ class PromptStream:
         return turn + ((self.tasks.index(task) - turn) % len(self.tasks) < place)
 
     def row(self, task: str, number: int) -> int:
-        """Find the dataset row of a draw by its number among those of the task, from 0."""
+        """Find the dataset row of a task's draw by its number, from 0."""
         rows = self._rows[task]
         turn, place = divmod(number, len(rows))
         return rows[self._order(task, turn)[place]]
 
     def following(self, row: int, task: str) -> Iterator[int]:
-        """Walk through the other rows of a task in dataset order from behind ``row`` on, around the end, once."""
+        """Go once through the other rows of a task in dataset order, starting after ``row`` and wrapping around."""
         rows = self._rows[task]
         first = bisect_right(rows, row)
         for step in range(len(rows)):

@@ -1,1 +1,1 @@
-"""How evaluation suites read free text, so that figures can be compared with theirs; their oddities are kept."""
+"""Evaluation suites' ways of reading free text, with their quirks, so that figures are comparable with theirs."""

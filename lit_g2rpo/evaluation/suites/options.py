@@ -1,4 +1,4 @@
-"""Which option a text names, as VLMEvalKit infers it without a judge."""
+"""The option that a text names, as VLMEvalKit infers it without a judge."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from lit_g2rpo.rewards.answers.choice import LETTERS
 from lit_g2rpo.rewards.rows.options import option_text
 
 REFUSED = "Z"
-"""The letter of a text that refuses to answer; no option has it."""
+"""Letter for a text that refuses to answer; no option has it."""
 
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -21,7 +21,7 @@ _STATED = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 
 _INVISIBLE = re.compile("[\u200b\u200c\u200d\ufeff]")
 _LINES, _CHARACTERS = 6, 800
-# the marks are full-width ones, Chinese brackets, commas and full stops
+# full-width marks: Chinese brackets, commas and periods
 _LISTED = re.compile(r"[*_>\-\s]*(?:option|选项)\s+[A-J]\s*[:\uff1a]", re.IGNORECASE)
 _ALONE = re.compile(
     r"[*_`>\uff08\uff09\[\]\u3010\u3011()]*+\s*+([A-Fa-f])\s*+[*_`\uff08\uff09\[\]\u3010\u3011()]*+\s*+"
@@ -33,7 +33,7 @@ _APART = re.compile(
 _CONCLUDED = re.compile(
     r"(?:final\s*answer|the\s*answer\s*is|answer(?:\s*is)?|correct\s*answer"
     r"|答案|最终答案|结论|所以|因此|我选(?:择)?|选择|选)"
-    # possessive, or blanks behind the phrase would be divided in every way
+    # possessive, or blanks after the phrase would be split in every way
     r"\s*+(?:[:\uff1a>\uff1d=]\s*+)?(?:[(\[{\uff08\u3010]\s*+)?([A-F])(?!\w)",
     re.IGNORECASE,
 )
@@ -41,7 +41,7 @@ _ANYWHERE = re.compile(r"(?<![A-Za-z])[A-F](?![A-Za-z])")
 
 
 def inferred_option(text: str, options: Mapping[str, str]) -> str | None:
-    """Read the one capital letter among the last four words, a stated answer, or the text of the only option named.
+    """Read the only capital letter among the last four words, a stated answer, or the text of the only named option.
 
     Args:
         options: text of each option by its letter.
@@ -59,7 +59,7 @@ def inferred_option(text: str, options: Mapping[str, str]) -> str | None:
         return named[0]
     if not named and REFUSED in words:
         return REFUSED
-    # no boundary behind the letter: "the answer is blue" is B there
+    # no boundary after the letter: the original reads "the answer is blue" as B
     stated = _STATED.search(text)
     if stated and stated[1].upper() in options:
         return stated[1].upper()
@@ -71,7 +71,7 @@ def inferred_option(text: str, options: Mapping[str, str]) -> str | None:
 
 
 def concluded_option(text: str) -> str | None:
-    """Read the letter, A to F, that the last lines name, else a concluding phrase, else the only one in the text.
+    """Read the letter, A to F, in the last lines, else in a concluding phrase, else the only one in the text.
 
     Source: VLMEvalKit 0.0.20, vlmeval/dataset/utils/spatial_bench/matching_func.py, can_match_option, for a text
     without tags.
@@ -87,7 +87,7 @@ def concluded_option(text: str) -> str | None:
 
 
 def lettered_texts(options: Sequence[str]) -> dict[str, str]:
-    """Take the letters off a row's options, and return the texts by letter."""
+    """Return the texts of a row's options by letter."""
     return {letter: option_text(option) for letter, option in zip(LETTERS, options, strict=False)}
 
 

@@ -1,4 +1,4 @@
-"""Which box or points a text names, as the suites find them in free text."""
+"""The box or points that a text names, as the suites find them in free text."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from lit_g2rpo.rewards.answers.geometry import GRID, Box
 from lit_g2rpo.rewards.answers.points import Point
 
 UNIT = 1.5
-"""Coordinates up to this are parts of the image; up to ``GRID`` they lie on the grid; beyond they are pixels."""
+"""Coordinates up to this are fractions of the image; up to ``GRID`` they are on the grid; beyond they are pixels."""
 
 MAX_LITERAL = 4096
 _NUMBER = r"[-+]?(?:\d++(?:\.\d++)?|\.\d++)(?:[eE][-+]?\d++)?"
@@ -23,14 +23,14 @@ _TUPLE = re.compile(rf"\(({_PLAIN}(?:,\s*+{_PLAIN})*+)\)")
 
 
 def first_box(text: str, row: Mapping[str, Any]) -> Box | None:
-    """Read the first four numbers in brackets, else the first four of the text, the reasoning and keys included.
+    """Read the first four numbers in brackets, else the first four in the text, including reasoning and keys.
 
     Args:
         row: may have ``width`` and ``height`` of the image, pixels.
 
     Returns:
-        Left, top, right, bottom on the 0..1000 grid, put in order and cut at the image; None if there are not four
-        numbers, or they are pixels of an image whose size the row does not tell.
+        Left, top, right, bottom on the 0..1000 grid, sorted and clipped to the image; None if there are fewer than
+        four numbers, or they are pixels and the row lacks the image size.
 
     Source: VLMEvalKit 0.0.20, vlmeval/dataset/refcoco.py.
     """
@@ -46,14 +46,14 @@ def first_box(text: str, row: Mapping[str, Any]) -> Box | None:
 
 
 def on_grid(numbers: Sequence[float], row: Mapping[str, Any], grid: float = GRID) -> list[float] | None:
-    """Bring x, y, x, y, .. to the 0..1000 grid, guessing by the largest number what they are.
+    """Convert x, y, x, y, .. to the 0..1000 grid, guessing their scale from the largest number.
 
     Args:
         row: may have ``width`` and ``height`` of the image, pixels.
-        grid: largest number that lies on the grid.
+        grid: largest number on the grid.
 
     Returns:
-        The coordinates; None if they are pixels of an image whose size is not known.
+        The coordinates; None if they are pixels and the image size is unknown.
     """
     largest = max(map(abs, numbers))
     if largest <= UNIT:
@@ -67,10 +67,10 @@ def on_grid(numbers: Sequence[float], row: Mapping[str, Any], grid: float = GRID
 
 
 def pixels(text: str, width: int, height: int) -> list[tuple[int, int]]:
-    """Read every pair of numbers in brackets: parts of the image if one has a point, else places on the grid.
+    """Read every pair of numbers in brackets: fractions of the image if one has a decimal point, else grid points.
 
     Returns:
-        Columns and rows, not all of which need lie in the image.
+        Columns and rows, which may be outside the image.
 
     Source: lmms-eval 0.7.3, lmms_eval/tasks/_task_utils/point_format.py.
     """
@@ -78,7 +78,7 @@ def pixels(text: str, width: int, height: int) -> list[tuple[int, int]]:
     for pair in _PAIR.findall(text):
         scale = 1 if "." in "".join(pair) else GRID
         at = [float(number) / scale * side for number, side in zip(pair, (width, height), strict=True)]
-        # beyond every image, where the suite would stop with an error
+        # outside every image; the suite would stop with an error
         column, line = (int(place) if math.isfinite(place) else -1 for place in at)
         found.append((column, line))
     return found
@@ -87,14 +87,14 @@ def pixels(text: str, width: int, height: int) -> list[tuple[int, int]]:
 def first_point(text: str, row: Mapping[str, Any]) -> Point | None:
     """Read the first point of a JSON or Python list of ``point_2d``, else the first tuple of numbers in the text.
 
-    A list of more than ``MAX_LITERAL`` characters is read as text. A tuple of four numbers is a box, of which the first
-    corner counts; tuples beyond ``UNIT`` are pixels.
+    A list of more than ``MAX_LITERAL`` characters is read as text. A tuple of four numbers is a box, whose first corner
+    counts; tuples beyond ``UNIT`` are pixels.
 
     Args:
         row: may have ``width`` and ``height`` of the image, pixels.
 
     Returns:
-        x and y on the 0..1000 grid; None without a point, or for pixels of an image whose size is not known.
+        x and y on the 0..1000 grid; None without a point, or for pixels if the image size is unknown.
 
     Source: VLMEvalKit 0.0.20, vlmeval/dataset/utils/spatial_bench/tools/utils.py, Point2DParser, without the hint whose
     error makes the suite count every such answer as wrong.

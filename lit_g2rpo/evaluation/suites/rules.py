@@ -1,4 +1,4 @@
-"""What each suite's rule gives for a text: text and data row in, a number from 0 to 1 out, None if it reads nothing."""
+"""Rules of the suites: text and data row in, a number from 0 to 1 out, None if the rule reads nothing."""
 
 from lit_g2rpo.evaluation import mmmu, rules
 from lit_g2rpo.evaluation.masks import check_mask, share_of_pixels
@@ -12,11 +12,11 @@ from lit_g2rpo.rewards.problem_type import Row
 from lit_g2rpo.rewards.rules.math import results_agree
 
 MAX_TEXT = 65_536
-"""Most characters of a text that are read."""
+"""Most characters read from a text."""
 
 
 def mmmu_answer(text: str, row: Row) -> float | None:
-    """Score by MMMU's own rule, also what is longer than an answer."""
+    """Score by MMMU's own rule, even texts longer than an answer."""
     return rules.mmmu_answer(text, row) if row.get("options") else mmmu.open_answer(text, rules.golds(row), MAX_TEXT)
 
 
@@ -42,14 +42,14 @@ def overlap(text: str, row: Row) -> float | None:
 
 
 def in_mask(text: str, row: Row) -> float | None:
-    """Score by the share of all points in the text that lie in the row's mask."""
+    """Score by the fraction of all points in the text that are in the row's mask."""
     height, width = check_mask(row["mask"])
     found = pixels(text, width, height)
     return share_of_pixels(found, row["mask"]) if found else None
 
 
 def robospatial(text: str, row: Row) -> float | None:
-    """Score yes or no by how the text begins, else whether the first point in it lies in the gold polygon."""
+    """Score yes or no by the beginning of the text, else by whether its first point is in the gold polygon."""
     polygon = rules.gold_polygon(row)
     if polygon is None:
         return rules.robospatial(text, row)
@@ -58,7 +58,7 @@ def robospatial(text: str, row: Row) -> float | None:
 
 
 def mathvista(text: str, row: Row) -> float | None:
-    """Score the option inferred, or a text that is a number and nothing else; the rest is for the judge."""
+    """Score the inferred option, or a text that is only a number; leave the rest to the judge."""
     if row.get("options"):
         return inferred(text, row)
     is_number = row["answer_type"] in ("integer", "float") and number(text) is not None
@@ -66,7 +66,7 @@ def mathvista(text: str, row: Row) -> float | None:
 
 
 def mathvision(text: str, row: Row) -> float | None:
-    """Score the option inferred; a text or the last box in it is right if it equals gold, else it is for the judge."""
+    """Score the inferred option; a text or its last box is right if it equals gold, else leave it to the judge."""
     if row.get("options"):
         return inferred(text, row)
     boxed = last_boxed(text)
@@ -75,7 +75,7 @@ def mathvision(text: str, row: Row) -> float | None:
 
 
 def unread(text: str, row: Row) -> None:
-    """Read nothing: all is for the judge.
+    """Read nothing: leave everything to the judge.
 
     Raises:
         ValueError: if the row has no gold answer.

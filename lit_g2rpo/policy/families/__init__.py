@@ -1,1 +1,1 @@
-"""Model families: one file for each says where the parts of its models are."""
+"""Model families: one file per family locates the parts of its models."""

@@ -1,4 +1,4 @@
-"""What the policy asks of a family of models: where its parts are, and how they are called."""
+"""The interface of a model family: where its parts are, and how to call them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from lit_g2rpo.policy.forward.attention import Layout
 
 @dataclass(slots=True, frozen=True)
 class ImageSizes:
-    """How images become tokens.
+    """Sizes that determine how images become tokens.
 
     Args:
         patch: side of a patch, pixels.
-        values: numbers in a patch, its frames and channels included.
+        values: numbers in a patch, including its frames and channels.
         merge: patches per side of an image token.
-        levels: tensors of features per image: the embeddings, and one for each text layer that adds features of its
-            own at image tokens.
+        levels: tensors of features per image: the embeddings, and one for each text layer that adds more features at
+            image tokens.
     """
 
     patch: int
@@ -34,9 +34,8 @@ class Family(ABC):
     Inputs are those of Qwen's processors (``input_ids``, ``mm_token_type_ids``, ``pixel_values``, ``image_grid_thw``),
     and positions have three axes: time, height, width.
 
-    ``model`` is always the Hugging Face model itself, inside its adapters if it has any. Models and configurations are
-    ``Any``: torch types each attribute of a module as a tensor or a module, and transformers fills configurations at
-    run time.
+    ``model`` is always the Hugging Face model itself, inside its adapters if it has any. Models and configs are
+    ``Any``: torch types each attribute of a module as a tensor or a module, and transformers fills configs at run time.
     """
 
     model_class: type[Any]
@@ -46,34 +45,34 @@ class Family(ABC):
     """Turns messages and images into inputs."""
 
     native_decoder = False
-    """True if `rollout.native` can run the text model: its layers are called and normed as those of Qwen3."""
+    """True if `rollout.native` can run the text model: its layers have the names and norms of Qwen3."""
 
     @abstractmethod
     def text(self, model: Any) -> Any:
-        """Find the text model, which has ``embed_tokens``, ``layers``, ``norm`` and a ``config`` of its own."""
+        """Find the text model, which has ``embed_tokens``, ``layers``, ``norm`` and its own ``config``."""
 
     @abstractmethod
     def tower(self, model: Any) -> nn.Module:
-        """Find the vision tower, its mergers included."""
+        """Find the vision tower, including its mergers."""
 
     @abstractmethod
     def blocks(self, model: Any) -> list[nn.Module]:
-        """List the modules whose weights are split over ranks and gathered apart: the layers of text and tower."""
+        """List the modules whose weights are split over ranks and gathered separately: the layers of text and tower."""
 
     @abstractmethod
     def image_sizes(self, config: Any) -> ImageSizes:
-        """Read how images become tokens from a model's configuration."""
+        """Read how images become tokens from a model's config."""
 
     @abstractmethod
     def forbidden_token_ids(self, config: Any) -> list[int]:
-        """List the ids that must never be sampled, such as those that stand for an image."""
+        """List the ids that must never be sampled, such as image placeholders."""
 
     @abstractmethod
     def part_of(self, name: str) -> Part:
-        """Say which part a weight belongs to.
+        """Return the part that a weight belongs to.
 
         Args:
-            name: name of the weight, wrappers' prefixes included.
+            name: name of the weight, including wrappers' prefixes.
 
         Returns:
             ``vision`` (the tower without its mergers), ``merger`` or ``language``.
@@ -81,17 +80,17 @@ class Family(ABC):
 
     @abstractmethod
     def adapter_targets(self, lora: LoraConfig) -> str:
-        """Write the regular expression of the linear layers that get an adapter, as ``peft`` takes it."""
+        """Return the regular expression for the linear layers that get an adapter, as ``peft`` expects it."""
 
     @abstractmethod
     def prepare_for_packing(self, model: Any) -> None:
-        """Make a model run packed groups next to everything it does already; weights and their names stay."""
+        """Make a model also run packed groups, without changing its weights or their names."""
 
     @abstractmethod
     def positions(
         self, model: Any, input_ids: Tensor, token_types: Tensor, grid: Tensor | None, mask: Tensor | None = None
     ) -> Tensor:
-        """Place the tokens of rows.
+        """Compute the positions of the tokens in rows.
 
         Args:
             input_ids: ``[N, L]`` long, image-pad tokens expanded.
@@ -112,7 +111,7 @@ class Family(ABC):
             grid: frames, rows and columns of patches of each image, ``[images, 3]`` long.
 
         Returns:
-            For each level (see `ImageSizes`) the features of each image, ``[n_i, H]``.
+            For each level (see `ImageSizes`), the features of each image, ``[n_i, H]``.
         """
 
     @abstractmethod
@@ -125,7 +124,7 @@ class Family(ABC):
             size: patches to pad to.
 
         Returns:
-            For each level the features of all images and then of pads, ``[size / merge^2, H]``, on the model's device.
+            For each level, the features of all images and then of pads, ``[size / merge^2, H]``, on the model's device.
         """
 
     @abstractmethod
@@ -138,10 +137,10 @@ class Family(ABC):
         places: Tensor | None,
         added: list[Tensor],
     ) -> Tensor:
-        """Run the text model on a packed sequence; the model is prepared for it.
+        """Run the prepared text model on a packed sequence.
 
         Args:
-            embeddings: ``[N, H]``, those of images in their places.
+            embeddings: ``[N, H]``, including those of images.
             positions: ``[3, N]`` long.
             layout: which tokens see which.
             places: indices of the ``n`` image tokens; None if ``added`` covers all ``N`` tokens.
@@ -156,11 +155,11 @@ class Family(ABC):
         """Run the model's own code on padded rows.
 
         Args:
-            batch: the inputs as `collate` makes them, on the model's device, with at least one image.
+            batch: the inputs from `collate`, on the model's device, with at least one image.
 
         Returns:
             Last hidden states, ``[N, L, H]``.
         """
 
     def forget_batch(self, model: Any) -> None:  # noqa: B027  # most models keep nothing
-        """Forget what the model keeps of its last batch and would use in its own ``generate``."""
+        """Clear state that the model keeps from its last batch and would use in its own ``generate``."""

@@ -1,4 +1,4 @@
-"""Qwen3-VL: M-RoPE, and DeepStack, by which the first text layers add features from deeper in the vision tower."""
+"""Qwen3-VL: M-RoPE, and DeepStack, in which the first text layers add features from inside the vision tower."""
 
 from functools import partial
 from typing import Any
@@ -45,7 +45,7 @@ class Qwen3VL(Family):
 
     @override
     def forbidden_token_ids(self, config: Any) -> list[int]:
-        # a vision token in a completion would ask for an image that is not there
+        # a vision token in a completion would refer to a missing image
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         return [int(getattr(config, name)) for name in names]
 
@@ -87,7 +87,7 @@ class Qwen3VL(Family):
 
     @override
     def padded_image_features(self, model: Any, pixels: Tensor, grid: Tensor, size: int) -> list[Tensor]:
-        # The model's own forward takes what depends on the sizes of images, computed here on the host, as keywords.
+        # Everything that depends on image sizes is computed here on the host and passed to the model's own forward.
         visual, device, count = model.model.visual, model.device, len(pixels)
         config = visual.config
         if config._attn_implementation != NAME:
@@ -114,7 +114,7 @@ class Qwen3VL(Family):
             interp_indices=taps.to(device),
             interp_weights=weights.to(device),
             position_ids=places.to(device),
-            # One run of patches: the mask keeps images apart, whatever their number.
+            # One run of patches: the mask separates any number of images.
             cu_seqlens=torch.tensor([0, size]),
             layout=Layout([], [], [], mask=segments[None] == segments[:, None]),
             return_dict=True,
@@ -133,9 +133,9 @@ class Qwen3VL(Family):
     ) -> Tensor:
         states: Tensor = model.model.language_model(
             inputs_embeds=embeddings[None],
-            # Three rows, not four: a row of text positions would be searched for packed sequences.
+            # Three rows, not four: the model would search a row of text positions for packed sequences.
             position_ids=positions[:, None],
-            # A mask of four dimensions is taken as it is: none is built, and grouped attention reads the layout.
+            # A four-dimensional mask is used as it is: none is built, and grouped attention reads the layout.
             attention_mask=embeddings.new_empty(1, 1, 0, 0),
             use_cache=False,
             layout=layout,
@@ -153,12 +153,12 @@ class Qwen3VL(Family):
 
     @override
     def forget_batch(self, model: Any) -> None:
-        # offsets of M-RoPE, which would be added to a batch without images
+        # M-RoPE offsets, which would be added to a batch without images
         model.model.rope_deltas = None
 
 
 def _add_features(index: int, _: nn.Module, args: Any, kwargs: dict[str, Any], hidden: Tensor) -> Tensor:
-    """Add image features behind a layer by index; the model's own way looks for them in a mask, which costs a sync."""
+    """Add image features after a layer by index; the model itself searches a mask, which costs a sync."""
     places, added = kwargs.get("image_features", (None, []))
     if not added:
         return hidden

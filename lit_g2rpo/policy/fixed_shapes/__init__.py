@@ -1,1 +1,1 @@
-"""The forward pass of training on devices that compile for each shape."""
+"""The forward pass of training for devices that compile for each shape."""

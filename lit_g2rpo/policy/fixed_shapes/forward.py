@@ -1,9 +1,9 @@
-"""The packed forward and the head in few fixed shapes, for devices that compile for each shape.
+"""The packed forward and the head in a few fixed shapes, for devices that compile for each shape.
 
-Everything that depends on where prompts, images and completions lie is computed on the host and sent as a tensor of a
-fixed size. One size shapes the layers, that of the sequence, because attention goes through a dense mask: groups padded
-to rectangles would add their number, prompt length, rows and completion length to it. A micro-batch of one or few
-groups keeps the mask small.
+Everything that depends on the positions of prompts, images and completions is computed on the host and sent as a
+tensor of fixed size. Attention uses a dense mask so that layers depend on a single size, that of the sequence: groups
+padded to rectangles would also depend on their number, prompt length, rows and completion length. Micro-batches of one
+or few groups keep the mask small.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from lit_g2rpo.policy.forward.packing import Packed, pack
 from lit_g2rpo.policy.head.token_stats import TokenLoss, attach, logits_stats, loss_of_tokens
 
 TILE = 128
-"""Tokens that go through the head at a time."""
+"""Tokens per pass through the head."""
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
 class ImageRows:
-    """What images put in the place of ``N`` tokens, on the device.
+    """Image features at their places among ``N`` tokens, on the device.
 
     Args:
         at: True at image tokens, ``[N]`` bool.
-        embeddings: ``[N, H]``; read at image tokens only.
-        added: what the first layers add, 0 at other tokens, ``[N, H]`` per layer.
+        embeddings: ``[N, H]``; used only at image tokens.
+        added: features that the first layers add, 0 at other tokens, ``[N, H]`` per layer.
     """
 
     at: Tensor
@@ -41,22 +41,22 @@ class ImageRows:
     added: list[Tensor]
 
     def embedded(self, embeddings: Tensor) -> Tensor:
-        """Put images in the place of their tokens' embeddings ``[N, H]``."""
+        """Replace the embeddings ``[N, H]`` of image tokens with those of images."""
         return torch.where(self.at[:, None], self.embeddings.to(embeddings.dtype), embeddings)
 
 
 def static_loss(
     backbone: Backbone, rows: list[EncodedPrompt], microbatch: Microbatch, token_loss: TokenLoss, temperature: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the loss of one micro-batch and its diagnostics, in three graphs a size: forward, head tile, backward.
+    """Compute the loss and diagnostics of a micro-batch in three graphs per size: forward, head tile, backward.
 
     Args:
         rows: the prompt of each row of the micro-batch.
-        microbatch: completions and loss fields, these on the CPU.
+        microbatch: completions, and loss fields on the CPU.
         token_loss: elementwise loss of each token.
 
     Returns:
-        The loss, and elementwise diagnostics of the ``M`` tokens and of pads behind them, without gradient.
+        The loss, and elementwise diagnostics of the ``M`` tokens and the pads after them, without gradient.
     """
     hidden, tiles = _forward(backbone, rows, microbatch.token_ids)
     weight = backbone.head
@@ -81,7 +81,7 @@ def static_loss(
         found.append(metrics)
         end_graph(hidden.device)
     metrics = {name: torch.cat([part[name] for part in found]) for name in found[0]}
-    # The number of tiles shapes no graph but this one.
+    # Only this graph depends on the number of tiles.
     end_graph(hidden.device)
     return attach(total, hidden, weight, grads), metrics
 
@@ -90,7 +90,7 @@ def static_loss(
 def static_token_stats(
     backbone: Backbone, rows: list[EncodedPrompt], completions: list[Tensor], temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Compute log-probability and exact entropy of every completion token, without gradient.
+    """Compute the log-probability and exact entropy of every completion token, without gradient.
 
     Args:
         rows: the prompt of each row, ``N`` of them.
@@ -111,21 +111,21 @@ def static_token_stats(
 
 
 def image_rows(backbone: Backbone, packed: Packed, size: int) -> ImageRows:
-    """Lay the features of images out where their tokens are.
+    """Place image features at the positions of their tokens.
 
     Args:
         packed: the sequence, on the CPU.
         size: its padded length ``N``.
 
     Returns:
-        The rows; with gradient where the vision tower learns and gradients are on.
+        The rows, with gradient if the vision tower learns and gradients are enabled.
     """
     device = backbone.device
     at = torch.zeros(size, dtype=torch.bool)
     at[packed.images] = True
     rows = [row for row in packed.prompts if row.pixel_values is not None]
     if backbone.tower_learns and torch.is_grad_enabled():
-        # The tower's output itself, in which each image token looks up its row.
+        # The tower's own output, in which each image token looks up its row.
         index = torch.zeros(size, dtype=torch.long)
         index[packed.images] = torch.arange(len(packed.images))
         index, at = index.to(device), at.to(device)
@@ -143,7 +143,7 @@ def image_rows(backbone: Backbone, packed: Packed, size: int) -> ImageRows:
 
 
 def group_mask(packed: Packed, size: int, device: torch.device) -> Tensor:
-    """Say who sees whom: a prompt itself, a completion its prompt and itself; pads see each other.
+    """Build the attention mask: a prompt sees itself, a completion sees its prompt and itself, pads see each other.
 
     Args:
         packed: the sequence, on the CPU.
@@ -166,7 +166,7 @@ def group_mask(packed: Packed, size: int, device: torch.device) -> Tensor:
 def _forward(
     backbone: Backbone, rows: list[EncodedPrompt], completions: list[Tensor]
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Compute last hidden states ``[N, H]``, and tiles of predictors and what they predict, ``[TILE]`` long each."""
+    """Compute last hidden states ``[N, H]``, and tiles of predictors and their targets, ``[TILE]`` long each."""
     count = sum(len(tokens) for tokens in completions)
     dummy = not rows
     if dummy:
@@ -201,7 +201,7 @@ def _stats(
 
 
 def _fields_of(fields: TokenFields, part: slice, device: torch.device) -> TokenFields:
-    """Put a tile of the loss fields on the device; tokens that fill it weigh 0."""
+    """Put a tile of the loss fields on the device; fill tokens have weight 0."""
     values = {field.name: getattr(fields, field.name) for field in dataclasses.fields(fields)}
     tile = {name: padded(v[part], TILE).to(device) for name, v in values.items() if v is not None}
     return dataclasses.replace(fields, **tile)

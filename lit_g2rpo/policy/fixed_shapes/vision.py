@@ -1,4 +1,4 @@
-"""The vision tower in few fixed shapes: patches padded to buckets, images kept apart by a mask."""
+"""The vision tower in a few fixed shapes: patches are padded to buckets, and a mask separates images."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from lit_g2rpo.policy.encoding import EncodedPrompt, Features
 from lit_g2rpo.policy.fixed_shapes.buckets import bucket
 
 PATCHES = 4096
-"""Patches encoded at a time where the tower does not learn; a larger image is encoded alone."""
+"""Patches encoded at a time if the tower is frozen; a larger image is encoded alone."""
 
 SMALLEST = 64
 """Smallest bucket of patches."""
@@ -20,10 +20,10 @@ def encode_padded(backbone: Backbone, rows: list[EncodedPrompt]) -> list[Tensor]
     """Run the tower on the images of prompts.
 
     Args:
-        rows: prompts with images; none for a pass over pads alone.
+        rows: prompts with images; none for a pass over only pads.
 
     Returns:
-        For each level of features those of the image tokens, in the order of rows and places, then those of pads,
+        For each level, the features of the image tokens, in the order of rows and positions, then those of pads,
         ``[n, H]``, on the device.
     """
     pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
@@ -36,13 +36,13 @@ def encode_padded(backbone: Backbone, rows: list[EncodedPrompt]) -> list[Tensor]
 
 
 def host_features(backbone: Backbone, rows: list[EncodedPrompt]) -> list[Features]:
-    """Encode the images of prompts without gradient, once for good where the tower does not learn.
+    """Encode the images of prompts without gradient, and only once if the tower is frozen.
 
     Args:
         rows: prompts with images.
 
     Returns:
-        The features of each row, on the CPU: on a device, pieces of many sizes would each compile.
+        The features of each row, on the CPU, because on a device each size would compile.
     """
     todo = list({id(row): row for row in rows if row.features is None}.values())
     fresh: dict[int, Features] = {}
@@ -61,5 +61,5 @@ def _encode(backbone: Backbone, pack: list[EncodedPrompt]) -> list[Features]:
     merged = backbone.image_sizes.merge**2
     sizes = [row.patches // merged for row in pack]
     parts = zip(*(torch.split(level.cpu()[: sum(sizes)], sizes) for level in levels), strict=True)
-    # Clones, so that a kept piece does not keep its pads alive.
+    # Clone, so that a kept piece does not keep its pads alive.
     return [Features(embeddings.clone(), [level.clone() for level in added]) for embeddings, *added in parts]

@@ -1,1 +1,1 @@
-"""The forward pass of training: packed or padded, in the shapes that come."""
+"""The forward pass of training, packed or padded, with dynamic shapes."""

@@ -18,12 +18,12 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 @dataclass(slots=True, frozen=True)
 class Span:
-    """A group in a packed sequence: the prompt and behind it its completions.
+    """A group in a packed sequence: the prompt, followed by its completions.
 
     Args:
         start: position of the first prompt token.
-        prompt: prompt tokens.
-        completions: tokens of each completion; 0 for one that takes no place.
+        prompt: number of prompt tokens.
+        completions: number of tokens of each completion; 0 for one without a place in the sequence.
     """
 
     start: int
@@ -32,27 +32,27 @@ class Span:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all completions."""
+        """Return the number of tokens in all completions."""
         return sum(self.completions)
 
     @property
     def end(self) -> int:
-        """Position behind the group."""
+        """Return the position after the group."""
         return self.start + self.prompt + self.tokens
 
 
 class MergedAttention(torch.autograd.Function):
-    """Prompt and completions causal over themselves, completions over their prompt; no key repeated, no pad, no mask.
+    """Causal attention within prompts and completions, plus completions to prompts; no repeated keys, pads or mask.
 
-    Queries are ``[1, heads, N, D]``, keys and values ``[1, key heads, N, D]``, what is read ``[1, N, heads, D]``.
+    Queries are ``[1, heads, N, D]``, keys and values ``[1, key heads, N, D]``, the output ``[1, N, heads, D]``.
 
     A softmax over two sets of keys is the mean of the two softmaxes weighted by their sums. Given the merged output and
-    log-sum-exp, the kernel's own backward yields each part's share of the gradient.
+    log-sum-exp, the kernel's own backward returns each part's share of the gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scaling: float) -> Tensor:
-        """Read, with the scores times ``scaling``."""
+        """Attend, with scores multiplied by ``scaling``."""
         own, shared = _sizes(spans)
         parts = [
             _forward(*part, 0.0, True, scale=scaling)
@@ -91,7 +91,7 @@ class MergedAttention(torch.autograd.Function):
 
 
 def _sizes(spans: list[Span]) -> tuple[list[int], list[tuple[slice, slice]]]:
-    """List lengths of what is causal over itself, and for each prompt the ranges of its completions and of itself."""
+    """List the lengths of causal parts, and for each prompt the ranges of its completions and of itself."""
     own, shared = [], []
     for span in spans:
         own += [length for length in (span.prompt, *span.completions) if length]
@@ -102,23 +102,23 @@ def _sizes(spans: list[Span]) -> tuple[list[int], list[tuple[slice, slice]]]:
 
 
 NAME = "grouped"
-"""What transformers calls this attention."""
+"""Name of this attention in transformers."""
 
 
 Kind = Literal["merged", "two_part", "flex"]
-"""CPU flash kernels merged by log-sum-exp; padded groups anywhere; flex attention, which learns on CUDA only."""
+"""CPU flash kernels merged by log-sum-exp; padded groups on any device; flex attention, trainable only on CUDA."""
 
 
 @dataclass(slots=True, frozen=True)
 class Layout:
-    """Where groups lie in a packed sequence of ``N`` tokens.
+    """The positions of groups in a packed sequence of ``N`` tokens.
 
     Args:
-        spans: prompt and completions of each group, which lie one after another.
+        spans: prompt and completions of each group, one group after another.
         padding: for ``two_part``: positions of each group's completions padded to the longest, ``[G, T]`` long each.
-        packed: for ``two_part``: where each group's completion tokens lie in the padded ones, ``[sum T_i]`` long each.
-        block_mask: for ``flex``: who sees whom; None otherwise.
-        mask: for fixed shapes: who sees whom, ``[N, N]`` bool; None otherwise.
+        packed: for ``two_part``: indices of each group's completion tokens in the padded ones, ``[sum T_i]`` long each.
+        block_mask: for ``flex``: the attention mask; None otherwise.
+        mask: for fixed shapes: the attention mask, ``[N, N]`` bool; None otherwise.
     """
 
     spans: list[Span]
@@ -129,7 +129,7 @@ class Layout:
 
 
 def make_layout(spans: list[Span], device: torch.device, kind: Kind) -> Layout:
-    """Compute on the host what an attention must know of a packed sequence, and send it to the device."""
+    """Compute the layout that an attention needs for a packed sequence on the host, and send it to the device."""
     if kind == "merged":
         return Layout(spans, [], [])
     if kind == "flex":
@@ -140,7 +140,7 @@ def make_layout(spans: list[Span], device: torch.device, kind: Kind) -> Layout:
 
 def _padding(span: Span) -> tuple[Tensor, Tensor]:
     rows = list(torch.arange(span.end - span.tokens, span.end).split_with_sizes(span.completions))
-    # Pads stand behind their row, where causality hides them; any position will do for them.
+    # Pads come after their row, where causality hides them; any position will do for them.
     padding = pad_sequence(rows, batch_first=True, padding_value=span.start)
     real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     return padding, real.flatten().nonzero()[:, 0]
@@ -157,18 +157,18 @@ def grouped_attention(
     layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend, as transformers calls it: by groups where a layout is given, else its own ``sdpa``.
+    """Attend with the signature that transformers calls: by groups if there is a layout, else through its own ``sdpa``.
 
     Args:
         query: ``[1, heads, N, D]``.
         key: ``[1, key heads, N, D]``.
         value: ``[1, key heads, N, D]``.
-        attention_mask: used without a layout only.
-        scaling: factor on the scores.
-        **options: used without a layout only.
+        attention_mask: used only without a layout.
+        scaling: factor of the scores.
+        **options: used only without a layout.
 
     Returns:
-        What each token has read, ``[1, N, heads, D]``, and None for the weights.
+        The output of each token, ``[1, N, heads, D]``, and None for the weights.
     """
     if layout is None:
         read, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
@@ -224,5 +224,5 @@ def _block_mask(spans: list[Span], device: torch.device) -> Any:
 
 
 AttentionInterface.register(NAME, grouped_attention)
-# Padded forwards and generation want the mask of sdpa; a packed forward brings a mask of its own, so none is built.
+# Padded forwards and generation need the mask of sdpa; a packed forward has its own, so none is built.
 AttentionMaskInterface.register(NAME, sdpa_mask)

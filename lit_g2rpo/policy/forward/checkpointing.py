@@ -1,4 +1,4 @@
-"""Activation checkpointing: what the backward pass computes again instead of keeping it."""
+"""Activation checkpointing: recompute activations in the backward pass instead of keeping them."""
 
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ KEPT = [
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 ]
-"""Operations whose results ``selective`` keeps: the dear ones; norms, rotations and activations are cheap."""
+"""Operations whose results ``selective`` keeps: the expensive ones; norms, rotations and activations are cheap."""
 
 
 def checkpoint_activations(model: Any, mode: Literal["off", "selective", "full"]) -> None:
@@ -24,8 +24,8 @@ def checkpoint_activations(model: Any, mode: Literal["off", "selective", "full"]
 
     Args:
         model: a Hugging Face model.
-        mode: recompute nothing with ``off``, all but matrix products and attention with ``selective``, all with
-            ``full``.
+        mode: recompute nothing with ``off``, everything except matrix products and attention with ``selective``,
+            everything with ``full``.
     """
     if mode == "off":
         return
@@ -36,10 +36,10 @@ def checkpoint_activations(model: Any, mode: Literal["off", "selective", "full"]
 
 
 class _Reuse(TorchDispatchMode):
-    """Take what was kept, and let other operations pass: hooks that gather split weights need not repeat their own.
+    """Return kept results and let other operations pass, since hooks that gather split weights need not repeat theirs.
 
     Args:
-        cached: torch's mode, which counts on the same operations the second time.
+        cached: torch's mode, which expects the same operations the second time.
     """
 
     @classmethod

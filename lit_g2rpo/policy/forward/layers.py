@@ -1,4 +1,4 @@
-"""Layers that take the place of a model's own: the same results in less time."""
+"""Layers that replace a model's own: the same results in less time."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from typing_extensions import override
 
 
 class Norm(nn.Module):
-    """The model's RMS norm in fewer passes over memory: half the time on a CPU.
+    """The model's RMS norm with fewer passes over memory, which takes half the time on a CPU.
 
-    It takes the place of a module that has ``weight`` and ``variance_epsilon``.
+    It replaces a module with ``weight`` and ``variance_epsilon``.
     """
 
     weight: Tensor
@@ -40,7 +40,7 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factor = ctx.saved_tensors
-        # With n the normalised x: d / dx = factor (weight grad - n mean(weight grad n)).
+        # With n the normalized x: d / dx = factor (weight grad - n mean(weight grad n)).
         scaled = x * factor
         product = grad * scaled
         mean = (product @ weight)[..., None].div_(x.shape[-1])
@@ -49,7 +49,7 @@ class _Norm(torch.autograd.Function):
 
 
 class PatchProjection(nn.Conv3d):
-    """The convolution of patches that do not overlap, as the product it is: a twelfth of the time on a CPU.
+    """The convolution of non-overlapping patches as a matrix product, which takes a twelfth of the time on a CPU.
 
     It projects ``[N, channels, frames, height, width]``, each patch as large as the kernel, to ``[N, H, 1, 1, 1]``.
     """

@@ -1,4 +1,4 @@
-"""The packed forward: each distinct prompt once, its completions behind it, no pads."""
+"""The packed forward: each distinct prompt once, followed by its completions, without pads."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ class Packed:
     The last token of a completion predicts nothing and is left out.
 
     Args:
-        prompts: the distinct prompts, in the order in which they lie.
-        spans: where each lies with its completions.
+        prompts: the distinct prompts, in packed order.
+        spans: the positions of each prompt and its completions.
         input_ids: ``[N]`` long.
         positions: ``[3, N]`` long.
-        images: where image tokens lie, ``[n]`` long.
+        images: indices of image tokens, ``[n]`` long.
         predictors: the token that predicts each completion token, in the order of the rows, ``[M]`` long.
     """
 
@@ -35,10 +35,10 @@ class Packed:
 
 
 def pack(rows: list[EncodedPrompt], completions: list[Tensor]) -> Packed:
-    """Lay rows of prompt and completion out as one sequence; rows of one prompt share it.
+    """Pack rows of prompt and completion into one sequence, in which rows with the same prompt share it.
 
     Args:
-        rows: the prompt of each row, at least one; one object given twice is one prompt.
+        rows: the prompt of each row, at least one; the same object counts as one prompt.
         completions: completion tokens of each row, ``[T_i]`` long, each at least one token.
     """
     members: dict[int, list[int]] = {}
@@ -64,7 +64,7 @@ def pack(rows: list[EncodedPrompt], completions: list[Tensor]) -> Packed:
 
 
 def packed_states(backbone: Backbone, rows: list[EncodedPrompt], completions: list[Tensor]) -> Tensor:
-    """Compute the hidden states that predict every completion token by one packed forward.
+    """Compute the hidden states that predict every completion token in one packed forward.
 
     Args:
         rows: the prompt of each row, ``N`` of them.

@@ -1,4 +1,4 @@
-"""The padded forward: every row with its own prompt and images, by the model's own code; oracle of the packed one."""
+"""The padded forward: every row with its own prompt and images, in the model's own code; oracle of the packed one."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from lit_g2rpo.policy.encoding import EncodedPrompt, collate
 
 
 def padded_states(backbone: Backbone, rows: list[EncodedPrompt], completions: list[Tensor]) -> Tensor:
-    """Compute what `packed_states` computes by one padded forward."""
+    """Compute the result of `packed_states` in one padded forward."""
     count, dummy = sum(len(tokens) for tokens in completions), 0
     # Every rank runs the same modules in every micro-batch, and gradients exist everywhere (zero, not missing).
     if not any(row.pixel_values is not None for row in rows):

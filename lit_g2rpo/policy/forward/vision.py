@@ -8,18 +8,18 @@ from lit_g2rpo.policy.batching import packs
 from lit_g2rpo.policy.encoding import EncodedPrompt, Features
 
 PATCHES = 4096
-"""Patches encoded at a time where the tower does not learn: those of an image of a megapixel; more at a time were a
-tenth slower on a CPU."""
+"""Patches encoded at a time if the tower is frozen, which fits a one-megapixel image; more at a time were a tenth
+slower on a CPU."""
 
 
 def image_features(backbone: Backbone, rows: list[EncodedPrompt]) -> list[Features | None]:
-    """Encode the images of prompts, each prompt once per call, and once for good where the tower does not learn.
+    """Encode the images of prompts, once per prompt and call, or only once in total if the tower is frozen.
 
     Args:
-        rows: encoded prompts; one object given twice is encoded once.
+        rows: encoded prompts; the same object is encoded once.
 
     Returns:
-        The features of each row on the model's device, with gradient where the tower learns; None for a row without
+        The features of each row on the model's device, with gradient if the tower learns; None for a row without
         images.
     """
     if not backbone.tower_learns:
@@ -31,14 +31,14 @@ def image_features(backbone: Backbone, rows: list[EncodedPrompt]) -> list[Featur
 
 
 def keep_features(backbone: Backbone, rows: list[EncodedPrompt]) -> None:
-    """Encode the images of prompts once for good, where the tower does not learn."""
+    """Encode the images of prompts only once if the tower is frozen."""
     for pack in packs(_without_features(rows), lambda row: row.patches, PATCHES):
         for row, features in zip(pack, _encode(backbone, pack), strict=True):
             backbone.features.keep(row, features)
 
 
 def _without_features(rows: list[EncodedPrompt]) -> list[EncodedPrompt]:
-    """Prompts whose images are not encoded, each object once."""
+    """Return the prompts whose images are not encoded yet, each object once."""
     return list({id(row): row for row in rows if row.pixel_values is not None and row.features is None}.values())
 
 

@@ -1,1 +1,1 @@
-"""The language-model head without whole logits."""
+"""The language-model head without full logits."""

@@ -6,30 +6,30 @@ import torch
 from torch import Tensor
 
 MIN_ROWS = 256
-"""Fewest tokens of a tile: below it the matrix products lose more than the memory is worth."""
+"""Fewest tokens in a tile: below it, matrix products lose more than the saved memory is worth."""
 
 TILE_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
-"""Size that the logits of a tile may have above `MIN_ROWS` tokens: a CPU's caches, a GPU's need for large products."""
+"""Largest logits of a tile above `MIN_ROWS` tokens, which fit a CPU's caches or give a GPU large products."""
 
 SCRATCH_BYTES = {"cpu": 2 << 20, "cuda": 128 << 20}
-"""Size of the part of a tile that softmax and entropy work on at a time."""
+"""Size of the part of a tile that softmax and entropy process at a time."""
 
 BLOCK = 8192
-"""Vocabulary entries of a half-precision weight gradient that exist a second time in float32."""
+"""Vocabulary entries of a half-precision weight gradient that have a copy in float32."""
 
 
 class Head:
-    """One pass over the head: scratch for a tile, and the gradients that tiles add to.
+    """One pass over the head: scratch for a tile, and the gradients that tiles accumulate.
 
     Args:
         hidden: hidden states that predict the targets, ``[M, H]``.
         weight: the head, ``[V, H]``.
         targets: token ids, ``[M]`` long.
         temperature: softmax temperature.
-        dtype: type of the products' factors, see `factor_dtype`.
-        hidden_grad: form the gradient of ``hidden``.
-        weight_grad: form the gradient of ``weight``.
-        device: kind of device whose tiles are meant; None for where ``weight`` lies.
+        dtype: dtype of the products' factors, see `factor_dtype`.
+        hidden_grad: compute the gradient of ``hidden``.
+        weight_grad: compute the gradient of ``weight``.
+        device: kind of device that selects the tile size; None for that of ``weight``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Head:
         self.dtype = torch.float32 if self.half else dtype
         device, row_bytes = device or weight.device.type, len(weight) * self.dtype.itemsize
         rows = min(max(MIN_ROWS, TILE_BYTES.get(device, 0) // row_bytes), max(1, len(targets)))
-        # One part even without a token, so that every caller sees the same shapes and names.
+        # One part even without tokens, so that every caller sees the same shapes and names.
         self.parts = [slice(i, i + rows) for i in range(0, max(1, len(targets)), rows)]
         self._tile = hidden.new_empty(rows, len(weight), dtype=self.dtype)
         scratch_rows = min(rows, max(1, SCRATCH_BYTES.get(device, 0) // row_bytes))
@@ -59,7 +59,7 @@ class Head:
         self.weight_grad = hidden.new_zeros(weight.shape, dtype=self.dtype) if weight_grad else None
 
     def stats(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Read one of the tiles: log-probabilities and entropies, nats, ``[m]`` each."""
+        """Compute one tile: log-probabilities and entropies, nats, ``[m]`` each."""
         targets = self.targets[part, None]
         tile = self._tile[: len(targets)]
         self._product(self.hidden[part].to(self.weight.dtype), self.weight.T, tile)
@@ -70,7 +70,7 @@ class Head:
         return logprobs, self._entropy.clone()
 
     def _blocks(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Cut tensors into the rows that fit the scratch."""
+        """Split tensors into rows that fit the scratch."""
         return zip(*(torch.split(tensor, len(self._scratch)) for tensor in tensors), strict=True)
 
     def _softmax(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,13 +80,13 @@ class Head:
         total = exps.sum(-1, keepdim=True)
         log_total = total.log()
         logprobs = rows.gather(-1, targets) - log_total
-        # The mean of the logits below their maximum: a sum of one sign, so that no digit cancels.
+        # The mean of the logits minus their maximum: all terms have one sign, so no digits cancel.
         entropy = log_total - rows.mul_(exps).sum(-1, keepdim=True) / total
         torch.div(exps, total, out=rows)
         return logprobs[:, 0], entropy[:, 0]
 
     def backward(self, part: slice, logprob_grad: Tensor | None, entropy_grad: Tensor | None) -> None:
-        """Add the gradients of the tile that was read last.
+        """Add the gradients of the last computed tile.
 
         Args:
             logprob_grad: d loss / d log-probability of each token, ``[m]``; None for 0.
@@ -113,7 +113,7 @@ class Head:
 
     def _entropy_rows(self, rows: Tensor, slope: Tensor, offset: Tensor) -> None:
         """Turn probabilities ``p`` into ``-p (slope log p + offset)`` in place."""
-        # Where p is 0 any finite logarithm does.
+        # Where p is 0, any finite logarithm will do.
         logs = torch.clamp(rows, min=torch.finfo(rows.dtype).tiny, out=self._scratch[: len(rows)]).log_()
         rows.mul_(logs.mul_(slope).add_(offset).neg_())
 
@@ -130,16 +130,16 @@ class Head:
 
 
 def factor_dtype(hidden: Tensor, weight: Tensor, device: str | None = None) -> torch.dtype:
-    """Choose the type of the factors of the head's products; sums and logits are float32 or wider in any case.
+    """Choose the dtype of the factors of the head's products; sums and logits are always float32 or wider.
 
     Args:
         hidden: hidden states ``[M, H]``.
         weight: the head, ``[V, H]``.
-        device: kind of device whose arithmetic is meant; None for where ``hidden`` lies.
+        device: kind of device that computes; None for that of ``hidden``.
 
     Returns:
-        Half precision on CUDA where the inputs or autocast ask for it; float32 or wider elsewhere, where no product
-        takes half precision and gives float32.
+        Half precision on CUDA if the inputs or autocast use it; float32 or wider elsewhere, because no product there
+        takes half precision and returns float32.
     """
     dtype, here = torch.promote_types(hidden.dtype, weight.dtype), hidden.device.type
     if (device or here) != "cuda":

@@ -25,23 +25,23 @@ def head_loss(
     elementwise: bool = True,
     device: str | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the loss of tokens straight from hidden states; the gradient of an elementwise one is formed on the way.
+    """Compute the loss of tokens directly from hidden states, along with the gradient if the loss is elementwise.
 
     Args:
         hidden: hidden states that predict the targets, ``[M, H]``.
         weight: the head, ``[V, H]``.
         targets: token ids, ``[M]`` long.
-        fields: what the loss depends on besides the policy, ``[M]`` each.
+        fields: the loss's inputs besides the policy's, ``[M]`` each.
         token_loss: loss of each token from log-probabilities, entropies and fields.
         temperature: softmax temperature.
-        elementwise: True if the loss of a token depends on no other token; ``token_loss`` then sees parts of them.
-        device: kind of device whose tiles and arithmetic are meant; None for where the tensors lie.
+        elementwise: True if the loss of a token depends on no other token; ``token_loss`` then gets some at a time.
+        device: kind of device that selects tiles and arithmetic; None for that of the tensors.
 
     Returns:
-        The loss (sum over tokens), to be differentiated once, and diagnostics ``[M]`` without gradient, among them
+        The loss (sum over tokens), to be differentiated once, and diagnostics ``[M]`` without gradient, including
         ``nll``, ``entropy`` and ``loss``.
 
-    Source: arXiv 2410.10989, section 3.2 (gradients formed in the forward, part by part).
+    Source: arXiv 2410.10989, section 3.2 (gradients computed in the forward, part by part).
     """
     if not elementwise:
         logprobs, entropy = token_logprobs(hidden, weight, targets, temperature=temperature, device=device)
@@ -70,12 +70,12 @@ def head_loss(
 def token_logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float = 1.0, device: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute log-probability of each target and entropy of its distribution, in float32 or wider.
+    """Compute the log-probability of each target and the entropy of its distribution, in float32 or wider.
 
     Args are those of `head_loss`.
 
     Returns:
-        Log-probabilities and entropies, nats, ``[M]`` each; their gradients compute the logits a second time.
+        Log-probabilities and entropies, nats, ``[M]`` each; their gradients recompute the logits.
     """
     dtype = factor_dtype(hidden, weight, device)
     logprobs, entropy = _Recomputed.apply(  # type: ignore[no-untyped-call]
@@ -85,7 +85,7 @@ def token_logprobs(
 
 
 def logits_stats(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute log-probability of each target and entropy of its distribution from logits.
+    """Compute the log-probability of each target and the entropy of its distribution from logits.
 
     Args:
         logits: ``[M, V]``, already divided by the temperature.
@@ -102,7 +102,7 @@ def logits_stats(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _loss_of_part(
     head: Head, part: slice, fields: TokenFields, token_loss: TokenLoss, with_grad: bool
 ) -> dict[str, Tensor]:
-    """Compute loss and diagnostics of a tile, and add its gradient to those of the head."""
+    """Compute loss and diagnostics of a tile, and add its gradients to those of the head."""
     values = {field.name: getattr(fields, field.name) for field in dataclasses.fields(fields)}
     of_part = dataclasses.replace(fields, **{name: v[part] for name, v in values.items() if v is not None})
     logprobs, entropy = (value.requires_grad_(with_grad) for value in head.stats(part))
@@ -117,25 +117,25 @@ def _loss_of_part(
 def loss_of_tokens(
     token_loss: TokenLoss, logprobs: Tensor, entropy: Tensor, fields: TokenFields
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the loss of each token, ``[M]``, and its diagnostics without gradient, those of every objective too."""
+    """Compute the loss of each token, ``[M]``, and its diagnostics without gradient, with those of every objective."""
     loss, metrics = token_loss(logprobs, entropy, fields)
     metrics = metrics | {"nll": -logprobs, "entropy": entropy, "loss": loss}
     return loss, {name: value.detach() for name, value in metrics.items()}
 
 
 def attach(loss: Tensor, hidden: Tensor, weight: Tensor, grads: list[Tensor | None]) -> Tensor:
-    """Give a loss the gradients that are known already.
+    """Attach known gradients to a loss.
 
     Args:
         loss: a scalar, to be differentiated once.
-        grads: d loss / d hidden and d loss / d weight, scaled in place by the backward; None where there is none.
+        grads: d loss / d hidden and d loss / d weight, scaled in place by the backward; None if there is none.
     """
     attached: Tensor = _Attached.apply(loss, hidden, weight, grads)  # type: ignore[no-untyped-call]
     return attached
 
 
 class _Attached(torch.autograd.Function):
-    """A loss whose gradients are known: the backward only scales them, in place, because they may be large."""
+    """A loss with known gradients: the backward only scales them, in place because they may be large."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, hidden: Tensor, weight: Tensor, grads: list[Tensor | None]) -> Tensor:
@@ -157,7 +157,7 @@ class _Attached(torch.autograd.Function):
 
 
 class _Recomputed(torch.autograd.Function):
-    """Log-probabilities and entropies whose backward reads the tiles again."""
+    """Log-probabilities and entropies whose backward recomputes the tiles."""
 
     @staticmethod
     def forward(

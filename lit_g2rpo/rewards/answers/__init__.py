@@ -1,1 +1,1 @@
-"""Readers: from the text of an answer to a value."""
+"""Readers: turn the text of an answer into a value."""

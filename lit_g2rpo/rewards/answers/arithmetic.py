@@ -1,4 +1,4 @@
-"""Plain arithmetic: the exact value of numbers with signs, brackets, powers and factorials."""
+"""Exact arithmetic on numbers with signs, brackets, powers and factorials."""
 
 import math
 from fractions import Fraction
@@ -7,7 +7,7 @@ from lit_g2rpo.rewards.answers.numbers import number
 from lit_g2rpo.rewards.answers.terms import Term, TooDeep, term
 
 MAX_BITS = 2**16
-"""Size beyond which numbers are not computed."""
+"""Largest number that is computed."""
 MAX_FACTORIAL = 4000
 
 
@@ -19,7 +19,7 @@ def arithmetic(form: str) -> Fraction | None:
     """Compute a normal form of numbers and operators.
 
     Returns:
-        Its exact value; None if it has a symbol or function, divides by zero, or is too large or nested too deeply.
+        Its exact value; None if it has a symbol or function, divides by zero, is too large or is nested too deeply.
     """
     try:
         return exact(term(form))
@@ -28,7 +28,7 @@ def arithmetic(form: str) -> Fraction | None:
 
 
 def exact(tree: Term) -> Fraction | None:
-    """Compute a tree; None if it is no number."""
+    """Compute a tree; None if it is not a number."""
     try:
         return _value(tree)
     except (_NoNumber, ZeroDivisionError):
@@ -36,7 +36,7 @@ def exact(tree: Term) -> Fraction | None:
 
 
 def is_mixed(tree: Term) -> bool:
-    r"""Tell ``3\frac{1}{2}``, a whole number before a fraction below one."""
+    r"""Return whether this is a mixed number, such as ``3\frac{1}{2}``: a whole number before a fraction below one."""
     if tree.kind != "product" or tree.text or len(tree.parts) != 2:
         return False
     whole, part = tree.parts

@@ -1,4 +1,4 @@
-"""Formulas without their arrangement: what only orders, repeats or pads a formula leaves it the same."""
+"""Formulas without their arrangement: ordering, repeating or padding terms leaves a formula the same."""
 
 from collections import Counter
 from fractions import Fraction
@@ -13,14 +13,14 @@ _MAX_POWER = 64
 
 @lru_cache(4096)
 def arranged(form: str, *, collected: bool = True) -> object:
-    r"""Return a value that two normal forms share if they are the same formula in another arrangement.
+    r"""Return a value that is equal for two normal forms if they only differ in arrangement.
 
-    The order of terms and factors, brackets without effect, zeros that are added, ones that multiply or divide,
-    ``x \cdot x`` for ``x^2``, ``6.0`` for 6 and double signs are arrangement. Nothing is computed, multiplied out or
-    factored: ``17 \cdot 23`` is not 391, and ``\frac{12}{16}`` is not ``\frac{3}{4}``.
+    Arrangement is the order of terms and factors, redundant brackets, added zeros, factors and divisors of one,
+    ``x \cdot x`` for ``x^2``, ``6.0`` for 6, and double signs. Nothing is computed, multiplied out or factored:
+    ``17 \cdot 23`` is not 391, and ``\frac{12}{16}`` is not ``\frac{3}{4}``.
 
     Args:
-        collected: without it ``x \cdot x`` is not ``x^2``.
+        collected: treat ``x \cdot x`` as ``x^2``.
     """
     try:
         return _whole(term(form), collected)
@@ -75,7 +75,7 @@ def _sum(tree: Term, collected: bool) -> Counter[object]:
         Counter(frozenset((f, n) for f, n in _product(sign, factors).items() if n) for factors in terms)
         for sign in (Counter[object](), Counter[object]({_MINUS: 1}))
     )
-    # a sum and its negative are the same but for a sign
+    # a sum and its negative differ only in sign
     order = [sorted(map(_text, side.elements())) for side in (plain, negative)]
     chosen = plain if order[0] <= order[1] else negative
     return Counter({("sum", frozenset(chosen.items())): 1, _MINUS: int(chosen is negative)})

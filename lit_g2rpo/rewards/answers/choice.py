@@ -1,4 +1,4 @@
-"""Multiple choice: which letter an answer names."""
+"""Multiple choice: read which letter an answer names."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from lit_g2rpo.rewards.answers.text import fold
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_MARKUP = 64
-"""Characters by which an answer may be longer than the text of the option that it names."""
+"""How many characters longer an answer may be than the option text it names."""
 
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\(": "\\)", "\\[": "\\]"}
 _CLOSING |= dict(zip("\u201c\u2018\u300c\u300e\u3010\u3014", "\u201d\u2019\u300d\u300f\u3011\u3015", strict=True))
@@ -29,14 +29,14 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 def choice(text: str, options: Sequence[str]) -> str | None:
     r"""Read the letter an answer names.
 
-    Accepts the letter, the letter with the text of its option, and the text of one option. Markup, brackets and quotes
-    around them do not count, and neither does a mark behind the letter: ``b``, ``(B)``, ``B.``, ``**B**``, ``[B]``,
-    ``$B$``, ``\text{B}``, ``B) its text``. Other words do: ``Option B`` and ``A or B`` name none. A letter next to
-    another option's text names two options and so none.
+    Accepts the letter, the letter with the text of its option, or the text of one option. Markup, brackets and quotes
+    around them are ignored, and so is a punctuation mark after the letter: ``b``, ``(B)``, ``B.``, ``**B**``, ``[B]``,
+    ``$B$``, ``\text{B}``, ``B) its text``. Other words are not: ``Option B`` and ``A or B`` name no option. A letter
+    next to another option's text names two options, so it counts as none.
 
-    A text is that of the option written exactly so; else of the one that is equal without markup, then also without
-    blanks and in another notation, then in another case, then as a number. Two at the same stage are none. A small
-    letter that is an option's exact text is that option.
+    A text is matched to the options in stages: exactly, then without markup, then also without blanks and in another
+    notation, then in another case, then as a number. Two matches at one stage count as none. A lower-case letter that
+    is an option's exact text names that option.
 
     Args:
         options: the options, each ``"A. text"``, in the order of their letters, or each with its own letter; empty if
@@ -49,7 +49,7 @@ def choice(text: str, options: Sequence[str]) -> str | None:
     if named and not rest and (letter == named or len(exact) != 1):
         return named
     if not exact and named and named in _same(rest, offered):
-        # a capital behind it is another letter, unless the text is that capital
+        # a capital after it is another letter, unless the text is that capital
         return None if rest in offered and rest != offered[named][0] else named
     found = exact or _same(answer, offered)
     return found[0] if len(found) == 1 else None
@@ -57,7 +57,7 @@ def choice(text: str, options: Sequence[str]) -> str | None:
 
 @lru_cache(4096)
 def _offered(options: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Read the options: the forms of each text, by letter."""
+    """Return the forms of each option's text, by letter."""
     split = [_own_letter(fold(option)) for option in options[: len(LETTERS)]]
     places = LETTERS[: len(options)]
     own = "".join(letter for letter, _ in split)
@@ -78,7 +78,7 @@ def _own_letter(option: str) -> tuple[str, str]:
 
 
 def _same(text: str, offered: dict[str, tuple[str, ...]]) -> list[str]:
-    """Find the letters of the options with this text, at the first stage at which there are some."""
+    """Find the letters of the options that match this text, at the first stage with any match."""
     longest = max((len(forms[0]) for forms in offered.values()), default=-MAX_MARKUP)
     for stage, form in enumerate(_forms(text) if len(text) <= longest + MAX_MARKUP else ()):
         found = [letter for letter, forms in offered.items() if form and forms[stage] == form]
@@ -88,10 +88,10 @@ def _same(text: str, offered: dict[str, tuple[str, ...]]) -> list[str]:
 
 
 def _forms(text: str) -> tuple[str, ...]:
-    """Write a text as each stage compares it; empty where it has no such form."""
+    """Return the form of a text that each stage compares, empty if it has none."""
     plain = _without_markup(text)
     notation = compact(normal_form(plain))
-    # beside digits one or two letters are a unit or an element, which their case tells apart
+    # next to digits, one or two letters are a unit or an element, and case distinguishes them
     digits = any(mark.isdigit() for mark in notation)
     caseless = _WORD.sub(lambda word: word[0].casefold(), notation) if digits else notation.casefold()
     value = plain_number(plain)
@@ -114,7 +114,7 @@ def _without_markup(text: str) -> str:
 
 
 def _head(text: str) -> tuple[str, str]:
-    """Split off the letter that an answer begins with, if markup and brackets around it are closed."""
+    """Split off the letter that an answer begins with, if the markup and brackets around it are closed."""
     start, open_ = 0, list[str]()
     while opening := _OPENING_OF_LETTER.match(text, start):
         open_.append(_closing(opening[0]))

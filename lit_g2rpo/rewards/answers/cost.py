@@ -1,13 +1,13 @@
-"""Results that would take too long to be read, told by their text."""
+"""Detection of results that would take too long to read."""
 
 import re
 
 MAX_BARS = 16
-"""Bars of absolute values; where one opens and where it closes is tried in all ways."""
+"""Most bars of absolute values; the reader tries every way to pair them."""
 MAX_OPENED = 8
-"""Braces that open one behind the other."""
+"""Most braces that open one after the other."""
 MAX_CHOSEN = 4
-"""Digits of a number that a binomial coefficient is taken of."""
+"""Most digits of a number in a binomial coefficient."""
 
 _BAR = re.compile(r"\\?\||\\(?:[lr]?[vV]ert|mid)(?![A-Za-z])")
 _OPENED = re.compile(rf"(?:\{{ ?){{{MAX_OPENED + 1}}}")
@@ -18,8 +18,8 @@ _BINOMIAL = re.compile(
 
 
 def slow_to_read(text: str) -> bool:
-    """Tell a result in normal form that would take the reader of LaTeX seconds: long chains of bars, nested braces.
+    """Return whether the LaTeX reader would need seconds for a normal form: long chains of bars, nested braces.
 
-    How large it gets when it is computed is seen once it is read (`running.size`).
+    `running.size` bounds the computed size after the result is read.
     """
     return len(_BAR.findall(text)) > MAX_BARS or bool(_OPENED.search(text) or _BINOMIAL.search(text))

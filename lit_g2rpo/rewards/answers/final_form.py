@@ -1,4 +1,4 @@
-"""Final form: which computations a result still leaves to do."""
+"""Final form: which computations a result leaves open."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from lit_g2rpo.rewards.answers.notation import normal_form
 from lit_g2rpo.rewards.answers.terms import Term, TooDeep, term
 
 CLOSED = frozenset(("root", "sum of constants", "quotient"))
-"""What a result in closed form may have where gold leaves a function or a power of its own to compute."""
+"""Operators that a closed-form result may have if gold itself leaves a function or a power to compute."""
 MAX_QUESTION = 4096
 
 _CONSTANTS = {"\\pi", "e", "i"}
@@ -26,10 +26,10 @@ _CONVERSION = re.compile(
 
 @lru_cache(4096)
 def operators(form: str) -> frozenset[str]:
-    r"""List the kinds of computation that a result in normal form leaves to do.
+    r"""List the kinds of computation that a result in normal form leaves open.
 
-    Numbers are in final form as they are: decimals, fractions that are no whole number, mixed numbers and
-    ``a \times 10^{n}``. So is every formula in symbols, and a number times a root, ``\pi`` or ``e``.
+    These are in final form: decimals, fractions that are not whole numbers, mixed numbers, ``a \times 10^{n}``, every
+    formula in symbols, and a number times a root, ``\pi`` or ``e``.
 
     Returns:
         Kinds such as ``integral``, ``logarithm``, ``sum of numbers`` or ``power``.
@@ -43,14 +43,14 @@ def operators(form: str) -> frozenset[str]:
 
 
 def is_final(answer: frozenset[str], gold: frozenset[str]) -> bool:
-    """Tell whether an answer's `operators` leave nothing to do that gold's do not leave as well."""
+    """Return whether an answer's `operators` leave nothing open that gold's do not."""
     return answer <= (gold | CLOSED if gold - CLOSED else gold)
 
 
 def is_copied(answer: str, gold: str, question: str) -> bool:
-    """Tell a result that the question states, but for what `arranged` passes over, and gold writes otherwise.
+    """Return whether an answer copies a result from the question, up to `arranged`, that gold writes differently.
 
-    A number in lowest terms is no copy unless the question asks to write its one number in another way, as gold does.
+    A number in lowest terms is not a copy unless the question asks to rewrite its one number, as gold does.
 
     Args:
         answer: in normal form.
@@ -69,7 +69,7 @@ def is_copied(answer: str, gold: str, question: str) -> bool:
 
 
 def is_stated(answer: str, question: str) -> bool:
-    """Tell whether a question has a result, blanks and dollar signs aside, as a word of its own."""
+    """Return whether a question contains a result as a separate word, ignoring blanks and dollar signs."""
     text = re.escape(answer.replace(" ", ""))
     return re.search(rf"(?<![\w.]){text}(?!\w)", _flat(question[:MAX_QUESTION])) is not None
 
@@ -80,7 +80,7 @@ def _flat(question: str) -> str:
 
 
 def _is_reduced(form: str) -> bool:
-    """Tell a number that is written as simply as its kind can be."""
+    """Return whether a number is written as simply as its kind allows."""
     try:
         tree = term(form)
     except TooDeep:
@@ -92,7 +92,7 @@ def _is_reduced(form: str) -> bool:
 
 
 def _writing(form: str) -> str:
-    """Tell how a number is written: ``number``, ``mixed``, ``quotient``, or ``product`` with a power of ten."""
+    """Return how a number is written: ``number``, ``mixed``, ``quotient``, or ``product`` with a power of ten."""
     try:
         tree = term(form)
     except TooDeep:
@@ -102,7 +102,7 @@ def _writing(form: str) -> str:
 
 @lru_cache(64)
 def _stated(question: str, *, collected: bool = True) -> frozenset[object]:
-    """List the formulas of a question and their sides; of one without formulas, its runs of mathematical words."""
+    """List the formulas of a question and their sides or, if it has none, its runs of mathematical words."""
     formulas = [next(filter(None, found)) for found in _FORMULA.findall(question)]
     if not formulas:
         formulas = [run.strip(" .,;:?!") for run in re.split(r"[A-Za-z]{2,64}(?![A-Za-z(\\{])", question)]
@@ -117,10 +117,10 @@ class _Operators:
     found: set[str] = field(default_factory=set)
 
     def shape(self, tree: Term) -> str:
-        """Note the operators of a tree and name what it is.
+        """Record the operators of a tree and return its kind.
 
         Returns:
-            ``number`` as written, ``ten`` for a power of ten, ``rational``, ``root``, ``constant``, ``sum`` of
+            ``number`` for a plain number, ``ten`` for a power of ten, ``rational``, ``root``, ``constant``, ``sum`` of
             constants, ``list`` or ``symbol``.
         """
         if tree.kind in ("number", "mixed", "repeating"):

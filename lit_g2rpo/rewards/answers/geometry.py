@@ -14,10 +14,10 @@ def box(text: str) -> Box | None:
     """Read one box from JSON, ``{"boxes": [x1, y1, x2, y2]}`` or Qwen's ``[{"bbox_2d": [x1, y1, x2, y2]}]``.
 
     A fence of three backticks around it is allowed. Duplicate keys, other keys, strings or booleans for numbers,
-    values that are not finite or outside 0..1000, and boxes without area are not.
+    values that are not finite or outside 0..1000, and boxes without area are rejected.
 
     Returns:
-        Left, top, right, bottom on the 0..1000 grid; None if it is not exactly one such box.
+        Left, top, right, bottom on the 0..1000 grid; None if the text is not exactly one such box.
     """
     if len(text) > MAX_BOX_CHARACTERS:
         return None
@@ -49,7 +49,7 @@ def corners(value: Any) -> Box | None:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Return the overlap of two boxes (left, top, right, bottom), intersection over union."""
+    """Return the intersection over union of two boxes (left, top, right, bottom)."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

@@ -1,11 +1,11 @@
-"""LaTeX rewritten command by command: sizes and types taken off, other spellings unified, braces put in."""
+"""LaTeX rewriting, command by command: remove sizes and fonts, unify spellings, insert braces."""
 
 import re
 
 from lit_g2rpo.rewards.answers.symbols import BLANKS, DROPPED, FONTS, MARKS, SPELLINGS
 
 NARROW, TIGHT, DOLLAR = "\ue000", "\ue001", "\ue002"
-"""Marks for a narrow blank, a negative one, and a dollar sign that is no delimiter."""
+"""Marks for a narrow space, a negative space, and a dollar sign that is not a delimiter."""
 
 _ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1, "overline": 1, "dot": 1, "mathbb": 1, "vec": 1, "hat": 1}
 _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|.", re.DOTALL)
@@ -13,16 +13,16 @@ _NARROW_BLANKS = {",", ";", ":", ">", "thinspace", "medspace", "thickspace"}
 
 
 def rewritten(text: str) -> str:
-    r"""Rewrite whole commands, never behind a backslash: ``\left(`` is a bracket, ``\leftarrow`` stays an arrow.
+    r"""Rewrite whole commands only: ``\left(`` is a bracket, ``\leftarrow`` stays an arrow.
 
-    ``\frac12``, ``\sqrt10``, ``x^-1`` and ``\sqrt(2)`` get the braces that a hand means, which takes all digits of a
-    root or a power.
+    ``\frac12``, ``\sqrt10``, ``x^-1`` and ``\sqrt(2)`` get the braces that their author meant: a root or a power takes
+    all digits.
     """
     return _joined(_Rewriter(_TOKEN.findall(text)).run())
 
 
 class _Rewriter:
-    """One pass over the tokens; ``stack`` has the open brackets, and ``need`` how many arguments are still to come."""
+    """Rewrite in one pass over the tokens; ``stack`` has the open brackets, ``need`` how many arguments are missing."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
@@ -45,7 +45,7 @@ class _Rewriter:
     def _command(self, name: str) -> None:
         following = self.tokens[self.at] if self.at < len(self.tokens) else ""
         if name in DROPPED:
-            # \left. is a bracket that is not there
+            # \left. is an invisible bracket
             self.at += following == "." and name in ("left", "right")
         elif name in MARKS:
             self.out.append(TIGHT if name in "!/" else DOLLAR if MARKS[name] == "$" else MARKS[name])
@@ -106,7 +106,7 @@ class _Rewriter:
 
     def _close(self, token: str) -> None:
         if token == "}":
-            # a bracket left open inside braces, as in [0, 1), ends with them
+            # a bracket left open inside braces, as in [0, 1), ends where they close
             while self.stack and self.stack[-1][0] == ")":
                 self.stack.pop()
         if self.stack and self.stack[-1][0] == token:

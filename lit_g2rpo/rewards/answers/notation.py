@@ -1,4 +1,4 @@
-"""How a mathematical result is written: one notation, and what is refused unread."""
+"""Notation of mathematical results: unify it, and reject what should not be read."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from lit_g2rpo.rewards.answers.text import fold
 
 MAX_DEPTH = 16
 MAX_DIGITS = 5
-"""Digits a power, or the argument of a factorial, may have before computing it is refused."""
+"""Most digits of a power, or of the argument of a factorial, that is computed."""
 
 _TYPED_NAMES = {
     name: name for name in str.split("sin cos tan cot csc log ln gcd lcm arcsin arccos arctan sqrt pi theta")
@@ -46,7 +46,7 @@ _WORD = re.compile(r"[^\W\d_]{3}")
 
 
 def normal_form(text: str) -> str:
-    r"""Unify how a result is written: wrappers, type, blanks, signs, groups of digits, braces, a final full stop.
+    r"""Unify how a result is written: wrappers, fonts, blanks, signs, digit groups, braces, a final period.
 
     ``1{,}000``, ``1\,000`` and ``11,\! 111`` are whole numbers, ``0{,}5`` is a decimal comma.
     """
@@ -75,15 +75,15 @@ def normal_form(text: str) -> str:
 
 
 def compact(form: str) -> str:
-    """Drop the blanks of a normal form that say nothing; ``3 1/2`` keeps its own."""
+    """Drop meaningless blanks from a normal form; ``3 1/2`` keeps its blank."""
     return _BLANK.sub(r"\1", form) if " " in form else form
 
 
 def is_words(text: str) -> bool:
-    """Tell a result in normal form that is a name or words, in which letters are no symbols to multiply.
+    """Return whether a result in normal form is a name or words, whose letters are not symbols to multiply.
 
     Returns:
-        True for letters alone, and for words of three letters and more with marks between them.
+        True for letters alone, and for words of three letters or more with punctuation between them.
     """
     if text.replace(" ", "").isalpha():
         return True
@@ -91,10 +91,10 @@ def is_words(text: str) -> bool:
 
 
 def is_balanced(text: str) -> bool:
-    """Tell whether braces close in order and brackets are as many as they should be; ``[0, 1)`` is balanced.
+    """Return whether braces close in order and brackets match in number; ``[0, 1)`` is balanced.
 
     Returns:
-        False for a result that would leave the box it is put into, and for one nested beyond ``MAX_DEPTH``.
+        False for a result that would break out of its box, and for one nested beyond ``MAX_DEPTH``.
     """
     braces = brackets = 0
     for mark in text.replace("\\{", "").replace("\\}", ""):
@@ -106,11 +106,11 @@ def is_balanced(text: str) -> bool:
 
 
 def is_explosive(text: str) -> bool:
-    """Tell a result whose computation would take numbers too long for a final result, ``9^9^9`` or ``99999999!``.
+    """Return whether computing a result needs numbers too long for a final result, as ``9^9^9`` or ``99999999!`` does.
 
     Returns:
-        True if a power has more than ``MAX_DIGITS - 1`` digits, written out or as a power itself, or a factorial's
-        argument has.
+        True if an exponent, written out or as a power itself, or the argument of a factorial has more than
+        ``MAX_DIGITS - 1`` digits.
     """
     if _FACTORIAL.search(text) or any(len(power) >= MAX_DIGITS for power in _POWER.findall(text)):
         return True
@@ -137,7 +137,7 @@ def _upright(found: re.Match[str]) -> str:
 
 
 def _old_style(text: str) -> str:
-    r"""Rewrite what takes braces around it: ``{\rm cm}``, ``{1 \over 2}``, ``6{\times}10^5``."""
+    r"""Rewrite commands that stand inside braces: ``{\rm cm}``, ``{1 \over 2}``, ``6{\times}10^5``."""
     text = _OLD_FONT.sub(_upright, _LONE.sub(r"\1", text))
     if "\\over" not in text:
         return text
@@ -170,7 +170,7 @@ def _unboxed(text: str) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Place of the brace that closes the one before ``start``; -1 if there is none."""
+    """Return the index of the brace that closes the one before ``start``; -1 if there is none."""
     depth = 1
     for at in range(start, len(text)):
         if text[at] in "{}" and text[at - 1] != "\\":
@@ -181,7 +181,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _without_delimiters(text: str) -> str:
-    """Take off the dollar signs around formulas; one alone before a number is money."""
+    """Remove the dollar signs around formulas; a single one before a number is money."""
     if text.count("$") % 2:
         text = _MONEY.sub(DOLLAR, text, count=1)
     return text.replace("$", "").replace(DOLLAR, "$").strip()
@@ -199,7 +199,7 @@ def _joined_groups(found: re.Match[str]) -> str:
 
 
 def _of_text(found: re.Match[str]) -> str:
-    r"""Take a piece of text that is no unit or word out of its command: ``\mathrm{e}``, ``\text{or 8}``."""
+    r"""Unwrap text that is not a unit or word from its command: ``\mathrm{e}``, ``\text{or 8}``."""
     if found[1]:
         return found[1]
     words = " ".join(found[2].split())
@@ -214,7 +214,7 @@ def _without_braces(text: str) -> str:
     while text[:1] == "{" and _closing(text, 1) == len(text) - 1:
         text = text[1:-1].strip()
         if "," in _NESTED.sub("", text):
-            # a set as it is typed
+            # a set as people type it
             return f"\\{{{text}\\}}"
     return text
 

@@ -11,7 +11,7 @@ MAX_EXPONENT = 308
 DECIMALS_TOLERANCE = Fraction(5, 1000)
 RELATIVE_TOLERANCE = Fraction(1, 100)
 
-# Every unbounded run is fenced by a literal, so the match is linear. float() is no judge: it takes "nan" and "1_000".
+# Every unbounded run is fenced by a literal, so matching is linear. float() would accept "nan" and "1_000".
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(\.\d*)?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
 _WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -21,10 +21,10 @@ _MINUS = str.maketrans("\u2212\u2013\ufe63", "---")
 
 
 def number(text: str) -> Fraction | None:
-    """Read a plain decimal number: a sign, thousands commas in their right places, an exponent, and nothing else.
+    """Read a plain decimal number, which may have a sign, correctly placed thousands commas and an exponent.
 
     Returns:
-        Its exact value; None if it is not one, or beyond the range of a double.
+        Its exact value; None if the text is anything else or beyond the range of a double.
     """
     if len(text) > MAX_NUMBER_CHARACTERS:
         return None
@@ -42,7 +42,7 @@ def number(text: str) -> Fraction | None:
 
 
 def marked_number(text: str) -> Fraction | None:
-    """Read a number as `number` does, markup such as ``**7**`` or ``$7$`` and a full stop around it passed over."""
+    """Read a number as `number` does, ignoring a final period and markup such as ``**7**`` or ``$7$``."""
     value = number(text)
     return number(normal_form(text)) if value is None and len(text) <= MAX_NUMBER_CHARACTERS else value
 
@@ -53,14 +53,14 @@ def percentage(text: str) -> Fraction | None:
 
 
 def numbers_agree(answer: Fraction, gold: Fraction) -> bool:
-    """Compare a number with gold: an integer exactly, a decimal to half a hundredth, and to 1 % if it is small."""
+    """Compare a number with gold: an integer exactly, a decimal to within 0.005, a small decimal to within 1 %."""
     if gold.denominator == 1:
         return answer == gold
     return abs(answer - gold) <= min(DECIMALS_TOLERANCE, RELATIVE_TOLERANCE * abs(gold))
 
 
 def count(text: str) -> int | None:
-    """Read how many: a whole number of digits, or an English word from zero to twenty, markup passed over."""
+    """Read a count, ignoring markup: a whole number in digits, or an English word from zero to twenty."""
     value = marked_number(text)
     if value is not None:
         return int(value) if value.denominator == 1 and value >= 0 else None
@@ -72,7 +72,7 @@ def count_reward(answer: int, gold: int, dense: bool = False) -> float:
     """Score a count: 1 if it is right, else 0.
 
     Args:
-        dense: a wrong count is worth ``max(0, 1 - error / max(gold, 1))``.
+        dense: give a wrong count ``max(0, 1 - error / max(gold, 1))`` instead.
     """
     if dense:
         scale = gold or 1

@@ -1,4 +1,4 @@
-"""Reads the envelope of a completion: reasoning and answer between tags."""
+"""Parser of a completion's envelope: reasoning and answer between tags."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ BOXED = "\\boxed{"
 
 @dataclass(slots=True, frozen=True)
 class Envelope:
-    """What a completion holds.
+    """The parsed parts of a completion.
 
     Args:
         reasoning: text of the first complete reasoning block; None without one.
-        answer: text of the last complete answer block behind the reasoning, stripped; None without one.
-        well_formed: True for one reasoning block, then one answer block that is not empty, and nothing else.
+        answer: text of the last complete answer block after the reasoning, stripped; None without one.
+        well_formed: True for one reasoning block, then one non-empty answer block, and nothing else.
         reasoning_blocks: number of opening reasoning tags.
         answer_blocks: number of opening answer tags.
-        tail: all text behind the reasoning, stripped.
+        tail: all text after the reasoning, stripped.
     """
 
     reasoning: str | None
@@ -30,9 +30,9 @@ class Envelope:
 def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answer") -> Envelope:
     """Split a completion into reasoning and answer, in time linear in its length.
 
-    An answer inside or before the reasoning does not count, where that never closes included.
+    An answer inside or before the reasoning does not count, even if the reasoning never closes.
 
-    Source: envelope of OpenVLThinkerV2 (arXiv 2604.08539); the released code's pattern finds more than one reading.
+    Source: envelope of OpenVLThinkerV2 (arXiv 2604.08539); the pattern in the released code is ambiguous.
     """
     text = _without_end_tokens(text).strip()
     think, end_think = f"<{reasoning_tag}>", f"</{reasoning_tag}>"
@@ -57,7 +57,7 @@ def envelope(text: str, reasoning_tag: str = "thinking", answer_tag: str = "answ
 
 
 def unwrap(answer: str, answer_tag: str = "answer") -> str:
-    """Take the answer tags off a gold answer that has them, and the blanks inside."""
+    """Remove the answer tags of a gold answer, if it has any, and the blanks inside."""
     text = answer.strip()
     start, end = f"<{answer_tag}>", f"</{answer_tag}>"
     if text.startswith(start) and text.endswith(end) and len(text) >= len(start) + len(end):
@@ -66,20 +66,20 @@ def unwrap(answer: str, answer_tag: str = "answer") -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Read the last ``\boxed{...}`` of a text, braces inside it balanced; None without one that is closed."""
+    r"""Read the last closed ``\boxed{...}`` of a text, with balanced braces inside; None without one."""
     start, end = _boxed(text)
     return None if end < 0 else text[start:end].strip()
 
 
 def unbox(answer: str) -> str:
-    r"""Take off a ``\boxed{}`` that holds the whole answer; two boxes, or text beside one, stay as they are."""
+    r"""Remove a ``\boxed{}`` around the whole answer; leave two boxes, or a box with text beside it, as they are."""
     body = answer.strip().removeprefix("$").removesuffix("$").strip()
     start, end = _boxed(body)
     return body[start:end].strip() if start == len(BOXED) and end == len(body) - 1 else answer
 
 
 def _boxed(text: str) -> tuple[int, int]:
-    """Where the content of the last box starts and ends; the end is -1 without one that is closed."""
+    """Return where the content of the last box starts and ends; the end is -1 if no box is closed."""
     found = text.rfind(BOXED)
     if found < 0:
         return -1, -1

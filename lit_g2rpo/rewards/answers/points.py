@@ -1,4 +1,4 @@
-"""Points: strict reading, regions they must hit, and nearness."""
+"""Points: strict reading, regions they must hit, and distance."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ Region = tuple[Point, ...]
 
 MAX_POINTS = 100
 SIGMA = 50.0
-"""Distance at which a point is worth exp(-1/2), on the 0..1000 grid: OneThinker's."""
+"""Distance on the 0..1000 grid at which a point scores exp(-1/2), from OneThinker."""
 
 
 def points(text: str) -> list[Point] | None:
-    """Read points as `listed_points` does; None if one of them is no point."""
+    """Read points as `listed_points` does; None if one of them is invalid."""
     return whole(listed_points(text))
 
 
@@ -26,8 +26,8 @@ def listed_points(text: str) -> list[Point | None] | None:
     """Read points from JSON, ``[{"point_2d": [x, y], "label": "..."}, ..]``, ``{"points": [[x, y], ..]}`` or lists.
 
     Returns:
-        Points on the 0..1000 grid, None in the place of an item that is no point; None if there is no point, or more
-        than ``MAX_POINTS`` items.
+        Points on the 0..1000 grid, with None for an invalid item; None if there is no point or there are more than
+        ``MAX_POINTS`` items.
     """
     value = json_value(text)
     named = fields(value, "points")
@@ -41,10 +41,10 @@ def listed_points(text: str) -> list[Point | None] | None:
 
 
 def region(text: str) -> Region | None:
-    """Read the region that points must hit: a box in any of its shapes, or ``{"polygon": [[x, y], ..]}``.
+    """Read the region that points must hit: a box in any accepted form, or ``{"polygon": [[x, y], ..]}``.
 
     Returns:
-        Corners of the polygon on the 0..1000 grid; None if it is none, or has no area.
+        Corners of the polygon on the 0..1000 grid; None if it is not a region or has no area.
     """
     value = json_value(text)
     drawn = fields(value, "polygon")
@@ -58,7 +58,7 @@ def region(text: str) -> Region | None:
 
 
 def inside(point: Point, corners: Region) -> bool:
-    """Tell whether a point lies in a polygon or on its edge; where it crosses itself, twice inside is outside."""
+    """Return whether a point lies in a polygon or on its edge, by the even-odd rule if the polygon crosses itself."""
     x, y = point
     odd = False
     for (ax, ay), (bx, by) in _edges(corners):
@@ -71,10 +71,10 @@ def inside(point: Point, corners: Region) -> bool:
 
 
 def share_inside(found: Sequence[Point | None], corners: Region) -> float:
-    """Return the share of at least one point in a region: scattering points over an image gains nothing.
+    """Return the fraction of points that lie in a region, so that scattering points over an image gains nothing.
 
     Args:
-        found: points; None, an item that is no point, lies outside.
+        found: at least one point; None, for an invalid item, counts as outside.
 
     Source: the rule of RefSpatial-Bench (RoboRefer, arXiv 2506.04308).
     """
@@ -82,19 +82,19 @@ def share_inside(found: Sequence[Point | None], corners: Region) -> float:
 
 
 def distance(point: Point, corners: Region) -> float:
-    """Return the distance of a point from a region, 0 inside, in units of the 0..1000 grid."""
+    """Return the distance from a point to a region in units of the 0..1000 grid; 0 inside."""
     return 0.0 if inside(point, corners) else min(_to_edge(point, *edge) for edge in _edges(corners))
 
 
 def nearness(found: Sequence[Point], gold: Sequence[Point]) -> float:
-    """Return ``exp(-d^2 / (2 sigma^2))``, d being the mean distance under the best one-to-one matching.
+    """Return ``exp(-d^2 / (2 sigma^2))`` where d is the mean distance under the best one-to-one matching.
 
     Args:
         found: points, as many as gold points.
 
     Source: OneThinker (arXiv 2512.03043) for three points.
     """
-    from scipy.optimize import linear_sum_assignment  # here, because most runs ask for no points
+    from scipy.optimize import linear_sum_assignment  # imported here because most runs have no points
 
     costs = [[math.dist(a, b) for b in gold] for a in found]
     rows, columns = linear_sum_assignment(costs)
@@ -103,7 +103,7 @@ def nearness(found: Sequence[Point], gold: Sequence[Point]) -> float:
 
 
 def point_within(corners: Region) -> Point:
-    """Find a point inside a polygon: the middle of the widest stretch inside, half-way between two of its corners."""
+    """Find a point inside a polygon: the middle of the widest inner span, halfway between two of its corners."""
     heights = sorted({y for _, y in corners})
     best = (0.0, corners[0])
     for low, high in pairwise(heights):

@@ -1,4 +1,4 @@
-"""Quantities: one number or formula with its name and its unit."""
+"""Quantities: one number or formula with its name and unit."""
 
 import re
 from dataclasses import dataclass, replace
@@ -38,22 +38,22 @@ NO_NOUNS = frozenset(
         "wrong"
     )
 )
-"""Words behind a number that are not what it counts."""
+"""Words after a number that do not name what it counts."""
 
 
 @dataclass(slots=True, frozen=True)
 class Quantity:
-    r"""A result taken apart.
+    r"""A result split into its parts.
 
     Args:
-        body: the result without name and unit, blanks that say nothing dropped.
-        name: what stands before the first equals sign, as x in ``x = 5``; empty without one.
-        sides: what stands between the first and the last side of a chain, and the first if it is no name.
-        unit: what stands behind the number; None if words do that are no unit.
+        body: the result without name, unit and meaningless blanks.
+        name: the text before the first equals sign, as x in ``x = 5``; empty without one.
+        sides: the sides between the first and the last of a chain, and the first if it is not a name.
+        unit: the unit after the number; None if the words there are not a unit.
         words: these words.
         sure: the unit cannot be read as a symbol: the m of ``5 m``, not that of ``5m``.
-        value: the exact value of the body, without scale; None if it is no number.
-        decimal: the body is written as one decimal number, ``a \times 10^{n}`` too.
+        value: the exact value of the body, without scale; None if it is not a number.
+        decimal: the body is written as one decimal number or as ``a \times 10^{n}``.
     """
 
     body: str
@@ -67,7 +67,7 @@ class Quantity:
 
 
 def quantity(form: str) -> Quantity | None:
-    """Take a result in normal form apart.
+    """Split a result in normal form into its parts.
 
     Returns:
         Name, body and unit; None for an equation with an empty side.
@@ -91,7 +91,7 @@ def quantity(form: str) -> Quantity | None:
 
 
 def _sides(form: str) -> list[str]:
-    """Split at the equals signs that no brace or bracket holds."""
+    """Split at the equals signs outside of braces and brackets."""
     depth = start = 0
     sides: list[str] = []
     for found in _EQUALS.finditer(form):
@@ -103,15 +103,15 @@ def _sides(form: str) -> list[str]:
 
 
 def is_name(side: str) -> bool:
-    """Tell a side of an equation that only names what the other side says."""
+    """Return whether a side of an equation only names the other side."""
     return _NAME.fullmatch(side) is not None
 
 
 def units_agree(a: Quantity, g: Quantity, question: str = "") -> bool:
-    """Compare what stands behind two results.
+    """Compare the units or words after two results.
 
-    Units of one dimension agree, and a unit that only one side has is passed over, unless it is a share such as per
-    cent. Counted words agree with the same words, are passed over in gold, and in an answer if the question has them.
+    Units of one dimension agree, and a unit that only one side has is ignored, unless it is a share such as percent.
+    Counted words agree with the same words; they are ignored in gold, and in an answer if the question has them.
     """
     if a.unit is None or g.unit is None:
         return _nouns_agree(a, g, question)
@@ -123,7 +123,7 @@ def units_agree(a: Quantity, g: Quantity, question: str = "") -> bool:
 
 
 def values_agree(a: Quantity, g: Quantity) -> bool:
-    """Compare two values with their units: exactly, a decimal with a fraction or another unit to one in 10**6."""
+    """Compare two values with their units: exactly, or to 1e-6 for a decimal against a fraction or another unit."""
     assert a.value is not None
     assert g.value is not None
     ours, theirs = a.unit or NO_UNIT, g.unit or NO_UNIT
@@ -140,7 +140,7 @@ def in_parts(form: str) -> Quantity | None:
     """Read a quantity in several units of one dimension, the largest first: ``3 hours and 20 minutes``.
 
     Returns:
-        The quantity in the last of its units; None if it is none.
+        The quantity in the last of its units; None if the text is anything else.
     """
     parts = _PARTS.findall(form) if _PARTS.sub("", form) == "" else []
     units = [unit(word) for _, word in parts]
@@ -182,7 +182,7 @@ def _split(form: str) -> Quantity:
             read = _valued(body)
             letters = form[start:].strip()
             attached = form[start - 1] != " " or body.startswith("\\") or read.value is None
-            # the r of 2\pi r, and the degrees of an angle whose sine is meant
+            # the r of 2\pi r, and the degrees inside a sine
             if attached and len(letters) < 2 and _SUM.search(body):
                 # the m of 3+2m
                 continue
@@ -199,7 +199,7 @@ def _split(form: str) -> Quantity:
 
 
 def _tail(form: str) -> tuple[list[int], int]:
-    """Where words of a unit may begin, and where what only such words follow begins."""
+    """Return where words of a unit may begin, and where the tail made only of such words begins."""
     starts: list[int] = []
     for piece in _PIECES.finditer(form):
         if piece.lastgroup == "other":

@@ -1,4 +1,4 @@
-"""Results: what a text says as the answer to a question of mathematics, read once for answers and gold alike."""
+"""Results: read the answer to a mathematics question, in the same way for answers and gold."""
 
 import re
 from dataclasses import dataclass, replace
@@ -46,16 +46,16 @@ _EITHER_CLOSES = {")", "]"}
 
 @dataclass(slots=True, frozen=True)
 class Result:
-    r"""A result that was understood.
+    r"""A result that could be read.
 
     Args:
         form: the text in normal form.
-        kind: ``words``; ``one`` number or formula with its unit; ``range``; ``time`` of the day; ``list``, also an
-            interval, a set or a tuple; ``matrix``; ``equation`` or another relation, which only algebra reads further.
+        kind: ``words``; ``one`` number or formula with its unit; ``range``; ``time`` of day; ``list``, which includes
+            intervals, sets and tuples; ``matrix``; ``equation``, any relation, which only algebra reads further.
         items: its numbers or formulas, one for ``one``.
-        brackets: what stands around a list, ``[)`` for a half-open interval, ``\{\}`` for a set, or nothing.
-        columns: columns of a matrix.
-        either: a list joined by ``or``, which as a gold answer states alternatives.
+        brackets: the brackets of a list: ``[)`` for a half-open interval, ``\{\}`` for a set, or nothing.
+        columns: number of columns of a matrix.
+        either: the list is joined by ``or``; in a gold answer these are alternatives.
     """
 
     form: str
@@ -71,8 +71,8 @@ def result(text: str) -> Result | None:
     """Read an answer or a gold answer.
 
     Returns:
-        What it says. None if it is empty, too long, unbalanced or nested too deeply, opens a box, lacks a side of an
-        equation, or is a sentence around a number.
+        The result. None if the text is empty, too long, unbalanced or nested too deeply, opens a box, lacks a side of
+        an equation, or is a sentence around a number.
     """
     if len(text) > MAX_RESULT_CHARACTERS:
         return None
@@ -96,7 +96,7 @@ def _single(form: str) -> Result | None:
     if _RELATION.search(_outside_brackets(form)):
         sides = _DOWNWARD.split(form)
         if len(sides) == 5:
-            # 3 > x > -2, which is compared in the order of its sides
+            # 3 > x > -2 is compared in the order of its sides
             form = "".join({">": "<", "\\ge": "\\le "}.get(side.strip(), side) for side in reversed(sides))
         return Result(form, "equation")
     found = quantity(form)
@@ -106,7 +106,7 @@ def _single(form: str) -> Result | None:
 
 
 def interval(found: Result) -> Result | None:
-    r"""Write ``2 \le x < 5`` as the interval that it says; an interval is one already, another result is none."""
+    r"""Rewrite ``2 \le x < 5`` as an interval; an interval stays as it is, any other result gives None."""
     if found.kind == "list":
         return found if len(found.brackets) == 2 and len(found.items) == 2 else None
     bounds = _BOUNDS.fullmatch(found.form)
@@ -117,13 +117,13 @@ def interval(found: Result) -> Result | None:
 
 
 def plain_number(text: str, decimal: bool = False) -> Fraction | None:
-    """Read a text that is one number and no more than a sign of per cent or money, which are passed over.
+    """Read a text that is a single number, ignoring a percent or currency sign.
 
     Args:
-        decimal: no fractions and no arithmetic, which in a text may be a date.
+        decimal: reject fractions and arithmetic, which may be dates in a text.
 
     Returns:
-        Its exact value, scale words counted; None if it is none.
+        Its exact value with scale words applied; None if the text is anything else.
     """
     plain = percentage(text)
     if plain is not None:
@@ -175,10 +175,10 @@ def _list(form: str, labelled: bool = False) -> Result | None:
 
 
 def split(form: str) -> tuple[list[str], bool]:
-    """Split a normal form at the commas, ``and`` and ``or`` that no bracket holds.
+    """Split a normal form at commas, ``and`` and ``or`` outside of brackets.
 
     Returns:
-        The parts, and whether an ``or`` was among the marks.
+        The parts, and whether an ``or`` was among the separators.
     """
     depth = start = 0
     either = False
@@ -192,7 +192,7 @@ def split(form: str) -> tuple[list[str], bool]:
 
 
 def _brackets(form: str) -> tuple[str, str, str]:
-    """Take the brackets off that hold all of a text: what opens, what is inside, what closes."""
+    """Split a text inside brackets into the opening bracket, the content and the closing bracket."""
     depth = 0
     for found in _SEPARATOR.finditer(form):
         depth += (found.lastgroup == "open") - (found.lastgroup == "close")
@@ -242,7 +242,7 @@ def _matrix(form: str) -> Result | None:
 
 
 def _multiplied(factor: str, form: str, matrix: Result | None) -> Result | None:
-    """Multiply a matrix of numbers by the number that stands before it."""
+    """Multiply a matrix of numbers by the number before it."""
     times = quantity("-1" if factor == "-" else factor)
     if matrix is None or matrix.kind != "matrix" or matrix.brackets or times is None or times.value is None:
         return None

@@ -1,4 +1,4 @@
-"""Temporal grounding: strict reading of a span of time, and overlap."""
+"""Temporal grounding: strict reading of time spans, and their overlap."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def start_and_end(value: Any) -> Span | None:
 
 
 def span_iou(a: Span, b: Span) -> float:
-    """Return the overlap of two spans, intersection over union; two equal moments overlap fully."""
+    """Return the intersection over union of two spans; two equal moments overlap fully."""
     if a == b:
         return 1.0
     common = min(a[1], b[1]) - max(a[0], b[0])

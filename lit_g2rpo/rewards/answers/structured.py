@@ -18,15 +18,15 @@ T = TypeVar("T")
 def json_value(text: str) -> Any:
     """Read one JSON value, a fence of three backticks around it allowed.
 
-    More than ``MAX_JSON_DEPTH`` levels and anything beside the value are refused. The value of a key that stands twice
-    is NaN, and a whole number of more than ``MAX_DIGITS`` digits is a float: `reals` takes neither NaN nor infinity, so
-    that each spoils only the item that holds it. The caller bounds the length.
+    More than ``MAX_JSON_DEPTH`` levels and any text besides the value are rejected. A duplicate key gets the value
+    NaN, and a whole number of more than ``MAX_DIGITS`` digits becomes a float. `reals` rejects NaN and infinity, so
+    each spoils only its own item. The caller bounds the length.
 
     Returns:
-        The value; None if it is not one (and for ``null``).
+        The value; None if the text is not one (and for ``null``).
     """
     body = _unfence(text.strip())
-    # The decoder recurses, so depth is bounded before it runs; brackets inside strings only make the bound stricter.
+    # The decoder recurses, so the depth is checked first; brackets inside strings only make the check stricter.
     depth = 0
     for bracket in _BRACKET.findall(body):
         depth += 1 if bracket in "[{" else -1
@@ -39,10 +39,10 @@ def json_value(text: str) -> Any:
 
 
 def fields(value: Any, *names: str) -> list[Any] | None:
-    """Take the fields of a JSON object that must have these and no others.
+    """Return the fields of a JSON object that must have exactly these.
 
     Returns:
-        Their values in the order of the names; None if ``value`` is no such object.
+        Their values in the order of the names; None if ``value`` is anything else.
     """
     if not isinstance(value, dict) or value.keys() != set(names):
         return None
@@ -50,13 +50,13 @@ def fields(value: Any, *names: str) -> list[Any] | None:
 
 
 def reals(value: Any, count: int, low: float, high: float) -> tuple[float, ...] | None:
-    """Read a list of numbers; texts and booleans are none.
+    """Read a list of numbers; texts and booleans do not count as numbers.
 
     Args:
-        count: how many there must be.
+        count: required number of items.
 
     Returns:
-        The numbers; None if there are not ``count``, or one is not finite or outside ``low`` to ``high``.
+        The numbers; None if there are not ``count``, or one is not finite or not between ``low`` and ``high``.
     """
     if not isinstance(value, list) or len(value) != count or not all(type(item) in (int, float) for item in value):
         return None
@@ -66,7 +66,7 @@ def reals(value: Any, count: int, low: float, high: float) -> tuple[float, ...] 
 
 
 def whole(items: Sequence[T | None] | None) -> list[T] | None:
-    """Return a list that was read item by item; None if there is no list, or one of its items could not be read."""
+    """Return a list that was read item by item; None if it is not a list or one item could not be read."""
     if items is None:
         return None
     found = [item for item in items if item is not None]

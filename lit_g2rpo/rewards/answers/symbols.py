@@ -1,4 +1,4 @@
-"""Signs: how symbols that people type are written in LaTeX, and LaTeX commands that have another spelling."""
+"""Symbols: the LaTeX for signs that people type, and alternative spellings of LaTeX commands."""
 
 import unicodedata
 
@@ -8,14 +8,14 @@ DROPPED = frozenset(
         "displaystyle textstyle scriptstyle limits nolimits hline rm bf it sf mathstrut strut"
     )
 )
-"""Commands that say how large, where or in which type something is set."""
+"""Commands that set size, position or font."""
 FONTS = frozenset(
     str.split(
         "text textrm textbf textit textsf texttt textnormal mathrm mathbf mathit mathsf mathtt mbox hbox operatorname "
         "bm boldsymbol mathnormal"
     )
 )
-"""Commands that set their argument in another type."""
+"""Commands that set their argument in another font."""
 BLANKS = frozenset([*str.split(", ; : > ~"), " ", "quad", "qquad", "enspace", "thinspace", "medspace", "thickspace"])
 SPELLINGS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge",
@@ -27,7 +27,7 @@ SPELLINGS = {
     "iff": "Leftrightarrow", "implies": "Rightarrow", "Longrightarrow": "Rightarrow", "infin": "infty",
     "Reals": "mathbb{R}", "R": "mathbb{R}",
 }  # fmt: skip
-"""Commands by their other names."""
+"""Commands by their alternative names."""
 MARKS = {
     "lt": "<", "gt": ">", "%": "%", "$": "$", "degree": "^\\circ ", "textdegree": "^\\circ ", "vert": "|", "ast": "*",
     "lbrack": "[", "rbrack": "]", "colon": ":", "#": "#", "_": "_", "textdollar": "$", "euro": "\u20ac",
@@ -44,7 +44,7 @@ FUNCTIONS = {
         for name in str.split("gcd lcm max min sup inf det floor ceil round abs arg rank tr dim Re Im deg hcf")
     },
 }
-"""Functions by name, and what kind of operator each is."""
+"""Kind of operator of each function, by name."""
 
 _SIGNS = {
     "\u2212\u2010\u2011\ufe63": "-", "\u2014\u2015": "-", "\u00d7\u2715\u2a2f": "\\times ",
@@ -66,7 +66,7 @@ _GREEK = (
     "phi chi psi omega"
 )
 TYPED: dict[int, str] = {ord(sign): latex for signs, latex in _SIGNS.items() for sign in signs}
-"""Signs that are no ASCII to LaTeX, for ``str.translate``."""
+"""LaTeX for non-ASCII signs, for ``str.translate``."""
 for _at, _name in enumerate(_GREEK.split()):
     TYPED[0x3B1 + _at] = f"\\{_name} "
 for _letter in str.split("Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"):

@@ -1,4 +1,4 @@
-"""Formulas as trees: a reader of normal forms that takes every text, what it does not know being a symbol."""
+"""Formulas as trees: a parser of normal forms that accepts any text and reads unknown parts as symbols."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ OPERATORS = {
     **dict.fromkeys(("partial", "nabla"), "derivative"), **dict.fromkeys(("bmod", "mod", "pmod"), "remainder"),
     **dict.fromkeys(("choose",), "binomial"), **dict.fromkeys(("cap", "setminus", "bigcup", "bigcap"), "set operation"),
 }  # fmt: skip
-"""Commands that stand for a computation, by its kind."""
+"""Commands for a computation, with its kind."""
 
 _TOKEN = re.compile(
     r"\d+ \d+/\d+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4}(?![\d.]))?|"
@@ -30,14 +30,14 @@ _STEPS = {"\\lfloor": "floor", "\\lceil": "ceil"}
 
 @dataclass(slots=True, frozen=True)
 class Term:
-    """A formula taken apart.
+    """A node of a parsed formula.
 
     Args:
         kind: ``number``, ``mixed``, ``repeating``, ``symbol``, ``sum``, ``minus``, ``either`` (plus or minus),
             ``product``, ``quotient``, ``power``, ``root``, ``degrees``,
             ``factorial``, ``call``, ``list`` or ``matrix``.
-        parts: what it is made of.
-        text: the number, the symbol, the kind of function, or what opens a list.
+        parts: its children.
+        text: the number, the symbol, the kind of function, or the opening bracket of a list.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Term:
 
 
 class TooDeep(ValueError):
-    """A formula nested beyond what is read."""
+    """A formula that is nested too deeply to read."""
 
 
 @lru_cache(4096)
@@ -74,7 +74,7 @@ class _Reader:
         return token
 
     def items(self, opener: str, depth: int) -> Term:
-        """Read what stands between relations and commas, to the end or past a closing bracket."""
+        """Read one side or item, to the end or past a closing bracket."""
         found: list[Term] = []
         if depth > MAX_DEPTH:
             raise TooDeep
@@ -124,7 +124,7 @@ class _Reader:
                 explicit = "*"
                 factors.append(self.signed(depth))
             else:
-                # 2 4 and 1.2.3 are no products
+                # 2 4 and 1.2.3 are not products
                 factors += [Term("symbol")] * (_is_number(token) and _is_number(self.tokens[self.at - 1]))
                 factors.append(self.factor(depth))
         return factors[0] if len(factors) == 1 else Term("product", tuple(factors), explicit)
@@ -152,7 +152,7 @@ class _Reader:
             elif token == "^":
                 base = Term("power", (base, self._exponent(depth)))
             elif token == "_":
-                # an index makes another symbol, on a bracket too little is known
+                # an index makes another symbol; on a bracket its meaning is unknown
                 index = self.argument(depth)
                 base = Term("symbol", (), f"{base.text}_{index.text}") if base.kind in ("symbol", "number") else base
             elif token == "'":

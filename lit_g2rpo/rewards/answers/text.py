@@ -1,4 +1,4 @@
-"""Text: normalisation and character error rate."""
+"""Text: normalization and character error rate."""
 
 import re
 import unicodedata
@@ -11,10 +11,10 @@ _FOLD |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))
 
 
 def fold(text: str) -> str:
-    """Unify how a text is written without changing what it says.
+    """Unify how a text is written without changing its meaning.
 
-    Composes accents (NFC), turns full-width ASCII into ASCII and every run of blanks into one space, drops
-    zero-width characters. Not NFKC, which would turn a superscript two into a two.
+    Composes accents (NFC), turns full-width ASCII into ASCII and every run of blanks into one space, and drops
+    zero-width characters. NFKC is not used because it would turn a superscript two into a two.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_FOLD)
@@ -22,7 +22,7 @@ def fold(text: str) -> str:
 
 
 def words_agree(answer: str, gold: str) -> bool:
-    """Compare words, blanks aside; the case of a word does not count, that of a symbol such as CO or Bb does."""
+    """Compare words, ignoring blanks, and case except in symbols such as CO or Bb."""
     a, g = answer.replace(" ", ""), gold.replace(" ", "")
     if a == g or a.casefold() != g.casefold():
         return a == g
@@ -40,7 +40,7 @@ def _is_symbol(word: str) -> bool:
 
 
 def character_accuracy(answer: str, gold: str) -> float:
-    """Score a transcription by ``max(0, 1 - CER)``, CER being edit distance per gold character."""
+    """Score a transcription by ``max(0, 1 - CER)``, where CER is the edit distance per gold character."""
     answer, gold = fold(answer), fold(gold)
     if not answer or not gold:
         return 0.0

@@ -1,13 +1,13 @@
-"""Units by spelling, with their size in base units, and words that scale a number: a closed list.
+"""A closed list of units by spelling, with their size in base units, and of words that scale a number.
 
-A library of units reads ``7 k`` as Boltzmann's constant and ``2 h`` as Planck's; what it would add beyond this list is
-what a result must not be taken for.
+A units library would read ``7 k`` as Boltzmann's constant and ``2 h`` as Planck's. Whatever it would add to this list
+would only cause such misreadings.
 """
 
 from fractions import Fraction
 
 Entry = tuple[Fraction, dict[str, int]]
-"""How many base units one is, and the powers of the base units."""
+"""Size of a unit in base units, and the powers of the base units."""
 
 _PREFIXES = {
     "p": (-12, "pico"), "n": (-9, "nano"), "\\mu ": (-6, "micro"), "m": (-3, "milli"), "c": (-2, "centi"),
@@ -53,7 +53,7 @@ CHINESE = {
     "\u7f8e\u5143": "$", "\u5143": "\u00a5", "\u516c\u9877": "ha", "\u5343\u74e6": "kW", "\u74e6": "W", "\u4f0f": "V",
     "\u725b": "N", "\u767e": "hundred", "\u5343": "thousand", "\u4e07": "myriad", "\u4ebf": "yi", "\u4e2a": "unit",
 }  # fmt: skip
-"""Units and numerals that Chinese writes behind a number, longest first where one begins another."""
+"""Units and numerals that follow a number in Chinese; a prefix of another comes after it."""
 SCALES = {
     **dict.fromkeys(("hundred",), Fraction(100)), **dict.fromkeys(("thousand", "k"), Fraction(1000)),
     **dict.fromkeys(("million", "M", "mn", "mln", "mil"), Fraction(10**6)), "myriad": Fraction(10**4),
@@ -68,9 +68,9 @@ SCALES = {
         for number, name in enumerate(str.split("third fourth fifth sixth seventh eighth ninth tenth"), 3)
     },
 }  # fmt: skip
-"""Words behind a number that multiply it."""
+"""Words after a number that multiply it."""
 IGNORED = frozenset(str.split("old long tall wide high deep thick"))
-"""Words behind a unit that say nothing more."""
+"""Words after a unit that add no meaning."""
 
 
 def _entry(base: str, size: str) -> Entry:
@@ -91,7 +91,7 @@ def _table() -> dict[str, Entry]:
                 prefix = long if len(spelling) > 3 else short
                 table[prefix + spelling] = one * Fraction(10) ** power, powers
     table |= {spelling: _entry(base, size) for spellings, base, size in _OTHERS for spelling in spellings.split()}
-    # the second half of a day, and letters that scale a number
+    # p.m., and letters that scale a number
     return {spelling: entry for spelling, entry in table.items() if spelling not in ("pm", "B")}
 
 

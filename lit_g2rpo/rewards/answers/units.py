@@ -1,4 +1,4 @@
-"""Units: what stands behind a number, read as a whole or not at all."""
+"""Units: read the text after a number as a whole or not at all."""
 
 import re
 from collections import Counter
@@ -18,9 +18,9 @@ PIECE = (
     r"\\text\{(?:[^{}]|\{[^{}]*\})*\}|\\mu ?[A-Za-z]+|\\Omega|\^\\circ ?(?:[CF](?![A-Za-z]))?|"
     r"[A-Za-z]+\.?|[%$\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2\u00c5]|[\u4e00-\u9fff]+"
 )
-"""A word of a unit, for a regular expression."""
+"""Regular expression for one word of a unit."""
 JOINT = r"/|\\cdot ?|\*|\^\{-?\d\}|[ ()]"
-"""What stands between the words of a unit."""
+"""Regular expression for the text between words of a unit."""
 _TEXT = re.compile(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TOKEN = re.compile(rf"\^\{{?(?P<power>-?\d)\}}?|(?P<over>/|per\b)|(?P<blank>\\cdot ?|\*|[ ()])|(?P<word>{PIECE})")
 _DEGREES = re.compile(r"(?<![A-Za-z])[Dd]eg(?:ree)?s? ([CF])(?:elsius|ahrenheit)?(?![A-Za-z])")
@@ -29,12 +29,12 @@ _CHINESE = re.compile("|".join(CHINESE))
 
 @dataclass(slots=True, frozen=True)
 class Unit:
-    """What stands behind a number.
+    """A unit after a number.
 
     Args:
-        scale: what scale words make of the number, 1000 for ``thousand``.
-        size: how many base units one is.
-        dimension: powers of the base units, sorted; empty where only scale words stand.
+        scale: factor of the scale words, such as 1000 for ``thousand``.
+        size: size of the unit in base units.
+        dimension: powers of the base units, sorted; empty if there are only scale words.
     """
 
     scale: Fraction
@@ -50,7 +50,7 @@ def unit(text: str) -> Unit | None:
     r"""Read a unit in normal form: ``million dollars``, ``sq. cm``, ``\text{m/s^2}``, ``meters per second``.
 
     Returns:
-        The unit, `NO_UNIT` for ``units``; None if anything in it is no unit.
+        The unit, `NO_UNIT` for ``units``; None if any part is not a unit.
     """
     if len(text) > MAX_UNIT_CHARACTERS:
         return None
@@ -62,7 +62,7 @@ def unit(text: str) -> Unit | None:
         if kind == "power":
             if last is None:
                 return None
-            # the unit is there once already
+            # the unit has already been counted once
             size, last = size * _raise(powers, last, (int(word) - 1) * sign), None
         elif kind == "over":
             sign = -1
@@ -123,7 +123,7 @@ def _chinese(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _known(word: str) -> str:
-    """Return the spelling in the tables: 5 M is not 5 m, but 5 Cm is 5 cm and 5 Meters are 5 m."""
+    """Return the spelling used in the tables: 5 M is not 5 m, but 5 Cm is 5 cm and 5 Meters are 5 m."""
     word = word.replace("^\\circ ", "^\\circ").replace("\\mu", "\\mu ").replace("  ", " ")
     low = word.casefold()
     spellings = (word,) if len(word) == 1 else (word, low, low.removesuffix("s"), low.removesuffix("es"))

@@ -1,4 +1,4 @@
-"""Lists and objects that a table holds as text: JSON, or what Python prints of them."""
+"""Lists and objects stored as text in a table: JSON, or as Python prints them."""
 
 import ast
 import json
@@ -7,11 +7,11 @@ from typing import Any
 
 MAX_CHARACTERS = 2**20
 
-# what Python prints of a list of texts, lists or objects; numbers alone may be mathematics
+# a list of texts, lists or objects as Python prints it; numbers alone may be mathematics
 _PYTHON = re.compile(r"""[\[{]\s*['"\[{]""")
-# numpy prints a list of texts without commas, and Python would read neighbouring texts as one
+# numpy prints a list of texts without commas, and Python would join neighboring texts
 _ADJACENT = re.compile(r"""['"]\s+['"]""")
-# LaTeX with single backslashes, of which Python would make a tab or a warning
+# LaTeX with single backslashes, which Python would turn into a tab or a warning
 _LATEX = re.compile(r"""(?<!\\)(?:\\\\)*\\[^\\'"nxuU]""")
 
 
@@ -19,7 +19,7 @@ def from_text(value: Any) -> Any:
     """Read a list or an object that is written as text, in JSON or as Python prints it.
 
     Returns:
-        The list or dict; ``value`` itself if it is none, or written in another way.
+        The list or dict; ``value`` itself if it is neither, or written in another way.
     """
     if not isinstance(value, str):
         return value

@@ -1,1 +1,1 @@
-"""Data rows of every accepted format, in one shape."""
+"""Conversion of data rows from every accepted format to one shape."""

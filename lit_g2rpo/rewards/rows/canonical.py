@@ -1,4 +1,4 @@
-"""Data rows of every accepted format, brought to one shape; dicts in, dicts out, no file is opened."""
+"""Conversion of rows in every accepted format to one shape: dicts in, dicts out, no file is opened."""
 
 import re
 from collections.abc import Mapping
@@ -33,29 +33,29 @@ TASK_OF_SOURCE = {
     }.items()
     for source in sources.split()
 }
-"""Task of a row that names none, by where it comes from (OpenVLThinkerV2's sources)."""
+"""Task of a row that names none, by its source (OpenVLThinkerV2's sources)."""
 
 SETTLES = {"bbox_type", "answer_as"}
-"""Columns that say how an answer is read, and have no meaning once it is."""
+"""Columns that say how to read an answer and are dropped afterwards."""
 _JSON = ("reward_model", "objects", "extra_info")
-"""Columns that some tables write as text."""
-# reasoning, then an answer: what a policy could imitate
+"""Columns that some tables store as text."""
+# reasoning, then an answer: a completion that a policy could imitate
 _COMPLETION = re.compile(r"\s*<([\w-]+)>.*</\1>\s*<answer>.*</answer>\s*", re.DOTALL)
 
 
 def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a row of any accepted format to one shape.
+    """Convert a row in any accepted format to one shape.
 
     Args:
         row: a row of OneThinker or OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift, VLM-R1, LLaMA-Factory and the like, or
-            a row of this shape.
+            a row that already has this shape.
 
     Returns:
-        The row with ``id``, ``problem`` (an ``<image>`` where an image stands), ``problem_type``, ``task_type`` (None
-        if nothing settles them), ``options`` (lettered), ``images`` (paths, bytes or PIL images), ``data_source``,
-        ``videos`` (paths or bytes) if it has any, ``answer`` (a text) if the row has one, ``earlier_turns`` if the
-        question stands behind others, ``conversational`` if it is a prompt of turns, and its other columns as they are;
-        the row itself if it has this shape.
+        The row with ``id``, ``problem`` (with ``<image>`` in place of each image), ``problem_type``, ``task_type``
+        (None if unknown), ``options`` (lettered), ``images`` (paths, bytes or PIL images), ``data_source``, ``videos``
+        (paths or bytes) if it has any, ``answer`` (a text) if it has one, ``earlier_turns`` if turns precede the
+        question, ``conversational`` if the prompt is a list of turns, and its other columns unchanged; the row itself
+        if it already has this shape.
 
     Raises:
         ValueError: if the row cannot be understood.
@@ -76,7 +76,7 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     options = lettered(texts)
     filled, boxes, labels = fill_objects(asked, rest)
     options, images = place_images(asked, options, images, first_number(column))
-    # rows with these columns are this project's own, whose questions say where each image stands
+    # rows with these columns are this project's own; their questions mark where each image goes
     if asked.column and not (
         asked.column == "problem" and column in (None, "images") and ("answer" in rest or "solution" not in rest)
     ):
@@ -127,7 +127,7 @@ def canonical(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _earlier(rest: dict[str, Any]) -> list[tuple[str, str]]:
-    """Take the turns that a row in this shape has before its question."""
+    """Return the turns before the question of a row in this shape."""
     turns = listed(rest.pop("earlier_turns"))
     if not _are_turns(turns):
         raise ValueError(f"'earlier_turns' is {shown(turns)}; it must be a list of turns, each a role and a content")

@@ -1,4 +1,4 @@
-"""Columns of a row that answer the same question differently."""
+"""Columns of a row with conflicting gold answers."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -14,22 +14,22 @@ from lit_g2rpo.rewards.rows.targets import conclusion
 from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 MAX_CHARACTERS = 64
-"""Longer texts are explanations."""
+"""Most characters of an answer; longer texts are explanations."""
 
 ROUNDING = Fraction(1, 100)
-"""Relative difference of two numbers of which one may be the other rounded."""
+"""Largest relative difference between a number and its rounded form."""
 
 GOLD_COLUMNS = ("answer", "solution", "reward_model.ground_truth", "ground_truth")
 _HOLDERS = {"answer", "solution", "reward_model", "ground_truth"}
 
 
 def conflict(row: Mapping[str, Any]) -> str | None:
-    """Say in one line which columns of a raw row hold different gold answers; None if none can be told to.
+    """Say in one line which columns of a raw row hold different gold answers; None if none clearly do.
 
-    Only what is plainly another answer counts: another number, letter or word, not another way to write a formula.
+    Only clearly different answers count: another number, letter or word, not another way to write a formula.
 
     Args:
-        row: a row of any accepted format, as its file has it.
+        row: a row in any accepted format, as in its file.
     """
     if len(_HOLDERS & row.keys()) < 2:
         return None
@@ -56,7 +56,7 @@ def _differ(gold: Any, other: Any, row: Mapping[str, Any]) -> bool:
         return False
     try:
         options = lettered(given_options(row))
-    except ValueError:  # told of elsewhere
+    except ValueError:  # reported elsewhere
         options = []
     if options:
         letters = choice(a, options), choice(b, options)

@@ -1,4 +1,4 @@
-"""Gold answers that are the place of an option, not its letter or text."""
+"""Gold answers that are the index of an option, not its letter or text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,18 +11,18 @@ READINGS = {"index": "counted from 0", "number": "counted from 1", "text": "the 
 
 
 def letter_of_index(row: Mapping[str, Any], texts: list[str], answer: Any) -> Any:
-    """Read a whole number beside options as the letter of the option that it counts to.
+    """Read a whole number in a row with options as an option's index, and return its letter.
 
     Args:
         row: the row, without its nulls.
-        texts: the options as the row has them, without letters of ours.
+        texts: the options as in the row, without added letters.
         answer: the gold answer.
 
     Returns:
-        The letter; the answer itself if it is no number, or is the text of an option.
+        The letter; the answer itself if it is not a number, or is the text of an option.
 
     Raises:
-        ValueError: if it could be one or the other.
+        ValueError: if it could be either.
     """
     kind = known_problem_type(row.get("problem_type", "multiple choice"))
     figure = str(answer).strip()
@@ -34,7 +34,7 @@ def letter_of_index(row: Mapping[str, Any], texts: list[str], answer: Any) -> An
         raise ValueError(f"answer_as {reading!r}; it must be one of {known}")
     same = [place for place, text in enumerate(texts) if text.strip() == figure]
     found = {"index": number, "number": number - 1, "text": same[0] if len(same) == 1 else -1}
-    # a whole number in `choices` counts from 0 in every table of the hub that has one
+    # in every table on the hub with a whole number beside `choices`, it counts from 0
     from_zero = isinstance(answer, int) and "choices" in row and "options" not in row
     possible = {
         name: place

@@ -1,4 +1,4 @@
-"""Marks of images in a question, as other formats write them."""
+"""Image marks that other formats write into questions."""
 
 import re
 from collections.abc import Sequence
@@ -7,30 +7,30 @@ from typing import Any
 from lit_g2rpo.rewards.rows.turns import IMAGE, VIDEO, Asked
 
 NUMBERED = re.compile(r"<\|?image[ _-]?(\d{1,2})\|?>", re.IGNORECASE)
-"""Marks of MMMU and others that say which image stands there."""
+"""Numbered image marks, as in MMMU."""
 OTHER = re.compile(
     r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image(?:_pad)?\|>|<(?:img|image|imagehere|image_placeholder)>",
     re.IGNORECASE,
 )
 LABEL = re.compile(r"<\|object_ref_(?:start|end)\|>")
-"""What Qwen2-VL writes around the name of an object."""
+"""Tokens that Qwen2-VL writes around the name of an object."""
 INSIDE = re.compile(r"<img>([^<>]+\.[A-Za-z]{3,4})</img>")
-"""Paths as Qwen-VL wrote them into its questions."""
+"""Paths as Qwen-VL wrote them into questions."""
 
 
 def place_images(
     asked: Asked, options: list[str], images: list[Any], start: int | None = None
 ) -> tuple[list[str], list[Any]]:
-    """Write ``<image>`` where the turns have another mark for an image; number the marks where they say which.
+    """Replace other image marks in the turns with ``<image>``, and order the images by numbered marks.
 
     Args:
-        asked: its texts are changed.
+        asked: the turns; their texts are changed in place.
         options: the options of the row.
         images: its images.
-        start: number of the first image, where the columns of images are numbered.
+        start: number of the first image, if the image columns are numbered.
 
     Returns:
-        The options, their marks written out, and the images in the order of their places.
+        The options with their marks written out, and the images in the order of their marks.
 
     Raises:
         ValueError: if a mark has a number that no image has.
@@ -70,21 +70,21 @@ def _numbered(
         return IMAGE
 
     texts = [NUMBERED.sub(shown, text) for text in texts]
-    # what only the options name is shown behind the question
+    # images that only the options name are shown after the question
     for number in sorted(set(said) - set(order)):
         order.append(number)
         texts[-1] += f"\nImage {number}: {IMAGE}"
     options = [NUMBERED.sub(lambda match: f"image {match[1]}", option) for option in options]
     unnamed = [number for number in range(first, first + len(images)) if number not in order]
     texts[-1] = IMAGE * len(unnamed) + texts[-1]
-    # they stand in front of the last turn, behind those of the turns before it
+    # they go before the last turn, after the images of earlier turns
     ahead = sum(text.count(IMAGE) for text in texts[:-1])
     order[ahead:ahead] = unnamed
     return texts, options, [images[number - first] for number in order]
 
 
 def marks_in_front(asked: Asked, images: int, videos: int) -> None:
-    """Write the marks of images and videos before the question where no turn has any."""
+    """Write the marks of images and videos before the question if no turn has any."""
     texts = "".join([*(text for _, text in asked.earlier), asked.problem])
     for mark, count in ((IMAGE, images), (VIDEO, videos)):
         if mark not in texts:

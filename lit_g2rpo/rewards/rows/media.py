@@ -1,4 +1,4 @@
-"""Images and videos of a row, taken out of the columns that hold them; no file is opened."""
+"""Extraction of a row's images and videos from its columns; no file is opened."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ from lit_g2rpo.rewards.answers.written import from_text
 from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 SOURCES = ("bytes", "path", "image", "image_url", "url", "data", "base64")
-"""Keys of an object that stands for an image, those with its content first."""
+"""Keys of an object that represents an image; keys for its content come first."""
 
 _WORD = "image|img|picture|photo|pic|figure|screenshot"
 IMAGE_COLUMN = re.compile(
@@ -19,32 +19,32 @@ IMAGE_COLUMN = re.compile(
     r"|list|base64|b64))*s?)[_-]?(?P<number>\d*)",
     re.IGNORECASE,
 )
-"""Names of columns that hold images and nothing else; columns that differ by a number alone belong together."""
+"""Names of columns that hold only images; columns that differ only by a number belong together."""
 NAMED = re.compile(r"[^\n\0]*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|jfif|ppm)(\?[^\s]*)?", re.IGNORECASE)
 """Paths and addresses of images."""
 BASE64 = re.compile(
     r"((iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{8,}"
     r"|(Qk[0-9A-Za-z+/]{2}|SUkqA|TU0AK)[A-Za-z0-9+/\s]{40,})={0,2}\s*"
 )
-"""What base64 makes of the first bytes of PNG, JPEG, GIF, WebP, BMP and TIFF."""
+"""The first bytes of PNG, JPEG, GIF, WebP, BMP and TIFF in base64."""
 MAX_WORDS = 4
-"""Words in a path at most."""
+"""Most words in a path."""
 NOTHING = {"none", "null", "nan", "n/a"}
-"""Texts that say that there is no image."""
+"""Texts that mean that there is no image."""
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 def take_images(rest: dict[str, Any]) -> tuple[list[Any], str | None]:
-    """Take the images out of a row.
+    """Extract the images from a row.
 
     Args:
-        rest: the row without its nulls; the columns that are read are removed.
+        rest: the row without nulls; the columns that are read are removed.
 
     Returns:
         Paths, bytes or PIL images, and the name of the column; None if no column holds any.
 
     Raises:
-        ValueError: if a column holds something else, or several columns could be meant.
+        ValueError: if a column holds anything else, or several columns qualify.
     """
     for name in ("images", "image"):
         if name in rest:
@@ -79,10 +79,10 @@ def take_images(rest: dict[str, Any]) -> tuple[list[Any], str | None]:
 
 
 def take_videos(rest: dict[str, Any]) -> list[Any]:
-    """Take the videos out of a row: paths or bytes, or parts as ``{"video": .., "video_start": .., "video_end": ..}``.
+    """Extract the videos: paths or bytes, or clips as ``{"video": .., "video_start": .., "video_end": ..}``.
 
     Raises:
-        ValueError: if a column holds something else.
+        ValueError: if a column holds anything else.
     """
     found = listed(from_text(rest.pop("videos", None)))
     single = rest.pop("video", None)
@@ -96,7 +96,7 @@ def take_videos(rest: dict[str, Any]) -> list[Any]:
 
 
 def video_of(video: Any) -> Any:
-    """Read a video, or a part of one.
+    """Read a video or a clip of one.
 
     Raises:
         ValueError: if it is neither.
@@ -115,7 +115,7 @@ def image_of(image: Any, column: str = "images") -> Any:
     """Read an image: a path, bytes, a PIL image, base64, or an object with one of them.
 
     Raises:
-        ValueError: if it is nothing of the kind.
+        ValueError: if it is none of these.
     """
     if isinstance(image, Mapping):
         named = [image[key] for key in SOURCES if image.get(key)]
@@ -132,7 +132,7 @@ def image_of(image: Any, column: str = "images") -> Any:
 
 
 def is_source(image: Any) -> bool:
-    """Tell an image that `image_of` would return as it is."""
+    """Return whether `image_of` would return an image unchanged."""
     if type(image) is str:
         return not (_is_blank(image) or image.startswith("data:image") or BASE64.fullmatch(image))
     return type(image) is bytes or hasattr(image, "convert")
@@ -143,10 +143,10 @@ def _is_blank(source: str | bytes) -> bool:
 
 
 def is_image(value: Any, loose: bool = True) -> bool:
-    """Tell a value that stands for images by what it is: a path, an address, bytes, or a list or object of them.
+    """Return whether a value represents images: a path, a URL, bytes, or a list or object of them.
 
     Args:
-        loose: any text without a blank is taken for a path.
+        loose: accept any text without a blank as a path.
     """
     value = listed(from_text(value))
     if isinstance(value, list):
@@ -164,7 +164,7 @@ def is_image(value: Any, loose: bool = True) -> bool:
 
 
 def _alone(image: Mapping[str, Any]) -> list[Any]:
-    """Find the one text or content in an object of unknown keys."""
+    """Find the only text or content in an object with unknown keys."""
     found = [value for value in image.values() if isinstance(value, str | bytes) and value]
     return found if len(found) == 1 else []
 
@@ -175,7 +175,7 @@ def _several(value: Any, column: str) -> list[Any]:
 
 
 def first_number(column: str | None) -> int | None:
-    """Read the number at the end of a column's name, which is that of its image; None if it has none."""
+    """Read the image number at the end of a column's name; None if it has none."""
     match = IMAGE_COLUMN.fullmatch(column or "")
     return int(match["number"]) if match and match["number"] else None
 

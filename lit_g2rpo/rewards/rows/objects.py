@@ -1,4 +1,4 @@
-"""The column ``objects`` of ms-swift: labels and boxes that stand where the turns have marks for them."""
+"""The column ``objects`` of ms-swift: labels and boxes that replace marks in the turns."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ OBJECT = re.compile(r"<ref-object>|<bbox>")
 
 
 def fill_objects(asked: Asked, row: Mapping[str, Any]) -> tuple[bool, int, int]:
-    """Put ms-swift's labels and boxes where the turns have ``<ref-object>`` and ``<bbox>``, in order.
+    """Replace ``<ref-object>`` and ``<bbox>`` in the turns with ms-swift's labels and boxes, in order.
 
     Returns:
-        Whether boxes were put into the reply, and how many boxes and labels stand before it.
+        Whether boxes were put into the reply, and how many boxes and labels come before it.
 
     Raises:
         ValueError: if there are more marks than labels or boxes.
@@ -30,7 +30,7 @@ def fill_objects(asked: Asked, row: Mapping[str, Any]) -> tuple[bool, int, int]:
     boxes = boxes_of_objects(row) if "<bbox>" in marked and objects.get("bbox") else []
     before = "".join(texts[:-1])
     counts = {mark: marked.count(mark) for mark in ("<ref-object>", "<bbox>")}
-    # a reply may name again what the question named
+    # a reply may repeat objects from the question
     again = bool(labels) and before.count("<ref-object>") in (0, len(labels))
     for mark, there in (("<ref-object>", labels), ("<bbox>", boxes)):
         if counts[mark] > len(there) and not (mark == "<ref-object>" and again):
@@ -68,8 +68,8 @@ def place_of_objects(row: Mapping[str, Any], used: int, used_labels: int) -> tup
 
     Args:
         row: the row with its ``objects``.
-        used: boxes that stand in the question.
-        used_labels: labels that do.
+        used: number of boxes in the question.
+        used_labels: number of labels in the question.
 
     Raises:
         ValueError: if the labels do not fit the boxes.
@@ -90,11 +90,11 @@ def place_of_objects(row: Mapping[str, Any], used: int, used_labels: int) -> tup
 
 
 def named_boxes(row: Mapping[str, Any], used: int, used_labels: int) -> list[dict[str, Any]] | None:
-    """Find the boxes of the assistant's turn with their labels; None if there is not one for each.
+    """Find the boxes of the assistant's turn with their labels; None unless each has one.
 
     Args:
-        used: boxes that stand before it.
-        used_labels: labels that do.
+        used: number of boxes before it.
+        used_labels: number of labels before it.
     """
     boxes, labels = boxes_of_objects(row)[used:], _labels(mapping(row, "objects"))
     labels = next((some for some in (labels, labels[used_labels:]) if len(some) == len(boxes)), [])
@@ -110,10 +110,10 @@ def _labels(objects: Mapping[str, Any]) -> list[str]:
 
 
 def boxes_of_objects(row: Mapping[str, Any]) -> list[list[float]]:
-    """Bring ms-swift's boxes and points, ``objects.bbox``, to the 0..1000 grid.
+    """Convert ms-swift's boxes and points, ``objects.bbox``, to the 0..1000 grid.
 
     Raises:
-        ValueError: if they are none, or their size cannot be told.
+        ValueError: if they are neither boxes nor points, or their scale is unknown.
     """
     objects = mapping(row, "objects")
     boxes = listed(objects.get("bbox"))

@@ -1,4 +1,4 @@
-"""Options of a row: their letters, and the letters that a question lists itself."""
+"""Options of a row: their letters, and letters listed in the question itself."""
 
 import re
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from lit_g2rpo.rewards.rows.values import listed, missing, shown
 _LETTER = re.compile(
     r"\s*(?:\(([A-Za-z])\)|([A-Za-z]))(?:[.):\u3001\uff0e\uff1a]?|[.):\u3001\uff0e\uff1a ](.+))\s*", re.DOTALL
 )
-# letters of options in a question: "A. red", "(a) red"; and "A red" where other letters stand like it
+# letters of options in a question: "A. red", "(a) red"; and "A red" if other letters look the same
 _MARKED = re.compile(r"(?<!\w)([A-Za-z])[.):\]\u3001\uff0e\uff1a]")
 _STANDING = re.compile(r"(?<!\w)([A-Z])(?=\s+\S)")
 
 
 def given_options(row: Mapping[str, Any]) -> Any:
-    """Find the options of a row: a list, texts by letter, or what else it has; None if there are none.
+    """Find the options of a row: a list, texts by letter, or any other value; None if there are none.
 
-    They may be written as text, in lines, or stand in a column each, as VLMEvalKit's tables have them.
+    They may be written as text, one per line, or one per column as in VLMEvalKit's tables.
     """
     given = row.get("options", row.get("choices"))
     if given is None and "A" in row and "B" in row:
@@ -36,10 +36,10 @@ def lettered(options: Any) -> list[str]:
         options: a list of texts, texts by letter, or None.
 
     Returns:
-        The options, each ``"A. text"``; as they are if one of them has the letter of its place.
+        The options, each ``"A. text"``; unchanged if one already begins with the letter of its position.
 
     Raises:
-        ValueError: if they are something else, or more than the alphabet.
+        ValueError: if they are anything else, or more than the letters of the alphabet.
     """
     if isinstance(options, Mapping):
         given = {letter: text for letter, text in options.items() if not missing(text)}
@@ -56,7 +56,7 @@ def lettered(options: Any) -> list[str]:
     if len(options) > len(LETTERS):
         raise ValueError(f"'options' has {len(options)} texts; letters reach to {len(LETTERS)}")
     letters = [letter_of(option) for option in options]
-    # "E. coli" begins with a letter too, but not with that of its place
+    # "E. coli" also begins with a letter, but not with that of its position
     in_place = any(letter and letter == own for letter, own in zip(letters, LETTERS, strict=False))
     if in_place or (options and set(letters) == set(LETTERS[: len(options)])):
         return options
@@ -64,28 +64,28 @@ def lettered(options: Any) -> list[str]:
 
 
 def _lines(text: str) -> Any:
-    """Read options that have a line each, with its letter; the text itself if it is none."""
+    """Read options that are one per line, each with its letter; the text itself if they are not."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     in_order = all(letter_of(line) == own for line, own in zip(lines, LETTERS, strict=False))
     return lines if 1 < len(lines) <= len(LETTERS) and in_order else text
 
 
 def letter_of(option: str) -> str:
-    """Read the letter that an option begins with, as in ``A. text`` or ``(A) text``; nothing if there is none."""
+    """Read the letter that an option begins with, as in ``A. text`` or ``(A) text``; empty if there is none."""
     start = option.lstrip("( ")[:2]
     return start[0] if len(start) == 2 and start[0] in LETTERS and start[1] in ".):" else ""
 
 
 def option_text(option: str) -> str:
-    """Read what an option says behind its letter, if it has one."""
+    """Return the text of an option after its letter, if it has one."""
     return (option.lstrip("( ")[2:] if letter_of(option) else option).strip()
 
 
 def offered_letter(problem: str, answer: str) -> str | None:
-    """Read which of the options that the question itself lists is the answer; None if it is none of them.
+    """Find which of the options listed in the question is the answer; None if it is none of them.
 
     Args:
-        answer: ``B``, ``(B)``, or the letter with its text as the question has it, ``B. 12``.
+        answer: ``B``, ``(B)``, or the letter with its text as in the question, ``B. 12``.
     """
     found = _LETTER.fullmatch(unwrap(answer))
     if found is None:

@@ -1,4 +1,4 @@
-"""Referring expressions as RefCOCO's tables and the tool ``refer`` hold them: a box, and a list of phrases for it."""
+"""Referring expressions in the format of RefCOCO's tables and of ``refer``: a box and a list of phrases for it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ from lit_g2rpo.rewards.rows.scales import SizeNeeded, is_box, on_grid
 from lit_g2rpo.rewards.rows.values import listed, missing, shown
 
 QUESTION = "<image> Please provide the bounding box coordinate of the region this sentence describes: {}."
-"""The question of OpenVLThinkerV2's own rows of RefCOCO."""
+"""The question in OpenVLThinkerV2's own RefCOCO rows."""
 
 
 def has_phrases(row: Mapping[str, Any]) -> bool:
-    """Tell a row with a list of phrases for one box, whether or not the box is right."""
+    """Return whether a row has a list of phrases for one box, even if the box is invalid."""
     phrases = listed(from_text(row.get("answer")))
     kind = row.get("problem_type")
     if missing(phrases) and "bbox" in row and "problem" not in row and _sentences(row) is not None:
@@ -26,9 +26,9 @@ def has_phrases(row: Mapping[str, Any]) -> bool:
 
 
 def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Make a row of each phrase, its answer the box on the 0..1000 grid.
+    """Make one row per phrase, with the box on the 0..1000 grid as its answer.
 
-    The question takes the place of the table's own, which asks for a caption.
+    The question replaces the table's own, which asks for a caption.
 
     Args:
         row: a row with phrases in ``answer`` or ``sentences``, and ``bbox`` as ``[x, y, width, height]`` in pixels, and
@@ -36,9 +36,9 @@ def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Raises:
         SizeNeeded: if the size of the image is missing.
-        ValueError: if there is no phrase, or no box that lies in the image.
+        ValueError: if there is no phrase, or no box inside the image.
 
-    Source: lmms-eval's ``refcoco_bbox_rec`` tasks, which count a sample per phrase.
+    Source: lmms-eval's ``refcoco_bbox_rec`` tasks, which count one sample per phrase.
     """
     column = "sentences" if missing(row.get("answer")) else "answer"
     phrases = _sentences(row) if column == "sentences" else listed(from_text(row["answer"]))
@@ -59,7 +59,7 @@ def phrase_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sentences(row: Mapping[str, Any]) -> list[str] | None:
-    """Read the phrases of ``refer``; None if there are none of its form."""
+    """Read phrases in the format of ``refer``; None if there are none."""
     sentences = listed(from_text(row.get("sentences")))
     if not isinstance(sentences, list):
         return None

@@ -1,4 +1,4 @@
-"""Gold answers that are places: boxes, points and times, in any spelling, brought to the one that the rules read."""
+"""Gold answers that are places: boxes, points and times in any spelling, converted to the one that the rules read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,9 @@ PLACES = {
 """Problem types whose gold answer is a place."""
 
 SMALL = 20
-"""Lists of numbers up to this are the answer to a question of maths, not a box in a corner of the 0..1000 grid."""
+"""Lists of numbers up to this answer a math question and are not a box in a corner of the 0..1000 grid."""
 THIN = 10
-"""Lists of numbers whose box would have a side below this may be either."""
+"""A list of numbers whose box would have a side below this is ambiguous."""
 REPLY = "the assistant's turn"
 
 
@@ -26,19 +26,19 @@ def place(
     """Read a gold answer that is a place.
 
     Args:
-        row: the row, without its nulls.
+        row: the row, without nulls.
         reply: the assistant's turn, if the row has one.
         sees: the row has images or videos.
-        chosen: it has options.
-        task: the task that the row or its source names; answers to maths are no places.
-        filled: boxes were put into the reply, on the grid.
+        chosen: the row has options.
+        task: the task named by the row or its source; answers to math questions are not places.
+        filled: boxes, on the grid, were put into the reply.
 
     Returns:
-        The answer on the 0..1000 grid, in the form that its rule reads, and its problem type; None if it is no place,
-        or has the form of the problem type that the row names.
+        The answer on the 0..1000 grid, in the form that its rule reads, and its problem type; None if it is not a
+        place, or already has the form of the problem type that the row names.
 
     Raises:
-        ValueError: if it is a place, but not clear where.
+        ValueError: if it is a place whose scale or form is ambiguous.
     """
     declared = row.get("problem_type")
     if (declared and (not isinstance(declared, str) or declared not in PLACES)) or chosen:
@@ -54,7 +54,7 @@ def place(
     try:
         found = read_place(value)
     except ValueError:
-        # of the type that the row names, its own rule says what is wrong
+        # the rule of the row's own problem type says what is wrong
         if declared:
             return None
         raise
@@ -86,7 +86,7 @@ def _given(row: Mapping[str, Any], reply: str | None) -> tuple[str, Any]:
 
 
 def _is_formed(value: Any) -> bool:
-    """Tell an answer that the rule of its problem type may read as it stands."""
+    """Return whether the rule of its problem type may read an answer unchanged."""
     if not isinstance(value, str):
         return True
     found = answer_inside(value)
@@ -94,10 +94,10 @@ def _is_formed(value: Any) -> bool:
 
 
 def _likely_box(content: Any, spelled: str) -> bool:
-    """Tell boxes from lists of numbers that answer a question of maths.
+    """Return whether a list of numbers is a box, not the answer to a math question.
 
     Raises:
-        ValueError: for one that may be either.
+        ValueError: if it may be either.
     """
     if "points" in content:
         return True
@@ -117,7 +117,7 @@ def _likely_box(content: Any, spelled: str) -> bool:
 
 
 def _formed(content: Any, kind: str) -> Any:
-    """Give places the form that the rule of a problem type reads."""
+    """Convert places to the form that the rule of a problem type reads."""
     if isinstance(content, list) and len(content) == 1 and kind != "detection":
         return {"boxes": content[0]["bbox_2d"]} if "bbox_2d" in content[0] else content
     if kind == "detection" and isinstance(content, dict) and is_box(content.get("boxes")):

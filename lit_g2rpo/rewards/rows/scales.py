@@ -1,19 +1,19 @@
-"""Scales of boxes and points: pixels, fractions of the image and the 0..1000 grid, and which one is meant."""
+"""Scales of boxes and points: pixels, fractions of the image, or the 0..1000 grid."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 SCALES = {"real": "pixels", "norm1": "fractions from 0 to 1", "norm1000": "the grid 0..1000"}
-"""Values of the column ``bbox_type``, which ms-swift named first."""
+"""Values of the column ``bbox_type``, a name from ms-swift."""
 GRID = 1000
 
 
 class SizeNeeded(ValueError):
-    """A row with a box in pixels that does not say how large its image is, in columns ``width`` and ``height``."""
+    """A row has a box in pixels but no image size in columns ``width`` and ``height``."""
 
 
 def is_box(value: Any, length: int = 4) -> bool:
-    """Tell a list of four numbers, or of another length."""
+    """Return whether this is a list of four numbers, or of another count."""
     return (
         isinstance(value, list)
         and len(value) == length
@@ -22,7 +22,7 @@ def is_box(value: Any, length: int = 4) -> bool:
 
 
 def numbers(value: Any) -> list[float]:
-    """Collect the coordinates in boxes and points, times left out."""
+    """Collect the coordinates of boxes and points, but not times."""
     if isinstance(value, dict):
         return [figure for key, item in value.items() if key != "time" for figure in numbers(item)]
     if isinstance(value, list):
@@ -31,7 +31,7 @@ def numbers(value: Any) -> list[float]:
 
 
 def scaled(value: Any, change: Callable[[list[float]], list[float]]) -> Any:
-    """Change every box and point in an answer, times left out."""
+    """Convert every box and point in an answer, but not times."""
     if is_box(value) or is_box(value, 2):
         return change(value)
     if isinstance(value, dict):
@@ -40,18 +40,18 @@ def scaled(value: Any, change: Callable[[list[float]], list[float]]) -> Any:
 
 
 def to_grid(value: Any, row: Mapping[str, Any], scale: str | None, column: str, usual: str | None = None) -> Any:
-    """Bring the boxes and points of an answer to the 0..1000 grid, not rounded.
+    """Convert the boxes and points of an answer to the 0..1000 grid without rounding.
 
     Args:
         value: boxes and points, in lists and objects.
-        row: the row, which says how large its image is.
-        scale: one of ``SCALES``; None to tell it by the numbers.
-        column: where they come from, for messages.
-        usual: the scale of that column and spelling, for boxes that are no fractions.
+        row: the row, with the size of its image.
+        scale: one of ``SCALES``; None to infer it from the numbers.
+        column: their column, for messages.
+        usual: the usual scale of that column and spelling, for boxes that are not fractions.
 
     Raises:
-        SizeNeeded: if the size of the image is needed and the row does not say it.
-        ValueError: if they lie outside the image, or the scale cannot be told.
+        SizeNeeded: if the row lacks the image size and it is needed.
+        ValueError: if they lie outside the image, or the scale is ambiguous.
     """
     figures = numbers(value)
     if scale is not None and scale not in SCALES:
@@ -71,15 +71,15 @@ def to_grid(value: Any, row: Mapping[str, Any], scale: str | None, column: str, 
 
 
 def on_grid(box: list[float], row: Mapping[str, Any]) -> list[float]:
-    """Bring a box (x1, y1, x2, y2) or point in pixels to 0..1000, not rounded.
+    """Convert a box (x1, y1, x2, y2) or point from pixels to 0..1000 without rounding.
 
     Raises:
-        SizeNeeded: if the row does not say how large its image is.
+        SizeNeeded: if the row lacks the size of its image.
         ValueError: if it lies outside the image.
     """
     width, height = _size(row)
     grid = [value * GRID / side for value, side in zip(box, (width, height) * (len(box) // 2), strict=True)]
-    # annotations overhang an image by rounding; further out the coordinates are of another image or scale
+    # rounding lets annotations overhang the image; farther out, they belong to another image or scale
     if not all(-10 <= value <= GRID + 10 for value in grid):
         raise ValueError(
             f"box {box} in pixels lies outside its image of {width} x {height}; if it does not count pixels, give "
@@ -89,7 +89,7 @@ def on_grid(box: list[float], row: Mapping[str, Any]) -> list[float]:
 
 
 def _told(value: Any, row: Mapping[str, Any], column: str) -> str:
-    """Tell pixels and grid apart by what fits one alone."""
+    """Distinguish pixels from the grid if the numbers fit only one of them."""
     if max(numbers(value)) > GRID:
         return "real"
     _size(row)

@@ -1,4 +1,4 @@
-"""Spellings of boxes, points and times that answers have, read into one form of JSON each."""
+"""Spellings of boxes, points and times in answers, each converted to one form of JSON."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from lit_g2rpo.rewards.rows.scales import GRID, is_box, numbers
 from lit_g2rpo.rewards.rows.values import listed, shown
 
 Found = tuple[str, Any, str | None]
-"""Problem type, content, and how it is spelled: ``OWN``, ``LISTED``, ``BARE``, or None for another form of JSON."""
+"""Problem type, content, and spelling: ``OWN``, ``LISTED``, ``BARE``, or None for other JSON."""
 
 _BOX_MARK = re.compile(
     r"(?:<\|?(?:object_ref_start|ref)\|?>(?P<label>[^<]*)<\|?(?:object_ref_end|/ref)\|?>\s*)?"
@@ -32,13 +32,13 @@ _WHOLE = {
     frozenset({"points"}): "point grounding",
     frozenset({"polygon"}): "point grounding",
 }
-"""Problem types by the keys of an answer that is in its own form already."""
+"""Problem types by the keys of an answer that already has its final form."""
 LIKELY_POINT = 100
-"""Pairs of numbers up to this are the answer to a question of maths."""
+"""Pairs of numbers up to this are the answer to a math question."""
 PROSE = 200
-"""Characters of a sentence that a box is looked for in."""
+"""Most characters of a sentence that is searched for a box."""
 OWN, LISTED, BARE = "own", "listed", "bare"
-"""Spellings that are always on the grid, lists of numbers alone, and numbers in round brackets or none."""
+"""Spellings: always on the grid; plain lists of numbers; numbers in parentheses or without brackets."""
 
 
 def answer_inside(text: str) -> Any:
@@ -51,7 +51,7 @@ def answer_inside(text: str) -> Any:
 
 
 def read_place(value: Any) -> Found | None:
-    """Find the problem type, the content, and how it is spelled: one of those below, or another form of JSON."""
+    """Find the problem type, the content, and the spelling: one of those above, or other JSON."""
     if not isinstance(value, str):
         return _of_json(value)
     body = value.rpartition("<answer>")[2].partition("</answer>")[0] if "</answer>" in value else value
@@ -125,7 +125,7 @@ def _of_objects(value: list[dict[str, Any]]) -> Found | None:
 
 
 def _of_pairs(value: Any) -> Found | None:
-    """Read lists of two numbers: several are points, one may be an interval too."""
+    """Read lists of two numbers: several are points, but one may be an interval."""
     pairs = [value] if is_box(value, 2) else value
     if not isinstance(pairs, list) or not pairs or not all(is_box(pair, 2) for pair in pairs):
         return None
@@ -147,7 +147,7 @@ def _field(one: dict[str, Any], *names: str) -> Any:
 
 
 def _figures(value: Any) -> Any:
-    """Read texts of numbers in lists as the numbers."""
+    """Convert texts of numbers in lists to numbers."""
     if isinstance(value, list):
         value = [_figures(listed(item)) for item in value]
         if len(value) in (2, 4) and all(isinstance(item, str) and _NUMBER.fullmatch(item.strip()) for item in value):

@@ -1,4 +1,4 @@
-"""What a data row asks for: its answer as text, and its problem type."""
+"""The gold answer of a data row as text, and its problem type."""
 
 import json
 import math
@@ -12,10 +12,10 @@ from lit_g2rpo.rewards.rows.options import offered_letter
 from lit_g2rpo.rewards.rows.scales import is_box
 from lit_g2rpo.rewards.rows.values import listed, mapping, missing, shown
 
-# VLM-R1 names its accuracy rule by row
+# VLM-R1 names an accuracy rule in each row
 _TYPE_OF_METHOD = {"mcq": "multiple choice", "math": "math"}
 _JOINED = re.compile(r"[\s$.]*(?:,|;|or|and|\\text\{ ?(?:or|and) ?\})[\s$]*\\boxed\{", re.IGNORECASE)
-"""What stands between two boxes that are both the answer."""
+"""Pattern for the text between two boxes that are both the answer."""
 _REASONED = re.compile(r".*</think(?:ing)?>\s*(?=\S)", re.DOTALL)
 
 
@@ -23,11 +23,11 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
     """Find the gold answer of a row; None if it has none.
 
     Args:
-        row: the row, without its nulls.
+        row: the row, without nulls.
         reply: the assistant's turn, if the row has one.
 
     Raises:
-        ValueError: if ``reward_model`` is no object.
+        ValueError: if ``reward_model`` is not an object.
     """
     model = mapping(row, "reward_model")
     given = (row.get("answer"), row.get("solution"), model.get("ground_truth"), row.get("ground_truth"))
@@ -37,12 +37,12 @@ def target(row: Mapping[str, Any], reply: str | None) -> Any:
 
 
 def conclusion(text: str, problem_type: Any) -> str:
-    """Find the answer of a solution that is written out: its last answer block, its last box of LaTeX, or behind ####.
+    """Find the answer in a written solution: its last answer block, its last LaTeX box, or the text after ####.
 
-    Reasoning in tags before it is left out.
+    Reasoning in tags before it is ignored.
 
     Args:
-        problem_type: of the row, if it names one; that of a type without solutions is left as it is.
+        problem_type: the row's problem type, if it names one; types without solutions keep the text unchanged.
     """
     if not any(mark in text for mark in ("</answer>", "\\boxed{", "####", "</think")):
         return text
@@ -55,7 +55,7 @@ def conclusion(text: str, problem_type: Any) -> str:
         text = _REASONED.sub("", text).strip()
     start = text.rfind("\\boxed{")
     if start < 0:
-        # the mark of GSM8K, whose last line is the result; other lines have headings
+        # GSM8K's mark, on the last line; on other lines it is a heading
         last = unwrap(text).rpartition("####")[2].strip() if "####" in text else ""
         return last if last and "\n" not in last else text
     before = text.rfind("}", 0, start)
@@ -70,14 +70,14 @@ def conclusion(text: str, problem_type: Any) -> str:
 
 
 def answer_text(answer: Any, kind: Any) -> str:
-    """Write a gold answer as a text, JSON of what is none.
+    """Write a gold answer as text, as JSON if it is not text.
 
     Args:
         answer: a text, number, list or dict.
         kind: the problem type.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if it is anything else.
     """
     if isinstance(answer, str):
         return answer

@@ -1,4 +1,4 @@
-"""The question of a row, and the conversation it stands in, from whatever column holds them."""
+"""The question of a row and the conversation around it, from whichever column holds them."""
 
 import re
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ _PADS = re.compile(r"<\|vision_start\|><\|(image|video)_pad\|><\|vision_end\|>")
 
 @dataclass(slots=True)
 class Asked:
-    """What a row asks.
+    """The question of a row.
 
     Args:
         problem: the question.
         earlier: turns before it, each a role and a text.
-        reply: the assistant's turn behind it.
-        column: where it was found.
-        chat: it stood in turns.
+        reply: the assistant's turn after it.
+        column: the column it was found in.
+        chat: it was one of several turns.
     """
 
     problem: str
@@ -42,15 +42,15 @@ class Asked:
 
 
 def take_question(rest: dict[str, Any], images: list[Any], videos: list[Any]) -> Asked:
-    """Take the question out of a row, and the turns around it.
+    """Extract the question of a row and the turns around it.
 
     Args:
-        rest: the row without its nulls; the columns that are read are removed.
-        images: where images that stand in turns are added.
+        rest: the row without nulls; the columns that are read are removed.
+        images: list to which images found in turns are added.
         videos: the same for videos.
 
     Raises:
-        ValueError: if there is none, or it is no text and no conversation.
+        ValueError: if there is no question, or it is neither a text nor a conversation.
     """
     name = next((name for name in (*QUESTIONS, *TURNS) if name in rest), None)
     if name is None:
@@ -80,7 +80,7 @@ def take_question(rest: dict[str, Any], images: list[Any], videos: list[Any]) ->
 
 
 def is_turns(value: Any) -> bool:
-    """Tell a list of turns: objects with a role and a content, or a user's and an assistant's text each."""
+    """Return whether this is a list of turns: objects with role and content, or with a user's and assistant's text."""
     value = listed(value)
     return (
         isinstance(value, list)
@@ -94,7 +94,7 @@ def _pair(turn: Mapping[str, Any]) -> bool:
 
 
 def _alone(text: str, rest: dict[str, Any], name: str) -> Asked:
-    """Read a question in a column of its own, with what LLaMA-Factory and ms-swift write beside it."""
+    """Read a question from its own column, with the columns that LLaMA-Factory and ms-swift write beside it."""
     asked = Asked(text, column=name)
     if name not in ("query", "instruction"):
         return asked
@@ -165,7 +165,7 @@ def _block(block: Any, images: list[Any], videos: list[Any]) -> str:
     if isinstance(block, str):
         return block
     kind = block.get("type") if isinstance(block, Mapping) else None
-    # Qwen's own blocks name no type; tables fill the keys that other blocks have with null
+    # Qwen's own blocks have no type; tables fill keys of other blocks with null
     if kind is None and isinstance(block, Mapping):
         kind = next((key for key in ("text", "image", "image_url", "video") if not missing(block.get(key))), None)
     if kind in ("text", "input_text") and isinstance(block.get("text"), str):

@@ -1,1 +1,1 @@
-"""Rules: how right an answer is, one file for each kind of answer."""
+"""Rules: how right an answer is, with one file per kind of answer."""

@@ -1,4 +1,4 @@
-"""Open-ended answers: overlap of words with a reference."""
+"""Open-ended answers: word overlap with a reference."""
 
 import re
 
@@ -8,7 +8,7 @@ from lit_g2rpo.rewards.answers.text import fold
 
 MAX_WORDS = 1000
 
-# Scripts that write no blanks between words are cut into characters: Thai to Lao, kana, Han.
+# Scripts without blanks between words are split into characters: Thai to Lao, kana, Han.
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 

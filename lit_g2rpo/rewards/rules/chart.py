@@ -1,4 +1,4 @@
-"""Charts: an answer read off a figure, a number to five per cent or a text."""
+"""Charts: an answer read from a figure, either a number to within 5 % or a text."""
 
 from fractions import Fraction
 
@@ -7,13 +7,13 @@ from lit_g2rpo.rewards.answers.text import fold
 
 READING_TOLERANCE = Fraction(5, 100)
 YEARS = range(1800, 2101)
-"""Whole numbers that are most likely years: 1950 is no reading of 2010, though within five per cent."""
+"""Whole numbers that are most likely years: 1950 is not 2010, though within 5 %."""
 
 
 def chart_answers_agree(answer: str, gold: str) -> bool:
-    """Compare an answer with gold: numbers to five per cent, all else as text without case and a final full stop.
+    """Compare an answer with gold: numbers to within 5 %, anything else as text without case and a final period.
 
-    Stricter than the relaxed accuracy that benchmarks report: years must be met exactly, and 12% is 12 but not 0.12.
+    Stricter than the relaxed accuracy that benchmarks report: years must be exact, and 12% is 12 but not 0.12.
 
     Source: relaxed accuracy of ChartQA (arXiv 2203.10244), made strict where it can be gamed.
     """

@@ -1,4 +1,4 @@
-"""Detection: boxes matched one to one."""
+"""Detection: one-to-one matching of boxes."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from lit_g2rpo.rewards.answers.structured import fields, json_value, whole
 from lit_g2rpo.rewards.answers.text import fold
 
 MAX_BOXES = 500
-"""More boxes than this are no answer: comparing them would take seconds."""
+"""Most boxes in an answer: comparing more would take seconds."""
 IOU_THRESHOLD = 0.5
 
 LabelledBox = tuple[Box, str]
 
 
 def labelled_boxes(text: str) -> list[LabelledBox] | None:
-    """Read boxes as `listed_boxes` does; None if one of them is no box."""
+    """Read boxes as `listed_boxes` does; None if one of them is invalid."""
     return whole(listed_boxes(text))
 
 
@@ -24,8 +24,8 @@ def listed_boxes(text: str) -> list[LabelledBox | None] | None:
     """Read boxes from JSON, ``[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ..]`` or ``{"boxes": [[..], ..]}``.
 
     Returns:
-        Boxes on the 0..1000 grid, each with its label in normal form, empty without one, and None in the place of an
-        item that is no box; None if it is no list, all items are none, or there are more than ``MAX_BOXES``.
+        Boxes on the 0..1000 grid, each with its label in normal form (empty if it has none), and None for an invalid
+        item. None if it is not a list, all items are invalid, or there are more than ``MAX_BOXES``.
     """
     value = json_value(text)
     plain = fields(value, "boxes")
@@ -39,21 +39,21 @@ def listed_boxes(text: str) -> list[LabelledBox | None] | None:
 
 
 def matched_share(answer: Sequence[LabelledBox | None], gold: Sequence[LabelledBox]) -> float:
-    """Return how many boxes of an answer are right, over the larger of the two numbers of boxes.
+    """Return the number of right boxes over the larger of the two numbers of boxes.
 
     This is the smaller of precision and recall. The right boxes are those of the largest one-to-one matching in which
-    boxes overlap by half and labels are the same; a gold box without a label takes any. A matching grows by less the
-    more boxes there are already, so among more guesses than gold boxes as many as gold boxes do at least as well alone,
-    whatever is believed of the places: a list never beats its own best guesses. F1 pays k guesses 2 / (k + 1), and the
-    matched over the united, right for one object, pays two guesses for each of two objects more than one for each.
-    Nothing against nothing is 1.
+    boxes overlap by half and labels are equal; a gold box without a label matches any label. Each further box adds
+    less to a matching, so of more guesses than gold boxes, some subset as large as gold scores at least as well,
+    whatever the policy believes about the places: guessing more boxes never pays. F1 would pay k guesses 2 / (k + 1),
+    and matched over union, fine for one object, would pay two guesses for each of two objects more than one for each.
+    Two empty lists score 1.
 
     Args:
-        answer: its boxes; None, an item that is no box, is a wrong one.
+        answer: its boxes; None, for an invalid item, counts as a wrong box.
     """
     if not answer or not gold:
         return float(not answer and not gold)
-    from scipy.optimize import linear_sum_assignment  # here, because most runs detect nothing
+    from scipy.optimize import linear_sum_assignment  # imported here because most runs have no detection
 
     fits = [
         [float((not label or label == named) and iou(found, box) >= IOU_THRESHOLD) for box, label in gold]

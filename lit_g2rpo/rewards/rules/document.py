@@ -7,13 +7,13 @@ from rapidfuzz.distance import Levenshtein
 from lit_g2rpo.rewards.answers.text import fold
 
 LEAST_SIMILARITY = 0.5
-"""An answer less alike than this is another answer, not a misspelt one."""
+"""Similarity below which an answer is a different one, not a misspelling."""
 
 
 def document_similarity(answer: str, golds: Iterable[str]) -> float:
-    """Return the normalised Levenshtein similarity with the gold answer most alike, 0 below one half.
+    """Return the normalized Levenshtein similarity to the closest gold answer, 0 below one half.
 
-    Case and blanks do not count.
+    Case and blanks are ignored.
 
     Source: ANLS of DocVQA (arXiv 2007.00398) for one question.
     """

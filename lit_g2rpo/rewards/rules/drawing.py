@@ -1,4 +1,4 @@
-"""What of an answer can be drawn over its image."""
+"""Parts of an answer that can be drawn over its image."""
 
 from lit_g2rpo.rewards.answers.geometry import Box, box
 from lit_g2rpo.rewards.answers.points import Point, listed_points
@@ -7,7 +7,7 @@ from lit_g2rpo.rewards.rules.segmentation import segmenter_prompt
 
 
 def boxes_and_points(answer: str) -> tuple[list[Box], list[Point]]:
-    """Read the boxes and points of an answer in any of their shapes, on the 0..1000 grid; none if there are none."""
+    """Read the boxes and points of an answer, in any accepted form, on the 0..1000 grid; empty if there are none."""
     segment = segmenter_prompt(answer)
     if segment is not None:
         return [segment.box], segment.positive

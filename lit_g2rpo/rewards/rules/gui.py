@@ -1,4 +1,4 @@
-"""Clicks on elements of a screen: where they land."""
+"""Clicks on screen elements: where they land."""
 
 import math
 
@@ -6,11 +6,11 @@ from lit_g2rpo.rewards.answers.points import Point, Region, distance, inside, po
 from lit_g2rpo.rewards.answers.structured import json_value, reals
 
 TAU = 50.0
-"""Distance from the element at which a missed click is worth exp(-1) where partial credit is given, on the grid."""
+"""Distance from the element, on the grid, at which a missed click earns exp(-1) with partial credit."""
 
 
 def click(text: str) -> Point | None:
-    """Read the one point (0..1000) that an answer clicks, or the ``coordinate`` of a tool call, its tags allowed."""
+    """Read the single point (0..1000) that an answer clicks, or the ``coordinate`` of a tool call; tags are allowed."""
     text = text.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
     call = json_value(text)
     arguments = call.get("arguments", call) if isinstance(call, dict) else None
@@ -25,7 +25,7 @@ def click_reward(point: Point, element: Region, dense: bool = False) -> float:
     """Score a click: 1 on the element or its edge, else 0.
 
     Args:
-        dense: a miss is worth ``exp(-distance / TAU)``.
+        dense: give a miss ``exp(-distance / TAU)``.
     """
     if dense:
         return math.exp(-distance(point, element) / TAU)

@@ -1,4 +1,4 @@
-"""Mathematics: equality of final results; algebra, where it is needed, runs in processes that can be killed."""
+"""Mathematics: equality of final results. Algebra, if needed, runs in processes that can be killed."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -33,25 +33,25 @@ Close = Callable[[Fraction, Fraction], bool]
 def results_agree(
     answer: str, gold: str, *, question: str = "", final_form: bool = True, close: Close | None = None
 ) -> bool:
-    """Compare two final results: as text, as words, as numbers with their units, item by item, and last by algebra.
+    """Compare two final results: as text, as words, as numbers with units, item by item, and finally by algebra.
 
     Args:
         answer: what the policy wrote.
         gold: the right result.
-        question: names what is counted, and holds the formula that is no answer.
-        final_form: an answer with an operator of a kind that gold lacks, or copied from the question, does not agree.
-        close: compares an answer with a gold number that is written as a decimal; by default exactly.
+        question: names what is counted, and has the formula that may not be copied.
+        final_form: reject an answer copied from the question or with a kind of operator that gold lacks.
+        close: compares an answer with a gold number written as a decimal; by default exactly.
 
     Raises:
-        TimedOut: if the comparison passed its limit of time or memory, or would have.
+        TimedOut: if the comparison exceeded its limit of time or memory, or would have.
 
-    Source: math-verify 0.9 (https://github.com/huggingface/Math-Verify) decides what text and numbers leave open.
+    Source: math-verify 0.9 (https://github.com/huggingface/Math-Verify) decides the cases that text and numbers do not.
     """
     if len(answer) > MAX_RESULT_CHARACTERS or len(gold) > MAX_RESULT_CHARACTERS:
         return False
     found, right = result(answer), result(gold)
     if found is None or right is None:
-        # an unreadable gold answer is met by itself alone
+        # only its own text matches an unreadable gold answer
         text = compact(normal_form(answer))
         return bool(text) and text == compact(normal_form(gold))
     if _as_typed(found.form) == _as_typed(right.form):
@@ -67,7 +67,7 @@ def results_agree(
 
 
 def _as_typed(form: str) -> str:
-    """Write a name with indices, such as a chemical formula, as it is typed: CO2."""
+    """Write a name with indices, such as a chemical formula, as people type it: CO2."""
     text = _UPRIGHT.sub(r"\1", compact(form))
     return text.translate(_NO_INDEX) if _INDEXED.fullmatch(text) else compact(form)
 
@@ -92,7 +92,7 @@ def _is_final(answer: Result, gold: Result, question: str) -> bool:
 
 
 def _bodies(side: Result) -> list[str]:
-    # the computation of a determinant is that of its bars
+    # the bars of a determinant are its computation
     return [*[item.body for item in side.items], *["\\det"] * (side.brackets == "||")] or [compact(side.form)]
 
 
@@ -117,7 +117,7 @@ def _scaled(q: Quantity, sized: bool) -> str:
 
 
 class _Comparison:
-    """Compare what was read: True, False, or None where only algebra can tell."""
+    """Compare two results that were read: True, False, or None if only algebra can decide."""
 
     def __init__(self, question: str, final_form: bool, close: Close | None) -> None:
         self.question = question
@@ -151,7 +151,7 @@ class _Comparison:
         return None
 
     def chain(self, answer: Quantity, gold: Quantity) -> bool | None:
-        """Compare the last side, and every side before it that is no name."""
+        """Compare the last side and every earlier side that is not a name."""
         if gold.sides and not _is_computed(gold):
             return None if answer.name or gold.value is None else False
         if gold.name and answer.name and gold.name != answer.name:
@@ -170,7 +170,7 @@ class _Comparison:
         return self.quantities(answer, gold)
 
     def _computes(self, side: str, gold: Quantity) -> bool:
-        """Whether the last side computes another: one in symbols, of which nothing is known, or an equal constant."""
+        """Return whether the last side computes another: one in symbols, which is unknown, or an equal constant."""
         if self.about or not _CONSTANTS.issuperset(_LETTERS.findall(side)):
             return True
         return gold.value is None or current_pool().verify(gold.body, side)
@@ -186,7 +186,7 @@ class _Comparison:
             return True
         ours, theirs = (_NUMERAL.fullmatch(side.body) for side in (answer, gold))
         if ours and theirs:
-            # numerals with their base, which algebra would pass over
+            # numerals with their base, which algebra would ignore
             return ours.groups() == theirs.groups()
         if gold.value is not None and not _needs_algebra(answer.body, self.final_form):
             return False
@@ -206,7 +206,7 @@ class _Comparison:
         return self.in_order(ours, theirs) if ordered else self.in_any_order(ours, theirs)
 
     def intervals(self, answer: Result, gold: Result) -> bool | None:
-        """Compare ``2 < x < 5`` with a list, which may be no interval."""
+        """Compare ``2 < x < 5`` with a list, which may not be an interval."""
         ours, theirs = interval(answer), interval(gold)
         if ours is not None and theirs is not None:
             return self.lists(ours, theirs)
@@ -219,7 +219,7 @@ class _Comparison:
             return False
         same_shape = answer.columns == gold.columns and len(answer.items) == len(gold.items)
         if gold.brackets == "||":
-            # determinants may agree however they are written
+            # determinants may be equal in any notation
             return True if same_shape and self.in_order(answer.items, gold.items) else None
         return self.in_order(answer.items, gold.items) if same_shape else False
 
@@ -253,7 +253,7 @@ class _Comparison:
 
 
 def _is_computed(gold: Quantity) -> bool:
-    """Tell a chain of equal numbers, which says what its last side does: ``3+4=7``."""
+    """Return whether this is a chain of equal numbers, which means the same as its last side: ``3+4=7``."""
     sides = [quantity(side) for side in gold.sides]
     return gold.value is not None and all(side and side.value == gold.value for side in sides)
 
@@ -263,13 +263,13 @@ def _shape(brackets: str) -> str:
 
 
 def _apart(answer: Result) -> bool:
-    """Whether items have names of their own, as in ``x = 3, y = 4``, which puts them in order."""
+    """Return whether items have distinct names, as in ``x = 3, y = 4``, which define their order."""
     names = {item.name for item in answer.items}
     return len(names) == len(answer.items) and all(names)
 
 
 def _without_names(answer: Result) -> list[Quantity] | None:
-    """Put items in the order of their names, if they have one each; None for equations and for names on some."""
+    """Sort items by name if each has one; None for equations, or if only some have names."""
     names = [item.name for item in answer.items]
     if not any(names):
         return list(answer.items)
@@ -280,7 +280,7 @@ def _without_names(answer: Result) -> list[Quantity] | None:
 
 
 def _needs_algebra(answer: str, final_form: bool) -> bool:
-    """Whether an answer that is no plain number could still equal one: a power, a root, a function."""
+    """Return whether an answer that is not a plain number could still equal one: a power, a root, a function."""
     if final_form and any(len(word) == 1 and word not in "ei" for word in _LETTERS.findall(answer)):
         return False
     return any(mark in "\\^!|" for mark in answer) and "\\text" not in answer

@@ -1,4 +1,4 @@
-"""Gold answers of mathematics: whether one is a value that another answer than its own text can meet."""
+"""Gold answers of math questions: whether any answer other than the same text can match one."""
 
 import re
 
@@ -34,10 +34,10 @@ _LABEL = re.compile(
     r"\d{1,4}(?:st|nd|rd|th)(?: [A-Za-z]+){0,3}|(?:[A-Z][a-z]+,? ){1,3}#?\d+|[\u2460-\u2473\u2160-\u216b,;\u3001 ]+"
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-# environments and their columns, and what is set upright: names, not words
+# environments and their columns, and upright text: names, not words
 _UPRIGHT = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}(?:\{[lcr|]+\})?|\\(?:mathbb|mathcal|text) ?\{[A-Za-z]+\}")
 _RUN = re.compile(r"[A-Za-z]{2,}")
-# points, lines and shapes are written, and compared, as names
+# points, lines and shapes are written and compared as names
 _FIGURE = re.compile(
     r"(?:\\(?:triangle|angle|parallel|perp|cong|sim|odot|overline|overset|frown|overrightarrow|widehat|square|text|"
     r"cup|cap|setminus|subset|subseteq|rightarrow)|[A-Z{}\s'\u2220\u25b3\u2225\u22a5\u2299\u224c\u223d])*[A-Z]['}]*"
@@ -50,7 +50,7 @@ _SYMBOL = re.compile(rf"(?:[A-Za-z]|\\(?:{_NAMES}))(?:_.*)?")
 
 
 def math_gold(text: str) -> str | None:
-    """Say why the gold answer of a mathematical question is no value, as the reader of answers reads it.
+    """Say why the reader of answers gets no value from the gold answer of a math question.
 
     Args:
         text: the gold answer, without tags and box.
@@ -105,19 +105,19 @@ def _words_error(text: str) -> str | None:
 
 
 def _is_true(item: Quantity) -> bool:
-    """Tell a chain whose sides are equal, as far as they are numbers: ``3+4=7``."""
+    """Return whether this is a chain whose numeric sides are all equal: ``3+4=7``."""
     sides = [quantity(side) for side in item.sides]
     return all(side is None or side.value is None or values_agree(side, item) for side in sides)
 
 
 def _prose(form: str, found: Result | None) -> str | None:
-    """Find a word that is no product of symbols, function, unit, name or what is counted."""
+    """Find a word that is not a product of symbols, a function, a unit, a name or a counted noun."""
     items = found.items if found else ()
     for item in items:
         if counted := sorted((NO_NOUNS | _PROSE | _VERBS) & set(_RUN.findall(item.words.casefold()))):
             return counted[0]
     words = [word for part in _sides(found) for word in _prose_words(part)] if found else _prose_words(form)
-    # as it is written: blanks are gone from what was taken apart
+    # as written: the split parts have no blanks
     return next(iter(_prose_words(form) or words)) if words else None
 
 
@@ -138,12 +138,12 @@ def _sides(found: Result) -> list[str]:
 
 
 def _body(found: Result) -> str:
-    """Return what algebra compares of a result: one formula without its name and unit, else all of it."""
+    """Return the part of a result that algebra compares: one formula without its name and unit, else all of it."""
     return found.items[0].body if found.kind == "one" and not found.items[0].sides else found.form
 
 
 def _is_plain(form: str) -> bool:
-    """Tell a complete formula of numbers, letters, roots, fractions, powers and functions; False says nothing."""
+    """Return True for a complete formula of numbers, letters, roots, fractions, powers and functions, else unknown."""
     try:
         return _all_plain(term(form))
     except TooDeep:

@@ -1,4 +1,4 @@
-"""The rules of the reward that OpenVLThinkerV2 released, where they differ from this project's."""
+"""The rules of the reward released with OpenVLThinkerV2 that differ from this project's."""
 
 import math
 import struct
@@ -13,14 +13,14 @@ STRUCTURE = 0.5
 
 
 def structure_reward(read: Callable[[str], Track | None] | None, answer: str, gold: str, readable: bool) -> float:
-    """Return the bonus for an answer of valid structure, whatever it says, from 0 to 0.5.
+    """Return the bonus, from 0 to 0.5, for an answer with valid structure, whatever its content.
 
-    It is 0.5 for every readable structured answer and for every answer of the other types. Tracks earn half of it for
-    the share of gold seconds that they name.
+    It is 0.5 for every readable structured answer and for every answer of the other types. Half of a track's bonus is
+    scaled by the fraction of gold seconds that it names.
 
     Args:
-        read: reads a track, where the problem type asks for one.
-        readable: the answer has the form of its problem type, or the type asks for none.
+        read: reads a track, if the problem type asks for one.
+        readable: the answer has the form of its problem type, or the type requires none.
 
     Source: OneThinker (arXiv 2512.03043), as released with OpenVLThinkerV2.
     """
@@ -36,21 +36,21 @@ def structure_reward(read: Callable[[str], Track | None] | None, answer: str, go
 
 
 def word_accuracy(answer: str, gold: str) -> float:
-    """Score a transcription by ``max(0, 1 - WER)``, WER being edit distance in words per gold word."""
+    """Score a transcription by ``max(0, 1 - WER)``, where WER is the edit distance in words per gold word."""
     a, g = answer.split(), gold.split()
     return max(0.0, 1.0 - Levenshtein.distance(a, g) / len(g)) if a and g else 0.0
 
 
 def rounded_numbers_agree(answer: Fraction, gold: Fraction) -> bool:
-    """Compare two numbers rounded to two decimals: 0.001 agrees with 0.004, 123456.78 not with 123456.79."""
+    """Compare two numbers rounded to two decimals: 0.001 equals 0.004, but 123456.78 does not equal 123456.79."""
     return round(_double(answer), 2) == round(_double(gold), 2)
 
 
 def single_precision_accuracy(answer: Fraction, gold: Fraction) -> float:
-    """Return mean relative accuracy as single precision has it: an error of 0.1 passes nine thresholds, not eight.
+    """Return mean relative accuracy in single precision: an error of 0.1 passes nine thresholds, not eight.
 
     Args:
-        gold: the gold value; 0 is met by 0 alone.
+        gold: the gold value; only 0 matches 0.
     """
     a, g = _single(_double(answer)), _single(_double(gold))
     error = _single(_single(abs(_single(a - g))) / _single(abs(g) + _single(1e-8)))

@@ -3,13 +3,13 @@
 from fractions import Fraction
 
 ZERO_SCALE = 1
-"""What the error of a gold value of zero is measured in, in the unit of the answer."""
+"""Scale of the error for a gold value of zero, in the unit of the answer."""
 
 
 def mean_relative_accuracy(answer: Fraction, gold: Fraction) -> float:
-    """Return the share of ten thresholds ``t = 0.50, 0.55, .., 0.95`` with relative error below ``1 - t``.
+    """Return the fraction of ten thresholds ``t = 0.50, 0.55, .., 0.95`` with relative error below ``1 - t``.
 
-    Exact arithmetic: in floating point an error of exactly 0.10 passes or fails a threshold by its rounding.
+    Uses exact arithmetic: in floating point, rounding would decide whether an error of exactly 0.10 passes.
 
     Args:
         gold: the gold value; for 0 the error is absolute, in units of ``ZERO_SCALE``.

@@ -1,4 +1,4 @@
-"""Segmentation: the prompts of a segmenter, a box with points on and off the object."""
+"""Segmentation: prompts for a segmenter, a box with points on and off the object."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from lit_g2rpo.rewards.answers.structured import fields, json_value, reals
 
 N_POINTS = 3
 TIME_SCALE = 2.0
-"""Seconds off at which the frame chosen is worth exp(-1)."""
+"""Error in seconds at which the chosen frame earns exp(-1)."""
 
 
 @dataclass(slots=True, frozen=True)
 class SegmenterPrompt:
-    """What a segmenter is given to cut out an object.
+    """A prompt that makes a segmenter cut out an object.
 
     Args:
         box: the object's box on the 0..1000 grid.
@@ -35,7 +35,7 @@ def segmenter_prompt(text: str) -> SegmenterPrompt | None:
     """Read ``{"boxes": [..], "positive_points": [3 points], "negative_points": [3 points]}``, a ``time`` for video.
 
     Returns:
-        The prompt; None if any part of it is missing or no box, point or time.
+        The prompt; None if any part of it is missing or invalid.
     """
     value = json_value(text)
     names = ("boxes", "positive_points", "negative_points")
@@ -50,10 +50,10 @@ def segmenter_prompt(text: str) -> SegmenterPrompt | None:
 
 
 def segmentation_reward(answer: SegmenterPrompt, gold: SegmenterPrompt) -> float:
-    """Score a prompt of a segmenter by overlap of boxes, nearness of points and, in a video, of frames.
+    """Score a segmenter's prompt by overlap of boxes and distance of points and, in a video, of frames.
 
     Args:
-        answer: with a time where gold has one, and only there.
+        answer: has a time if and only if gold has one.
 
     Source: OneThinker (arXiv 2512.03043).
     """

@@ -1,4 +1,4 @@
-"""Tracking: one box for each second, alone or with a span of time."""
+"""Tracking: one box per second, alone or with a time span."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -11,7 +11,7 @@ from lit_g2rpo.rewards.answers.spans import Span, span_iou, start_and_end
 from lit_g2rpo.rewards.answers.structured import fields, json_value
 
 Track = Mapping[Fraction | int | str, Box | None]
-"""Boxes by second; None where there is none that can be read, and under its text a second that cannot be read."""
+"""Boxes by second; None for an unreadable box. An unreadable second is stored under its text."""
 
 MAX_FRAMES = 1000
 
@@ -20,7 +20,7 @@ def listed_track(text: str) -> Track | None:
     """Read boxes on the 0..1000 grid by second from JSON, ``{"boxes": {"1": [x1, y1, x2, y2], ..}}``.
 
     Returns:
-        The track; None if it has no second, or more than ``MAX_FRAMES``.
+        The track; None if it has no seconds, or more than ``MAX_FRAMES``.
     """
     found = fields(json_value(text), "boxes")
     return None if found is None else _track(found[0])
@@ -54,10 +54,10 @@ def track_of_timed(text: str) -> Track | None:
 
 
 def track_iou(answer: Track, gold: Track) -> float:
-    """Return the overlap summed over the gold seconds, over the larger of the two numbers of seconds.
+    """Return the sum of overlaps over the gold seconds, divided by the larger number of seconds.
 
-    A gold second without a box that can be read counts 0, and a second too many costs, so that boxes for all seconds
-    gain nothing over boxes for those believed in most.
+    A gold second without a readable box counts 0, and extra seconds cost, so boxes for all seconds gain nothing over
+    boxes for only the most likely ones.
     """
     return _overlap(answer, gold) / max(len(answer), len(gold))
 
@@ -65,8 +65,8 @@ def track_iou(answer: Track, gold: Track) -> float:
 def mean_iou(answer: Track, gold: Track) -> float:
     """Return the mean overlap over the gold seconds, as the released reward does for tracks.
 
-    The mean over seconds that both have, as it does for spatio-temporal grounding, would pay one easy box as much as
-    the whole track.
+    For spatio-temporal grounding it averages over the seconds that both have, which pays one easy box as much as the
+    whole track.
     """
     return _overlap(answer, gold) / len(gold)
 
@@ -105,7 +105,7 @@ def _track(value: Any) -> Track | None:
         if second is None:
             result[key] = None
         elif second in result:
-            # "9" and "9.0": given twice, it has no box
+            # "9" and "9.0": a duplicate second has no box
             result |= {second: None, key: None}
         else:
             result[second] = corners(item)

@@ -1,4 +1,4 @@
-"""Reward functions written for other trainers, called as each of them calls its own."""
+"""Adapters that call reward functions of other trainers the way those trainers do."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -16,21 +16,21 @@ SIGNATURES = (
 OWN = {"completion", "sample", "task", "prompt", "token_ids", "images"}
 VERL = {"data_source", "solution_str", "ground_truth", "extra_info"}
 EASYR1 = {"reward_inputs": True, "reward_input": False, "inputs": True}
-# what TRL hands over besides columns and nothing here can give
+# arguments that TRL passes besides columns and that have no equivalent here
 TRAINER_ONLY = {"trainer_state", "log_metric", "log_extra"}
 
 
 @dataclass(slots=True, frozen=True)
 class Batch:
-    """Completions to score, ``N`` of them, each with what it came from.
+    """``N`` completions to score, with their sources.
 
     Args:
         completions: what the policy wrote.
         samples: their data rows.
         tasks: names of their tasks.
-        prompts: texts of their prompts; None if not known.
-        token_ids: their tokens; None if not known.
-        images: their images; None if not known.
+        prompts: texts of their prompts; None if unknown.
+        token_ids: their tokens; None if unknown.
+        images: their images; None if unknown.
     """
 
     completions: Sequence[str]
@@ -51,12 +51,12 @@ class Batch:
 
 @dataclass(slots=True, frozen=True)
 class Adapter:
-    """A reward function behind one signature.
+    """A reward function with a uniform signature.
 
     Args:
-        call: a batch to what the function returns for it, a list with an entry per completion if ``batched``.
-        batched: the function takes a batch; else it is called with batches of one.
-        is_async: what ``call`` returns must be awaited.
+        call: maps a batch to the function's result, a list with one entry per completion if ``batched``.
+        batched: the function takes a batch; otherwise it is called with batches of one.
+        is_async: the result of ``call`` must be awaited.
         reads: which of ``images`` and ``token_ids`` it may read.
     """
 
@@ -67,14 +67,14 @@ class Adapter:
 
 
 def adapt(function: Any, where: str) -> Adapter:
-    """Find out by the names of its parameters how a reward function wants to be called.
+    """Determine how to call a reward function from the names of its parameters.
 
     Args:
-        function: a function, an object that can be called, or a class of such objects.
+        function: a function, a callable object, or a class of such objects.
         where: how messages name it.
 
     Raises:
-        UserError: if its parameters are none of the accepted signatures, or of two of them.
+        UserError: if its parameters match none of the accepted signatures, or two of them.
 
     Source: TRL and ms-swift (``completions`` and columns), EasyR1 (``reward_inputs``, ``REWARD_TYPE``), verl.
     """
@@ -119,7 +119,7 @@ def adapt(function: Any, where: str) -> Adapter:
 
 
 def gold(sample: Mapping[str, Any]) -> str | None:
-    """Return the gold answer of a row without its tags; None if the row has none."""
+    """Return the gold answer of a row without its tags; None if it has none."""
     answer = canonical(sample).get("answer")
     return None if answer is None else unwrap(answer)
 
@@ -178,7 +178,7 @@ def _columns(batch: Batch, wanted: set[str] | None, needed: set[str], where: str
     names = {name for row in rows for name in row} if wanted is None else wanted
     values: dict[str, Any] = {name: [row.get(name) for row in rows] for name in names if any(name in r for r in rows)}
     values["task"] = list(batch.tasks)
-    # TRL hands over turns where the row's prompt is turns
+    # TRL passes turns if the row's prompt is a list of turns
     chats = [_turns(sample) for sample in batch.samples]
     answers = zip(chats, batch.completions, strict=True)
     values["completions"] = [text if chat is None else [_turn("assistant", text)] for chat, text in answers]
@@ -208,6 +208,6 @@ def _turn(role: str, content: str) -> dict[str, str]:
 
 
 def _row(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row as it is, with its gold answer also under the names that functions of TRL and ms-swift use."""
+    """Return the row with its gold answer added under the names that TRL and ms-swift functions use."""
     answer = gold(sample)
     return {"solution": answer, "ground_truth": answer, **canonical(sample), **sample}

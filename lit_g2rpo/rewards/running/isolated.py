@@ -1,4 +1,4 @@
-"""Code of the user's in a process of its own, which can be ended: a call that hangs or crashes costs one completion."""
+"""User code in a separate process that can be killed: a call that hangs or crashes costs one completion."""
 
 import json
 import math
@@ -26,14 +26,14 @@ from lit_g2rpo.rewards.running.outcome import Failure
 from lit_g2rpo.rewards.running.user import Outcome
 
 START_SECONDS = 1800.0
-"""Time by the clock to import a module, which may load a model."""
+"""Wall-clock seconds to import a module, which may load a model."""
 WALL_FACTOR = 5
-"""Time by the clock that a call may take, in limits of CPU time."""
+"""Wall-clock limit of a call, as a multiple of its CPU-time limit."""
 GRACE_SECONDS = 5.0
-"""Time beyond that in which a call that is awaited is given up by the process itself."""
+"""Extra seconds in which the process itself gives up an awaited call."""
 POLL_SECONDS = 0.2
 PATIENCE = 5
-"""Calls in a row without a value in time, after which further ones are not tried: each would cost its whole time."""
+"""Consecutive time-outs after which no further call is tried, since each would take its full limit."""
 CRASHED = "crashed"
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
@@ -42,18 +42,18 @@ _START = (
 
 
 class IsolatedReward:
-    """A reward function in a process of its own, which is started at once and again whenever it has been ended.
+    """A reward function in a separate process, which starts at once and is restarted after it was killed.
 
     Args:
-        path: its import path; None for the rules of problem types from outside.
-        config: choices of the reward.
-        limits: what a call may take.
+        path: its import path; None for the rules of custom problem types.
+        config: settings of the reward.
+        limits: limits of a call.
         where: the key that names it, for messages.
 
     ``restarts`` counts processes that a limit ended, or that died.
 
     Raises:
-        UserError: if it cannot be found or has another signature.
+        UserError: if it cannot be found or has an unknown signature.
     """
 
     def __init__(self, path: str | None, config: RewardConfig, limits: Limits, where: str = "reward") -> None:
@@ -64,7 +64,7 @@ class IsolatedReward:
             "path": path, "where": where, "config": asdict(config), "seconds": limits.user_seconds,
             "waiting": limits.user_seconds * WALL_FACTOR, "memory": limits.user_memory << 20,
         })  # fmt: skip
-        # also for processes that start later, when code in this one may have gone elsewhere
+        # also for processes that start later, after code in this one may have changed folders
         self._folder = os.getcwd()
         self._process: _Process | None = None
         self._ready()
@@ -73,7 +73,7 @@ class IsolatedReward:
         """Score ``N`` completions.
 
         Returns:
-            ``N`` scores, or a `Failure` in the place of one.
+            ``N`` scores, each of which may be a `Failure` instead.
 
         Raises:
             UserError: if the function asks for a column that no row has, or a row cannot be sent.
@@ -98,7 +98,7 @@ class IsolatedReward:
             if not missing:
                 continue
             if self.together and len(indices) > 1:
-                # Which of them it was is not known.
+                # It is unknown which one it was.
                 calls.extend([i] for i in missing)
                 again |= set(missing)
                 continue
@@ -138,7 +138,7 @@ class IsolatedReward:
             raise UserError(reply["mistake"])
 
     def _ask(self, batch: Batch, indices: list[int], outcomes: dict[int, Outcome]) -> Failure | None:
-        """Add outcomes of some completions as they come; a failure says why the process was ended before all came."""
+        """Add outcomes as they arrive; return a failure if the process ended before all did."""
         process = self._ready()
         process.send(self._packed(batch.only(indices)))
         while True:
@@ -168,7 +168,7 @@ class IsolatedReward:
 
 
 class _Process:
-    """An interpreter of its own in a session of its own, and this end of the pipe to it."""
+    """A separate interpreter in its own session, and this end of the pipe to it."""
 
     def __init__(self, settings: str, folder: str) -> None:
         self.connection, theirs = Pipe()
@@ -177,19 +177,19 @@ class _Process:
             pass_fds=[theirs.fileno()],
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            # what a function prints goes where warnings go
+            # the output of a function goes to stderr, like warnings
             stdout=2,
             start_new_session=True,
         )
         theirs.close()
 
     def send(self, request: bytes) -> None:
-        # an end that is closed `receive` finds too
+        # `receive` also notices a closed end
         with suppress(OSError):
             self.connection.send_bytes(request)
 
     def receive(self, seconds: float, wall: float) -> dict[str, Any] | Failure:
-        """Wait for a message for so many seconds of CPU time and of the clock; infinite ones are no limit."""
+        """Wait for a message within limits of CPU time and wall-clock time, in seconds; infinity means no limit."""
         start, deadline = self._cpu(), time.monotonic() + wall
         try:
             while not self.connection.poll(POLL_SECONDS):
@@ -218,7 +218,7 @@ class _Process:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
-        # with all that the function has started
+        # including every process that the function started
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -1,4 +1,4 @@
-"""The process that runs code of the user's; it may be killed at any time."""
+"""The process that runs user code; it may be killed at any time."""
 
 import json
 import os
@@ -23,13 +23,13 @@ from lit_g2rpo.rewards.running.outcome import Failure
 from lit_g2rpo.rewards.running.user import Outcome, Tell, UserReward
 
 GRACE_SECONDS = 5.0
-"""CPU time beyond the limit after which a call ends the process without its parent, which may be gone."""
+"""CPU seconds beyond the limit after which the process ends itself, since its parent may be gone."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that schedulers send to all processes of a job, and that the trainer answers."""
+"""Signals that schedulers send to all processes of a job; the trainer handles them."""
 
 
 class OutsideRules:
-    """The built-in reward, for rows whose problem type comes from outside the package."""
+    """The built-in reward, for rows with a custom problem type."""
 
     batched = False
 
@@ -49,7 +49,7 @@ class OutsideRules:
 
 def main() -> None:
     """Answer batches from a pipe until it closes; arguments: search path, descriptor, settings."""
-    # a print that fails is no failure of the reward
+    # a failing print must not fail the reward
     with lossy_output():
         _answer(Connection(int(sys.argv[2])), json.loads(sys.argv[3]))
 
@@ -85,7 +85,7 @@ def _answer(connection: Connection, settings: dict[str, Any]) -> None:
             kind = "failure" if isinstance(outcome, Failure) else "result"
             _send(connection, {"i": i, kind: asdict(outcome)})
 
-        # not caught: the default action ends the process even inside one long operation
+        # not caught: the default action ends the process even during one long operation
         signal.setitimer(signal.ITIMER_PROF, limit)
         try:
             reward.score(batch, tell)
@@ -109,9 +109,9 @@ def _send(connection: Connection, message: dict[str, Any]) -> None:
 
 def _prepare(descriptor: int, memory: int) -> None:
     for number in SIGNALS:
-        # a handler and not SIG_IGN, which processes that a reward starts would inherit
+        # a handler instead of SIG_IGN, which processes started by a reward would inherit
         signal.signal(number, lambda *_: None)
-    # what a reward starts neither answers in its place nor keeps the pipe open once it has gone
+    # processes started by a reward must not answer for it or keep the pipe open after it ends
     os.set_inheritable(descriptor, False)
     os.register_at_fork(after_in_child=lambda: _part(descriptor))
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
@@ -119,9 +119,9 @@ def _prepare(descriptor: int, memory: int) -> None:
         if memory:
             hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
             limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-            # not the address space, of which a GPU's driver reserves more than there is
+            # not the address space: a GPU driver reserves more of it than there is memory
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-        # where memory runs out all the same, this process goes before the trainer
+        # if memory still runs out, this process is killed before the trainer
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 

@@ -1,4 +1,4 @@
-"""A judge: another model that grades answers, behind an HTTP endpoint of OpenAI's form."""
+"""A judge: another model that grades answers through an OpenAI-compatible HTTP endpoint."""
 
 import hashlib
 import http.client
@@ -37,23 +37,22 @@ PROMPT = (
 
 @dataclass(slots=True, frozen=True)
 class JudgeConfig:
-    """A judge and how it is asked.
+    """Configure a judge and the requests to it.
 
     Args:
-        url: base address of the endpoint, such as ``http://localhost:8000/v1``.
+        url: base URL of the endpoint, such as ``http://localhost:8000/v1``.
         model: name of the model there.
         api_key_env: environment variable that holds the key; empty for an endpoint without one.
         timeout: seconds for one request, from start to end.
-        patience: seconds that a judge may be away (no connection, time-outs, answers of 429 or 5xx) before the run
-            ends, saved; less than what ranks wait for each other.
+        patience: seconds that a judge may be unavailable (no connection, time-outs, status 429 or 5xx) before the run
+            is saved and stops; less than the time that ranks wait for each other.
         prompt: the request, with ``{question}``, ``{gold}``, ``{answer}``, ``{marker}`` and ``{scale}``.
-        scale: best grade; an accuracy is the grade divided by it.
-        concurrency: requests at a time.
-        max_tokens: length of the judge's reply, tokens.
+        scale: best grade; the accuracy is the grade divided by it.
+        concurrency: most requests at a time.
+        max_tokens: longest reply of the judge, in tokens.
 
     Raises:
-        UserError: for an address that is no http address, a prompt that does not mark the answer, or a number out of
-            range.
+        UserError: if the URL is not an HTTP URL, the prompt does not mark the answer, or a number is out of range.
     """
 
     url: str
@@ -81,10 +80,10 @@ class JudgeConfig:
 
 
 class Judge:
-    """Grade the answers of completions; a pair that was graded is not sent again.
+    """Grade the answers of completions, and send each pair only once.
 
     Raises:
-        UserError: if the environment does not hold the key.
+        UserError: if the key is missing from the environment.
     """
 
     batched = False
@@ -110,7 +109,7 @@ class Judge:
         """Grade ``N`` completions; a row without a gold answer is not graded.
 
         Returns:
-            ``N`` scores, or a `Failure` in the place of one.
+            ``N`` scores, each of which may be a `Failure` instead.
         """
         requests = [self._request(batch, i) for i in range(len(batch.completions))]
         distinct = list({request for request in requests if isinstance(request, str)})
@@ -119,11 +118,11 @@ class Judge:
         return [self._outcome(request, grades, c) for request, c in zip(requests, batch.completions, strict=True)]
 
     def ask(self, request: str) -> str | Failure:
-        """Send one request, and return the text of the reply."""
+        """Send one request and return the text of the reply."""
         return self._ask(request)
 
     def _request(self, batch: Batch, i: int) -> str | float | None:
-        """Write the text to send, or the grade that needs no sending, or None."""
+        """Return the text to send, the grade if none needs to be requested, or None."""
         sample = batch.samples[i]
         answer = envelope(batch.completions[i], self.reward.thinking_tag, self.reward.answer_tag).answer
         right = gold(sample)
@@ -194,7 +193,7 @@ class Judge:
         deadline = time.monotonic() + self.config.timeout
         reply = b""
         with self._opener.open(post, timeout=self.config.timeout) as response:
-            # the socket's own limit is for each read, so a server that drips would never end
+            # the socket's own limit applies to each read, so a server that trickles bytes would never time out
             while chunk := response.read1(65536):
                 reply += chunk
                 if time.monotonic() > deadline:
@@ -217,12 +216,12 @@ def _is_address(url: str) -> bool:
 
 
 def marker(answer: str) -> str:
-    """Make the line around an answer, whose digest it holds, so that no answer can close the block and speak on."""
+    """Make the line around an answer from its digest, so that no answer can close the block and go on."""
     return f"-----answer {hashlib.sha256(answer.encode(errors='replace')).hexdigest()[:32]}-----"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follow no redirect: it would carry the key to another host."""
+    """Refuse redirects, which would carry the key to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -1,26 +1,27 @@
-"""Limits of scoring: processes, time, memory, and how much may fail."""
+"""Limits of scoring: processes, time, memory and failures."""
 
 from dataclasses import dataclass
 
 from lit_g2rpo.errors import UserError
 
 
-@dataclass(frozen=True)  # no slots: the config parser reads a default through its __dict__
+@dataclass(frozen=True)  # no slots: the config parser reads defaults through __dict__
 class Limits:
-    """What scoring may take.
+    """Limit the resources and failures of scoring.
 
     Args:
         workers: processes for algebra; they start when an answer needs them.
-        seconds: CPU time for one comparison by algebra.
+        seconds: CPU seconds for one comparison by algebra.
         memory: memory of each process, MiB.
-        user_seconds: CPU time for one call of a custom reward, and five times that by the clock; 0 for no limit.
-        user_memory: memory of the process of each custom reward, MiB; 0 for no limit.
-        failure_budget: share of completions for which a custom reward may fail before the run stops.
-        failure_window: completions that the share is taken over, the newest ones.
-        failed_samples: most failures that are written to the file of failures.
+        user_seconds: CPU seconds for one call of a custom reward, with a wall-clock limit of five times that; 0 for
+            no limit.
+        user_memory: memory of each custom reward's process, MiB; 0 for no limit.
+        failure_budget: fraction of completions for which a custom reward may fail before the run stops.
+        failure_window: number of newest completions over which the fraction is computed.
+        failed_samples: most failures written to the file of failures.
 
     Raises:
-        UserError: for a limit that is not positive, or a share outside 0 to 1.
+        UserError: if a limit is not positive, or the fraction is outside 0 to 1.
     """
 
     workers: int = 2

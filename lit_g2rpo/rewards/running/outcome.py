@@ -1,4 +1,4 @@
-"""What a custom reward returned, read as a score or as a failure."""
+"""The result of a custom reward, read as a score or as a failure."""
 
 import math
 import traceback
@@ -19,12 +19,12 @@ MAX_TRACEBACK = 8192
 
 @dataclass(slots=True, frozen=True)
 class Failure:
-    """Why a completion has no reward.
+    """The reason why a completion has no reward.
 
     Args:
         code: an error code, as in `RewardResult`.
-        message: what happened, one line.
-        traceback: where it was raised; empty if nothing was raised.
+        message: what happened, in one line.
+        traceback: the traceback; empty if nothing was raised.
     """
 
     code: str
@@ -33,12 +33,12 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Say what the user's code raised, and in which line."""
+    """Describe what the user's code raised, and in which line."""
     code = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
     place = traceback.extract_tb(error.__traceback__)[-1]
     try:
         said = " ".join(str(error).split())
-    except Exception:  # of the user's own class
+    except Exception:  # may be a user-defined class
         said = type(error).__name__
     message = f"{said[:500]} ({Path(place.filename).name}, line {place.lineno})"
     return Failure(code, message, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:])
@@ -48,10 +48,10 @@ def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardRes
     """Read what a reward function returned for a completion: the score, or why there is none.
 
     Args:
-        value: a number from 0 to 1; a mapping with it under ``total``, ``score`` or ``overall``, perhaps with
-            ``accuracy`` and ``format`` from 0 to 1 and other finite numbers; a `RewardResult`; None for a completion
-            that the function does not apply to.
-        config: names of the tags.
+        value: a number from 0 to 1; a mapping with it under ``total``, ``score`` or ``overall``, optionally with
+            ``accuracy`` and ``format`` from 0 to 1 and other finite numbers; a `RewardResult`; None if the function
+            does not apply to the completion.
+        config: supplies the tags.
     """
     if isinstance(value, Failure):
         return value
@@ -83,14 +83,14 @@ def read_outcome(value: Any, completion: str, config: RewardConfig) -> RewardRes
 
 
 def failed(failure: Failure) -> RewardResult:
-    """Return what stands in for the score of a completion that has none: zeros, the error code, and why."""
+    """Return the placeholder for a missing score: zeros, the error code, and the reason."""
     components = {"accuracy": 0.0, "format": 0.0, "structure": 0.0}
     return RewardResult(0.0, 0.0, 0.0, 0.0, components, failure.code, 0.0, failure.message)
 
 
 def _number(value: Any) -> float | None:
     if hasattr(value, "item") and getattr(value, "size", None) != 0:
-        # a scalar of numpy or torch
+        # a numpy or torch scalar
         try:
             value = value.item()
         except (ValueError, RuntimeError):

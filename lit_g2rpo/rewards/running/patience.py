@@ -1,4 +1,4 @@
-"""Calls to a service over HTTP that may be away for a while: waited for, and given up only after that."""
+"""Calls to an HTTP service that may be unavailable for a while: retry, and give up only after a limit."""
 
 import http.client
 import logging
@@ -18,15 +18,15 @@ from lit_g2rpo.rewards.running.outcome import Failure
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 120.0
-"""Seconds before the first further try, of which each later one is the double, and the most."""
+"""Seconds before the first retry, which double with each retry, and their maximum."""
 SAY_SECONDS = 30.0
-"""Seconds between lines about a service that is away."""
+"""Seconds between messages about an unavailable service."""
 TRIES = 6
-"""Failures of a request after others were answered, so that it is the request that is at fault."""
+"""Failures of a request, while others are answered, after which the request itself is to blame."""
 BUSY = (408, 425, 429, 503)
-"""Answers that ask for another try later, whoever else is answered."""
+"""Status codes that always ask for a retry."""
 REFUSED = (400, 413, 422)
-"""Answers that may be about this one request, once others were answered."""
+"""Status codes that may concern only this request once others were answered."""
 CURES = {
     401: "check model.judge.api_key_env",
     403: "check model.judge.api_key_env",
@@ -35,13 +35,13 @@ CURES = {
 
 
 class Patience:
-    """Try calls again, from any thread, until the service has been away for too long.
+    """Retry calls, from any thread, until the service has been unavailable for too long.
 
     Args:
-        name: how messages name the service: its key and its address.
-        seconds: how long it may be away.
-        clock: tells seconds.
-        sleep: waits for seconds.
+        name: how messages name the service: its key and its URL.
+        seconds: how long it may be unavailable.
+        clock: returns the time in seconds.
+        sleep: waits for the given seconds.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Patience:
         self._stop: ScoringStopError | None = None
 
     def call(self, post: Callable[[], bytes]) -> bytes | Failure:
-        """Return the body of an answer, or why this request has none where the service answers others.
+        """Return the body of the response, or why this request failed although the service answers others.
 
         Args:
             post: sends the request once.
 
         Raises:
-            ScoringStopError: if the service has been away for too long, or says that it is asked the wrong way.
+            ScoringStopError: if the service has been unavailable for too long, or rejects every such request.
         """
         pause, tries, answered = FIRST_PAUSE, 0, self._answered
         while True:
@@ -113,7 +113,7 @@ class Patience:
             self._sleep(left)
 
     def _refuse_if_wrong(self, error: Exception, failure: Failure) -> None:
-        """Stop where another try would fail as this one did."""
+        """Stop if a retry would fail in the same way."""
         reason = getattr(error, "reason", error)
         wrong = isinstance(reason, ssl.SSLCertVerificationError | http.client.InvalidURL)
         wrong |= isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
@@ -131,7 +131,7 @@ class Patience:
 def _failure(error: Exception) -> Failure:
     if isinstance(error, urllib.error.HTTPError):
         said = ""
-        # what it says besides may not come
+        # the body of the response may not arrive
         with suppress(OSError, http.client.HTTPException), error:
             said = " ".join(error.read(300).decode(errors="replace").split())
         return Failure("judge", f"HTTP {error.code} {error.reason}{': ' if said else ''}{said}")
@@ -142,7 +142,7 @@ def _failure(error: Exception) -> Failure:
 
 
 def _retry_after(error: Exception) -> float:
-    """Read the seconds that an answer asks to wait for; it gives seconds or a date."""
+    """Read how many seconds a response asks to wait, given as seconds or a date."""
     value = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
     if value.strip().isdecimal():
         return float(value)

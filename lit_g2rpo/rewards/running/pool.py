@@ -1,4 +1,4 @@
-"""Algebra in separate processes, which can be killed: a pool of workers with limits of time and memory."""
+"""Algebra in separate processes that can be killed: a pool of workers with time and memory limits."""
 
 import atexit
 import os
@@ -14,11 +14,11 @@ from lit_g2rpo.rewards.running.server import Server, Worker
 
 MAX_REMEMBERED = 16_384
 WALL = 30
-"""Wall-clock time, in CPU-time limits, after which a worker that does not even compute is ended."""
+"""Wall-clock limit, as a multiple of the CPU-time limit, after which an idle worker is killed."""
 
 
 class TimedOut(Exception):
-    """A comparison that was cut off by its limit of time or memory; it says nothing about the answer."""
+    """A comparison that hit its time or memory limit, which says nothing about the answer."""
 
 
 class Pool:
@@ -26,11 +26,10 @@ class Pool:
 
     Args:
         workers: most processes at a time.
-        seconds: limit of a process's CPU time for a comparison, so that no result depends on what else the machine
-            does.
-        memory: limit of each process's memory, bytes.
+        seconds: limit of CPU seconds per comparison, so that no result depends on the load of the machine.
+        memory: memory limit of each process, bytes.
 
-    ``restarts`` counts processes that were ended by a limit or died, and ``broken`` is why none can be started.
+    ``restarts`` counts processes that were killed by a limit or died; ``broken`` says why none can be started.
     """
 
     _server: Server | None
@@ -46,13 +45,13 @@ class Pool:
         _POOLS.add(self)
 
     def verify(self, gold: str, answer: str) -> bool:
-        """Compare an answer with a gold result, both LaTeX; a pair that was compared since ``forget`` is remembered.
+        """Compare an answer with a gold result, both LaTeX, and remember the pair until ``forget``.
 
         Returns:
             True if math-verify finds them equal.
 
         Raises:
-            TimedOut: if the limit of time or memory cut the comparison off.
+            TimedOut: if the comparison hit its time or memory limit.
             UserError: if no process can be started.
         """
         key = (gold, answer)
@@ -74,16 +73,16 @@ class Pool:
         return future.result()
 
     def reads(self, text: str) -> bool:
-        """Tell whether math-verify reads a result in LaTeX as a value, not only as a text.
+        """Return whether math-verify reads a LaTeX result as a value, not only as text.
 
         Raises:
-            TimedOut: if the limit of time or memory cut the reading off.
+            TimedOut: if reading hit its time or memory limit.
             UserError: if no process can be started.
         """
         return self._compare(text, None)
 
     def forget(self) -> None:
-        """Drop what was compared, time-outs included."""
+        """Forget all comparisons, including time-outs."""
         with self._lock:
             self._remembered.clear()
 
@@ -101,7 +100,7 @@ class Pool:
     def _compare(self, gold: str, answer: str | None) -> bool:
         worker = self._idle.get()
         try:
-            # A process that ended on its own, or was killed from outside, gets a successor and the pair another try.
+            # If a process ended on its own or was killed from outside, start another one and retry the pair.
             for _ in range(2):
                 if worker is None:
                     worker = self._start()
@@ -161,7 +160,7 @@ class Pool:
             self._idle.put(None)
 
     def _after_fork(self) -> None:
-        # The child must neither talk to its parent's processes nor keep their pipes open.
+        # The child must not talk to its parent's processes or keep their pipes open.
         for worker in self._running:
             worker.connection.close()
         if self._server is not None:
@@ -178,7 +177,7 @@ _DEFAULT_LOCK = threading.Lock()
 
 
 def current_pool() -> Pool:
-    """Return the pool that this thread compares with: the one it was told to use, or the process's own."""
+    """Return the pool of this thread: the one set for it, or the process's own."""
     pool = _CURRENT.get()
     if pool is None:
         with _DEFAULT_LOCK:
@@ -189,7 +188,7 @@ def current_pool() -> Pool:
 
 
 def use_pool(pool: Pool) -> None:
-    """Make this thread compare with a pool."""
+    """Set the pool of this thread."""
     _CURRENT.set(pool)
 
 

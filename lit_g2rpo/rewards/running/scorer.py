@@ -1,4 +1,4 @@
-"""Score whole rollouts: built-in rewards in threads, custom ones in processes, failures counted."""
+"""Scoring of whole rollouts: built-in rewards in threads, custom ones in processes, with failures counted."""
 
 import json
 import time
@@ -26,22 +26,22 @@ from lit_g2rpo.rewards.running.user import UserReward
 
 JUDGE = "judge"
 OUTSIDE = "problem_type"
-"""What stands for the path of the rewards of problem types from outside the package."""
+"""Stand-in for the import path of custom problem types' rewards."""
 SMALLEST_WINDOW = 200
-"""Completions that the first few are taken for, so that one failure among ten ends no run."""
+"""Fewest completions that the failure fraction assumes, so that one failure in ten does not end a run."""
 
 
 class TooManyFailuresError(ScoringStopError, RuntimeError):
-    """A custom reward failed for a larger share of completions than the run allows."""
+    """A custom reward failed for more completions than the run allows."""
 
 
 @dataclass(slots=True, frozen=True)
 class Scored:
-    """A score that is not counted yet.
+    """A score that has not been counted yet.
 
     Args:
         path: the custom reward that gave it; None for the built-in one.
-        failure: what goes into the file of failures; None if the reward did not fail.
+        failure: the entry for the file of failures; None if the reward did not fail.
     """
 
     result: RewardResult
@@ -53,20 +53,20 @@ class Scorer:
     """Score completions for training and evaluation.
 
     Args:
-        config: choices of the built-in reward.
-        functions: task name to the import path of its reward, or ``judge``; other tasks have the built-in one.
-        in_process: tasks whose custom reward, or problem type from outside, runs in this process, without limits.
-        limits: what scoring may take.
+        config: settings of the built-in reward.
+        functions: maps task names to the import path of a reward, or ``judge``; other tasks use the built-in one.
+        in_process: tasks whose custom reward or problem type runs in this process, without limits.
+        limits: limits of scoring.
         judge: the judge, if there is one.
         failures_file: JSON-lines file for samples whose reward failed; None writes none.
-        total: adds numbers up over the ranks that share the budget of failures; None for no budget.
-        key: what names the reward of the task ``{}`` in messages.
+        total: sums numbers over the ranks that share the failure budget; None for no budget.
+        key: how messages name the reward of the task ``{}``.
 
-    ``failures`` counts completions whose reward failed, ``timeouts`` those that a limit cut off (in both kinds of
-    reward), ``restarts`` processes that were ended, ``seconds`` time spent.
+    ``failures`` counts completions whose reward failed, ``timeouts`` those stopped by a limit (for both kinds of
+    reward), ``restarts`` killed processes, ``seconds`` time spent.
 
     Raises:
-        UserError: if a reward cannot be found or has another signature, or the judge is not configured.
+        UserError: if a reward cannot be found or has an unknown signature, or the judge is not configured.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Scorer:
         self.last_failure = ""
         self._stop: ScoringStopError | None = None
         self._pool = Pool(self.limits.workers, self.limits.seconds, self.limits.memory << 20)
-        # More threads than processes, since those that wait for the same comparison stand idle.
+        # More threads than processes, since threads that wait for the same comparison are idle.
         self._threads = ThreadPoolExecutor(4 * self.limits.workers, "reward", use_pool, (self._pool,))
         self._window: deque[bool] = deque(maxlen=self.limits.failure_window)
         self._nones: dict[str, int] = {}
@@ -112,24 +112,24 @@ class Scorer:
 
     @property
     def restarts(self) -> int:
-        """Processes that a limit ended, or that died."""
+        """Number of processes that died or were killed by a limit."""
         isolated = (reward for reward in self._rewards.values() if isinstance(reward, IsolatedReward))
         return self._pool.restarts + sum(reward.restarts for reward in isolated)
 
     @property
     def recent(self) -> tuple[int, int]:
-        """Failures and completions among the newest that custom rewards scored on this rank."""
+        """Failures and completions among the newest ones that custom rewards scored on this rank."""
         return sum(self._window), len(self._window)
 
     def score(self, batch: Batch) -> list[RewardResult]:
-        """Score completions and count them; a reward that fails gives zeros and an error code.
+        """Score completions and count them; a failed reward gives zeros and an error code.
 
         Args:
             batch: ``N`` completions.
 
         Returns:
             ``N`` scores. Errors of custom rewards: the exception's name, ``timeout``, ``not_finite``,
-            ``out_of_range``, ``bad_value``, and ``not_applicable``, which is no failure.
+            ``out_of_range``, ``bad_value``, and ``not_applicable``, which is not a failure.
 
         Raises:
             UserError: if the processes for algebra cannot start, a reward asks for a column that no row has, or
@@ -139,21 +139,21 @@ class Scorer:
 
     @property
     def needs_caller(self) -> bool:
-        """Whether a custom reward is called in this process, and so in the caller's own thread."""
+        """Return whether a custom reward is called in this process, and so in the caller's thread."""
         return any(isinstance(reward, UserReward) for reward in self._rewards.values())
 
     def attempt(self, batch: Batch, group_size: int | None = None) -> list[Scored]:
-        """Score completions and leave the counting to ``count``, so that it may happen in another order.
+        """Score completions but leave counting to ``count``, which may run in another order.
 
         Args:
             batch: ``N`` completions.
-            group_size: completions that a function for batches is called with at a time; None for all.
+            group_size: completions per call of a batched function; None for all.
 
         Returns:
             ``N`` scores.
 
         Raises:
-            UserError: as ``score`` does; a judge that is away ``count`` tells, so that all ranks end at one place.
+            UserError: as ``score`` does; ``count`` reports an unavailable judge, so that all ranks stop together.
         """
         start = time.perf_counter()
         by_path: dict[str | None, list[int]] = {}
@@ -172,17 +172,17 @@ class Scorer:
         return [scored[i] for i in range(len(batch.completions))]
 
     def count(self, scored: Sequence[Scored]) -> list[RewardResult]:
-        """Count what was scored, and write down what failed; all ranks that share a budget must call it.
+        """Count scores and record failures; all ranks that share a budget must call it.
 
         Args:
-            scored: from ``attempt``, in an order that does not depend on how long each took.
+            scored: results of ``attempt``, in an order that does not depend on their timing.
 
         Returns:
             The scores.
 
         Raises:
             ScoringStopError: on every rank, if custom rewards failed for more completions than the budget allows, or
-                the judge of any rank is away.
+                the judge of any rank is unavailable.
         """
         for one in scored:
             self.timeouts += one.result.error == "timeout"
@@ -204,7 +204,7 @@ class Scorer:
         return [one.result for one in scored]
 
     def _check_budget(self, failures: int, completions: int) -> None:
-        """Stop a run whose rewards fail too often, by the newest completions of all ranks."""
+        """Stop the run if rewards fail too often among the newest completions of all ranks."""
         if failures > self.limits.failure_budget * max(completions, SMALLEST_WINDOW):
             last = f"; the last here: {self.last_failure}" if self.last_failure else ""
             where = f"; samples are in {self._file}" if self._file else ""
@@ -215,7 +215,7 @@ class Scorer:
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Score on trial: whatever is counted and written down inside is forgotten, and no budget is checked."""
+        """Score on trial: nothing counted or recorded inside is kept, and no budget is checked."""
         names = (
             "failures",
             "timeouts",
@@ -246,7 +246,7 @@ class Scorer:
                 reward.close()
 
     def _warn_of_none(self, one: Scored) -> None:
-        """Warn of a function that forgets to return: None is no failure, but teaches nothing either."""
+        """Warn about a function that forgets to return: None is not a failure, but teaches nothing."""
         path = str(one.path)
         self._nones[path] = self._nones.get(path, 0) + 1 if one.result.error == NOT_APPLICABLE else 0
         if self._nones[path] == SMALLEST_WINDOW:
@@ -264,7 +264,7 @@ class Scorer:
         return [Scored(result) for result in results]
 
     def _outside(self, task: str, sample: Mapping[str, Any]) -> str | None:
-        """Say where rows of a problem type from outside are scored; None for those of the built-in ones."""
+        """Return where rows of a custom problem type are scored; None for built-in types."""
         name = sample.get("problem_type")
         outside = isinstance(name, str) and "." in name and name not in BUILT_IN
         if not outside or task in self._in_process:
@@ -275,7 +275,7 @@ class Scorer:
 
     def _user(self, path: str, batch: Batch, group_size: int | None) -> list[Scored]:
         start, reward, n = time.perf_counter(), self._rewards[path], len(batch.completions)
-        # Only a function for batches can tell how many completions are scored at a time.
+        # Only a batched function can notice how many completions are scored at a time.
         size = group_size if group_size and reward.batched else n
         outcomes = [outcome for i in range(0, n, size) for outcome in reward(batch.only(range(i, min(i + size, n))))]
         seconds = (time.perf_counter() - start) / n

@@ -1,4 +1,4 @@
-"""The parent's side of the processes for algebra: a server that has imported what they need, and its workers."""
+"""The parent's side of the algebra processes: a server with everything imported, and its workers."""
 
 import json
 import subprocess
@@ -10,21 +10,21 @@ from multiprocessing.reduction import send_handle
 
 START_SECONDS = 120.0
 END_SECONDS = 10.0
-# A fresh interpreter, not multiprocessing's spawn: that imports the caller's main module again and is refused inside
-# the daemons that data loaders are; and not a fork, which is unsafe once CUDA is up.
+# A fresh interpreter, not multiprocessing's spawn: that imports the caller's main module again and is not allowed in
+# daemons such as data loader workers. Not a fork either: that is unsafe once CUDA is up.
 START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from lit_g2rpo.rewards.running.worker import main; main()"
 )
 
 
 class Server:
-    """A process that forks workers: one that was killed has a successor in a moment, not after seconds of imports.
+    """A process that forks workers, so that a killed worker is replaced at once, without seconds of imports.
 
     Args:
-        seconds: limit of a worker's CPU time for one comparison.
-        memory: limit of a worker's memory, bytes.
+        seconds: limit of a worker's CPU seconds per comparison.
+        memory: memory limit of a worker, bytes.
 
-    ``wrong`` is why it did not start; empty if it did.
+    ``wrong`` says why it did not start; empty if it did.
     """
 
     def __init__(self, seconds: float, memory: int) -> None:
@@ -36,7 +36,7 @@ class Server:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            # its own session: Ctrl-C is for the parent, which ends it; what it cannot do it says through the pipe
+            # its own session: Ctrl-C goes to the parent, which ends it; it reports errors through the pipe
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -63,7 +63,7 @@ class Server:
         return Worker(self, pid, connection)
 
     def reap(self, pid: int) -> int | None:
-        """End a worker and return its exit code; None if the server has died, and its workers with their pipes."""
+        """End a worker and return its exit code; None if the server has died, which ends its workers too."""
         try:
             with self._lock:
                 self._control.send_bytes(str(pid).encode())
@@ -72,27 +72,27 @@ class Server:
             return None
 
     def end(self) -> None:
-        """End the server, and with it all workers that are left."""
+        """End the server and all its remaining workers."""
         self._control.close()
         try:
             self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:  # it hangs in its imports
+        except subprocess.TimeoutExpired:  # it hangs while importing
             self.process.kill()
             self.process.wait()
 
     def leave(self) -> None:
-        """Close the pipe in a process forked from the parent, whose server it is not."""
+        """Close the pipe in a process forked from the parent, which does not own the server."""
         self._control.close()
 
 
 class Worker:
-    """A process that compares, and the parent's end of its pipe."""
+    """A process that compares results, and the parent's end of its pipe."""
 
     def __init__(self, server: Server, pid: int, connection: Connection) -> None:
         self.server, self.pid, self.connection = server, pid, connection
 
     def ask(self, gold: str, answer: str | None, seconds: float) -> str:
-        """Return its reply to a pair; ``late`` after so many seconds by the clock, ``ended`` if it has ended."""
+        """Return its reply to a pair; ``late`` after the given wall-clock seconds, ``ended`` if it has ended."""
         try:
             self.connection.send_bytes(json.dumps([gold, answer]).encode())
             return self.connection.recv_bytes().decode() if self.connection.poll(seconds) else "late"
@@ -100,7 +100,7 @@ class Worker:
             return "ended"
 
     def end(self) -> int | None:
-        """End it, and return its exit code, if the server is there to know it."""
+        """End it and return its exit code, if the server still knows it."""
         code = self.server.reap(self.pid)
         self.connection.close()
         return code

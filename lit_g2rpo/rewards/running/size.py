@@ -1,4 +1,4 @@
-"""How large an expression gets when it is multiplied out, estimated without computing it; sympy is loaded already."""
+"""Estimates of an expression's size when multiplied out, without computing it; sympy is already loaded."""
 
 import math
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from typing import Any
 import sympy
 
 MAX_TERMS = 300
-"""Terms of one or two variables, multiplied out; beyond, simplifying takes seconds. Of more there may be fewer."""
+"""Most terms, multiplied out, in one or two variables; more take seconds to simplify. More variables allow fewer."""
 MAX_DIGITS = 20_000
 MAX_RANGE = 1000
-"""Values that the index of a sum or product takes."""
+"""Most values of the index of a sum or product."""
 MAX_NODES = 2000
 
 
 @dataclass(slots=True)
 class Size:
-    """Size of an expression once computed.
+    """The size of an expression once computed.
 
     Args:
         terms: terms, multiplied out.
         digits: digits of the longest number in it.
-        widest: most terms of any of its parts.
-        below: terms of its denominator.
+        widest: most terms in any of its parts.
+        below: terms in its denominator.
     """
 
     terms: float = 1.0
@@ -31,12 +31,12 @@ class Size:
     below: float = 1.0
 
     def exceeds(self, variables: int) -> bool:
-        """Tell whether computing it takes too long, with so many variables in it."""
+        """Return whether computing it takes too long, given its number of variables."""
         return self.widest * max(variables, 2) > 2 * MAX_TERMS or self.digits > MAX_DIGITS
 
 
 def same_form(a: Any, b: Any) -> bool:
-    """Tell two expressions that are the same but for the order of terms and factors, without multiplying out."""
+    """Return whether two expressions differ only in the order of terms and factors, without multiplying out."""
     return a == b or (size(a).digits <= MAX_DIGITS >= size(b).digits and bool(_ordered(a) == _ordered(b)))
 
 
@@ -46,7 +46,7 @@ def _ordered(expression: Any) -> Any:
 
 
 def size(expression: Any) -> Size:
-    """Estimate the size of an expression of sympy, or of a tuple, set, matrix or relation of such."""
+    """Estimate the size of a sympy expression, or of a tuple, set, matrix or relation of them."""
     args = [size(argument) for argument in getattr(expression, "args", ())]
     digits = max((argument.digits for argument in args), default=0.0)
     widest = max((argument.widest for argument in args), default=1.0)
@@ -55,7 +55,7 @@ def size(expression: Any) -> Size:
     if isinstance(expression, sympy.Add):
         if expression.is_rational or all(isinstance(argument, sympy.Number) for argument in expression.args):
             return Size(1.0, digits, widest)
-        # over one denominator, in which the terms of one variable collect
+        # over one denominator, in which terms of one variable collect
         below = math.prod(argument.below for argument in args) if len(expression.free_symbols) > 1 else 1.0
         terms = sum(argument.terms * max(below / argument.below, 1.0) for argument in args)
         return Size(terms, digits, max(widest, terms, below), below)
@@ -77,7 +77,7 @@ def size(expression: Any) -> Size:
 
 
 def too_large(expression: Any) -> bool:
-    """Tell an expression that would take too long to compute; what is no expression is not."""
+    """Return whether an expression would take too long to compute; False for anything else."""
     if not isinstance(expression, sympy.Basic | sympy.MatrixBase):
         return False
     nodes = sum(1 for _ in zip(range(MAX_NODES + 1), sympy.preorder_traversal(expression), strict=False))
@@ -120,7 +120,7 @@ def _range(expression: Any, term: Size, digits: float, widest: float) -> Size:
 
 
 def _collected(expression: Any, terms: float) -> float:
-    """Bound the terms of a polynomial by how many of its degree there are in so many variables."""
+    """Bound the terms of a polynomial by the number of monomials of its degree in its variables."""
     if terms <= MAX_TERMS:
         return terms
     symbols = expression.free_symbols
@@ -131,7 +131,7 @@ def _collected(expression: Any, terms: float) -> float:
 
 
 def _degree(expression: Any) -> float:
-    """Return the degree of a polynomial in all its variables; infinite for what is none."""
+    """Return the degree of a polynomial in all its variables; infinite if it is not a polynomial."""
     degrees = [_degree(argument) for argument in expression.args]
     if isinstance(expression, sympy.Symbol):
         return 1.0
@@ -145,7 +145,7 @@ def _degree(expression: Any) -> float:
 
 
 def _magnitude(expression: Any, size: Size) -> float:
-    """Return the absolute value of a number, infinite where it is long; 1 for what is no number."""
+    """Return the absolute value of a number, infinite if it is long; 1 for anything else."""
     if not expression.is_number:
         return 1.0
     if size.digits > 6 or size.exceeds(0):
@@ -157,7 +157,7 @@ def _magnitude(expression: Any, size: Size) -> float:
 
 
 def _combinations(times: float, terms: float) -> float:
-    """Count the terms of a sum of so many terms to the power ``times``."""
+    """Count the terms of a sum raised to the power ``times``."""
     if terms <= 1:
         return 1.0
     if times > MAX_TERMS or terms > MAX_TERMS:

@@ -1,4 +1,4 @@
-"""Custom rewards: found by import path, called as they want to be; what goes wrong is data."""
+"""Custom rewards: found by import path and called by their own signature; failures are returned as data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -13,11 +13,11 @@ from lit_g2rpo.rewards.running.adapters import Adapter, Batch, adapt
 from lit_g2rpo.rewards.running.outcome import Failure, failure_of, read_outcome
 
 CONCURRENT = 64
-"""Calls of an asynchronous function for single completions that run at a time."""
+"""Most concurrent calls of an asynchronous function for single completions."""
 
 Outcome = RewardResult | Failure
 Tell = Callable[[int, Outcome], None]
-"""Takes the index of a completion in its batch, and its score or why it has none."""
+"""Receives the index of a completion in its batch, and its score or why it has none."""
 
 
 class UserReward:
@@ -25,12 +25,12 @@ class UserReward:
 
     Args:
         path: its import path.
-        config: names of the tags.
-        seconds: time for one awaited call; 0 for no limit.
+        config: supplies the tags.
+        seconds: limit of one awaited call; 0 for no limit.
         where: the key that names it, for messages.
 
     Raises:
-        UserError: if it cannot be found or has another signature.
+        UserError: if it cannot be found or has an unknown signature.
     """
 
     def __init__(self, path: str, config: RewardConfig, seconds: float = 0.0, where: str = "reward") -> None:
@@ -42,7 +42,7 @@ class UserReward:
         """Score ``N`` completions.
 
         Returns:
-            ``N`` scores, or a `Failure` in the place of one.
+            ``N`` scores, each of which may be a `Failure` instead.
 
         Raises:
             UserError: if the function asks for a column that no row has.
@@ -52,10 +52,10 @@ class UserReward:
         return [outcomes[i] for i in range(len(batch.completions))]
 
     def score(self, batch: Batch, tell: Tell) -> None:
-        """Score completions and tell each outcome as soon as it is known.
+        """Score completions and report each outcome as soon as it is known.
 
         Raises:
-            UserError: as a call does.
+            UserError: as calling the object does.
         """
         n = len(batch.completions)
         if self.adapter.batched:
@@ -75,7 +75,7 @@ class UserReward:
 
         values, n = _caught(call), len(batch.completions)
         if isinstance(values, Failure) and values.code != "timeout" and n > 1:
-            # A call that raises names no completion: each is tried alone, so that one bad one costs one reward.
+            # An exception does not name a completion, so each is retried alone: one bad one then costs one reward.
             for i in range(n):
                 self._whole(batch.only([i]), lambda _, outcome: tell(i, outcome))  # noqa: B023 (called at once)
             return
@@ -98,7 +98,7 @@ class UserReward:
         async def value() -> Any:
             try:
                 return await call()
-            except SystemExit as error:  # which would end the loop, and with it all other calls
+            except SystemExit as error:  # it would end the loop, and with it all other calls
                 return failure_of(error)
 
         try:
@@ -111,7 +111,7 @@ class UserReward:
             return failure_of(error)
 
     def _read(self, value: Any, one: Batch) -> Outcome:
-        # an object of the user's may raise on being looked at
+        # inspecting a user's object may raise
         found = _caught(lambda: read_outcome(value, one.completions[0], self.config))
         assert isinstance(found, RewardResult | Failure)
         return found
@@ -131,6 +131,6 @@ def _complete(work: Coroutine[Any, Any, Any]) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    # a notebook's thread has a loop already
+    # a notebook's thread already has a loop
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()

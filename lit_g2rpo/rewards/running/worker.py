@@ -1,4 +1,4 @@
-"""The processes that compare by algebra: a server that imports once, and workers forked from it that may be killed."""
+"""The algebra processes: a server that imports once, and workers forked from it that may be killed."""
 
 import gc
 import json
@@ -17,13 +17,13 @@ from lit_g2rpo.rewards.running.algebra import comparison as _comparison
 def main() -> None:
     """Fork and end workers as the parent asks, until it closes the pipe.
 
-    Arguments: search path, descriptor of the pipe, limits of CPU time (seconds) and memory (bytes) of a worker.
+    Arguments: search path, descriptor of the pipe, and a worker's limits of CPU time (seconds) and memory (bytes).
     """
     control = Connection(int(sys.argv[2]))
     seconds, memory = float(sys.argv[3]), int(sys.argv[4])
     try:
         compare = _comparison()
-        compare("x+1", "1+x")  # the first comparison imports what the others need
+        compare("x+1", "1+x")  # the first comparison imports what later ones need
     except Exception as error:
         control.send_bytes(f"{type(error).__name__}: {error}".encode())
         return
@@ -48,7 +48,7 @@ def main() -> None:
             workers.add(worker)
             control.send_bytes(str(worker).encode())
         else:
-            # asked for twice, by two threads, it may be another process by now
+            # two threads may ask for this; by the second time the id may be another process
             worker = int(asked)
             code = _end(worker) if worker in workers else 0
             workers.discard(worker)
@@ -62,10 +62,10 @@ def serve(connection: Connection, compare: Compare, seconds: float, memory: int)
 
     Args:
         seconds: CPU time after which one comparison ends the process.
-        memory: most memory of the process, bytes.
+        memory: memory limit of the process, bytes.
     """
     _limit(memory)
-    # the default action ends the process even inside one long operation on integers; others may have changed it
+    # the default action ends the process even during one long integer operation; others may have changed it
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     while True:
@@ -81,17 +81,17 @@ def serve(connection: Connection, compare: Compare, seconds: float, memory: int)
         except TooLarge:
             reply = b"large"
         except Exception:
-            # math-verify raises on what it cannot read or compare
+            # math-verify raises if it cannot read or compare a result
             reply = b"false"
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send_bytes(reply)
-        # Caches that grew to half the limit would make later comparisons fail for want of memory.
+        # Caches beyond half the limit would make later comparisons run out of memory.
         if _size() > memory // 2:
             return
 
 
 def _end(worker: int) -> int:
-    """End a worker, if it has not ended, and return its exit code: of a signal, its negative number."""
+    """End a worker, if it is still running, and return its exit code; for a signal, its negative number."""
     os.kill(worker, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
 
@@ -104,7 +104,7 @@ def _limit(memory: int) -> None:
 
 
 def _size() -> int:
-    # not the peak that getrusage tells, which on Linux begins with that of the parent
+    # not getrusage's peak, which on Linux starts from the parent's
     if not sys.platform.startswith("linux"):
         return 0
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

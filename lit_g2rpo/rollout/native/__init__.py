@@ -1,1 +1,1 @@
-"""The native engine: prompts and images are read once, completions decoded together."""
+"""The native engine: it reads prompts and images once, and decodes completions together."""

@@ -1,4 +1,4 @@
-"""Keys and values of prompts and completions, and attention of one new token to them, each prompt read once."""
+"""Keys and values of prompts and completions, and attention of one new token to them, reading each prompt once."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ class PromptCache:
     """Keys and values of prompts, ``[P * K, width, D]`` per layer.
 
     Args:
-        lengths: tokens of each prompt, ``P`` of them.
-        width: tokens that a prompt has room for.
+        lengths: number of tokens of each prompt, ``P`` of them.
+        width: capacity per prompt, tokens.
     """
 
     def __init__(self, decoder: Decoder, lengths: list[int], width: int) -> None:
@@ -39,7 +39,7 @@ class SlotCache:
 
     Args:
         slots: completions held at a time.
-        width: tokens that a completion has room for.
+        width: capacity per completion, tokens.
     """
 
     def __init__(self, decoder: Decoder, slots: int, width: int) -> None:
@@ -51,16 +51,16 @@ class SlotCache:
         write_token(self.keys[layer], self.values[layer], place, key, value)
 
     def move(self, sources: list[int], targets: list[int], span: int) -> None:
-        """Overwrite the first ``span`` tokens of some slots, ``targets``, with those of others."""
+        """Overwrite the first ``span`` tokens of the slots ``targets`` with those of others."""
         self._memory[:, :, targets, :, :span] = self._memory[:, :, sources, :, :span]
 
 
 class LayerCache:
-    """Keys and values, one tensor per layer: a write to a part of one large tensor would compile to a copy of it.
+    """Keys and values, one tensor per layer, because a partial write to one large tensor would compile to a full copy.
 
     Args:
         rows: prompts or completions.
-        width: tokens that each has room for.
+        width: capacity of each, tokens.
     """
 
     def __init__(self, decoder: Decoder, rows: int, width: int) -> None:
@@ -79,10 +79,10 @@ def write_token(keys: Tensor, values: Tensor, place: Tensor, key: Tensor, value:
     """Store one token of each of ``N`` rows in a layer.
 
     Args:
-        keys: of the layer, ``[rows * K, width, D]``.
-        values: of the layer, ``[rows * K, width, D]``.
-        place: where each head's token goes: (row times K plus head) times width plus index of the token, ``[N * K]``
-            long.
+        keys: keys of the layer, ``[rows * K, width, D]``.
+        values: values of the layer, ``[rows * K, width, D]``.
+        place: index at which each head's token is stored: (row times K plus head) times width plus index of the token,
+            ``[N * K]`` long.
         key: ``[N, K, D]``.
         value: ``[N, K, D]``.
     """
@@ -91,13 +91,13 @@ def write_token(keys: Tensor, values: Tensor, place: Tensor, key: Tensor, value:
 
 
 def _memory(decoder: Decoder, rows: int, width: int) -> Tensor:
-    # Zeros, not what memory holds: a masked value still takes part in a product with 0.
+    # Zeros instead of uninitialized memory: a masked value is still multiplied by 0.
     shape = (len(decoder.layers), 2, rows, decoder.key_heads, width, decoder.head_dim)
     return torch.zeros(shape, dtype=decoder.dtype, device=decoder.embedding.device)
 
 
 def _by_layer(memory: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Split keys and values by layer, rows and heads in one dimension, which is what batched products take."""
+    """Split keys and values by layer, with rows and heads in one dimension, as batched products expect."""
     keys, values = memory.flatten(2, 3).unbind(1)
     return keys.unbind(), values.unbind()
 
@@ -111,21 +111,21 @@ def shared_attention(
     place: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Attend to a prompt and the tokens after it by products that read each prompt once for all its completions.
+    """Attend to a prompt and the tokens after it with products that read each prompt once for all its completions.
 
-    One softmax over both parts, in batched products: at the few rows that decoding has, fused attention spends its time
-    on everything but arithmetic (29 against 10 us for 8 rows).
+    Uses one softmax over both parts, in batched products: with the few rows of decoding, fused attention is dominated
+    by overhead (29 against 10 us for 8 rows).
 
     Args:
         query: one token of each of ``N`` completions, ``[N, K, R, D]``.
         own: the completions' own tokens.
-        grid: for each prompt, key head and completion of it, which of the ``N * K`` heads that is, ``[P, K, g]`` long;
-            any head stands in for one that is missing.
-        place: where in the flat grid each head is, ``[N * K]`` long.
+        grid: for each prompt, key head and completion, the index of its head among ``N * K``, ``[P, K, g]`` long; any
+            head fills in for a missing one.
+        place: index of each head in the flat grid, ``[N * K]`` long.
         bias: added to scores of own tokens, ``[N * K, 1, T]`` float.
 
     Returns:
-        What each completion has read, ``[N, K * R * D]``.
+        The output of each completion, ``[N, K * R * D]``.
     """
     count, heads, repeats, dim = query.shape
     held, span = len(grid) * heads, bias.shape[-1]
@@ -142,15 +142,15 @@ def shared_attention(
 
 
 def grid_of_heads(grid: Tensor, place: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-    """Arrange heads from an arrangement of completions.
+    """Convert an arrangement of completions to one of heads.
 
     Args:
-        grid: the completions of each prompt, ``[P, g]`` long; any completion stands in for one that is missing.
-        place: where in the flat grid each completion is, ``[N]`` long.
+        grid: the completions of each prompt, ``[P, g]`` long; any completion fills in for a missing one.
+        place: index of each completion in the flat grid, ``[N]`` long.
         heads: indices of the key heads, ``[K]`` long.
 
     Returns:
-        What `shared_attention` takes: ``[P, K, g]`` and ``[N * K]`` long.
+        The grid and place of `shared_attention`: ``[P, K, g]`` and ``[N * K]`` long.
     """
     count, group = len(heads), grid.shape[1]
     prompt, member = place[:, None] // group, place[:, None] % group
@@ -158,7 +158,7 @@ def grid_of_heads(grid: Tensor, place: Tensor, heads: Tensor) -> tuple[Tensor, T
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-    """Scaled scores, float32 or wider: in half precision they would be off by more than those that training forms."""
+    """Return scaled scores in float32 or wider: in half precision, their error would exceed that of training."""
     scale = query.shape[-1] ** -0.5
     if query.dtype.itemsize >= 4:
         return torch.baddbmm(bias, query, key.mT, alpha=scale)

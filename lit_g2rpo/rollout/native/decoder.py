@@ -1,4 +1,4 @@
-"""The text model as one function of tokens, positions and a way to attend, its weights laid out for decoding."""
+"""The text model as one function of tokens, positions and an attention, with weights arranged for decoding."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -17,24 +17,24 @@ class Layer(Protocol):
     """One decoder layer on ``N`` tokens; ``x [N, H]`` is the residual stream."""
 
     def qkv(self, x: Tensor) -> Tensor:
-        """Norm and project: query heads, key heads and value heads side by side, ``[N, (Q + 2 K) * D]``."""
+        """Apply norm and projection: query heads, key heads and value heads side by side, ``[N, (Q + 2 K) * D]``."""
 
     def norm_heads(self, heads: Tensor) -> Tensor:
         """Norm each query and key head, ``[N, Q + K, D]``."""
 
     def output(self, x: Tensor, read: Tensor) -> Tensor:
-        """Add what was read, ``[N, Q * D]``, to the stream."""
+        """Add the output of attention, ``[N, Q * D]``, to the stream."""
 
     def mlp(self, x: Tensor) -> Tensor:
-        """Add the MLP of the stream to it."""
+        """Add the MLP's output to the stream."""
 
 
 def read_layers(text: Any, copied: bool) -> list[Layer]:
     """Read the decoder layers of a text model.
 
     Args:
-        copied: copy the weights, which is fastest where they are small; otherwise call the live modules, so that an
-            update in place is seen without a copy.
+        copied: copy the weights, which is fastest if they are small; otherwise call the live modules, which see
+            in-place updates without a copy.
 
     Raises:
         UserError: if a linear layer is of a kind that cannot be copied.
@@ -71,9 +71,9 @@ class LiveLayer(Layer):
 
 
 class CopiedLayer(Layer):
-    """Copy a layer's weights: fused, adapters merged in, scale of norms folded in, laid out ``[in, out]``.
+    """Copy a layer's weights as ``[in, out]``, fused, with adapters and norm scales merged in.
 
-    With 1 to 64 rows such products take 0.5 to 0.9 of the time of `linear`.
+    With 1 to 64 rows, such products take 0.5 to 0.9 of the time of `linear`.
 
     Args:
         layer: the layer, in float32 or wider.
@@ -116,25 +116,25 @@ class CopiedLayer(Layer):
 
 
 def _unit(x: Tensor, eps: Tensor) -> Tensor:
-    """Divide by the square root of the size times what an RMS norm divides by: 3 calls in place of 7."""
+    """Divide by the RMS norm's divisor times the square root of the size: 3 calls instead of 7."""
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), eps)
 
 
 def _fused(scale: Tensor, *weights: Tensor) -> Tensor:
-    """Lay weights ``[out, H]`` side by side behind a norm of ``scale [H]``, ``[H, sum out]``."""
+    """Join weights ``[out, H]`` after a norm of ``scale [H]`` into ``[H, sum out]``."""
     return torch.cat([weight.T for weight in weights], 1).mul_(scale[:, None] * len(scale) ** 0.5)
 
 
 def _head_scales(attention: Any) -> Tensor:
-    """Find the scale of the norms of all query and key heads, ``[Q + K, D]``."""
+    """Return the norm scales of all query and key heads, ``[Q + K, D]``."""
     config = attention.config
     queries = attention.q_norm.weight.expand(config.num_attention_heads, -1)
     return torch.cat([queries, attention.k_norm.weight.expand(config.num_key_value_heads, -1)])
 
 
 def _weight(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """Read weight and bias of a linear layer, with its adapters merged in where they are on."""
-    # peft types nothing of its layers
+    """Read weight and bias of a linear layer, with its enabled adapters merged in."""
+    # peft's layers are untyped
     if type(layer) is nn.Linear:
         return layer.weight, layer.bias
     if not hasattr(layer, "get_delta_weight"):
@@ -156,7 +156,7 @@ class Decoder:
     """Run the layers of a text model on flat rows of tokens, without the model's own code around them.
 
     Raises:
-        UserError: if the model has a part that this decoder does not know.
+        UserError: if the model has a part that this decoder does not support.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -173,8 +173,8 @@ class Decoder:
         device, own = self.embedding.device.type, self.embedding.dtype
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         self.dtype: torch.dtype = torch.get_autocast_dtype(device) if autocast else own
-        # Copies pay off on the CPU, where models are small; a large one on a device is called live, and so is one in
-        # half precision, whose copies would be rounded in other places than in training.
+        # Copies pay off on the CPU, where models are small. Large models on a device are called live, and so are
+        # models in half precision, whose copies would be rounded in other places than in training.
         copied = device == "cpu" and self.dtype.itemsize >= 4
         self.layers = read_layers(text, copied)
         if copied:
@@ -182,7 +182,7 @@ class Decoder:
 
     @property
     def score_dtype(self) -> torch.dtype:
-        """Type of attention's scores, float32 or wider."""
+        """Return the dtype of attention scores, float32 or wider."""
         return torch.promote_types(self.dtype, torch.float32)
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,8 +212,8 @@ class Decoder:
             x: embeddings, ``[N, H]``.
             rotation: tables for the ``N`` positions.
             attend: attention of a layer.
-            images: indices of image tokens ``[n]``, and what each of the first layers adds there, ``[n, H]``; without
-                indices it is added to all tokens, ``[N, H]``.
+            images: indices of image tokens ``[n]``, and the features that each of the first layers adds there,
+                ``[n, H]``; without indices they are added to all tokens, ``[N, H]``.
 
         Returns:
             Hidden states after the final norm, ``[N, H]``.
@@ -234,12 +234,12 @@ class Decoder:
 
     @staticmethod
     def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        # Two products and a sum, rounded one by one as in the model.
+        # Two products and a sum, rounded separately as in the model.
         return (x * cosine).add_(x.roll(x.shape[-1] // 2, -1).mul_(sine))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Score the next token: from ``[N, H]`` to ``[N, V]``, float32 or wider."""
-        # The same types as in training, where logits of half precision would round log-probabilities by too much.
+        """Compute the logits of the next token: from ``[N, H]`` to ``[N, V]``, float32 or wider."""
+        # The same dtypes as in training, where half-precision logits would round log-probabilities too much.
         dtype = factor_dtype(hidden, self.head)
         with torch.autocast(hidden.device.type, enabled=False):
             if dtype.itemsize < 4:

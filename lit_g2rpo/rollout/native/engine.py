@@ -1,4 +1,4 @@
-"""The native engine: prompts and images read once, decoding without the model's own code around the weights."""
+"""The native engine: it reads prompts and images once, and decodes without the model's own code around the weights."""
 
 from collections import deque
 from functools import partial
@@ -19,26 +19,26 @@ from lit_g2rpo.rollout.native.slots import Slots, StepShape
 from lit_g2rpo.rollout.native.table import CompletionTable
 
 FIXED_SLOTS = 64
-"""Slots on devices that want fixed shapes."""
+"""Slots on devices that need fixed shapes."""
 
 PROMPT_MULTIPLE = 128
-"""Room for a prompt is a multiple of this where shapes are fixed, so that rollouts share them."""
+"""With fixed shapes, the capacity for a prompt is a multiple of this, so that rollouts share shapes."""
 
 
 class NativeEngine(RolloutEngine):
-    """Sample with the policy's live weights, which it reads anew for each rollout.
+    """Sample with the policy's live weights, which it reads again for each rollout.
 
-    Whole groups are held at a time, at most ``max_rows`` rows of them; a larger group keeps its prompt while its rows
-    take turns, so that every prompt is read once. A part that only ``huggingface`` knows is a `UserError`.
+    The engine holds complete groups, at most ``max_rows`` rows at a time; a larger group keeps its prompt while its
+    rows take turns, so that every prompt is read once. Raises `UserError` for parts that only ``huggingface`` supports.
 
-    What is known of a chunk of ``max_rows`` fixes which rows are decoded together, and so how the others are rounded:
-    known rows keep their slots, but a step of known rows alone, a pack of known prompts and a known chunk are left out.
+    Rounding depends on which rows are decoded together, so known rows keep their slots; only steps with nothing but
+    known rows, packs of known prompts and known chunks of ``max_rows`` are skipped.
 
     Args:
         max_rows: most rows held at a time.
-        slots: rows decoded at a time in a fixed shape, finished ones replaced by waiting ones, as devices with graphs
-            or compiled shapes want it; None drops finished rows on the CPU and takes 64 elsewhere.
-        prefill_mib: most memory that prompts are read in at a time, MiB; one that needs more is read alone.
+        slots: rows decoded at a time in a fixed shape, replacing finished rows with waiting ones, as devices with
+            graphs or compiled shapes need; None drops finished rows on the CPU and means 64 elsewhere.
+        prefill_mib: most memory for reading prompts at a time, MiB; one that needs more is read alone.
     """
 
     fixed_shapes: ClassVar[bool] = True
@@ -53,12 +53,12 @@ class NativeEngine(RolloutEngine):
         training = self.policy.training
         self.policy.eval()
         try:
-            # Before inference mode, whose tensors a training pass could not use.
+            # Before inference mode, because training cannot use its tensors.
             with torch.no_grad():
                 self.policy.prepare_features(prompts)
             size = max(self.max_rows // group_size, 1)
             completions = []
-            # Without the bookkeeping of autograd: 7 % of a rollout of a small policy. XLA knows no inference mode.
+            # Without autograd's bookkeeping, which is 7 % of a small policy's rollout. XLA has no inference mode.
             with torch.no_grad() if self.policy.device.type == "xla" else torch.inference_mode():
                 decoder = Decoder(self.policy.backbone)
                 for start in range(0, len(prompts), size):
@@ -106,7 +106,7 @@ class NativeEngine(RolloutEngine):
         return table.completions()
 
     def _decode_compact(self, slots: Slots, waiting: deque[int]) -> None:
-        """Decode the rows that are not done, and no others."""
+        """Decode only the rows that are not done."""
         group = 0
         while True:
             if slots.turn_over(waiting):
@@ -121,7 +121,7 @@ class NativeEngine(RolloutEngine):
             self.policy.backbone.counters.row_steps += len(slots.rows)
 
     def _decode_fixed(self, slots: Slots, waiting: deque[int], group: int) -> None:
-        """Decode in few shapes: sizes are rounded up, and what is done is looked at every few steps."""
+        """Decode in a few shapes: sizes are rounded up, and finished rows are checked every few steps."""
         step = captured(slots.step) if self.policy.device.type == "cuda" else slots.step
         while True:
             if slots.turn_over(waiting):
@@ -140,7 +140,7 @@ class NativeEngine(RolloutEngine):
 
 
 def _draw_first(table: CompletionTable, logits: Tensor, size: int) -> deque[int]:
-    """Draw each row's first token from its prompt's logits ``[P, V]``; return the rows it does not end."""
+    """Draw each row's first token from its prompt's logits ``[P, V]``; return the rows that go on."""
     prompt_of_row = torch.tensor(table.prompt_of_row, device=logits.device)
     waiting: deque[int] = deque()
     for rows in torch.split(torch.arange(table.spare, device=logits.device), size):
@@ -155,5 +155,5 @@ def _told(finished: Finished, start: int, index: int, completions: list[Completi
 
 
 def _rounded(size: int, full: int) -> int:
-    """Find the smallest eighth, quarter, half or whole of ``full`` that holds ``size``."""
+    """Return the smallest of an eighth, a quarter, a half or all of ``full`` that fits ``size``."""
     return next(part for part in (-(-full // 8), -(-full // 4), -(-full // 2), full) if part >= size)

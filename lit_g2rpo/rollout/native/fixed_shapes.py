@@ -1,7 +1,7 @@
-"""Prefill and decoding in few fixed shapes, for devices that compile for each shape.
+"""Prefill and decoding in a few fixed shapes, for devices that compile for each shape.
 
-A completion starts from its prompt's last token, which it reads itself: the cache of the prompt ends before it, and the
-first draw is a step like every other.
+A completion starts by reading its prompt's last token: the prompt's cache ends before it, so the first draw is a step
+like any other.
 """
 
 from collections import deque
@@ -24,19 +24,19 @@ from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.table import CompletionTable
 
 CHECK_EVERY = 8
-"""Steps between two looks at what is done, each of which makes the host wait for the device."""
+"""Steps between checks for finished rows, each of which makes the host wait for the device."""
 
 PREFILL_TOKENS = 2048
-"""Prompt tokens read at a time: they attend through a dense mask. A longer prompt is read alone."""
+"""Prompt tokens read at a time, since they attend through a dense mask. A longer prompt is read alone."""
 
 
 class StaticRollout:
-    """One rollout of ``P`` prompts, ``N = P * G`` rows that take turns in ``S`` slots.
+    """One rollout of ``P`` prompts, whose ``N = P * G`` rows take turns in ``S`` slots.
 
     Args:
         group_size: completions per prompt, ``G``.
         slots: rows decoded at a time.
-        finished: told of each group as soon as its last row is done.
+        finished: called with each group as soon as its last row is done.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StaticRollout:
         longest = max(len(prompt.input_ids) for prompt in self.encoded) - 1
         self.prompts = LayerCache(decoder, len(prompts), bucket(longest))
         self.own = LayerCache(decoder, slots, self.width)
-        # On the host: rows of slots, len(table) for a free one.
+        # On the host: the row in each slot, len(table) for a free slot.
         self.rows = [self.table.spare] * slots
         self.row = torch.tensor(self.rows, device=self.device)
         self.token, self.index = torch.zeros_like(self.row), torch.zeros_like(self.row)
@@ -75,11 +75,11 @@ class StaticRollout:
         self._steps = torch.arange(self.width, device=self.device)
 
     def prefill(self) -> None:
-        """Read all prompts but for their last tokens."""
+        """Read all prompts except their last tokens."""
         lengths = torch.tensor([len(prompt.input_ids) - 1 for prompt in self.encoded], device=self.device)
         keys = self.prompts.keys[0]
         outside = torch.arange(keys.shape[1], device=self.device) >= lengths[:, None]
-        # Finite: a prompt of one token has no key here, and the mean of nothing is not a number.
+        # Finite: a one-token prompt has no key here, and an empty softmax is NaN.
         low = torch.finfo(torch.float32).min / 2
         bias = torch.zeros(outside.shape, dtype=self.decoder.score_dtype, device=self.device).masked_fill(outside, low)
         self.prompts.bias = bias.repeat_interleave(len(self._heads), 0)[:, None]
@@ -91,13 +91,13 @@ class StaticRollout:
             end_graph(self.device)
 
     def _read(self, first: int, prompts: list[EncodedPrompt]) -> None:
-        """Read a pack: one sequence for the layers, from which each prompt's keys and values go to its row."""
-        # Of a completion of one token, `pack` lays out nothing.
+        """Read a pack as one sequence, and store each prompt's keys and values in its row."""
+        # `pack` places nothing for a completion of one token.
         packed = pack(prompts, [prompt.input_ids[-1:] for prompt in prompts])
         size, count = bucket(len(packed.input_ids)), len(self.encoded)
         width = self.prompts.keys[0].shape[1]
         found, mine = torch.zeros(count, width, dtype=torch.long), torch.zeros(count, dtype=torch.bool)
-        # A prompt given twice is read once.
+        # A repeated prompt is read once.
         spans = dict(zip(map(id, packed.prompts), packed.spans, strict=True))
         for i, prompt in enumerate(prompts, first):
             span = spans[id(prompt)]
@@ -123,7 +123,7 @@ class StaticRollout:
         self.policy.backbone.counters.prefill_tokens += size
 
     def decode(self) -> None:
-        """Decode all rows; waiting ones take the slots of those that are done."""
+        """Decode all rows; waiting rows take the slots of finished ones."""
         waiting = deque(range(self.count * self.group_size))
         while True:
             done = self.done.tolist()
@@ -134,7 +134,7 @@ class StaticRollout:
                 end_graph(self.device)
             else:
                 return
-            # What is left in a slot that is free now may be longer, but nothing reads it.
+            # A freed slot may have longer leftovers, but nothing reads them.
             longest = max(0 if free else index for free, index in zip(done, self.index.tolist(), strict=True))
             span = _rounded(min(longest + CHECK_EVERY, self.width), self.width)
             for _ in range(CHECK_EVERY):
@@ -143,7 +143,7 @@ class StaticRollout:
             self.policy.backbone.counters.row_steps += CHECK_EVERY * len(self.rows)
 
     def _fill(self, free: list[int], waiting: deque[int]) -> None:
-        """Give free slots to waiting rows; everything is sent whole, so that the sizes stay."""
+        """Give free slots to waiting rows, and send whole tensors so that sizes stay fixed."""
         fresh = [False] * len(self.rows)
         for slot in free:
             self.rows[slot] = waiting.popleft() if waiting else self.table.spare
@@ -166,7 +166,7 @@ class StaticRollout:
         self.done = self.done & ~new
 
     def _step(self, span: int) -> None:
-        """Decode one token in each slot, whose keys are at most ``span``."""
+        """Decode one token in each slot, with at most ``span`` keys."""
         at = (self._offset + self.index[:, None]).flatten()
         later = self._steps[:span] > self.index[:, None]
         bias = torch.zeros_like(later, dtype=self.decoder.score_dtype).masked_fill(later, -torch.inf)
@@ -186,5 +186,5 @@ class StaticRollout:
 
 
 def _rounded(size: int, full: int) -> int:
-    """Find the smallest quarter, half or whole of ``full`` that holds ``size``."""
+    """Return the smallest of a quarter, a half or all of ``full`` that fits ``size``."""
     return next(part for part in (-(-full // 4), -(-full // 2), full) if part >= size)

@@ -1,4 +1,4 @@
-"""CUDA graphs of decoding steps. Needs CUDA; nothing here runs elsewhere."""
+"""CUDA graphs of decoding steps; runs only on CUDA."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ Step = Callable[[StepShape], None]
 def captured(step: Step) -> Step:
     """Capture a step once for each shape and replay it afterwards.
 
-    Graphs hold addresses, not values: weights may be updated in place. They die with the returned function, so that no
-    memory is held while the policy is trained; capturing again costs a few steps.
+    Graphs record addresses, not values, so weights may be updated in place. They are freed with the returned function,
+    so they hold no memory during training; capturing again costs a few steps.
 
     Args:
-        step: reads and writes tensors whose addresses stay.
+        step: reads and writes tensors whose addresses stay the same.
 
     Returns:
         A function that does the same.
@@ -27,13 +27,13 @@ def captured(step: Step) -> Step:
 
     def replay(shape: StepShape) -> None:
         if shape not in warm:
-            # The first step of a shape runs as it is: libraries allocate then, which a capture forbids.
+            # The first step of a shape runs directly, because libraries allocate in it, which a capture forbids.
             warm.add(shape)
             step(shape)
             return
         if shape not in graphs:
             graphs[shape] = torch.cuda.CUDAGraph()
-            # Another thread scores what is complete, perhaps on this device: only this thread's calls are captured.
+            # Another thread scores complete groups, perhaps on this device, so only this thread's calls are captured.
             with torch.cuda.graph(graphs[shape], pool=pool, capture_error_mode="thread_local"):
                 step(shape)
         graphs[shape].replay()

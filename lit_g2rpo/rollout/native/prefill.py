@@ -1,4 +1,4 @@
-"""Prompts and their images are read once, packed without padding."""
+"""Prefill: read prompts and their images once, packed without padding."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ def token_bytes(config: Any, width: int) -> int:
     """Estimate the memory that a token takes while its prompt is read.
 
     Args:
-        config: the text model's.
-        width: bytes of an activation.
+        config: the text model's config.
+        width: bytes per activation.
 
     Returns:
-        Bytes: gate, up and their product in the widest layer, beside the residual stream, queries, keys and values.
+        Bytes for gate, up and their product in the widest layer, plus the residual stream, queries, keys and values.
     """
     return width * (3 * int(config.intermediate_size) + 6 * int(config.hidden_size))
 
@@ -39,11 +39,11 @@ def prefill(
 
     Args:
         prompts: ``P`` of them.
-        budget_mib: most memory that activations take, MiB; a prompt that needs more is read alone.
-        needed: whether each prompt is; a pack that holds none of them is not read.
+        budget_mib: most memory for activations, MiB; a prompt that needs more is read alone.
+        needed: whether each prompt is needed; a pack without needed prompts is not read.
 
     Returns:
-        Hidden state of each prompt's last token, ``[P, H]``; zeros for what was not read.
+        Hidden state of each prompt's last token, ``[P, H]``; zeros for prompts that were not read.
     """
     last: list[Tensor] = []
     first = 0

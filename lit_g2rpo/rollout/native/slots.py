@@ -1,4 +1,4 @@
-"""Completions being decoded, one to a slot, and one step of all of them."""
+"""Completions being decoded, one per slot, and a step of all of them."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class StepShape:
     """Sizes of a decoding step.
 
     Args:
-        slots: slots decoded, the first ones.
-        span: most tokens any of them holds after the step.
-        prompts: prompts they belong to.
+        slots: number of slots decoded, starting at the first.
+        span: most tokens in any of them after the step.
+        prompts: number of prompts they belong to.
         group: most slots of one prompt.
     """
 
@@ -30,13 +30,13 @@ class StepShape:
 
 
 class Slots:
-    """Rows of the table on their way through decoding, occupied slots first.
+    """Rows of the table that are being decoded, with occupied slots first.
 
     Every tensor keeps its address, so that a step can be captured once and replayed.
 
     Args:
         prompts: keys and values of the prompts.
-        table: what is drawn for each row.
+        table: tokens drawn for each row.
         size: number of slots.
     """
 
@@ -48,7 +48,7 @@ class Slots:
         self.rotation = decoder.rotation(torch.arange(table.last_position, device=device).expand(3, -1))
         self.row = torch.full((size,), table.spare, device=device)
         self.token = torch.zeros(size, dtype=torch.long, device=device)
-        # Index of the token in its completion; a row that is done stays where it is.
+        # Index of the token in its completion; it stops advancing when the row is done.
         self.index = torch.zeros(size, dtype=torch.long, device=device)
         self.done = torch.ones(size, dtype=torch.bool, device=device)
         self.grid = torch.zeros(table.spare * decoder.key_heads, dtype=torch.long, device=device)
@@ -86,12 +86,12 @@ class Slots:
 
     @property
     def known(self) -> bool:
-        """True if everything that would be drawn in the slots is known."""
+        """Return True if all tokens that would be drawn in the slots are known."""
         table = self.table
         return bool(table.known) and all(table.prompt_of_row[row] in table.known for row in self.rows)
 
     def follow(self) -> None:
-        """Move on by one token in each slot, all of which are known."""
+        """Advance every slot by one known token."""
         state = self.row, self.token, self.index, self.done
         row, token, index, done = (tensor[: len(self.rows)] for tensor in state)
         index += ~done
@@ -100,17 +100,17 @@ class Slots:
 
     @property
     def longest(self) -> int:
-        """Most tokens that an occupied slot holds after the next step."""
+        """Return the most tokens in an occupied slot after the next step."""
         return int(self.index[: len(self.rows)].max()) + 1
 
     def turn_over(self, waiting: deque[int]) -> bool:
-        """Free the slots of rows that are done and fill them with waiting rows; close the gaps that remain.
+        """Fill the slots of finished rows with waiting rows, and close the remaining gaps.
 
         Args:
-            waiting: rows whose first token is drawn and is not their last; those that get a slot are taken out.
+            waiting: rows whose first token is drawn and not their last; those that get a slot are removed.
 
         Returns:
-            True if another row is in some slot.
+            True if the row in any slot changed.
         """
         done = self.done[: len(self.rows)].tolist()
         free = [slot for slot, flag in enumerate(done) if flag]
@@ -151,7 +151,7 @@ class Slots:
         del self.rows[kept:]
 
     def drop_prompts(self, waiting: deque[int]) -> None:
-        """Forget prompts that neither a row in a slot nor a waiting one needs any more."""
+        """Drop prompts that no row in a slot and no waiting row needs."""
         needed = {self.table.prompt_of_row[row] for row in (*self.rows, *waiting)}
         for place in reversed(range(len(self.held))):
             if self.held[place] not in needed:
@@ -161,10 +161,10 @@ class Slots:
                 self.held.pop()
 
     def arrange(self, group: int | None = None) -> int:
-        """Say which slots belong to which prompt.
+        """Assign slots to prompts.
 
         Args:
-            group: slots that each prompt has room for; None for as many as the largest group needs.
+            group: number of slots reserved per prompt; None for what the largest group needs.
 
         Returns:
             That number.

@@ -1,4 +1,4 @@
-"""What is drawn, row by row."""
+"""Tokens drawn so far, row by row."""
 
 from collections.abc import Mapping
 
@@ -14,13 +14,13 @@ from lit_g2rpo.rollout.sampling import draw_with_stats, uniforms
 
 
 class CompletionTable:
-    """Completions of ``P`` prompts, ``N = P * G`` rows, and a spare row that idle slots write to.
+    """Completions of ``P`` prompts, ``N = P * G`` rows, and a spare row for writes of idle slots.
 
     Args:
         encoded: the same prompts as tensors.
         group_size: completions per prompt, ``G``.
-        finished: told of each group as soon as its last row is done.
-        known: groups that were drawn before, by the id of their prompt; nothing is drawn for them.
+        finished: called with each group as soon as its last row is done.
+        known: groups drawn before, by the id of their prompt; nothing is drawn for them.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CompletionTable:
                 self._given[row] = True
 
     def draw(self, row: Tensor, index: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw one token for each of ``n`` rows and write it down.
+        """Draw and record one token for each of ``n`` rows.
 
         Args:
             row: the rows, ``[n]`` long.
@@ -80,12 +80,12 @@ class CompletionTable:
         return token, self.ends(token, index)
 
     def ends(self, token: Tensor, index: Tensor) -> Tensor:
-        """Tell which tokens are their completions' last; arguments and result as of `draw`."""
+        """Return which tokens are their completions' last; arguments and result as in `draw`."""
         ended = (token[:, None] == self._ends).any(-1)
         return ended | (index == self.sampling.max_tokens - 1)
 
     def end(self, rows: list[int]) -> None:
-        """Note that rows are done; take the groups that this completes.
+        """Mark rows as done, and collect the groups that this completes.
 
         Args:
             rows: rows whose last token is drawn, each given once.
@@ -98,25 +98,25 @@ class CompletionTable:
                 complete.append(prompt)
         if not complete:
             return
-        # Whole: a slice of its own for each group would be a program of its own on a device that compiles.
+        # Whole: on a device that compiles, a separate slice for each group would be a separate program.
         table = [tensor.cpu() for tensor in (self.tokens, self._logprobs, self._entropy, self._ends)]
         for prompt in sorted(complete):
-            # What is cut out here is trained on, which a tensor made in inference mode could not be.
+            # These slices are used in training, which is impossible for tensors made in inference mode.
             with torch.inference_mode(False):
                 self._groups[prompt] = self.known.get(prompt) or self._read(prompt, *table)
             if self._finished is not None:
                 self._finished(prompt, self._groups[prompt])
 
     def completions(self) -> list[Completion]:
-        """List the completions, on the CPU, of all groups that are complete, prompt by prompt."""
+        """List the completions of all complete groups, on the CPU, in prompt order."""
         return [completion for prompt in sorted(self._groups) for completion in self._groups[prompt]]
 
     def _read(self, prompt: int, tokens: Tensor, logprobs: Tensor, entropy: Tensor, ends: Tensor) -> list[Completion]:
-        """Cut each row of a group behind its last token."""
+        """Cut each row of a group after its last token."""
         own = slice(prompt * self.group_size, (prompt + 1) * self.group_size)
         tokens, logprobs, entropy = tokens[own], logprobs[own], entropy[own]
         ended = torch.isin(tokens, ends)
-        # Past a completion's end the table holds zeros, which may be an end token, but never the first.
+        # After a completion's end the table has zeros, which may be an end token but never the first one.
         lengths = torch.where(ended.any(-1), ended.int().argmax(-1) + 1, tokens.shape[1]).tolist()
         found = []
         for i, length in enumerate(lengths):
