@@ -69,6 +69,7 @@ def trainer_of(folder: Path) -> Path:
     for callback in trainer["callbacks"]:
         if callback["class_path"].endswith(".RolloutLog"):
             callback["init_args"]["write_every"] = 1
+    trainer["logger"] = str(CONFIG.parent / "logger" / "tensorboard.yaml")
     path = folder / "trainer.yaml"
     path.write_text(yaml.safe_dump(trainer))
     return path

@@ -159,9 +159,7 @@ class Alarms(L.Callback):
         if on and not self._consecutive.get("below_start"):
             self._raise(trainer, "below_start", str(lost))
         self._consecutive["below_start"] = int(on)
-        for logger in trainer.loggers:
-            logger.log_metrics({"alarm/below_start": float(on)}, step=run.rollout_index)
-            logger.save()
+        run.send({"alarm/below_start": float(on)})
 
     def _raise(self, trainer: L.Trainer, name: str, text: str) -> None:
         # what follows from a missing form has no other cure

@@ -244,8 +244,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         if reason:
             rank_zero_warn(f"{reason}; the newest is that of {self._newest()}. {GOES_ON}")
         if reason or self._overdue:
-            for logger in trainer.loggers:
-                logger.log_metrics({"alarm/checkpoint": float(bool(reason))}, step=handles(pl_module).rollout_index)
+            handles(pl_module).send({"alarm/checkpoint": float(bool(reason))})
         self._overdue = bool(reason)
 
     def _try_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:

@@ -1,4 +1,4 @@
-"""Metrics that Lightning has logged, and the TensorBoard writer behind its logger."""
+"""Metrics that Lightning has logged, and the loggers that they went to."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_g2rpo.loggers import RunLogger
+from lit_g2rpo.loggers.tensorboard import drop_later
 from lit_g2rpo.training.curve_file import forget_points
 from lit_g2rpo.training.run import handles
 
@@ -27,26 +29,18 @@ def per_task(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def forget_later_points(trainer: L.Trainer, rollout: int) -> None:
-    """Drop the points after a rollout, which a run that was killed wrote and a resumed one repeats.
-
-    Source: the purge_step of torch.utils.tensorboard.SummaryWriter, which is known only after its writer exists.
-    """
+    """Drop the points after a rollout, which a run that was killed wrote and a resumed one repeats."""
     if not trainer.is_global_zero:
         return
-    if curve_file := handles(trainer.lightning_module).curve_file:
-        forget_points(curve_file, rollout)
-    writer = tensorboard_writer(trainer)
-    if writer is not None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        start = SessionLog(status=SessionLog.START)
-        writer.file_writer.add_event(Event(step=rollout + 1, file_version="brain.Event:2"))
-        writer.file_writer.add_event(Event(step=rollout + 1, session_log=start))
-
-
-def tensorboard_writer(trainer: L.Trainer) -> Any:
-    """Find the TensorBoard writer of a run, which has no types; None if there is none."""
+    curve_file = handles(trainer.lightning_module).curve_file
+    repeated = forget_points(curve_file, rollout) if curve_file else {}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            return logger.experiment
-    return None
+        if isinstance(logger, RunLogger):
+            logger.forget(rollout, repeated)
+        elif isinstance(logger, TensorBoardLogger):
+            drop_later(logger, rollout)
+
+
+def run_loggers(trainer: L.Trainer) -> list[RunLogger]:
+    """List the loggers of a run that show more than numbers; none on other ranks than the first."""
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLogger) and trainer.is_global_zero]

@@ -80,7 +80,7 @@ class RunFolder(L.Callback):
 
 def anchor(trainer: L.Trainer) -> None:
     """Make the folders of a trainer and its loggers absolute, so that they stay where they are."""
-    for holder in (trainer, *trainer.loggers):
+    for holder in (trainer, *(getattr(logger, "place", logger) for logger in trainer.loggers)):
         for name in ("_default_root_dir", "_root_dir", "_save_dir"):
             folder = vars(holder).get(name)
             if isinstance(folder, str | os.PathLike) and "://" not in str(folder):

@@ -10,10 +10,10 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from lit_g2rpo.callbacks.logged import run_loggers
 from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.run_folder import run_folder
 from lit_g2rpo.training.records import add_record
@@ -30,6 +30,8 @@ PACKAGES = (
     "numpy",
     "pillow",
     "tensorboard",
+    "wandb",
+    "mlflow",
     "peft",
     "deepspeed",
     "vllm",
@@ -39,7 +41,7 @@ PACKAGES = (
 
 
 class RunRecord(Observer):
-    """Write ``versions.json`` into the folder of the run and, as text, to TensorBoard.
+    """Write ``versions.json`` into the folder of the run and, as text, to the loggers that show texts.
 
     A resumed run adds ``versions-<rollout>.json`` and overwrites nothing.
     """
@@ -53,9 +55,8 @@ class RunRecord(Observer):
     def _write(self, trainer: L.Trainer, folder: Path, rollout: int) -> None:
         text = json.dumps(versions(trainer), indent=2)
         add_record(folder, "versions.json", rollout, text + "\n")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("run/versions", f"```json\n{text}\n```", rollout)
+        for logger in run_loggers(trainer):
+            logger.show_text("run/versions", f"```json\n{text}\n```", rollout)
 
 
 def versions(trainer: L.Trainer) -> dict[str, Any]:

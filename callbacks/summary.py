@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lit_g2rpo.callbacks.checkpoint import RolloutCheckpoint
 from lit_g2rpo.callbacks.decline import METRIC, describe_decline
-from lit_g2rpo.callbacks.logged import per_task
+from lit_g2rpo.callbacks.logged import per_task, run_loggers
 from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder, shown
 from lit_g2rpo.training.run import RunHandles, handles
@@ -59,7 +59,8 @@ class RunSummary(Observer):
         history = [values for values in run.validation_history if self.metric in values]
         if history:
             out.print(validation_table(history[0], history[-1], run.validation_sizes, self.metric))
-        lines = [f"run folder:  {shown(self._folder)}", f"TensorBoard: tensorboard --logdir {shown(self._folder)}"]
+        lines = [f"run folder:  {shown(self._folder)}"]
+        lines += [logger.how_to_open(shown(self._folder)) for logger in run_loggers(trainer)]
         for keeper in trainer.checkpoint_callbacks:
             if isinstance(keeper, RolloutCheckpoint):
                 if keeper.best_model_path:

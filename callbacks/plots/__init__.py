@@ -1,1 +1,1 @@
-"""Figures for TensorBoard."""
+"""Figures for loggers that show them."""

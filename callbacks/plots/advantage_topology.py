@@ -1,4 +1,4 @@
-"""Does every task pull equally? Rewards, advantages and gradients by task and problem type, in TensorBoard."""
+"""Does every task contribute equally? Rewards, advantages and gradients by task and problem type, in the loggers."""
 
 import time
 from collections import deque
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_g2rpo.callbacks.logged import tensorboard_writer
+from lit_g2rpo.callbacks.logged import run_loggers
 from lit_g2rpo.callbacks.plots.advantage_figures import pull_figure, quantile_figure
 from lit_g2rpo.callbacks.plots.advantage_stats import advantage_stats, flipped_signs
 from lit_g2rpo.callbacks.plots.figures import pixels
@@ -19,6 +19,7 @@ from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Microbatch, RolloutTable
 from lit_g2rpo.hardware.aside import Aside
+from lit_g2rpo.loggers import RunLogger
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.rewards import problem_type_of_id
 from lit_g2rpo.training.run import Run, run_of
@@ -33,26 +34,29 @@ class AdvantageTopology(L.Callback):
 
     Every rollout logs ``topology/<what>/<task>`` and ``topology/<what>/type/<problem type>`` over all ranks:
     ``tie_rate``, ``tied_groups``, ``levels``, ``mean_abs``, ``variance`` and, under the Gaussian map, ``sign_flips``
-    (see `advantage_stats`). Histograms of rewards and advantages and the figures ``topology/quantiles`` and
-    ``topology/pull`` follow every few rollouts. The gradient is measured on one micro-batch in turn, after the first
-    optimizer step of the rollout (see `task_gradients`): ``topology/gradient_share/<task>`` is the task's norm over
-    the sum of all norms, ``topology/token_share/<task>`` its share of the tokens, and
+    (see `advantage_stats`). Histograms of rewards and advantages come every few rollouts, the figures
+    ``topology/quantiles`` and ``topology/pull`` less often. The gradient is measured on one micro-batch in turn, after
+    the first optimizer step of the rollout (see `task_gradients`): ``topology/gradient_share/<task>`` is the task's
+    norm over the sum of all norms, ``topology/token_share/<task>`` its share of the tokens, and
     ``topology/gradient_seconds`` what that took.
 
     Args:
-        every_rollouts: interval between histograms and figures, rollouts.
+        every_rollouts: interval between figures, rollouts.
+        histograms_every: interval between histograms, rollouts.
         gradients_every: interval between measurements of the gradient, rollouts; 0 for none.
 
     Raises:
         UserError: if an interval is out of range.
     """
 
-    def __init__(self, every_rollouts: int = 50, gradients_every: int = 25) -> None:
-        if every_rollouts < 1:
-            raise UserError(f"AdvantageTopology.every_rollouts is {every_rollouts}; it must be at least 1 rollout")
+    def __init__(self, every_rollouts: int = 50, gradients_every: int = 25, histograms_every: int = 5) -> None:
+        for name, interval in {"every_rollouts": every_rollouts, "histograms_every": histograms_every}.items():
+            if interval < 1:
+                raise UserError(f"AdvantageTopology.{name} is {interval}; it must be at least 1 rollout")
         if gradients_every < 0:
             raise UserError(f"AdvantageTopology.gradients_every is {gradients_every}; give at least 1, or 0 for none")
         self.every_rollouts, self.gradients_every = every_rollouts, gradients_every
+        self.histograms_every = histograms_every
         self._watch, self._aside = RolloutWatch(), Aside(type(self).__name__)
         self._pulls: deque[dict[str, list[float]]] = deque(maxlen=MEMORY)
 
@@ -90,9 +94,11 @@ class AdvantageTopology(L.Callback):
         pl_module.log_dict(values)
         # the gradients above are all ranks' work, but what is made of them is not
         with self._aside.guard():
-            writer = tensorboard_writer(trainer)
-            if writer is not None and past % self.every_rollouts == 0:
-                self._show(writer, table, sets, values, run.rollout_index)
+            loggers = run_loggers(trainer)
+            if past % self.histograms_every == 0:
+                show_histograms(loggers, table, sets, run.rollout_index)
+            if past % self.every_rollouts == 0:
+                self._show_figures(loggers, table, sets, values, run.rollout_index)
 
     @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -107,23 +113,24 @@ class AdvantageTopology(L.Callback):
         values |= {f"topology/token_share/{name}": share for name, share in tokens.items()}
         return values | {"topology/gradient_seconds": time.perf_counter() - start}
 
-    def _show(
-        self, writer: Any, table: RolloutTable, sets: dict[str, Tensor], values: dict[str, float], step: int
+    def _show_figures(
+        self,
+        loggers: list[RunLogger],
+        table: RolloutTable,
+        sets: dict[str, Tensor],
+        values: dict[str, float],
+        rollout: int,
     ) -> None:
-        by_type: dict[str, Tensor] = {}
-        for name, prompts in sets.items():
-            writer.add_histogram(f"topology/rewards/{name}", table.rewards[prompts], step)
-            advantages = table.advantages[table.valid & prompts[:, None]]
-            if len(advantages):
-                writer.add_histogram(f"topology/advantages/{name}", advantages, step)
-                if name.startswith("type/"):
-                    by_type[name.removeprefix("type/")] = advantages
+        by_type = {name: counted(table, prompts) for name, prompts in sets.items() if name.startswith("type/")}
+        by_type = {name.removeprefix("type/"): found for name, found in by_type.items() if len(found)}
         size = "topology/mean_abs/"
         mean_abs = {name: values[size + name] for name in sets if size + name in values and "type/" not in name}
-        if by_type:
+        if by_type and loggers:
             figures = {"quantiles": quantile_figure(by_type), "pull": pull_figure(mean_abs, *pull_shares(self._pulls))}
             for name, figure in figures.items():
-                writer.add_image(f"topology/{name}", pixels(figure), step, dataformats="HWC")
+                drawn = pixels(figure)
+                for logger in loggers:
+                    logger.show_image(f"topology/{name}", drawn, rollout)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -141,6 +148,21 @@ def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
     sets = {tasks[k]: task_ids == k for k in sorted(set(task_ids.tolist()))}
     types = {k: problem_type_of_id(k).replace(" ", "_") for k in sorted(set(type_ids.tolist()))}
     return sets | {f"type/{name}": type_ids == k for k, name in types.items()}
+
+
+def counted(table: RolloutTable, prompts: Tensor) -> Tensor:
+    """Pick the advantages that count of some prompts, ``[N]``, given which prompts, ``[P]`` bool."""
+    return table.advantages[table.valid & prompts[:, None]]
+
+
+def show_histograms(loggers: list[RunLogger], table: RolloutTable, sets: dict[str, Tensor], rollout: int) -> None:
+    """Show how rewards, and advantages that count, are distributed in each set of prompts."""
+    for name, prompts in sets.items():
+        advantages = counted(table, prompts)
+        for logger in loggers:
+            logger.show_histogram(f"topology/rewards/{name}", table.rewards[prompts], rollout)
+            if len(advantages):
+                logger.show_histogram(f"topology/advantages/{name}", advantages, rollout)
 
 
 def pull_shares(pulls: Iterable[dict[str, list[float]]]) -> tuple[dict[str, float], dict[str, float]]:

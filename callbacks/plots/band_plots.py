@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as L
 from typing_extensions import override
 
-from lit_g2rpo.callbacks.logged import metric, tensorboard_writer
+from lit_g2rpo.callbacks.logged import metric, run_loggers
 from lit_g2rpo.callbacks.observer import Observer
 from lit_g2rpo.callbacks.plots.figures import panels, pixels
 from lit_g2rpo.callbacks.watch import RolloutWatch, present_tasks
@@ -87,13 +87,15 @@ class BandPlots(Observer):
         self._draw(trainer, handles(pl_module).rollout_index)
 
     def _draw(self, trainer: L.Trainer, rollout: int) -> None:
-        writer = tensorboard_writer(trainer) if trainer.is_global_zero else None
-        if writer is None or not self._history or rollout == self._drawn:
+        loggers = run_loggers(trainer)
+        if not loggers or not self._history or rollout == self._drawn:
             return
         self._drawn = rollout
         curves = {name: self._history[name] for name in sorted(self._history)}
         for name, figure in {"length": length_figure(curves), "entropy": entropy_figure(curves)}.items():
-            writer.add_image(f"bands/{name}", pixels(figure), rollout, dataformats="HWC")
+            drawn = pixels(figure)
+            for logger in loggers:
+                logger.show_image(f"bands/{name}", drawn, rollout)
 
     @override
     def state_dict(self) -> dict[str, Any]:

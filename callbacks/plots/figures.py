@@ -1,4 +1,4 @@
-"""Figures for TensorBoard's Images tab, drawn without pyplot, which keeps global state and may ask for a display."""
+"""Figures for loggers, drawn without pyplot, which keeps global state and may ask for a display."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,1 +1,1 @@
-"""Rollouts on disk, in TensorBoard and as a page."""
+"""Rollouts on disk, in the loggers and as a page."""

@@ -1,4 +1,4 @@
-"""A group of a rollout as plain values: what the log files, the page and TensorBoard show of it."""
+"""A group of a rollout as plain values: what the log files, the page and the loggers show of it."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the policy saw and wrote: as files with a page that opens from disk, and in TensorBoard."""
+"""What the policy saw and wrote: as files with a page that opens from disk, and in the loggers."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,9 +9,8 @@ import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from lit_g2rpo.callbacks.logged import tensorboard_writer
+from lit_g2rpo.callbacks.logged import run_loggers
 from lit_g2rpo.callbacks.observer import Observer
-from lit_g2rpo.callbacks.plots.dashboard import dashboard
 from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
 from lit_g2rpo.callbacks.rollouts.record import Record, group_record, small_image
 from lit_g2rpo.callbacks.rollouts.text import group_text
@@ -21,11 +20,12 @@ from lit_g2rpo.callbacks.run_folder import run_folder
 from lit_g2rpo.callbacks.watch import RolloutWatch
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Experience, Prompt
+from lit_g2rpo.loggers import ShownGroup
 from lit_g2rpo.training.run import RunHandles, handles
 
 
 class RolloutLog(Observer):
-    """Write rollouts into the folder ``rollouts`` of the run, and show a few groups of some of them in TensorBoard.
+    """Write rollouts into the folder ``rollouts`` of the run, and show a few groups of some of them in the loggers.
 
     The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
     rank writes the groups of its own prompts, and of each validation those of the same few prompts per task, whichever
@@ -34,7 +34,7 @@ class RolloutLog(Observer):
     scalars tab is written once at the start: a chart per quantity with the tasks as lines, and a chart per task.
 
     Args:
-        every_rollouts: interval between rollouts that are shown in TensorBoard, rollouts.
+        every_rollouts: interval between rollouts that the loggers show, rollouts.
         groups: groups to show of each of them.
         write_every: interval between rollouts that are written to the folder, rollouts; 0 for no folder.
         write_groups: groups to write of each of them, chosen in the same way; None for all.
@@ -144,29 +144,31 @@ class RolloutLog(Observer):
         # the first rollout always
         past = run.rollout_index - 1
         if self._files is not None and past % self.write_every == 0:
-            # where files fail, TensorBoard need not
+            # where files fail, loggers need not
             with self.aside.guard():
                 number = len(rollout.prompts) if self.write_groups is None else self.write_groups
                 chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
                 groups = [(self._record(run, rollout, index), rollout.prompts[index].images) for index in chosen]
                 self._files.write(run.rollout_index, groups)
-        writer = tensorboard_writer(trainer)
-        if writer is not None and past % self.every_rollouts == 0:
-            self._show(writer, run, rollout)
+        loggers = run_loggers(trainer)
+        if loggers and past % self.every_rollouts == 0:
+            shown = self._chosen(run, rollout)
+            for logger in loggers:
+                logger.show_groups(shown, run.rollout_index)
 
     def _record(self, run: RunHandles, rollout: Experience, index: int) -> Record:
         return {"step": run.trainer.global_step, **group_record(rollout, index, run.reward, self._spell)}
 
-    def _show(self, writer: Any, run: RunHandles, rollout: Experience) -> None:
-        copies = defaultdict[str, int](int)
+    def _chosen(self, run: RunHandles, rollout: Experience) -> list[ShownGroup]:
+        copies, found = defaultdict[str, int](int), []
         for index in choose(rollout.prompts, self.groups, (run.rollout_index - 1) // self.every_rollouts):
             prompt = rollout.prompts[index]
             copies[prompt.task] += 1
-            tag = f"groups/{prompt.task}" + (f"/{copies[prompt.task]}" if copies[prompt.task] > 1 else "")
-            writer.add_text(tag, group_text(self._record(run, rollout, index)), run.rollout_index)
-            for number, image in enumerate(prompt.images):
-                name = f"{tag}/image_{number}" if len(prompt.images) > 1 else f"{tag}/image"
-                writer.add_image(name, np.asarray(small_image(image)), run.rollout_index, dataformats="HWC")
+            name = f"groups/{prompt.task}" + (f"/{copies[prompt.task]}" if copies[prompt.task] > 1 else "")
+            record = self._record(run, rollout, index)
+            images = [np.asarray(small_image(image)) for image in prompt.images]
+            found.append(ShownGroup(name, record, group_text(record), images))
+        return found
 
 
 def choose(prompts: Sequence[Prompt], groups: int, turn: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A group of a rollout as Markdown, for TensorBoard."""
+"""A group of a rollout as Markdown, for loggers that show texts."""
 
 import re
 

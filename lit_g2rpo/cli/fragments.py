@@ -13,7 +13,7 @@ from lit_g2rpo.errors import UserError
 
 YAML = (".yaml", ".yml")
 PARTS = ("policy", "objective", "optimizer", "lr_scheduler", "rollout", "update", "evaluation", "reward", "judge")
-FILLED = {"data", "trainer", "model", "schedule", "checkpoint", *(f"model.{part}" for part in PARTS)}
+FILLED = {"data", "trainer", "trainer.logger", "model", "schedule", "checkpoint", *(f"model.{part}" for part in PARTS)}
 """Keys that a file may fill."""
 
 

@@ -30,6 +30,7 @@ PARTS = {
     "--model.lr_scheduler CLASS": "learning-rate schedule, stepped once per optimizer step",
     "--data FILE": "prompts: a file of configs/data, or a class and its arguments",
     "--trainer FILE": "a file of configs/strategy or configs/trainer; --trainer.KEY is a key of Lightning's Trainer",
+    "--trainer.logger FILE": "a file of configs/logger, or a class and its arguments; false for none",
     "--ckpt_path PATH": "a checkpoint; last for the newest of the experiment, best for the best",
     "--print_config": "show the configuration that the other words come to, and do nothing",
 }

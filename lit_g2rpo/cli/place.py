@@ -16,9 +16,16 @@ class Place:
     """
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer, logger = trainer, trainer["logger"]
-        first = logger[0] if isinstance(logger, list) and logger else logger
-        self._arguments = first.get("init_args") if hasattr(first, "get") else None
+        self._trainer, loggers = trainer, trainer["logger"]
+        loggers = loggers if isinstance(loggers, list) else [loggers]
+        self._all = [logger.get("init_args") if hasattr(logger, "get") else None for logger in loggers]
+        self._arguments = self._all[0] if self._all else None
+
+    def fill_names(self, name: str) -> None:
+        """Give loggers without a name that of the experiment."""
+        for arguments in self._all:
+            if arguments is not None and arguments.get("name", "") is None:
+                arguments["name"] = name
 
     @property
     def experiment(self) -> Path:

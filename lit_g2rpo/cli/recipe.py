@@ -7,11 +7,12 @@ from typing import Any
 import lightning.pytorch as L
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from lit_g2rpo.cli.changes import resolved
 from lit_g2rpo.files import write_text
+from lit_g2rpo.loggers import RunLogger
 from lit_g2rpo.training.records import add_record
 
 SECTIONS = ("name", "seed_everything", "schedule", "checkpoint", "model", "data", "trainer")
@@ -32,7 +33,7 @@ def recipe_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class RecipeCallback(SaveConfigCallback):
-    """Keep the recipe of a run in its folder, in its checkpoints and, as text, in TensorBoard.
+    """Keep the recipe of a run in its folder, in its checkpoints and in its loggers.
 
     ``fit`` adds a record to those that are there, but not before a resumed run has taken its checkpoint; other verbs
     replace their own.
@@ -84,9 +85,10 @@ class RecipeCallback(SaveConfigCallback):
                 add_record(Path(folder), "config.yaml", self.rollout or 0, text)
             else:
                 write_text(Path(folder) / f"{self.verb}.yaml", text)
-            for logger in trainer.loggers:
-                if self.verb == "fit" and isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_text("run/config", f"```yaml\n{text}\n```", trainer.global_step)
+            for logger in trainer.loggers if self.verb == "fit" else []:
+                logger.log_hyperparams(resolved(self.recipe))
+                if isinstance(logger, RunLogger):
+                    logger.show_text("run/config", f"```yaml\n{text}\n```", self.rollout or 0)
 
     @override
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -28,6 +28,7 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable
 from lit_g2rpo.hardware.hooks import reads_folders
 from lit_g2rpo.hardware.output import lossy_output
+from lit_g2rpo.loggers import RunLogger
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.registry import one_line
 from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
@@ -125,6 +126,9 @@ class TrainerCLI(LightningCLI):
         except (TypeError, ValueError) as error:
             # a device or strategy that does not exist
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        for logger in trainer.loggers[1:]:
+            if isinstance(logger, RunLogger) and trainer.loggers[0].log_dir:
+                logger.lie_in(Path(trainer.loggers[0].log_dir))
         anchor(trainer)
         return trainer
 
@@ -153,6 +157,7 @@ class TrainerCLI(LightningCLI):
         config = self.settings
         check_xla_precision(config.trainer.strategy, config.trainer.precision)
         place = Place(config.trainer)
+        place.fill_names(config.name)
         if config.get("ckpt_path"):
             run = self.run_folder or place.run_of_configs(config.get("config") or [])
             newest = config.ckpt_path == "last"

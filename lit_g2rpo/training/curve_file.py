@@ -57,13 +57,19 @@ def scan_points(path: Path) -> tuple[list[dict[str, Any]], int | None]:
     return [points[rollout] for rollout in sorted(points)], broken
 
 
-def forget_points(path: Path, rollout: int) -> None:
+def forget_points(path: Path, rollout: int) -> dict[int, frozenset[str]]:
     """Remove the points after a rollout, which a run that was killed wrote and a resumed one repeats.
 
     Args:
         path: the file; a missing one stays so.
         rollout: rollouts that are done; -1 removes all.
+
+    Returns:
+        Names of the metrics that each removed point had, by rollout.
     """
+    points = read_points(path)
     if path.exists():
-        kept = [point for point in read_points(path) if point["rollout"] <= rollout]
+        kept = [point for point in points if point["rollout"] <= rollout]
         write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
+    later = [point for point in points if point["rollout"] > rollout]
+    return {point["rollout"]: frozenset(point) - {"rollout", "time"} for point in later}

@@ -44,6 +44,10 @@ class CurvesModule(L.LightningModule):
     def write_point(self) -> None:
         """Send the present point to the loggers and the run's own file, and begin another."""
         values, self.point = {name: float(value) for name, value in self.point.items()}, {}
+        self.send(values)
+
+    def send(self, values: dict[str, float]) -> None:
+        """Send values of the present rollout to the loggers and the run's own file at once."""
         if self.curve_file is not None:
             with self._curve_aside.guard():
                 append_point(self.curve_file, self.rollout_index, values)

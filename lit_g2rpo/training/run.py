@@ -105,6 +105,9 @@ class RunHandles(Protocol):
     def steps_per_rollout(self) -> int:
         """Optimizer steps that one rollout is worth."""
 
+    def send(self, values: dict[str, float]) -> None:
+        """Send values of the present rollout to the loggers and the run's own file at once."""
+
     def finish_rollout(self) -> None:
         """Write the point of a rollout once it has been learned from; inside one, and after, there is none to write."""
 

@@ -15,6 +15,7 @@ KEYS = {
     "data": "data",
     "trainer": "trainer",
     "strategy": "trainer",
+    "logger": "trainer.logger",
 }
 RECIPE_CALLBACKS = [type(callback).__name__ for callback in default_callbacks()[1:]]
 """Without the first, RunFolder, which the command line adds itself."""

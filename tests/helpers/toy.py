@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
 from lit_g2rpo.experience import Completion, Evaluated, Experience, Prompt, RolloutTable
 from lit_g2rpo.hardware.collectives import Ranks
+from lit_g2rpo.loggers import TensorBoard
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 from lit_g2rpo.rewards import RewardResult
@@ -108,6 +108,7 @@ class ToyModule(CurvesModule):
         }
         self.objective = Objective(entropy_coefficient=0.02)
         self.experience: Experience | None = None
+        self._next_microbatch = 0
         self.validation_history: list[dict[str, float]] = []
         self.validation_sizes = {"a": 3, "b": 4}
         self.evaluated: Evaluated | None = None
@@ -130,7 +131,7 @@ class ToyModule(CurvesModule):
         return MICROBATCHES // self.trainer.accumulate_grad_batches
 
     def finish_rollout(self) -> None:
-        if self.point and self.trainer.global_step % self.steps_per_rollout == 0:
+        if self.point and self._next_microbatch == MICROBATCHES:
             self.write_point()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -172,6 +173,7 @@ class ToyModule(CurvesModule):
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> Tensor:
         rollout, index = batch
+        self._next_microbatch = index + 1
         if index == 0:
             self.experience = self.collect()
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
@@ -247,7 +249,7 @@ def fit(
     trainer = L.Trainer(
         accelerator="cpu",
         devices=options.pop("devices", 1),
-        logger=options.pop("logger", TensorBoardLogger(folder, name="toy", version=0)),
+        logger=options.pop("logger", TensorBoard(str(folder), name="toy", version=0)),
         default_root_dir=folder,
         callbacks=callbacks,
         max_epochs=-1,

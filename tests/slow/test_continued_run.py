@@ -51,7 +51,7 @@ def test_a_run_and_its_continuation_share_a_folder(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run)).Reload()
-    assert {"train/loss", "rollout/reward", "val/accuracy"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "1 overview/reward", "1 overview/accuracy (validation)"} <= set(events.Tags()["scalars"])
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3]
     capsys.readouterr()
     assert main(["validate", *RECIPE, *small("package:lit_g2rpo.nowhere/weights"), "--ckpt_path", "last"]) == 2

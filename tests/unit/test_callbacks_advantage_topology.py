@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.build import data, module, trainer
 from helpers.toy import ToyModule, fit
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,6 +17,7 @@ from lit_g2rpo.callbacks.plots.advantage_stats import advantage_stats, flipped_s
 from lit_g2rpo.callbacks.plots.advantage_topology import pull_shares, topology_sets
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import RolloutTable
+from lit_g2rpo.loggers import TensorBoard
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.objectives.advantages import gaussian
 from lit_g2rpo.rewards import PROBLEM_TYPES
@@ -126,8 +126,8 @@ def test_the_pull_figure_has_a_bar_per_task_and_the_line_to_reach():
 
 
 def test_every_rollout_has_its_scalars_and_some_have_figures(tmp_path):
-    fit(ToyModule(), tmp_path, [AdvantageTopology(every_rollouts=2, gradients_every=0)], rollouts=4)
-    found = EventAccumulator(str(tmp_path / "toy/version_0"), size_guidance={"images": 0}).Reload()
+    fit(ToyModule(), tmp_path, [AdvantageTopology(every_rollouts=2, histograms_every=3, gradients_every=0)], rollouts=4)
+    found = EventAccumulator(str(tmp_path / "toy/version_0"), size_guidance={"images": 0, "histograms": 0}).Reload()
     tags = found.Tags()
     # the toy's advantages are -1, -1/3 | 1/3, 1, of which the last is dropped
     assert [(e.step, e.value) for e in found.Scalars("topology/mean_abs/a")] == [
@@ -140,7 +140,8 @@ def test_every_rollout_has_its_scalars_and_some_have_figures(tmp_path):
     assert not any("sign_flips" in tag or "gradient" in tag for tag in tags["scalars"])
     for what in ("rewards", "advantages"):
         for which in ("a", "b", f"type/{name}"):
-            assert f"topology/{what}/{which}" in tags["histograms"]
+            steps = [event.step for event in found.Histograms(f"topology/{what}/{which}")]
+            assert steps == [1, 4]
     for figure in ("quantiles", "pull"):
         events = found.Images(f"topology/{figure}")
         assert [event.step for event in events] == [1, 3]
@@ -152,7 +153,7 @@ def test_gradients_are_measured_in_turn_and_change_nothing(random_folder: str, t
     weights = []
     for callbacks in ([], [AdvantageTopology(gradients_every=2)]):
         run = module(random_folder, G2RPO(filtering="off"))
-        logger = TensorBoardLogger(tmp_path, name="run", version=len(weights))
+        logger = TensorBoard(str(tmp_path), name="run", version=len(weights))
         fitted = trainer(tmp_path, 6, callbacks=callbacks, logger=logger)
         fitted.fit(run, data())
         weights.append(run.policy.state_dict())
@@ -178,12 +179,12 @@ def test_gradients_are_measured_in_turn_and_change_nothing(random_folder: str, t
 @pytest.mark.usefixtures("varied_rewards")
 def test_a_frozen_layer_is_said_once(random_folder: str, tmp_path: Path) -> None:
     run = module(random_folder, G2RPO(filtering="off"), freeze=["language"])
-    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    logger = TensorBoard(str(tmp_path), name="run", version=0)
     with pytest.warns(UserWarning, match="AdvantageTopology measures no gradient: the last decoder layer is frozen"):
         trainer(tmp_path, 2, callbacks=[AdvantageTopology()], logger=logger).fit(run, data())
 
 
-@pytest.mark.parametrize("options", [{"every_rollouts": 0}, {"gradients_every": -1}])
+@pytest.mark.parametrize("options", [{"every_rollouts": 0}, {"histograms_every": 0}, {"gradients_every": -1}])
 def test_intervals_are_checked(options):
     with pytest.raises(UserError, match=next(iter(options))):
         AdvantageTopology(**options)

@@ -12,6 +12,7 @@ from lit_g2rpo.callbacks.alarms import failed, gap_sums, misplaced
 from lit_g2rpo.callbacks.decline import describe_decline
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion
+from lit_g2rpo.loggers.tensorboard import tag_of
 from lit_g2rpo.rewards import RewardResult
 
 
@@ -46,7 +47,7 @@ def run(tmp_path, module, alarms, rollouts=6, **options):
 
 def curve(tmp_path, tag):
     events = EventAccumulator(str(tmp_path / "toy/version_0"), size_guidance={"scalars": 0}).Reload()
-    return [(event.step, round(event.value, 6)) for event in events.Scalars(tag)]
+    return [(event.step, round(event.value, 6)) for event in events.Scalars(tag_of(tag))]
 
 
 def completion(tokens):

@@ -8,11 +8,11 @@ import lightning.pytorch as L
 import pytest
 import torch
 from helpers.toy import ToyModule, fit
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_g2rpo.callbacks import RolloutCheckpoint
 from lit_g2rpo.callbacks import checkpoint as checkpoint_module
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.loggers import TensorBoard
 from lit_g2rpo.training.checkpoint_files import verify
 
 
@@ -78,7 +78,7 @@ def test_a_moved_run_keeps_its_lists(tmp_path):
     (tmp_path / "toy").rename(tmp_path / "moved")
     folder = tmp_path / "moved/version_0/checkpoints"
     keeper = RolloutCheckpoint(every_rollouts=2)
-    logger = TensorBoardLogger(tmp_path, name="moved", version=0)
+    logger = TensorBoard(str(tmp_path), name="moved", version=0)
     module = ToyModule(validation=accuracy)
     fit(module, tmp_path, [keeper], rollouts=8, checkpoint=str(folder / "last.ckpt"), logger=logger)
     assert keeper.best_model_path == str(folder / "best-rollout=00002.ckpt")
@@ -160,7 +160,7 @@ def test_a_full_disk_ends_nothing_and_the_next_rollout_tries_again(tmp_path, mon
     fit(straight, tmp_path / "straight", [RolloutCheckpoint(every_rollouts=3, monitor=None)], rollouts=8)
     disk, logged = Disk(monkeypatch, {6, 8}), []
     monkeypatch.setattr(
-        "lightning.pytorch.loggers.TensorBoardLogger.log_metrics",
+        "lit_g2rpo.loggers.TensorBoard.log_metrics",
         lambda self, metrics, step=None: logged.append((step, metrics.get("alarm/checkpoint"))),
     )
     module, keeper = ToyModule(validation=accuracy), RolloutCheckpoint(every_rollouts=3, monitor=None, keep_last=1)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 
 import pytest
 import torch
@@ -10,9 +9,8 @@ from helpers.toy import ToyModule, fit, prompt
 from helpers.validation_run import run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lit_g2rpo.callbacks import EntropyBounds, LengthCurriculum, RolloutCheckpoint, RolloutLog
+from lit_g2rpo.callbacks import RolloutCheckpoint, RolloutLog
 from lit_g2rpo.callbacks.rollouts.rollout_log import choose
 from lit_g2rpo.callbacks.rollouts.text import fenced
 from lit_g2rpo.callbacks.rollouts.validation_groups import first_rows
@@ -53,35 +51,6 @@ def test_several_images_get_a_tag_each(tmp_path):
     fit(ToyModule(images=2), tmp_path, [RolloutLog()], rollouts=1)
     tags = events(tmp_path).Tags()["images"]
     assert {"groups/a/image_0", "groups/a/image_1"} <= set(tags)
-
-
-def test_every_chart_of_the_dashboard_finds_its_curves(tmp_path):
-    fit(ToyModule(), tmp_path, [RolloutLog(), EntropyBounds(), LengthCurriculum()], rollouts=2)
-    found = events(tmp_path)
-    layout = layout_pb2.Layout()
-    layout.ParseFromString(found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    assert [category.title for category in layout.category] == [
-        "accuracy",
-        "reward",
-        "length",
-        "entropy",
-        "task a",
-        "task b",
-    ]
-    patterns = {
-        (category.title, chart.title): list(chart.multiline.tag)
-        for category in layout.category
-        for chart in category.chart
-    }
-    scalars = found.Tags()["scalars"]
-
-    def curves(category, chart):
-        return {tag for tag in scalars if any(re.match(pattern, tag) for pattern in patterns[category, chart])}
-
-    assert curves("accuracy", "val/accuracy") == {"val/accuracy", "val/accuracy/a", "val/accuracy/b"}
-    assert curves("task a", "accuracy") == {"val/accuracy/a"}
-    assert curves("task a", "length band") == {"length_band/low/a", "length_band/high/a"}
-    assert curves("task a", "entropy") == {"rollout/entropy/a", "entropy_bounds/a"}
 
 
 def test_every_task_has_its_turn():

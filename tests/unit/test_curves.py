@@ -7,11 +7,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from helpers.build import data, module, trainer, varied_score
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lit_g2rpo.rewards.running.scorer
 from lit_g2rpo.callbacks import Alarms, EntropyBounds, LengthCurriculum, RolloutCheckpoint
+from lit_g2rpo.loggers import TensorBoard
+from lit_g2rpo.loggers.tensorboard import tag_of
 from lit_g2rpo.objectives import G2RPO
 from lit_g2rpo.rewards import RewardResult
 
@@ -58,7 +59,7 @@ def fit(folder: str, at: Path, rollouts: int, *callbacks: pl.Callback, cut: Path
     made = trainer(
         at,
         2 * rollouts,
-        logger=TensorBoardLogger(at, name="run", version=0),
+        logger=TensorBoard(str(at), name="run", version=0),
         callbacks=[*watches, RolloutCheckpoint(every_rollouts=2)],
         check_val_every_n_epoch=None,
         **defaults | options,
@@ -88,9 +89,9 @@ def test_a_killed_and_resumed_run_has_the_curves_of_a_straight_one(
     fit(random_folder, tmp_path / "cut", 6, cut=last)
     straight = curves(tmp_path / "straight")
     assert curves(tmp_path / "cut") == straight
-    assert [step for step, _ in straight["rollout/reward"]] == [1, 2, 3, 4, 5, 6]
-    assert [step for step, _ in straight["val/accuracy"]] == [0, 2, 4, 6]
-    assert {"train/loss", "train/grad_norm", "alarm/tied_groups"} <= straight.keys()
+    assert [step for step, _ in straight[tag_of("rollout/reward")]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in straight[tag_of("val/accuracy")]] == [0, 2, 4, 6]
+    assert {"train/loss", "train/grad_norm", tag_of("alarm/tied_groups")} <= straight.keys()
 
 
 def test_a_run_cut_inside_a_rollout_has_them_too(random_folder: str, tmp_path: Path, varied_rewards: None) -> None:
@@ -106,7 +107,7 @@ def test_a_run_cut_inside_a_rollout_has_them_too(random_folder: str, tmp_path: P
 def test_a_task_that_nothing_was_learned_from_has_no_point(random_folder: str, tmp_path: Path) -> None:
     fit(random_folder, tmp_path, 3)
     found = curves(tmp_path)
-    assert [step for step, _ in found["rollout/reward/ocr"]] == [1, 2, 3]
+    assert [step for step, _ in found[tag_of("rollout/reward/ocr")]] == [1, 2, 3]
     assert not [tag for tag in found if tag.startswith("train/") and tag.endswith("/ocr")]
 
 
@@ -114,6 +115,6 @@ def test_a_validation_ends_the_run_whatever_its_interval(
     random_folder: str, tmp_path: Path, varied_rewards: None
 ) -> None:
     fit(random_folder, tmp_path, 3)
-    assert [step for step, _ in curves(tmp_path)["val/accuracy"]] == [0, 2, 3]
+    assert [step for step, _ in curves(tmp_path)[tag_of("val/accuracy")]] == [0, 2, 3]
     fit(random_folder, tmp_path / "off", 1, limit_val_batches=0)
-    assert "val/accuracy" not in curves(tmp_path / "off")
+    assert tag_of("val/accuracy") not in curves(tmp_path / "off")

@@ -18,7 +18,7 @@ LEVELS = [
     {"training"},
     {"evaluation"},
     {"data"},
-    {"planning", "module", "comparison"},
+    {"planning", "module", "comparison", "loggers"},
     {"callbacks", "strategies"},
     {"cli", "mini", "__main__"},
 ]
@@ -33,6 +33,8 @@ OPTIONAL = {
     "vllm": "rollout",
     "peft": "policy",
     "av": "data",
+    "wandb": "loggers",
+    "mlflow": "loggers",
 }
 
 

@@ -32,6 +32,7 @@ from lit_g2rpo.callbacks.run_folder import RunFolder
 from lit_g2rpo.errors import NonFiniteError, UserError
 from lit_g2rpo.hardware.aside import Aside
 from lit_g2rpo.hardware.output import lossy_output
+from lit_g2rpo.loggers import TensorBoard
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -182,10 +183,10 @@ def test_tensorboard_on_a_full_disk_goes_on_when_there_is_room(
     module = ToyModule()
     # the writer's thread says so too, before it ends
     monkeypatch.setattr("threading.excepthook", lambda _: None)
-    with pytest.warns(UserWarning, match="TensorBoardLogger: OSError") as found:
+    with pytest.warns(UserWarning, match="TensorBoard: OSError") as found:
         fit(module, tmp_path, [RunFolder(), room, RolloutLog(write_every=0), BandPlots()])
     assert weights(module) == straight
-    assert len(said(found, "TensorBoardLogger: OSError")) == 1
+    assert len(said(found, "TensorBoard: OSError")) == 1
     found_steps = steps(tmp_path / "toy/version_0")
     assert 1 in found_steps
     assert max(found_steps) == 6
@@ -262,8 +263,6 @@ def test_what_a_stream_cannot_spell_is_escaped(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_run_folder_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -273,7 +272,7 @@ def test_the_run_folder_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         RolloutLog(),
         RolloutCheckpoint(every_rollouts=1),
     ]
-    trainer = fit(ToyModule(), Path(), callbacks, logger=TensorBoardLogger("runs", name="toy", version=0))
+    trainer = fit(ToyModule(), Path(), callbacks, logger=TensorBoard("runs", name="toy", version=0))
     assert not list((tmp_path / "there").iterdir())
     folder = tmp_path / "here/runs/toy/version_0"
     assert {"checkpoints", "rollouts", "hparams.yaml"} <= {path.name for path in folder.iterdir()}

@@ -1,0 +1,153 @@
+"""TensorBoard that opens on the answer: its own names for what comes first and last, and settings beside results."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from typing_extensions import override
+
+from lit_g2rpo.loggers.run_logger import Repeated, RunLogger, ShownGroup, flat
+
+OVERVIEW = {
+    "rollout/accuracy": "accuracy",
+    "val/accuracy": "accuracy (validation)",
+    "rollout/entropy": "entropy",
+    "rollout/length": "length",
+    "rollout/reward": "reward",
+}
+BY_TASK = ("val/accuracy", "rollout/reward", "rollout/accuracy", "rollout/length", "rollout/entropy")
+"""Metrics whose values per task have a section of their own, in its order."""
+
+SETTINGS = (
+    "name",
+    "seed_everything",
+    "schedule.rollouts",
+    "model.policy.path",
+    "model.policy.lora.r",
+    "model.objective.class_path",
+    *(f"model.objective.init_args.{key}" for key in ("scope", "loss", "mean", "clip_*", "*_coefficient", "filtering")),
+    *(f"model.objective.init_args.{key}" for key in ("entropy", "length_weight", "length_needs_accuracy")),
+    "model.optimizer.class_path",
+    *(f"model.optimizer.init_args.{key}" for key in ("lr", "weight_decay")),
+    *(f"model.rollout.{key}" for key in ("prompts", "group_size", "temperature")),
+    "model.update.*",
+    "data.class_path",
+    "data.init_args.max_completion_tokens",
+)
+"""Keys of a recipe that the HParams tab shows, as patterns."""
+
+
+def tag_of(name: str) -> str:
+    """Name a metric, image, text or histogram as TensorBoard is to sort it, by the part before the first slash."""
+    if name in OVERVIEW:
+        return f"1 overview/{OVERVIEW[name]}"
+    metric, _, task = name.rpartition("/")
+    if metric in BY_TASK:
+        return f"{BY_TASK.index(metric) + 2} {OVERVIEW[metric]} by task/{task}"
+    if name.startswith("alarm/"):
+        # behind every letter
+        return f"⚠ {name}"
+    return name
+
+
+def settings_of(recipe: Mapping[str, Any]) -> dict[str, bool | str | float]:
+    """Pick out of a recipe what people compare runs by.
+
+    Returns:
+        Values by key; a class by its name, without the path.
+    """
+    found: dict[str, bool | str | float] = {}
+    for key, value in flat(recipe):
+        if any(fnmatchcase(key, pattern) for pattern in SETTINGS) and isinstance(value, bool | str | int | float):
+            short = key.removeprefix("model.").replace("init_args.", "").removesuffix(".class_path")
+            found[short] = str(value).rpartition(".")[2] if key.endswith(".class_path") else value
+    return found
+
+
+def drop_later(logger: TensorBoardLogger, rollout: int) -> None:
+    """Have TensorBoard drop what comes after a rollout; -1 drops everything.
+
+    Source: the purge_step of torch.utils.tensorboard.SummaryWriter, which is known only after its writer exists.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    writer: Any = logger.experiment.file_writer
+    writer.add_event(Event(step=rollout + 1, file_version="brain.Event:2"))
+    writer.add_event(Event(step=rollout + 1, session_log=SessionLog(status=SessionLog.START)))
+
+
+class TensorBoard(RunLogger, TensorBoardLogger):
+    """Log to TensorBoard: an overview first, then the tasks, a chart and so a colour per run each; alarms last.
+
+    The names of the overview, of the tasks and of alarms are `tag_of` the metric's; all others are its own.
+
+    Args:
+        save_dir: folder of all runs.
+        name: name of the experiment; None for that of the recipe, and for none without one.
+        version: number, or name, of the run's folder; None for the next number.
+    """
+
+    def __init__(self, save_dir: str = "runs", name: str | None = None, version: int | str | None = None) -> None:
+        TensorBoardLogger.__init__(self, save_dir, name=name, version=version, default_hp_metric=False)
+
+    @property
+    @override
+    def place(self) -> TensorBoardLogger:
+        return self
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({tag_of(name): value for name, value in metrics.items()}, step)
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Fill the HParams tab, whose results are the newest values of the overview.
+
+        Args:
+            params: the recipe.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        self.hparams = settings_of(params)
+        results = {tag_of(name): 0.0 for name in OVERVIEW}  # their names alone count
+        writer: Any = self.experiment.file_writer
+        for summary in hparams(self.hparams, results):  # type: ignore[no-untyped-call]
+            writer.add_summary(summary, 0)
+
+    @override
+    def forget(self, rollout: int, repeated: Repeated) -> None:
+        super().forget(rollout, repeated)
+        drop_later(self, rollout)
+
+    @override
+    def show_text(self, name: str, text: str, rollout: int) -> None:
+        # TensorBoard drops no texts
+        if rollout not in self.repeated:
+            self.experiment.add_text(tag_of(name), text, rollout)
+
+    @override
+    def show_image(self, name: str, pixels: np.ndarray, rollout: int) -> None:
+        self.experiment.add_image(tag_of(name), pixels, rollout, dataformats="HWC")
+
+    @override
+    def show_histogram(self, name: str, values: Tensor, rollout: int) -> None:
+        self.experiment.add_histogram(tag_of(name), values, rollout)
+
+    @override
+    def show_groups(self, groups: Sequence[ShownGroup], rollout: int) -> None:
+        for group in groups:
+            self.show_text(group.name, group.text, rollout)
+            for number, image in enumerate(group.images):
+                name = f"image_{number}" if len(group.images) > 1 else "image"
+                self.show_image(f"{group.name}/{name}", image, rollout)
+
+    @override
+    def how_to_open(self, folder: Path) -> str:
+        return f"TensorBoard: tensorboard --logdir {folder}"
