@@ -65,7 +65,7 @@ class TrainerCLI(LightningCLI):
         super().__init__(
             G2RPOModule,
             PromptData,
-            save_config_callback=RecipeCallback,
+            save_config_callback=RecipeCallback if verb else None,
             trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None, "callbacks": [RunFolder()]},
             seed_everything_default=0,
             parser_kwargs=PARSER | ({verb: PARSER} if verb else {}),

@@ -20,8 +20,14 @@ OVERVIEW = {
     "rollout/length": "length",
     "rollout/reward": "reward",
 }
-BY_TASK = ("val/accuracy", "rollout/reward", "rollout/accuracy", "rollout/length", "rollout/entropy")
-"""Metrics whose values per task have a section of their own, in its order."""
+BY_TASK = {
+    "val/accuracy": "2 validation by task",
+    "rollout/reward": "3 reward by task",
+    "rollout/accuracy": "4 accuracy by task",
+    "rollout/length": "5 length by task",
+    "rollout/entropy": "6 entropy by task",
+}
+"""Metrics whose values per task have a section of their own."""
 
 SETTINGS = (
     "name",
@@ -36,8 +42,6 @@ SETTINGS = (
     *(f"model.optimizer.init_args.{key}" for key in ("lr", "weight_decay")),
     *(f"model.rollout.{key}" for key in ("prompts", "group_size", "temperature")),
     "model.update.*",
-    "data.class_path",
-    "data.init_args.max_completion_tokens",
 )
 """Keys of a recipe that the HParams tab shows, as patterns."""
 
@@ -48,7 +52,7 @@ def tag_of(name: str) -> str:
         return f"1 overview/{OVERVIEW[name]}"
     metric, _, task = name.rpartition("/")
     if metric in BY_TASK:
-        return f"{BY_TASK.index(metric) + 2} {OVERVIEW[metric]} by task/{task}"
+        return f"{BY_TASK[metric]}/{task}"
     if name.startswith("alarm/"):
         # behind every letter
         return f"⚠ {name}"

@@ -2,12 +2,14 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.cut_run import curves, cut_and_resume
+from helpers.processes import HANG_SECONDS
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.loggers import MLflow, Wandb
@@ -24,6 +26,8 @@ def records(path: Path) -> Iterator[bytes]:
             place += BLOCK - place % BLOCK
             continue
         length, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + length > len(data):  # still being written
+            return
         record += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last part
@@ -31,13 +35,23 @@ def records(path: Path) -> Iterator[bytes]:
             record = b""
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def finished(path: Path) -> list[Any]:
+    """Read an offline run once the process that writes it, which ends after the run, has written its last record."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    deadline = time.monotonic() + HANG_SECONDS
+    while time.monotonic() < deadline:
+        found = [Record.FromString(content) for content in records(path)]
+        if found and found[-1].HasField("exit"):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for content in records(path):
-            record = Record.FromString(content)
+        for record in finished(path):
             if record.HasField("history"):
                 row: dict[str, Any] = {}
                 for item in record.history.item:

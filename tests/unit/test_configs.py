@@ -84,6 +84,14 @@ def test_a_callback_can_be_appended() -> None:
     assert len(config.trainer.callbacks) == 14
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow", "csv"])
+def test_a_logger_is_a_fragment_and_may_be_a_second_one(name: str) -> None:
+    one = compose("--config", "@g2rpo.yaml", "--trainer.logger", f"@logger/{name}.yaml").trainer.logger
+    two = compose("--config", "@g2rpo.yaml", "--trainer.logger+", f"@logger/{name}.yaml").trainer.logger
+    assert one.class_path.lower() == f"lit_g2rpo.loggers.{name}"
+    assert [logger.class_path for logger in two] == ["lit_g2rpo.loggers.TensorBoard", one.class_path]
+
+
 def test_the_schedule_is_translated() -> None:
     sizes = ["--model.update.epochs", "3", "--model.update.microbatches", "4", "--trainer.accumulate_grad_batches", "2"]
     rollouts = ["--schedule.rollouts", "10", "--schedule.validate_every", "5", "--schedule.log_every", "2"]

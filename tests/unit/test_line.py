@@ -50,6 +50,13 @@ def test_a_run_that_goes_on_takes_no_other_folder(run: Path, key: str) -> None:
     assert f"--{key}=other" in read_line("plan", words).words
 
 
+def test_every_logger_without_a_name_takes_the_experiments() -> None:
+    loggers = [Namespace(class_path="a.B", init_args=Namespace(save_dir="runs", name=name)) for name in (None, "own")]
+    place = Place(Namespace(logger=loggers), "g2rpo")
+    assert [logger.init_args.name for logger in loggers] == ["g2rpo", "own"]
+    assert place.experiment == Path("runs/g2rpo")
+
+
 @pytest.mark.parametrize("logger", [False, True, Namespace(class_path="a.Logger", init_args=Namespace(project="a"))])
 def test_a_run_without_a_logger_that_has_versions_goes_on_in_its_folder(run: Path, logger: object) -> None:
     trainer = Namespace(logger=logger, default_root_dir=None)
