@@ -29,9 +29,8 @@ class RolloutLog(Observer):
 
     The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
     rank writes the groups of its own prompts, and of each validation those of the same few prompts per task, whichever
-    rank they lie on. The groups in TensorBoard, with their images, completions, rewards and
-    advantages, are the first of each task in turn, so the choice does not depend on chance. The layout of the custom
-    scalars tab is written once at the start: a chart per quantity with the tasks as lines, and a chart per task.
+    rank they lie on. The groups in the loggers, with their images, completions, rewards and
+    advantages, are the first of each task in turn, so the choice does not depend on chance.
 
     Args:
         every_rollouts: interval between rollouts that the loggers show, rollouts.
@@ -90,11 +89,6 @@ class RolloutLog(Observer):
         run = handles(pl_module)
         self._watch.start(run)
         self._open(trainer, run)
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
-            return
-        writer = tensorboard_writer(trainer)
-        if writer is not None:
-            writer.add_custom_scalars(dashboard(sorted(run.tasks)))
 
     def _open(self, trainer: L.Trainer, run: RunHandles) -> None:
         """Open the folder, before the first validation or, where there is none, before training."""

@@ -52,7 +52,8 @@ def test_a_run_that_goes_on_takes_no_other_folder(run: Path, key: str) -> None:
 
 def test_every_logger_without_a_name_takes_the_experiments() -> None:
     loggers = [Namespace(class_path="a.B", init_args=Namespace(save_dir="runs", name=name)) for name in (None, "own")]
-    place = Place(Namespace(logger=loggers), "g2rpo")
+    place = Place(Namespace(logger=loggers))
+    place.fill_names("g2rpo")
     assert [logger.init_args.name for logger in loggers] == ["g2rpo", "own"]
     assert place.experiment == Path("runs/g2rpo")
 
