@@ -71,7 +71,7 @@ def test_a_recipe_of_the_users_names_them() -> None:
             ["--model.policy", "package:objective/grpo.yaml"],
             "--model.policy package:objective/grpo.yaml: this file fills",
         ),
-        (["--trainer", "package:zzzzzzzzzzz.yaml"], "no such file; python -m lit_g2rpo recipes lists them"),
+        (["--data", "package:zzzzzzzzzzz.yaml"], "no such file; python -m lit_g2rpo recipes lists them"),
     ],
 )
 def test_a_name_that_is_not_there_says_which_is(words: list[str], said: str) -> None:
@@ -87,7 +87,7 @@ def test_the_list_has_the_words_that_name_each(capsys: pytest.CaptureFixture[str
     assert len(lines) == len(packaged())
     for line in lines:
         words = line.split()[:2]
-        read_line("fit", words)
+        read_line("fit", ["--config", "package:g2rpo.yaml", *words])
         assert line.partition(words[1])[2].strip()
 
 
