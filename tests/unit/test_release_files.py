@@ -8,6 +8,8 @@ import pytest
 import yaml
 from helpers.paths import ROOT
 
+import lit_g2rpo
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = ROOT / ".github" / "workflows"
 
@@ -18,9 +20,9 @@ def read(name: str) -> Any:
 
 def test_the_files_that_a_release_compares_name_one_version() -> None:
     """As the workflow does, line by line."""
-    version, lines = PROJECT["version"], (ROOT / "CITATION.cff").read_text().splitlines()
-    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text().splitlines()
-    assert f"version: {version}" in lines
+    version = lit_g2rpo.__version__
+    assert f'__version__ = "{version}"' in (ROOT / "lit_g2rpo" / "__init__.py").read_text().splitlines()
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text().splitlines()
     assert re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
