@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+import lit_g2rpo
 from lit_g2rpo.errors import NonFiniteError, RankError, UserError
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -23,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "reward": ("lit_g2rpo.cli.verbs.reward:main", "score canned completions and show the parts: reward test"),
     "score": ("lit_g2rpo.cli.verbs.score:main", "score predictions again, without the model"),
     "compare": ("lit_g2rpo.cli.verbs.compare:main", "compare runs over seeds: tables, a file and a page"),
+    "recipes": ("lit_g2rpo.cli.verbs.recipes:main", "list the recipes and fragments of the package, or copy them"),
     "eval-export": ("lit_g2rpo.cli.verbs.eval_export:main", "write the commands that run lmms-eval and VLMEvalKit"),
 }
 """Where each verb lies: ``run`` takes configurations, as a `Line`, ``main`` reads a command line of its own."""
@@ -37,11 +39,12 @@ def usage() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, (_, summary) in VERBS.items())
     return (
-        "usage: python -m lit_g2rpo VERB [--config FILE ... | --run FOLDER] [--KEY VALUE ...]\n\n"
+        "usage: python -m lit_g2rpo VERB [--config FILE ... | --run FOLDER] [--KEY VALUE ...]\n"
+        "       python -m lit_g2rpo --version\n\n"
         "Gaussian GRPO for vision-language models.\n\n"
         f"verbs:\n{verbs}\n\n"
         "VERB --help lists its keys; VERB --config FILE --print_config shows the configuration they come to.\n"
-        "first run: python -m lit_g2rpo fit --config configs/g2rpo.yaml\n"
+        "first run: python -m lit_g2rpo fit --config package:g2rpo.yaml\n"
         "to go on with it: python -m lit_g2rpo fit --run runs/g2rpo/version_0"
     )
 
@@ -112,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not words or words[0] in ("-h", "--help"):
             print(usage(), flush=True)
             return 0 if words else 2
+        if words == ["--version"]:
+            print(f"lit_g2rpo {lit_g2rpo.__version__}")
+            return 0
         dispatch(words[0], words[1:])
     except BrokenPipeError:
         # who read the help or the table has what they wanted; what is left in the buffer goes nowhere

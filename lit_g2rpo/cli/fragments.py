@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from lit_g2rpo.cli.packaged import YAML, located, shipped_instead
 from lit_g2rpo.cli.words import pairs
 from lit_g2rpo.errors import UserError
 
-YAML = (".yaml", ".yml")
 PARTS = ("policy", "objective", "optimizer", "lr_scheduler", "rollout", "update", "evaluation", "reward", "judge")
 FILLED = {"data", "trainer", "trainer.logger", "model", "schedule", "checkpoint", *(f"model.{part}" for part in PARTS)}
 """Keys that a file may fill."""
@@ -30,23 +30,24 @@ def check_files(words: list[str]) -> None:
                 raise UserError("--config has no value; give a recipe, such as configs/g2rpo.yaml")
             continue
         if key == "config" and not set(value) & set("{\n"):
-            path = Path(value)
+            path = Path(located(value))
             if not path.exists():
-                raise UserError(f"--config: no such file: {value}")
+                raise UserError(f"--config: no such file: {value}{shipped_instead(value)}")
             if path.is_dir():
                 run = f"; for the folder of a run give --run {value}" if (path / "config.yaml").exists() else ""
                 raise UserError(f"--config: {value} is no file{run}")
             _check_fills("config", "--config ", value, path)
             for inner, name in _named_files(value, path):
-                _check(inner, f"{value}: {inner}: ", name, path.parent / name)
+                _check(inner, f"{value}: {inner}: ", name, path.parent / located(name))
         elif key in FILLED:
-            _check(key, f"--{key} ", value, Path(value))
+            _check(key, f"--{key} ", value, Path(located(value)))
 
 
 def _check(key: str, where: str, value: str, path: Path) -> None:
     if path.suffix in YAML:
         if not path.exists():
-            raise UserError(f"{where.rstrip(' :')}: no such file: {value}".removeprefix("--"))
+            missing = f"no such file: {value}{shipped_instead(value)}"
+            raise UserError(f"{where.rstrip(' :')}: {missing}".removeprefix("--"))
         _check_fills(key, where, value, path)
     elif key == "data" and path.is_file() and _holds_rows(path):
         raise UserError(

@@ -52,7 +52,12 @@ EXTRA = {
         "--output FOLDER": "folder of the runs; in that of the same sweep what is finished is not repeated, and what "
         "was cut off goes on (default: runs/sweep)",
     },
-    "export": {"--output DIR": "folder to write; must be new or empty"},
+    "export": {
+        "--output DIR": "folder to write; must be new or empty",
+        "--dtype TYPE": "float32, bfloat16 or float16 (default: that of the policy training began with)",
+        "--push OWNER/NAME": "push the folder to the Hugging Face Hub, with the token of hf auth login or HF_TOKEN",
+        "--private true|false": "of a repository that the push creates (default: as its owner has set)",
+    },
     "calibrate": {
         "--prompts_per_task N": "training prompts per task, a completion each (default: 200)",
         "--output FILE": "config fragment to write, a plot beside it; must be new (default: bands.yaml)",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lit_g2rpo.cli.checkpoints import check_exists, find_checkpoint, read_state
 from lit_g2rpo.cli.fragments import check_files
+from lit_g2rpo.cli.packaged import located_words
 from lit_g2rpo.cli.words import pairs, take
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.training.records import LAST, recorded_config
@@ -59,7 +60,7 @@ def read_line(verb: str, words: list[str]) -> Line:
     for key, value in pairs(words):
         if key == "--ckpt_path" and value not in (None, "null"):
             check_exists(value)
-    return Line(words, run, tuple(filter(None, (change or "").split(","))))
+    return Line(located_words(words), run, tuple(filter(None, (change or "").split(","))))
 
 
 def _check_recipe(verb: str, words: list[str]) -> None:

@@ -19,6 +19,9 @@ NOISE = re.compile(
     r"Expected a <class 'NoneType'>|Expected a path but|Problem with given class_path|Parser key |Unable to load)"
 )
 
+COMPLETION = "print_shtab"
+"""An option of older parsers that the stock parser takes only to say that it is gone."""
+
 
 class ConfigParser(LightningArgumentParser):
     """Raise a `UserError` of one line where the stock parser prints its usage and exits."""
@@ -59,7 +62,7 @@ class ConfigParser(LightningArgumentParser):
         for action in self._actions:
             for parser in (getattr(action, "_name_parser_map", None) or {}).values():
                 keys += parser.known_keys()
-            if action.option_strings and action.dest not in ("help", "config", "print_config"):
+            if action.option_strings and action.dest not in ("help", "config", "print_config", COMPLETION):
                 keys.append(action.dest)
         return keys
 
@@ -90,6 +93,8 @@ def explain(message: str, keys: list[str]) -> str:
         return (
             unknown(word.lstrip("-"), keys) if word.startswith("-") else f"unexpected word {word!r}; keys start with --"
         )
+    if re.match(rf"(argument )?--{COMPLETION}\b", message):
+        return unknown(COMPLETION, keys)
     if found := re.search(r"does not accept (?:option|nested key) '([^']+)'", message):
         return unknown(found[1], keys)
     if found := re.match(r'Linked "([^"]+)" must be given via "([^"]+)"', message):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,6 +19,7 @@ from lit_g2rpo.cli.changes import admit, check_steps, find_changes
 from lit_g2rpo.cli.checkpoints import find_checkpoint, read_state, remove_new
 from lit_g2rpo.cli.derived import log_every_n_steps, max_steps, seed, val_check_interval
 from lit_g2rpo.cli.line import Line
+from lit_g2rpo.cli.packaged import located_values
 from lit_g2rpo.cli.parser import ConfigParser
 from lit_g2rpo.cli.place import Place
 from lit_g2rpo.cli.recipe import RecipeCallback, recipe_of
@@ -40,6 +41,8 @@ from lit_g2rpo.training.run import Run
 _: tuple[type[PromptUser], type[Run]] = (G2RPOModule, G2RPOModule)
 
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
+# as the stock loader of this mode, and recipes may name fragments of the package
+set_loader(PARSER["parser_mode"], lambda text: located_values(get_loader("yaml")(text)), (yaml.YAMLError,))
 
 
 class NothingToDoError(Exception):
@@ -60,6 +63,7 @@ class TrainerCLI(LightningCLI):
         self, verb: str | None, arguments: list[str], run_folder: Path | None = None, change: tuple[str, ...] = ()
     ) -> None:
         self.verb, self.run_folder, self.change = verb, run_folder, change
+        arguments = ["--help"] if arguments == ["--help=all"] else arguments
         quiet.count_steps()
         quiet.shorten_warnings()
         super().__init__(
@@ -262,7 +266,7 @@ def run(verb: str, line: Line) -> None:
         words = [SHORT.get(key, key) + rest for key, rest in map(split_key, words)]
     try:
         with lossy_output():
-            TrainerCLI(verb, ["--help"] if words == ["--help=all"] else words, line.run, line.change)
+            TrainerCLI(verb, words, line.run, line.change)
     except NothingToDoError as done:
         say(str(done))
     except MisconfigurationException as error:

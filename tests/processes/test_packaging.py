@@ -1,23 +1,24 @@
-"""The callbacks folder lies at the root and is imported from inside the package, and a wheel holds every file."""
+"""Callbacks and configs lie at the root and are found inside the package, and a wheel holds every file."""
 
 import os
-import shutil
 import sys
 import zipfile
 
 import lightning.pytorch as L
 import pytest
 from helpers.paths import ROOT
+from helpers.source import LINKED, copy_source
 
 from lit_g2rpo import callbacks
 
 
-def test_callbacks_are_a_relative_link():
-    link = ROOT / "lit_g2rpo" / "callbacks"
+@pytest.mark.parametrize("name", LINKED)
+def test_folders_that_people_edit_are_relative_links(name):
+    link = ROOT / "lit_g2rpo" / name
     assert os.path.islink(link)
-    assert os.readlink(link) == os.path.join("..", "callbacks")
-    assert (ROOT / "callbacks" / "__init__.py").is_file()
-    assert not (ROOT / "callbacks").is_symlink()
+    assert os.readlink(link) == os.path.join("..", name)
+    assert (ROOT / name).is_dir()
+    assert not (ROOT / name).is_symlink()
 
 
 def test_the_folder_cannot_be_imported_by_its_own_name(commands):
@@ -35,17 +36,12 @@ def test_the_package_exports_every_callback():
 
 def test_a_wheel_holds_every_file_of_the_package_and_the_licences_of_its_data(tmp_path, commands):
     pytest.importorskip("build")
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns("__pycache__", "runs")
-    for name in ("lit_g2rpo", "callbacks"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
-        shutil.copy(ROOT / name, source)
+    source = copy_source(tmp_path / "source")
     # isolated, it would install its build tools anew
     commands.python("-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source)
     [wheel] = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    files = [path for top in ("lit_g2rpo", "callbacks") for path in (ROOT / top).rglob("*") if path.is_file()]
+    files = [path for top in ("lit_g2rpo", *LINKED) for path in (ROOT / top).rglob("*") if path.is_file()]
     wanted = {path.relative_to(ROOT).as_posix() for path in files if not {"__pycache__", "runs"} & set(path.parts)}
     wanted = {name if name.startswith("lit_g2rpo") else f"lit_g2rpo/{name}" for name in wanted}
     assert wanted <= held

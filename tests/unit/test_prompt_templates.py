@@ -85,7 +85,8 @@ def test_a_policy_that_is_not_there_is_left_to_its_loading(monkeypatch: pytest.M
 
 
 def test_an_export_keeps_the_wording(tmp_path: Path) -> None:
-    save(load_policy(PolicyConfig(MINI)), MINI, tmp_path)
+    policy = load_policy(PolicyConfig(MINI))
+    save(policy.model, policy, MINI, tmp_path)
     assert (tmp_path / PROMPT_TEMPLATE).read_text() == TEMPLATE
 
 

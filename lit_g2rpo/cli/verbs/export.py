@@ -1,12 +1,17 @@
-"""``export``: a Hugging Face folder from a checkpoint."""
+"""``export``: a Hugging Face folder from a checkpoint, with a model card, and its way to the Hub."""
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from typing_extensions import override
 
+from lit_g2rpo.callbacks.run_record import PACKAGES, installed
+from lit_g2rpo.cli.checkpoints import read_state
+from lit_g2rpo.cli.hub import check_push, push
 from lit_g2rpo.cli.line import Line
+from lit_g2rpo.cli.model_card import Facts, model_card
 from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable, whole
@@ -19,12 +24,11 @@ from lit_g2rpo.strategies.deepspeed_checkpoint import read_weights
 from lit_g2rpo.training.checkpoint_files import read
 from lit_g2rpo.training.resume import check_checkpoint, check_weights
 
-# files of the policy's origin that the image-only processor does not save
-ALSO_COPIED = ("video_preprocessor_config.json", PROMPT_TEMPLATE)
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class ExportCLI(PartsCLI):
-    """Ask for the checkpoint and the folder to write."""
+    """Ask for the checkpoint, the folder to write and what becomes of it."""
 
     @override
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -35,6 +39,11 @@ class ExportCLI(PartsCLI):
             "--ckpt_path", type=str | None, default=None, help="Checkpoint; last or best of the experiment; a path."
         )
         parser.add_argument("--output", type=str, required=True, help="Folder to write; must be new or empty.")
+        parser.add_argument("--dtype", type=Dtype | None, default=None, help="Type of the weights; null: the base's.")
+        parser.add_argument("--push", type=str | None, default=None, help="Repository of the Hub: owner/name.")
+        parser.add_argument(
+            "--private", type=bool | None, default=None, help="Of a new repository; null: the owner's default."
+        )
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -45,21 +54,56 @@ class ExportCLI(PartsCLI):
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(f"--output {self.config.output} exists and is not empty; give a new folder")
         check_writable(output)
+        if self.config.push:
+            check_push(self.config.push)
         super().before_instantiate_classes()
 
 
 def run(verb: str, line: Line) -> None:
-    """Write the policy of a checkpoint as a Hugging Face folder.
+    """Write the policy of a checkpoint as a Hugging Face folder, and push it where asked to.
 
     Raises:
-        UserError: if the output is not empty, or the checkpoint is missing or of another model.
+        UserError: if the output is not empty or does not fit the disk, the checkpoint is missing or of another model,
+            or the push cannot succeed.
     """
     cli = ExportCLI(line.words)
-    output = Path(cli.config.output).absolute()
-    load_weights(cli.model, Path(cli.config.ckpt_path))
+    config, module, checkpoint = cli.config, cli.model, Path(cli.config.ckpt_path)
+    output = Path(config.output).absolute()
+    load_weights(module, checkpoint)
+    origin = resolve_path(module.policy_path)
+    dtype = getattr(torch, config.dtype or base_dtype(origin))
+    model = merged(module.policy)
+    weights = f"{sum(weight.numel() for weight in model.parameters()) / 1e6:,.1f} M in {name_of(dtype)}"
+    now = next(model.parameters()).dtype
+    print(
+        f"{config.ckpt_path}: {gigabytes(bytes_of(model, now))} of weights in {name_of(now)}, to be "
+        f"{gigabytes(bytes_of(model, dtype))} in {name_of(dtype)}",
+        flush=True,
+    )
+    check_room(output, bytes_of(model, dtype))
+    cast(model, dtype)
+    state = read_state(checkpoint)
+    recipe = state.get("recipe")
+    objective = recipe["model"]["objective"]["class_path"] if recipe else type(module.objective).__name__
+    facts = Facts(
+        name=config.push or output.name,
+        base=module.policy_path,
+        license=license_of(origin),
+        objective=objective.rpartition(".")[2],
+        weights=weights,
+        rollouts=state["g2rpo"]["rollout_index"],
+        history=state["g2rpo"]["validation_history"],
+        recipe=recipe,
+        max_tokens=cli.datamodule.max_completion_tokens,
+        versions=installed(PACKAGES),
+    )
     with whole(output) as part:
-        save(cli.model.policy, cli.model.policy_path, part)
-    print(f"{output}: policy of {cli.config.ckpt_path}, for Qwen3VLForConditionalGeneration.from_pretrained")
+        save(model, module.policy, origin, part)
+        (part / "README.md").write_text(model_card(facts), encoding="utf-8")
+    written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"{output}: {gigabytes(written)}, for AutoModelForImageTextToText.from_pretrained", flush=True)
+    if config.push:
+        print(f"pushed: {push(output, config.push, config.private)}")
 
 
 def load_weights(module: G2RPOModule, path: Path) -> None:
@@ -83,34 +127,58 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
     module.load_state_dict(weights, strict=False)
 
 
-def save(policy: Policy, origin: str, folder: Path) -> None:
+def merged(policy: Policy) -> Any:
+    """Return the policy's model, adapters merged into its weights."""
+    return policy.model.merge_and_unload() if hasattr(policy.model, "merge_and_unload") else policy.model
+
+
+def cast(model: Any, dtype: torch.dtype) -> None:
+    """Give all weights one type, in place.
+
+    Raises:
+        UserError: if one lies beyond its range.
+    """
+    for name, weight in model.named_parameters():
+        if (largest := float(weight.detach().abs().max())) > torch.finfo(dtype).max:
+            raise UserError(f"--dtype {name_of(dtype)} ends at {torch.finfo(dtype).max:g} and {name} reaches "
+                            f"{largest:g}; take bfloat16")  # fmt: skip
+    model.to(dtype)
+
+
+def save(model: Any, policy: Policy, origin: str, folder: Path) -> None:
     """Write model, processor, tokenizer and templates.
 
     Args:
-        policy: the policy; adapters are merged into its weights.
-        origin: where it once came from.
+        model: as `merged` returns it.
+        policy: the policy it belongs to.
+        origin: folder or Hub name of the policy that training began with.
         folder: a new folder.
     """
-    model = policy.model.merge_and_unload() if hasattr(policy.model, "merge_and_unload") else policy.model
     model.save_pretrained(folder)
     policy.processor.save_pretrained(folder)
-    for name in ALSO_COPIED:
-        if found := origin_file(origin, name):
-            shutil.copy(found, folder / name)
-    own = type(policy.processor).__name__
-    stock = next(kind for kind in type(policy.processor).__mro__ if kind.__module__.startswith("transformers."))
-    for path in folder.glob("*.json"):
-        if "rocessor_class" in (text := path.read_text()):
-            # the stock classes read the folder too
-            path.write_text(text.replace(f'"{own}"', f'"{stock.__name__}"'))
+    if found := origin_file(origin, PROMPT_TEMPLATE):
+        shutil.copy(found, folder / PROMPT_TEMPLATE)
+
+
+def base_dtype(origin: str) -> str:
+    """Read the type of the weights of the policy that training began with; single precision if it does not say."""
+    from transformers import PreTrainedConfig
+
+    config = PreTrainedConfig.get_config_dict(origin)[0]
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def license_of(origin: str) -> str | None:
+    """Read the license on the model card beside the base's weights; None if there is none."""
+    from huggingface_hub import ModelCard
+
+    path = origin_file(origin, "README.md")
+    found: str | None = ModelCard.load(path, ignore_metadata_errors=True).data.license if path else None
+    return found
 
 
 def origin_file(origin: str, name: str) -> str | None:
-    """Find a file of the checkpoint that the policy came from, without the network.
-
-    Args:
-        origin: ``model.policy.path``.
-    """
+    """Find a file of the policy that training began with, without the network; None if it is not there."""
     from transformers.utils.hub import cached_file
 
     found: str | None = cached_file(
@@ -122,3 +190,30 @@ def origin_file(origin: str, name: str) -> str | None:
         _raise_exceptions_for_connection_errors=False,
     )
     return found
+
+
+def bytes_of(model: Any, dtype: torch.dtype) -> int:
+    """Count the bytes of the weights in a type; tied ones count once."""
+    return int(sum(weight.numel() for weight in model.parameters()) * dtype.itemsize)
+
+
+def check_room(output: Path, needed: int) -> None:
+    """Refuse a folder on a disk that is too small.
+
+    Raises:
+        UserError: if it is.
+    """
+    folder = next(parent for parent in output.parents if parent.exists())
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise UserError(f"--output {output} takes {gigabytes(needed)} and {gigabytes(free)} are free; give a folder on "
+                        "a larger disk, or --dtype bfloat16")  # fmt: skip
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Name a type as the command line does."""
+    return str(dtype).removeprefix("torch.")
+
+
+def gigabytes(count: int) -> str:
+    """Write bytes in decimal units, as the Hub does."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
