@@ -41,9 +41,11 @@ def check_machine(trainer: Namespace) -> None:
             f"trainer.strategy is {strategy}, a file that fills trainer; give it there: --trainer {strategy}"
         )
     if isinstance(strategy, str) and strategy not in (known := ["auto", *StrategyRegistry.available_strategies()]):
-        near = meant.near(strategy, known)
-        hint = f"did you mean {near}" if near else "give auto, ddp"
-        raise UserError(f"trainer.strategy is {strategy}; {hint}, or a file of configs/strategy as --trainer?")
+        near = meant.near(strategy, [name for name in known if not name.startswith("deepspeed")])
+        hint = f"did you mean {near}? Else" if near else "give auto, ddp or"
+        raise UserError(
+            f"trainer.strategy is {strategy}; {hint} a file: --trainer configs/strategy/deepspeed_zero1.yaml"
+        )
 
 
 def check_length(trainer: Namespace) -> None:

@@ -24,12 +24,19 @@ def check_folder(path: str, processor: Any, model: Any, family: Family) -> None:
     where = f"model.policy.path '{path}'"
     if not processor.chat_template:
         raise UserError(f"{where} has no chat template; add the chat_template.jinja of the model it was made from")
+    content = [{"type": "image"}, {"type": "text", "text": "."}]
     try:
         opened_text(processor)
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     except TemplateError as error:
         raise UserError(
             f"{where}: its chat template cannot be read ({one_line(error)}); copy the file again"
         ) from error
+    if prompt.count(processor.image_token) != 1:
+        raise UserError(
+            f"{where}: its chat template writes {prompt.count(processor.image_token)} x {processor.image_token} for an "
+            "image; take the chat_template.jinja of the model it was made from"
+        )
     config, images, sizes = model.config, processor.image_processor, family.image_sizes(model.config)
     pairs = {
         "patch_size": (images.patch_size, sizes.patch),
@@ -48,13 +55,9 @@ def check_folder(path: str, processor: Any, model: Any, family: Family) -> None:
             f"{where}: its tokenizer has a token of id {largest}, but the model has {rows} embeddings; take all files "
             "from one checkpoint"
         )
-    least, shortest, longest = (
-        (sizes.patch * sizes.merge) ** 2,
-        images.size["shortest_edge"],
-        images.size["longest_edge"],
-    )
-    if not max(shortest, least) <= longest:
+    least, longest = max(images.size["shortest_edge"], (sizes.patch * sizes.merge) ** 2), images.size["longest_edge"]
+    if least > longest:
         raise UserError(
-            f"model.policy.max_pixels is {longest}, but an image has at least {max(shortest, least)} pixels "
-            f"(model.policy.min_pixels, or one token of {sizes.patch * sizes.merge} x {sizes.patch * sizes.merge})"
+            f"model.policy.max_pixels is {longest}, but an image has at least {least} pixels; give more, or less for "
+            "model.policy.min_pixels"
         )

@@ -31,9 +31,12 @@ def load_policy(config: PolicyConfig) -> Policy:
         UserError: if the checkpoint is missing or of no family that is known.
     """
     path = resolve_path(config.path)
+    part = "model"
     try:
         family = find_family(config)
+        part = "tokenizer or image processor"
         processor = family.processor_class.from_pretrained(path)
+        part = "model"
         model = load_model(family, config)
     except ImportError as error:
         raise UserError(
@@ -42,8 +45,9 @@ def load_policy(config: PolicyConfig) -> Policy:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.policy.path '{config.path}' cannot be loaded as a {config.family or 'Qwen3-VL'} checkpoint: "
-            f"{reason}; give a folder written by save_pretrained or a hub name such as Qwen/Qwen3-VL-2B-Instruct"
+            f"model.policy.path '{config.path}': the {part} cannot be loaded as a {config.family or 'Qwen3-VL'} "
+            f"checkpoint's: {reason}; give a folder written by save_pretrained or a hub name such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
         ) from error
     size = dict(processor.image_processor.size)
     if config.min_pixels is not None:
