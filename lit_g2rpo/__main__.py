@@ -29,6 +29,9 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Where each verb lies: ``run`` takes configurations, as a `Line`, ``main`` reads a command line of its own."""
 
+ELSEWHERE = {"train": "fit", "resume": "fit", "eval": "test", "evaluate": "test", "generate": "predict"}
+"""Verbs by what other trainers call them."""
+
 
 def usage() -> str:
     """Describe the verbs.
@@ -60,7 +63,7 @@ def dispatch(verb: str, arguments: list[str]) -> None:
         UserError: if there is no such verb.
     """
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
+        near = [ELSEWHERE[verb]] if verb in ELSEWHERE else difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         what = "the verb comes first: python -m lit_g2rpo fit ..." if verb.startswith("-") else hint
         raise UserError(f"unknown verb {verb!r}; {what}")

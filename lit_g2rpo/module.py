@@ -26,8 +26,10 @@ from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConf
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
 from lit_g2rpo.training.checks import (
+    check_attention,
     check_gradient,
     check_parts,
+    check_rate,
     check_rounding,
     check_settings,
     check_shapes,
@@ -157,6 +159,7 @@ class G2RPOModule(EvaluationModule):
         super().setup(stage)
         check_strategy(self.trainer.strategy)
         if stage == "fit":
+            check_attention(self.policy_config.packed_attention, self.trainer.strategy.root_device.type)
             accumulate, update = self.trainer.accumulate_grad_batches, self.update
             optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)
             check_sizes(self.rollout.prompts, self.trainer.world_size, update.microbatches, accumulate)
@@ -182,6 +185,7 @@ class G2RPOModule(EvaluationModule):
     def configure_optimizers(self) -> Any:
         settings = self.optimizer_settings
         optimizer = settings.build()
+        check_rate(optimizer)
         check_rounding(optimizer, self.trainer.strategy, self.ranks)
         schedule = settings.build_schedule(optimizer)
         if schedule is None:

@@ -17,6 +17,8 @@ def derived(key: str, value: int, group: Namespace, owner: str) -> int:
     Raises:
         UserError: if the group has another value for the key.
     """
+    if not isinstance(group, Namespace):
+        raise UserError(f"{key.rsplit('.', 1)[0]} is {group}; give its keys, each with its value")
     given = group.get(key.rsplit(".", 1)[1])
     if given is not None and given != value:
         raise UserError(f"{key} is given as {given} but follows from {owner} ({value}); set {owner} instead")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lit_g2rpo.cli.meant import missing_file
 from lit_g2rpo.cli.packaged import YAML, located, shipped_instead
 from lit_g2rpo.cli.words import pairs
+from lit_g2rpo.cli.yaml_file import read_yaml
 from lit_g2rpo.errors import UserError
 
 PARTS = ("policy", "objective", "optimizer", "lr_scheduler", "rollout", "update", "evaluation", "reward", "judge")
@@ -32,7 +32,7 @@ def check_files(words: list[str]) -> None:
         if key == "config" and not set(value) & set("{\n"):
             path = Path(located(value))
             if not path.exists():
-                raise UserError(f"--config: no such file: {value}{shipped_instead(value)}")
+                raise UserError(f"--config: no such file: {value}{shipped_instead(value) or missing_file(path)}")
             if path.is_dir():
                 run = f"; for the folder of a run give --run {value}" if (path / "config.yaml").exists() else ""
                 raise UserError(f"--config: {value} is no file{run}")
@@ -46,9 +46,10 @@ def check_files(words: list[str]) -> None:
 def _check(key: str, where: str, value: str, path: Path) -> None:
     if path.suffix in YAML:
         if not path.exists():
-            missing = f"no such file: {value}{shipped_instead(value)}"
-            raise UserError(f"{where.rstrip(' :')}: {missing}".removeprefix("--"))
+            hint = shipped_instead(value) or missing_file(path)
+            raise UserError(f"{where.rstrip(' :')}: no such file: {value}{hint}".removeprefix("--"))
         _check_fills(key, where, value, path)
+        read_yaml(f"{where}{value}", path)
     elif key == "data" and path.is_file() and _holds_rows(path):
         raise UserError(
             f"{where}{value} is a file of rows; data takes a config file or a class: --data configs/data/files.yaml "
@@ -84,24 +85,7 @@ def _named_files(given: str, recipe: Path) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: if it is not YAML.
     """
-    try:
-        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"--config {given}: a config must be a text in UTF-8") from None
-    except OSError as error:
-        raise UserError(f"--config {given} cannot be read ({error.strerror})") from None
-    except yaml.reader.ReaderError as error:
-        raise UserError(f"--config {given} is not YAML: {error.reason}") from None
-    except (yaml.scanner.ScannerError, yaml.parser.ParserError) as error:
-        line = error.problem_mark or error.context_mark
-        where = f" in line {line.line + 1}" if line else ""
-        raise UserError(f"--config {given} is not YAML: {error.problem}{where}") from None
-    except yaml.YAMLError:
-        # values are the parser's to read
-        return
-    if not isinstance(content, dict):
-        raise UserError(f"--config {given} holds no keys; give a recipe, such as configs/g2rpo.yaml")
-    places: list[tuple[str, Any]] = [("", content)]
+    places: list[tuple[str, Any]] = [("", read_yaml(f"--config {given}", recipe))]
     for key, value in places:
         if isinstance(value, dict):
             places += [(f"{key}.{name}".lstrip("."), inner) for name, inner in value.items()]

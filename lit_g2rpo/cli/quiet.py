@@ -71,6 +71,8 @@ LOG_LINES = (
     "initializing deepspeed distributed",  # the run header names the strategy and the number of processes
     "`weights_only` was not set",  # what the run loads, it wrote itself
     "Setting accelerator to CPU. If you have GPU",  # the run header says what it computes on
+    "'[Errno",  # the closing line says that the hub cannot be reached
+    "Retrying in ",
     "The following generation flags are not valid",  # the engine sets its own sampling, whatever the checkpoint says
 )
 LOGGERS = (
@@ -81,6 +83,7 @@ LOGGERS = (
     "lightning.pytorch.trainer.connectors.signal_connector",
     "lightning.pytorch.strategies.deepspeed",
     "transformers.generation.configuration_utils",
+    "huggingface_hub.utils._http",
     "DeepSpeed",
 )
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import override
 
 from lit_g2rpo.callbacks import LengthCurriculum
@@ -18,11 +19,13 @@ from lit_g2rpo.cli import quiet
 from lit_g2rpo.cli.changes import admit, check_steps, find_changes
 from lit_g2rpo.cli.checkpoints import find_checkpoint, read_state, remove_new
 from lit_g2rpo.cli.derived import log_every_n_steps, max_steps, seed, val_check_interval
+from lit_g2rpo.cli.explain import REFERENCES
 from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.packaged import located_values
 from lit_g2rpo.cli.parser import ConfigParser
 from lit_g2rpo.cli.place import Place
 from lit_g2rpo.cli.recipe import RecipeCallback, recipe_of
+from lit_g2rpo.cli.trainer_keys import ON_CPU, check_callbacks, check_length, check_machine, check_name
 from lit_g2rpo.cli.words import SHORT, split_key, task_words
 from lit_g2rpo.data.datamodule import PromptData, PromptUser
 from lit_g2rpo.errors import UserError
@@ -105,6 +108,9 @@ class TrainerCLI(LightningCLI):
             args = [*args, f"--data.tasks={json.dumps(settings | tasks)}"]
         try:
             self.config = parser.parse_args(args)
+        except OmegaConfBaseException as error:
+            where = (getattr(error, "full_key", None) or "a config").removeprefix(f"{self.verb}.")
+            raise UserError(f"{where}: {one_line(error).partition(' full_key')[0]}; {REFERENCES}") from error
         except UnicodeDecodeError:
             raise UserError(f"{parser.broken_file()}a config must be a text in UTF-8") from None
         if self.verb:
@@ -118,17 +124,24 @@ class TrainerCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
+        settings = self.settings.trainer
+        check_machine(settings)
+        if self.verb == "fit":
+            check_length(settings)
+            if not check_callbacks(settings):
+                say(
+                    "trainer.callbacks has no RolloutCheckpoint: this run keeps nothing to go on from; a list given as "
+                    "trainer.callbacks replaces the recipe's, --trainer.callbacks+= adds to it"
+                )
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:
-            if "gpu backend" not in str(error):
-                raise
-            raise UserError(
-                "trainer.accelerator is gpu, but torch finds none on this machine; leave out the fragment of "
-                "configs/strategy that asks for it, or take configs/strategy/cpu.yaml"
-            ) from error
-        except (TypeError, ValueError) as error:
-            # a device or strategy that does not exist
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+            if "gpu backend" in str(error) or "can not run on your system" in str(error):
+                raise UserError(
+                    f"trainer.accelerator is {settings.accelerator}, but torch finds none on this machine; leave out "
+                    f"the fragment of configs/strategy that asks for it, or {ON_CPU}"
+                ) from error
+            # a device, a strategy or a precision that does not exist
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in trainer.loggers[1:]:
             if isinstance(logger, RunLogger) and trainer.loggers[0].log_dir:
@@ -159,6 +172,7 @@ class TrainerCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle which checkpoint is meant and which folder the run lies in; refuse what Lightning would only raise."""
         config = self.settings
+        check_name(config.name)
         check_xla_precision(config.trainer.strategy, config.trainer.precision)
         place = Place(config.trainer)
         place.fill_names(config.name)
@@ -201,8 +215,6 @@ class TrainerCLI(LightningCLI):
                 )
         ckpt_path, strategy = self.settings.get("ckpt_path"), self.trainer.strategy
         check_deepspeed(strategy, self.trainer.accelerator, ckpt_path)
-        if self.verb == "fit":
-            check_length(self.settings.trainer)
         if ckpt_path and Path(ckpt_path).is_dir() and not reads_folders(strategy):
             raise UserError(
                 f"--ckpt_path {ckpt_path} is a folder; give a checkpoint in it, or the strategy that wrote it as folder"
@@ -229,24 +241,6 @@ class TrainerCLI(LightningCLI):
                 remove_new(new)
             end_ranks(self.trainer, error)
             raise
-
-
-def check_length(trainer: Namespace) -> None:
-    """Refuse keys of Lightning's trainer that would end a run, or thin its data, against the schedule, or do nothing.
-
-    Raises:
-        UserError: if one is set.
-    """
-    for key, neutral in {
-        "max_epochs": (None, -1),
-        "limit_train_batches": (None, 1.0),
-        "overfit_batches": (0.0,),
-    }.items():
-        value = trainer.get(key)
-        if value not in neutral:
-            raise UserError(f"trainer.{key} is {value}; leave it out: the length of a run is schedule.rollouts")
-    if (clip := trainer.get("gradient_clip_val") or 0) < 0:
-        raise UserError(f"trainer.gradient_clip_val is {clip}; it must be 0, which clips nothing, or more")
 
 
 @rank_zero_only

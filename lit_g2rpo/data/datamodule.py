@@ -12,6 +12,7 @@ from lit_g2rpo.data.evaluation_batches import ShardedBatches
 from lit_g2rpo.data.lengths import Outlined, check_lengths
 from lit_g2rpo.data.loader import PromptDataset, RolloutLoader
 from lit_g2rpo.data.order.mixture import Mixture
+from lit_g2rpo.data.task_check import check_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.rewards.config import RewardConfig
@@ -163,6 +164,13 @@ class PromptData(LightningDataModule):
             return self.module
         assert self.trainer is not None
         return cast(PromptUser, self.trainer.lightning_module)
+
+    @override
+    def setup(self, stage: str) -> None:
+        # before the policy is loaded
+        if stage == "fit" and self.trainer is not None:
+            added = self.tasks.keys() - self.default_tasks().keys()
+            check_tasks(sorted(added), self.train_dataset().task_names(), self.mixture, self.user().rollout.prompts)
 
     @override
     def train_dataloader(self) -> RolloutLoader:

@@ -79,6 +79,7 @@ class JsonPrompts(PromptData):
         self._open(needed)
         if stage == "fit":
             self._open("val")
+        super().setup(stage)
 
     @override
     def train_dataset(self) -> JsonRows:
@@ -104,6 +105,9 @@ class JsonPrompts(PromptData):
             reward, template = user.reward if user else RewardConfig(), self.prompt_template
             if template is None and user is not None and user.prompt_template is not None:
                 template = check_template(user.prompt_template, "prompt_template.jinja of the policy")
-            self._rows[split] = JsonRows(
-                paths, self.reader, self.tasks, reward, split != "predict", template or TEMPLATE
-            )
+            answered = split != "predict"
+            try:
+                self._rows[split] = JsonRows(paths, self.reader, self.tasks, reward, answered, template or TEMPLATE)
+            except UserError as error:
+                error.add_note(f"data.{split}")
+                raise

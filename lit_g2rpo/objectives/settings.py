@@ -118,6 +118,11 @@ class ObjectiveSettings:
             refuse("dual_clip", "above 1 and finite, or null")
         if self.importance_cap is not None and not 1 <= self.importance_cap < math.inf:
             refuse("importance_cap", "at least 1 and finite, or null")
+        if self.clip_high > 10:
+            refuse("clip_high", "a share such as 0.28, at most 10")
+        for name in ("accuracy_low", "accuracy_high"):
+            if abs(getattr(self, name)) > 1:
+                refuse(name, "a share of completions, up to 1")
         if not self.accuracy_low < self.accuracy_high:
             refuse("accuracy_low", f"below accuracy_high {self.accuracy_high}")
         if self.refill_waves < 1:

@@ -1,7 +1,10 @@
 """Settings of the policy."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
+
+from lit_g2rpo.errors import UserError
 
 Part = Literal["vision", "merger", "language"]
 Shapes = Literal["exact", "static"]
@@ -17,6 +20,9 @@ class LoraConfig:
         dropout: dropout on the adapters' input.
         targets: names of the language model's linear layers that get an adapter.
         vision: put adapters on the linear layers of the vision tower's blocks too.
+
+    Raises:
+        UserError: if a number is out of range, or no layer is named.
     """
 
     rank: int = 32
@@ -26,6 +32,17 @@ class LoraConfig:
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
     vision: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("rank", "alpha"):
+            if getattr(self, key) < 1:
+                raise UserError(f"model.policy.lora.{key} is {getattr(self, key)}; it must be 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise UserError(
+                f"model.policy.lora.dropout is {self.dropout}; give a share from 0 to below 1, such as 0.05"
+            )
+        if not self.targets:
+            raise UserError("model.policy.lora.targets is empty; name linear layers, such as q_proj and v_proj")
 
 
 @dataclass(slots=True)
@@ -51,6 +68,9 @@ class PolicyConfig:
             host memory; null for no limit.
         min_pixels: smallest image area, pixels; null keeps the processor's own.
         max_pixels: largest image area, pixels; null keeps the processor's own.
+
+    Raises:
+        UserError: if a number is out of range, or settings of one part contradict each other.
     """
 
     path: str
@@ -67,3 +87,23 @@ class PolicyConfig:
     features_on_device_mib: float | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        for part, scale in self.lr_scale.items():
+            where = f"model.policy.lr_scale.{part}"
+            if part not in get_args(Part):
+                raise UserError(f"{where}: there is no such part; the parts are {', '.join(get_args(Part))}")
+            if part in self.freeze:
+                raise UserError(f"{where} is {scale}, but model.policy.freeze keeps that part from learning; drop one")
+            if not 0 < scale < math.inf:
+                raise UserError(
+                    f"{where} is {scale}; it must be above 0; model.policy.freeze keeps a part from learning"
+                )
+        for key in ("min_pixels", "max_pixels"):
+            if (pixels := getattr(self, key)) is not None and pixels < 1:
+                raise UserError(f"model.policy.{key} is {pixels}; it must be 1 or more")
+        if self.features_on_device_mib is not None and not self.features_on_device_mib >= 0:
+            raise UserError(
+                f"model.policy.features_on_device_mib is {self.features_on_device_mib}; it must be 0, which keeps none "
+                "there, or more"
+            )

@@ -12,9 +12,10 @@ from transformers.utils import logging
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.policy.config import LoraConfig, Part, PolicyConfig
 from lit_g2rpo.policy.families.family import Family
+from lit_g2rpo.policy.folder_check import check_folder
 from lit_g2rpo.policy.forward.checkpointing import checkpoint_activations
 from lit_g2rpo.policy.policy import Policy
-from lit_g2rpo.registry import build, lookup
+from lit_g2rpo.registry import build, lookup, one_line
 
 FAMILIES = {"qwen3_vl": "lit_g2rpo.policy.families.qwen3_vl.Qwen3VL"}
 """Model families by the ``model_type`` of their configurations."""
@@ -30,27 +31,31 @@ def load_policy(config: PolicyConfig) -> Policy:
         UserError: if the checkpoint is missing or of no family that is known.
     """
     path = resolve_path(config.path)
+    part = "model"
     try:
         family = find_family(config)
+        part = "tokenizer or image processor"
         processor = family.processor_class.from_pretrained(path)
+        part = "model"
         model = load_model(family, config)
+    except ImportError as error:
+        raise UserError(
+            f"model.policy.attention is {config.attention}, which cannot be used here ({one_line(error)}); give sdpa"
+        ) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.policy.path '{config.path}' cannot be loaded as a {config.family or 'Qwen3-VL'} checkpoint: "
-            f"{reason}; give a folder written by save_pretrained or a hub name such as Qwen/Qwen3-VL-2B-Instruct"
+            f"model.policy.path '{config.path}': the {part} cannot be loaded as a {config.family or 'Qwen3-VL'} "
+            f"checkpoint's: {reason}; give a folder written by save_pretrained or a hub name such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
         ) from error
-    if not processor.chat_template:
-        raise UserError(
-            f"model.policy.path '{config.path}' has no chat template; add the chat_template.jinja of the model it was "
-            "made from"
-        )
     size = dict(processor.image_processor.size)
     if config.min_pixels is not None:
         size["shortest_edge"] = config.min_pixels
     if config.max_pixels is not None:
         size["longest_edge"] = config.max_pixels
     processor.image_processor.size = size
+    check_folder(config.path, processor, model, family)
     return Policy(
         prepare(model, family, config),
         processor,
@@ -174,8 +179,13 @@ def resolve_path(path: str) -> str:
             raise UserError(f"model.policy.path '{path}': there is no package {package}") from error
     elif path.startswith((".", "/", "~")) or Path(path).is_dir():
         found = Path(path).expanduser()
-    else:
+    elif "/" in path and not Path(path).is_file():
         return path
+    else:
+        raise UserError(
+            f"model.policy.path '{path}' is no folder; give a Hugging Face checkpoint folder or a hub name such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
+        )
     if not (found / "config.json").is_file():
         raise UserError(
             f"model.policy.path '{path}': {found} holds no config.json; give a Hugging Face checkpoint folder"
@@ -209,6 +219,11 @@ def with_adapters(model: Any, family: Family, lora: LoraConfig) -> Any:
         import peft
     except ModuleNotFoundError as error:
         raise UserError('model.policy.lora needs peft: pip install "lit_g2rpo[lora]"') from error
+    layers = {
+        name.rpartition(".")[2] for name, m in family.text(model).named_modules() if isinstance(m, torch.nn.Linear)
+    }
+    if wrong := [target for target in lora.targets if target not in layers]:
+        raise UserError(f"model.policy.lora.targets has {wrong[0]}; the linear layers are {', '.join(sorted(layers))}")
     targets = family.adapter_targets(lora)
     return peft.get_peft_model(
         model,

@@ -25,7 +25,7 @@ class RewardConfig:
         min_reasoning: fewest characters of reasoning that a well-formed completion has.
 
     Raises:
-        UserError: if a tag is not a valid tag name, or both are the same.
+        UserError: if a tag is not a valid tag name, both are the same, or a length is negative.
     """
 
     thinking_tag: str = "thinking"
@@ -44,6 +44,8 @@ class RewardConfig:
                 raise UserError(f"model.reward.{key} is {name!r}; give a bare name of letters, such as 'think'")
         if self.thinking_tag == self.answer_tag:
             raise UserError(f"model.reward.thinking_tag and answer_tag are both {self.answer_tag!r}; they must differ")
+        if self.min_reasoning < 0:
+            raise UserError(f"model.reward.min_reasoning is {self.min_reasoning}; it must be 0 or more characters")
 
 
 DEFAULT = RewardConfig()

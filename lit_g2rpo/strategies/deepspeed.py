@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.imports import RequirementCache
@@ -29,7 +29,7 @@ from lit_g2rpo.training.run import run_of
 
 
 class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeed, for a policy that transformers loads and that is sampled from.
+    """Lightning's DeepSpeed, for a policy that transformers loads and that is sampled from, on GPUs or on the CPU.
 
     Args:
         exclude_frozen_parameters: leave what does not learn out of checkpoints, as on every other strategy.
@@ -48,6 +48,21 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
         self.config.setdefault("data_types", {"grad_accum_dtype": "fp32"})
         # any optimizer may be kept in host memory, not DeepSpeed's own alone
         self.config.setdefault("zero_force_ds_cpu_optimizer", False)
+
+    @override
+    def setup_environment(self) -> None:
+        if not isinstance(self.accelerator, CPUAccelerator):
+            super().setup_environment()
+            return
+        import deepspeed
+
+        assert self.parallel_devices is not None
+        # the engine asks for the number of its device
+        self.parallel_devices = [torch.device("cpu", index) for index in range(len(self.parallel_devices))]
+        # gloo is there; collectives of its own would be compiled first, for half a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # past Lightning's own, which refuses all but CUDA
+        super(DeepSpeedStrategy, self).setup_environment()
 
     @contextmanager
     @override
@@ -134,7 +149,7 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
 
 
 def check_deepspeed(strategy: Any, accelerator: Any, ckpt_path: str | None) -> None:
-    """Refuse Lightning's own DeepSpeed, DeepSpeed without a GPU, and another strategy for what DeepSpeed wrote.
+    """Refuse Lightning's own DeepSpeed, DeepSpeed on other devices, and another strategy for what DeepSpeed wrote.
 
     Raises:
         UserError: in each case.
@@ -145,12 +160,19 @@ def check_deepspeed(strategy: Any, accelerator: Any, ckpt_path: str | None) -> N
                 "trainer.strategy is Lightning's own DeepSpeed, which divides gradients by the micro-batches twice and "
                 "cannot load a policy at stage 3; take configs/strategy/deepspeed_zero1.yaml, ..._zero2 or ..._zero3"
             )
+        from deepspeed.accelerator import get_accelerator
+
+        device = type(accelerator).__name__.removesuffix("Accelerator").lower()
         # a subclass may bring DeepSpeed to other devices
-        if type(strategy) is G2RPODeepSpeedStrategy and not isinstance(accelerator, CUDAAccelerator):
-            device = type(accelerator).__name__.removesuffix("Accelerator").lower()
+        if type(strategy) is G2RPODeepSpeedStrategy and not isinstance(accelerator, CUDAAccelerator | CPUAccelerator):
             raise UserError(
-                f"trainer.strategy is DeepSpeed, which runs on NVIDIA GPUs alone, but trainer.accelerator is {device}; "
-                "take configs/strategy/ddp.yaml or fsdp2.yaml"
+                f"trainer.strategy is DeepSpeed, which runs on NVIDIA GPUs and on the CPU here, but "
+                f"trainer.accelerator is {device}; take configs/strategy/ddp.yaml or fsdp2.yaml"
+            )
+        if device == "cpu" and (chosen := get_accelerator().device_name()) != "cpu":
+            raise UserError(
+                f"trainer.accelerator is cpu, but DeepSpeed has chosen {chosen} on this machine; set the environment "
+                "variable DS_ACCELERATOR=cpu"
             )
     elif ckpt_path and is_deepspeed(Path(ckpt_path)):
         raise UserError(

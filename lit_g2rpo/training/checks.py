@@ -21,6 +21,9 @@ from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConf
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.training.run import Run
 
+HOTTEST = 10.0
+"""Temperature above which every token is about as likely as any other."""
+
 
 def check_settings(objective: Objective, rollout: RolloutConfig, engine: RolloutEngine) -> None:
     """Refuse settings that contradict each other.
@@ -37,10 +40,15 @@ def check_settings(objective: Objective, rollout: RolloutConfig, engine: Rollout
             "model.rollout.temperature is 0, which samples one and the same completion for a prompt; its groups teach "
             "nothing: give a temperature above 0, such as 1.0"
         )
+    if rollout.temperature > HOTTEST:
+        raise UserError(
+            f"model.rollout.temperature is {rollout.temperature:g}, at which completions are noise; give "
+            f"{HOTTEST:g} at most, usually 0.6 to 1.2"
+        )
     if rollout.seed < 0:
         raise UserError(f"model.rollout.seed is {rollout.seed}; it must be 0 or more")
     for key in ("max_rows", "slots", "prefill_mib"):
-        if (value := getattr(rollout, key)) is not None and value <= 0:
+        if (value := getattr(rollout, key)) is not None and not 0 < value < math.inf:
             raise UserError(f"model.rollout.{key} is {value}; it must be above 0")
     if objective.needs_groups and rollout.group_size < 2:
         raise UserError(
@@ -146,6 +154,23 @@ def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:
     _stop(run, "a reward or log-probability", [prompt.id for prompt, b in zip(prompts, own, strict=True) if b])
 
 
+def check_attention(packed_attention: str | None, device: str) -> None:
+    """Refuse attention that the device does not have.
+
+    Args:
+        packed_attention: as configured.
+        device: type of the device.
+
+    Raises:
+        UserError: if flex attention is asked for without CUDA.
+    """
+    if packed_attention == "flex" and device != "cuda":
+        raise UserError(
+            f"model.policy.packed_attention is flex, which needs CUDA, and this is {device}; leave it out, which takes "
+            "merged on the CPU and two_part elsewhere"
+        )
+
+
 def check_shapes(run: Run) -> None:
     """Refuse what fixed shapes leave out.
 
@@ -202,6 +227,31 @@ def _stop(run: Run, what: str, ids: list[str]) -> NoReturn:
         f"{what} is not finite in rollout {run.rollout_index} (optimizer step {run.trainer.global_step}); "
         f"the run stops before it learns from it; ids of the prompts are in {path}"
     )
+
+
+LARGEST_STEP = 0.01
+"""Learning rate above which a step of Adam, which moves each weight by about as much, replaces the policy's weights."""
+
+
+def check_rate(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a learning rate that trains nothing, or that no policy survives.
+
+    Args:
+        optimizer: the optimizer before any step, its schedule not yet made.
+
+    Raises:
+        UserError: if it is 0 or not finite, or, of an optimizer called after Adam, above `LARGEST_STEP`.
+    """
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        if not 0 < rate < math.inf:
+            why = "which trains nothing" if rate == 0 else "which is no step"
+            raise UserError(f"model.optimizer.lr is {rate:g}, {why}; give a number above 0, such as 1e-6")
+        if type(optimizer).__name__.startswith("Adam") and rate > LARGEST_STEP:
+            raise UserError(
+                f"model.optimizer.lr is {rate:g}; Adam moves every weight by about that much in a step, which leaves "
+                f"nothing of the policy: give {LARGEST_STEP:g} at most, usually 1e-6, with adapters 1e-5"
+            )
 
 
 def check_rounding(optimizer: torch.optim.Optimizer, strategy: Strategy, ranks: Ranks) -> None:

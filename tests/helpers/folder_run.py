@@ -18,15 +18,13 @@ import lit_g2rpo.rewards.running.scorer
 from helpers.build import data, module, trainer, varied_score
 from lit_g2rpo.callbacks import RolloutCheckpoint
 from lit_g2rpo.hardware.hooks import generation_context
-from lit_g2rpo.strategies import FSDP2Strategy
+from lit_g2rpo.strategies import FSDP2Strategy, G2RPODeepSpeedStrategy
 
 
 def build_strategy(name: str) -> Any:
     if name == "fsdp2":
         return FSDP2Strategy(process_group_backend="gloo", save_distributed_checkpoint=True)
-    from helpers.cpu_deepspeed import CPUDeepSpeedStrategy
-
-    return CPUDeepSpeedStrategy(stage=int(name[-1]))
+    return G2RPODeepSpeedStrategy(stage=int(name[-1]))
 
 
 def fit(policy: str, out: Path, name: str, steps: int, ckpt_path: Path | None = None, fail: bool = False) -> Any:

@@ -65,9 +65,9 @@ def counted_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future
 
 def build_strategy(name: str) -> Any:
     if name.startswith("zero"):
-        from helpers.cpu_deepspeed import CPUDeepSpeedStrategy
+        from lit_g2rpo.strategies import G2RPODeepSpeedStrategy
 
-        strategy = CPUDeepSpeedStrategy(stage=int(name[-1]))
+        strategy = G2RPODeepSpeedStrategy(stage=int(name[-1]))
         # as in a large policy: otherwise ZeRO-3 keeps every weight of this small one
         strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return strategy

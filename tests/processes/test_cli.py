@@ -9,6 +9,7 @@ import torch
 import yaml
 from helpers.paths import CONFIGS, ROOT
 from helpers.processes import Commands
+from helpers.refused import refused
 
 from lit_g2rpo.__main__ import VERBS, main
 from lit_g2rpo.cli.checkpoints import find_checkpoint, run_folder_of, version_of
@@ -16,16 +17,6 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.training.schedule import check_sizes, log_every_n_steps, max_steps, val_check_interval
 
 RECIPE = ["--config", str(ROOT / "configs" / "g2rpo.yaml")]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run a command line that must fail, and return its one line."""
-    assert main(words) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    assert not Path("runs").exists(), "nothing half-written"
-    return lines[0].removeprefix("error: ")
 
 
 LIGHT = (
@@ -90,7 +81,10 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", *RECIPE, "--data.mixture.alpha", "x"], "data.mixture.alpha is x; expected float"),
         (["fit", *RECIPE, "--model.optimizer.init_args.lr", "x"], "model.optimizer.lr is x; expected float"),
         (["fit", *RECIPE, "--trainer.accelerator", "x"], "trainer: You selected an invalid accelerator name"),
-        (["fit", *RECIPE, "--ckpt_path", str(ROOT)], f"--ckpt_path {ROOT} is a folder; give a checkpoint in it"),
+        (
+            ["fit", *RECIPE, "--ckpt_path", str(CONFIGS)],
+            f"--ckpt_path {CONFIGS} is no whole checkpoint: it is a folder",
+        ),
         (
             ["fit", *RECIPE, "--trainer.logger.init_args.save_dir", "/proc/x"],
             "/proc/x/g2rpo/version_0 cannot be written",
@@ -127,37 +121,11 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         ),
         (["fit", *RECIPE, "--trainer.max_steps", "3"], "trainer.max_steps follows from schedule.rollouts"),
         (["fit", *RECIPE, "--seed_everything", "true"], "seed_everything is true; give a whole number"),
-        (["fit", *RECIPE, "--seed_everything", "-1"], "seed_everything is -1; it must be from 0 to 4294967295"),
-        (["fit", *RECIPE, "--trainer.max_epochs", "3"], "trainer.max_epochs is 3; leave it out"),
         (["fit", *RECIPE, "--trainer.limit_train_batches", "5"], "trainer.limit_train_batches is 5; leave it out"),
-        (
-            ["fit", *RECIPE, "--data.max_completion_tokens", "0"],
-            "data.max_completion_tokens is 0; it must be 1 or more",
-        ),
-        (["fit", *RECIPE, "--model.rollout.temperature", "0"], "model.rollout.temperature is 0, which samples one"),
         (["fit", *RECIPE, "--model.rollout.temperature=-1"], "model.rollout.temperature is -1.0; it must be 0 or more"),
         (["fit", *RECIPE, "--model.rollout.top_p", "0"], "model.rollout.top_p is 0.0; it must be above 0"),
         (["fit", *RECIPE, "--model.rollout.slots", "0"], "model.rollout.slots is 0; it must be above 0"),
         (["test", *RECIPE, "--model.evaluation.top_k=-1"], "model.evaluation.top_k is -1; it must be 0"),
-        (
-            ["fit", *RECIPE, "--trainer.logger", "lightning.pytorch.loggers.WandbLogger"],
-            "lightning.pytorch.loggers.WandbLogger cannot be built: ModuleNotFoundError: Requirement 'wandb",
-        ),
-        (
-            ["fit", *RECIPE, "--trainer", str(ROOT / "configs/strategy/deepspeed_zero2.yaml")],
-            "trainer.accelerator is gpu, but torch finds none on this machine",
-        ),
-        (
-            [
-                "fit",
-                *RECIPE,
-                "--trainer",
-                str(ROOT / "configs/strategy/deepspeed_zero2.yaml"),
-                "--trainer.accelerator=cpu",
-                "--trainer.devices=1",
-            ],
-            "trainer.strategy is DeepSpeed, which runs on NVIDIA GPUs alone, but trainer.accelerator is cpu",
-        ),
         (["fit", *RECIPE, "--schedule.rollouts", "0"], "schedule.rollouts is 0; it must be 1 rollout or more"),
         (["fit", *RECIPE, "--model.rollout.group_size", "1"], "model.rollout.group_size is 1"),
         (["fit", *RECIPE, "--trainer.accumulate_grad_batches", "3"], "must be a multiple of trainer.accumulate_grad"),

@@ -22,7 +22,7 @@ STRATEGIES = {
 strategy: {class_path: lit_g2rpo.strategies.FSDP2Strategy, init_args: {process_group_backend: gloo}}
 """,
     "zero2": """
-strategy: {class_path: helpers.cpu_deepspeed.CPUDeepSpeedStrategy, init_args: {stage: 2}}
+strategy: {class_path: lit_g2rpo.strategies.G2RPODeepSpeedStrategy, init_args: {stage: 2}}
 """,
 }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -25,8 +25,9 @@ def test_lightnings_own_deepspeed_is_refused() -> None:
     with pytest.raises(UserError, match=r"take configs/strategy/deepspeed_zero1\.yaml"):
         check_deepspeed(DeepSpeedStrategy(stage=2), CUDAAccelerator(), None)
     check_deepspeed(G2RPODeepSpeedStrategy(stage=2), CUDAAccelerator(), None)
-    with pytest.raises(UserError, match=r"NVIDIA GPUs alone, but trainer\.accelerator is cpu"):
-        check_deepspeed(G2RPODeepSpeedStrategy(stage=2), CPUAccelerator(), None)
+    check_deepspeed(G2RPODeepSpeedStrategy(stage=2), CPUAccelerator(), None)
+    with pytest.raises(UserError, match=r"GPUs and on the CPU here, but trainer\.accelerator is mps"):
+        check_deepspeed(G2RPODeepSpeedStrategy(stage=2), object.__new__(MPSAccelerator), None)
 
 
 def test_what_deepspeed_wrote_is_refused_by_other_strategies(tmp_path: Path) -> None:

@@ -135,11 +135,13 @@ def number_of_devices(devices: Any, device: str) -> int:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: if that depends on a machine that this is not.
+        UserError: if that depends on a machine that this is not, or there are none.
     """
     if isinstance(devices, list):
         return len(devices)
-    if str(devices).isdigit() and int(devices) > 0:
+    if str(devices).lstrip("-").isdecimal() and int(devices) != -1:
+        if int(devices) < 1:
+            raise UserError(f"trainer.devices is {devices}; give 1 or more, or auto for those of this machine")
         return int(devices)
     found = 1 if device == "cpu" else torch.cuda.device_count()
     if not found:

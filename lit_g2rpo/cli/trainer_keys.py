@@ -1,0 +1,106 @@
+"""Keys of Lightning's trainer: what this machine does not have, and what goes against the schedule of a run."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.strategies import StrategyRegistry
+
+from lit_g2rpo.cli import meant
+from lit_g2rpo.errors import UserError
+
+ON_CPU = "add --trainer.accelerator cpu --trainer.devices 2 to try it with two processes on the CPU"
+OWN = "lit_g2rpo.callbacks."
+
+
+def check_machine(trainer: Namespace) -> None:
+    """Refuse devices, precisions and strategies that there are not.
+
+    Raises:
+        UserError: if one is asked for.
+    """
+    accelerator, devices, precision = trainer.accelerator, trainer.devices, str(trainer.precision)
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and devices != "auto" and not _positive(devices):
+        raise UserError(f"trainer.devices is {devices}; on the CPU give the number of processes, 1 or more")
+    if accelerator in ("gpu", "cuda") and (count := torch.cuda.device_count()):
+        asked = max(devices, default=0) + 1 if isinstance(devices, list) else int(devices) if _positive(devices) else 0
+        if asked > count:
+            raise UserError(
+                f"trainer.devices is {devices}, but this machine has {count} GPUs; give 1 to {count}, or auto"
+            )
+    if on_cpu and precision.startswith("16") and precision != "16":
+        raise UserError(
+            f"trainer.precision is {precision}, which needs a GPU; on the CPU give bf16{precision[2:]} or 32-true"
+        )
+    strategy = trainer.strategy
+    if isinstance(strategy, str) and strategy.endswith(meant.YAML):
+        raise UserError(
+            f"trainer.strategy is {strategy}, a file that fills trainer; give it there: --trainer {strategy}"
+        )
+    if isinstance(strategy, str) and strategy not in (known := ["auto", *StrategyRegistry.available_strategies()]):
+        near = meant.near(strategy, [name for name in known if not name.startswith("deepspeed")])
+        hint = f"did you mean {near}? Else" if near else "give auto, ddp or"
+        raise UserError(
+            f"trainer.strategy is {strategy}; {hint} a file: --trainer configs/strategy/deepspeed_zero1.yaml"
+        )
+
+
+def check_length(trainer: Namespace) -> None:
+    """Refuse keys of Lightning's trainer that would end a run, or thin its data, against the schedule, or do nothing.
+
+    Raises:
+        UserError: if one is set.
+    """
+    for key, neutral, owner in (
+        ("max_epochs", (None, -1), "the length of a run is schedule.rollouts"),
+        ("min_epochs", (None, 0), "the length of a run is schedule.rollouts"),
+        ("min_steps", (None, 0), "the length of a run is schedule.rollouts"),
+        ("limit_train_batches", (None, 1.0), "the length of a run is schedule.rollouts"),
+        ("overfit_batches", (0.0,), "the length of a run is schedule.rollouts"),
+        ("check_val_every_n_epoch", (None,), "schedule.validate_every says how often a run is validated"),
+        ("reload_dataloaders_every_n_epochs", (0,), "the loader of a run goes on where it was"),
+    ):
+        value = trainer.get(key)
+        if value not in neutral:
+            raise UserError(f"trainer.{key} is {value}; leave it out: {owner}")
+    if (checked := trainer.get("num_sanity_val_steps")) is not None and checked < -1:
+        raise UserError(f"trainer.num_sanity_val_steps is {checked}; give -1 for a whole validation first, 0 for none")
+    clip = trainer.get("gradient_clip_val") or 0
+    if not 0 <= clip < float("inf"):
+        raise UserError(f"trainer.gradient_clip_val is {clip}; it must be 0, which clips nothing, or more")
+
+
+def check_callbacks(trainer: Namespace) -> bool:
+    """Refuse a callback of this package that is there twice.
+
+    Returns:
+        True if checkpoints are kept to go on from.
+
+    Raises:
+        UserError: if one is.
+    """
+    found: Any = trainer.callbacks or []
+    names = [part.class_path for part in (found if isinstance(found, list) else [found])]
+    for name, count in Counter(names).items():
+        if count > 1 and name.startswith(OWN):
+            raise UserError(
+                f"trainer.callbacks has {name} {count} times; change the arguments of the recipe's own instead"
+            )
+    return any(name.endswith(".RolloutCheckpoint") for name in names)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of the experiment that is no folder below the one for runs.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"--name is {name!r}; give the name of a folder, such as g2rpo: the runs of one name lie in it")
+
+
+def _positive(devices: Any) -> bool:
+    return str(devices).isdecimal() and int(devices) > 0
