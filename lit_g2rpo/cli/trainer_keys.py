@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_g2rpo.cli import meant
+from lit_g2rpo.cli.packaged import YAML
 from lit_g2rpo.errors import UserError
 
 ON_CPU = "add --trainer.accelerator cpu --trainer.devices 2 to try it with two processes on the CPU"
@@ -36,7 +37,7 @@ def check_machine(trainer: Namespace) -> None:
             f"trainer.precision is {precision}, which needs a GPU; on the CPU give bf16{precision[2:]} or 32-true"
         )
     strategy = trainer.strategy
-    if isinstance(strategy, str) and strategy.endswith(meant.YAML):
+    if isinstance(strategy, str) and strategy.endswith(YAML):
         raise UserError(
             f"trainer.strategy is {strategy}, a file that fills trainer; give it there: --trainer {strategy}"
         )
