@@ -1,6 +1,7 @@
 """Lightning's view of the data: the loaders of a set of prompts, sized by the module that uses them."""
 
 import difflib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
@@ -12,7 +13,6 @@ from lit_g2rpo.data.evaluation_batches import ShardedBatches
 from lit_g2rpo.data.lengths import Outlined, check_lengths
 from lit_g2rpo.data.loader import PromptDataset, RolloutLoader
 from lit_g2rpo.data.order.mixture import Mixture
-from lit_g2rpo.data.task_check import check_tasks
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
 from lit_g2rpo.rewards.config import RewardConfig
@@ -167,10 +167,9 @@ class PromptData(LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        # before the policy is loaded
-        if stage == "fit" and self.trainer is not None:
-            added = self.tasks.keys() - self.default_tasks().keys()
-            check_tasks(sorted(added), self.train_dataset().task_names(), self.mixture, self.user().rollout.prompts)
+        # a mixture that does not fit the rows is refused before the policy is loaded
+        if stage == "fit" and self.mixture is not None and self.trainer is not None:
+            self.mixture.expected(Counter(self.train_dataset().task_names()), self.user().rollout.prompts)
 
     @override
     def train_dataloader(self) -> RolloutLoader:

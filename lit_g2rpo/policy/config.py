@@ -70,7 +70,7 @@ class PolicyConfig:
         max_pixels: largest image area, pixels; null keeps the processor's own.
 
     Raises:
-        UserError: if a number is out of range, or settings of one part contradict each other.
+        UserError: if a number is out of range, or a part is not one.
     """
 
     path: str
@@ -93,8 +93,6 @@ class PolicyConfig:
             where = f"model.policy.lr_scale.{part}"
             if part not in get_args(Part):
                 raise UserError(f"{where}: there is no such part; the parts are {', '.join(get_args(Part))}")
-            if part in self.freeze:
-                raise UserError(f"{where} is {scale}, but model.policy.freeze keeps that part from learning; drop one")
             if not 0 < scale < math.inf:
                 raise UserError(
                     f"{where} is {scale}; it must be above 0; model.policy.freeze keeps a part from learning"

@@ -97,7 +97,7 @@ KEYS = [
     ("--trainer.callbacks+=lit_g2rpo.callbacks.Alarms", "trainer.callbacks has lit_g2rpo.callbacks.Alarms 2 times"),
     ("--trainer.callbacks+=lit_g2rpo.objectives.GRPO", "lit_g2rpo.objectives.GRPO, which is no Callback"),
     ("--trainer.logger=tensorboard", "did you mean lightning.pytorch.loggers.TensorBoardLogger?"),
-    ("--data.tasks.ocrr.entropy=[0.1,0.2]", "data.tasks.ocrr: no training row has this task; did you mean ocr?"),
+    ("--data.tasks.ocrr.entropy=[0.1,0.2]", "data.tasks.ocrr: no row has this task; did you mean ocr?"),
     ("--data.mixture.weights={ocrr: 2}", "data.mixture.weights.ocrr: the data has no such task; it has"),
     ("--trainer.strategy=deepseed", "trainer.strategy is deepseed; give auto, ddp or a file: --trainer configs"),
     ("--trainer.strategy=configs/strategy/ddp.yaml", "a file that fills trainer; give it there: --trainer configs"),
@@ -244,7 +244,7 @@ def test_a_finished_run_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) 
     (run / "checkpoints/last.ckpt").symlink_to("rollout=00150-step=000300.ckpt")
     before = sorted(run.rglob("*"))
     assert main(["fit", "--run", str(run)]) == 0
-    assert capsys.readouterr().out == "150 of 150 rollouts are done; --more N goes on\n"
+    assert capsys.readouterr().out.endswith("150 of 150 rollouts are done; --more N goes on\n")
     assert sorted(run.rglob("*")) == before
 
 
