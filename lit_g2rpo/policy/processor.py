@@ -1,4 +1,4 @@
-"""A Qwen3-VL processor for images only, which needs neither torchvision nor a video processor."""
+"""A Qwen3-VL processor for images only, without torchvision or a video processor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SHARED = ("do_convert_rgb", "image_mean", "image_std", "merge_size", "patch_size
 
 
 class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
-    """Turn chat messages and PIL images into model inputs.
+    """Convert chat messages and PIL images to model inputs.
 
-    The stock class loads only where torchvision is installed. It loads every folder that this one saves.
+    The stock class requires torchvision. It can load every folder that this one saves.
 
     Args:
         chat_template: Jinja template of the conversation; the tokenizer's own if None.
-        video: settings of the stock video processor, which are kept for it; None makes them from the images'.
+        video: settings of the stock video processor, kept for saving; None derives them from the images'.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
     @classmethod
     @override
     def get_attributes(cls) -> list[str]:
-        # what is saved: no video processor
+        # saved attributes, without the video processor
         return ["image_processor", "tokenizer"]
 
     @classmethod
@@ -57,7 +57,7 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        # of a folder without one, transformers makes an empty tokenizer
+        # for a folder without a tokenizer, transformers creates an empty one
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             raise ValueError(f"its tokenizer has no token {IMAGE_TOKEN}: tokenizer.json is missing, or another model's")
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs)

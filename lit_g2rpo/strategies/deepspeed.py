@@ -29,7 +29,7 @@ from lit_g2rpo.training.run import run_of
 
 
 class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeed strategy, adapted to load the policy with transformers, to sample from it, and to run on CPUs.
+    """Lightning's DeepSpeed strategy, adapted to load the policy with transformers, sample from it and run on CPUs.
 
     Args:
         exclude_frozen_parameters: leave frozen weights out of checkpoints, like every other strategy here.
