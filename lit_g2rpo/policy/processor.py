@@ -15,7 +15,7 @@ from typing_extensions import override
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_SETTINGS = "video_preprocessor_config.json"
 SHARED = ("do_convert_rgb", "image_mean", "image_std", "merge_size", "patch_size", "size", "temporal_patch_size")
-"""Settings that the stock video processor has in common with the image processor."""
+"""Settings that the stock video processor shares with the image processor."""
 
 
 class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
@@ -65,12 +65,12 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
             video = BaseVideoProcessor.get_video_processor_dict(pretrained_model_name_or_path, **kwargs)[0]
         except OSError:
             video = {}
-        # a folder without them answers with those of its images
+        # for a folder without them, transformers returns the settings for images
         return cls(image_processor, tokenizer, video=video if "video_processor_type" in video else None)
 
     @override
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Write the folder of a stock processor, which needs settings for videos too."""
+        """Save the folder of a stock processor, which also needs video settings."""
         saved = super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         stock = next(kind for kind in type(self).__mro__ if kind.__module__.startswith("transformers."))
