@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
 """Module of each verb: ``run`` takes configs, as a `Line`; ``main`` parses its own command line."""
 
 ELSEWHERE = {"train": "fit", "resume": "fit", "eval": "test", "evaluate": "test", "generate": "predict"}
-"""Verbs by what other trainers call them."""
+"""Verbs by their name in other trainers."""
 
 
 def usage() -> str:

@@ -1,4 +1,4 @@
-"""Tasks that a configuration names are tasks that rows have."""
+"""Checks that the tasks named in a config exist in the rows."""
 
 import difflib
 from collections import Counter

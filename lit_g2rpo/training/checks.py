@@ -22,7 +22,7 @@ from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.training.run import Run
 
 HOTTEST = 10.0
-"""Temperature above which every token is about as likely as any other."""
+"""Temperature above which all tokens are about equally likely."""
 
 
 def check_settings(objective: Objective, rollout: RolloutConfig, engine: RolloutEngine) -> None:
@@ -155,7 +155,7 @@ def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:
 
 
 def check_attention(packed_attention: str | None, device: str) -> None:
-    """Refuse attention that the device does not have.
+    """Refuse attention that the device does not support.
 
     Args:
         packed_attention: as configured.
@@ -230,11 +230,11 @@ def _stop(run: Run, what: str, ids: list[str]) -> NoReturn:
 
 
 LARGEST_STEP = 0.01
-"""Learning rate above which a step of Adam, which moves each weight by about as much, replaces the policy's weights."""
+"""Learning rate above which one Adam step, which moves each weight by about this much, destroys the policy."""
 
 
 def check_rate(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a learning rate that trains nothing, or that no policy survives.
+    """Refuse a learning rate that trains nothing or destroys the policy.
 
     Args:
         optimizer: the optimizer before any step, its schedule not yet made.

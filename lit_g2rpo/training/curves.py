@@ -47,7 +47,7 @@ class CurvesModule(L.LightningModule):
         self.send(values)
 
     def send(self, values: dict[str, float]) -> None:
-        """Send values of the present rollout to the loggers and the run's own file at once."""
+        """Send values of the current rollout to the loggers and the run's own file immediately."""
         if self.curve_file is not None:
             with self._curve_aside.guard():
                 append_point(self.curve_file, self.rollout_index, values)

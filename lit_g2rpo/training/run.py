@@ -106,7 +106,7 @@ class RunHandles(Protocol):
         """Optimizer steps per rollout."""
 
     def send(self, values: dict[str, float]) -> None:
-        """Send values of the present rollout to the loggers and the run's own file at once."""
+        """Send values of the current rollout to the loggers and the run's own file immediately."""
 
     def finish_rollout(self) -> None:
         """Write the point of a rollout that has just been learned from, if there is one to write."""
