@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run; real files at the root of the checkout, imported as ``lit_g2rpo.callbacks``."""
+"""Lightning callbacks of a run, with files at the root of the checkout that are imported as ``lit_g2rpo.callbacks``."""
 
 if __name__ != "lit_g2rpo.callbacks":
     raise ImportError("import these as lit_g2rpo.callbacks")

@@ -1,4 +1,4 @@
-"""Alarms for what ruins a run in silence, such as nothing to learn from or an engine that disagrees."""
+"""Alarms for problems that ruin a run silently, such as rollouts that teach nothing or an engine that disagrees."""
 
 import math
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.training.run import Run, run_of
 
 POLICY_ERRORS = ("no_answer", "unparsed", "answer_too_long", "completion_too_long", "not_applicable")
-"""Error codes that say something of the completion; all others say that its reward failed."""
+"""Error codes that concern the completion; all others mean that its reward failed."""
 
 MEANING = {
     "unformed": "share of completions that are wrong and not in the form the prompt asks for",
@@ -47,33 +47,33 @@ CURE = {
     "reward_failures": "see reward_failures_rank<r>.jsonl of the run; python -m lit_g2rpo reward test tells more",
 }
 FOLLOWS = ("tied_groups", "below_start")
-"""Alarms that a missing form sets off too."""
+"""Alarms that a missing form also triggers."""
 
 
 class Alarms(L.Callback):
-    """Watch quantities of each rollout that should stay small, and say so when one stays large.
+    """Watch quantities of each rollout that should stay small, and warn when one stays large.
 
     Each rollout logs ``alarm/value/<name>``, and ``alarm/<name>``: 1 while the value has been above its threshold for
-    at least ``patience`` rollouts in a row, else 0. There is one warning each time an alarm goes on. All values are
-    over all ranks, so that every rank decides alike. `EntropyBounds` handles exits from the entropy band. A validation
-    that finds the policy worse than the first one did logs ``alarm/below_start``, 1 or 0, and the warning names what
-    became worse; the last one counts however small the loss is, and so does an accuracy of 0. A first validation
-    without a form raises the alarm before anything is sampled for training.
+    at least ``patience`` rollouts in a row, else 0. There is one warning each time an alarm turns on. All values are
+    over all ranks, so every rank makes the same decision. `EntropyBounds` handles exits from the entropy band. Each
+    validation logs ``alarm/below_start``, 1 if it finds the policy worse than the first one did, else 0, and the
+    warning names what became worse; in the last validation, any loss counts, however small, and so does an accuracy of
+    0. If completions of the first validation lack the form, the alarm is raised before training samples anything.
 
     Args:
         unformed: largest share of completions that earn nothing because they lack the form that the prompt asks for,
             among tasks with the built-in reward.
-        tied_groups: largest share of groups whose rewards are all equal. Completions tied with some other, as most are
-            under a reward of 0 or 1, are no cause for alarm.
+        tied_groups: largest share of groups whose rewards are all equal. Ties within a group, which are common if
+            rewards are 0 or 1, are no cause for alarm.
         truncated: largest share of completions cut off at the length limit.
         logprob_gap: largest mean absolute difference between engine and trainer, nats: over the tokens of the rollout
             with ``rollout.old_logprobs: recompute``, else the metric ``train/logprob_gap``.
-        misplaced_tokens: most tokens per completion that have no place in one: images, videos, and pads that do not
-            end it.
-        reward_failures: largest share of completions whose reward failed, by its own fault or the data's.
-        below_start: largest loss of mean validation accuracy against the first validation.
-        patience: rollouts in a row that a value must be too large; validations count at once.
-        action: ``warn``, or ``stop`` to end the training as well.
+        misplaced_tokens: largest number per completion of tokens that do not belong in it: images, videos, and pads
+            before the end.
+        reward_failures: largest share of completions whose reward failed because of the reward or the data.
+        below_start: largest loss of mean validation accuracy relative to the first validation.
+        patience: number of rollouts in a row with too large a value; validations count immediately.
+        action: ``warn``, or ``stop`` to also end the training.
 
     Raises:
         UserError: if an argument is out of range.
@@ -162,7 +162,7 @@ class Alarms(L.Callback):
         run.send({"alarm/below_start": float(on)})
 
     def _raise(self, trainer: L.Trainer, name: str, text: str) -> None:
-        # what follows from a missing form has no other cure
+        # alarms caused by a missing form need its cure
         cause = "unformed" if self._consecutive.get("unformed") and name in FOLLOWS else name
         rank_zero_warn(f"alarm {name}: {text}: {CURE[cause]}")
         if self.action == "stop":
@@ -171,7 +171,7 @@ class Alarms(L.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        # by alarm, how many rollouts in a row its value has been too large
+        # for each alarm, the number of rollouts in a row with too large a value
         return {"consecutive": dict(self._consecutive)}
 
     @override
@@ -183,8 +183,8 @@ def measure(run: Run, rollout: Experience) -> dict[str, float]:
     """Measure a rollout over all ranks, given this rank's part of it.
 
     Returns:
-        Value of each alarm; NaN for ``logprob_gap`` where the trainer computed no log-probabilities of its own, and for
-        ``unformed`` where every task has a custom reward.
+        Value of each alarm; NaN for ``logprob_gap`` if the trainer computed no log-probabilities of its own, and for
+        ``unformed`` if every task has a custom reward.
     """
     completions, policy = rollout.completions, run.policy
     asked = [run.tasks[prompt.task].reward is None for prompt in rollout.prompts]
@@ -212,22 +212,22 @@ def measure(run: Run, rollout: Experience) -> dict[str, float]:
 
 
 def unformed(reward: RewardResult) -> bool:
-    """Tell whether a completion earned nothing, without the form that was asked for."""
+    """Return whether a completion earned nothing and lacks the required form."""
     return not reward.format and not reward.accuracy
 
 
 def wrote(rollout: Experience, length: int = 60) -> str:
-    """Show the beginning of a completion that lacks the form, characters."""
+    """Return the first ``length`` characters of a completion that lacks the form."""
     texts = (c.text for c, reward in zip(rollout.completions, rollout.rewards, strict=True) if unformed(reward))
     return next(texts, "")[:length]
 
 
 def unformed_share(run: Run, metrics: Mapping[str, float]) -> float:
-    """Estimate, from below, which share of a validation's completions lack the form and are wrong.
+    """Compute a lower bound on the share of a validation's completions that lack the form and are wrong.
 
     Args:
-        run: its tasks say which have the built-in reward; others do not count.
-        metrics: those of the validation, by name.
+        run: the run, of which only tasks with the built-in reward count.
+        metrics: metrics of the validation, by name.
     """
     shares = [
         1 - metrics[f"val/format/{name}"] - metrics[f"val/accuracy/{name}"]
@@ -238,22 +238,22 @@ def unformed_share(run: Run, metrics: Mapping[str, float]) -> float:
 
 
 def misplaced(completions: list[Completion], forbidden: list[int], pad: int) -> int:
-    """Count image and video tokens, and pads before the last token; the last may end a completion by the pad's id."""
+    """Count image and video tokens, and pads before the last token, which may be a pad that ends the completion."""
     tokens = torch.cat([completion.token_ids for completion in completions])
     inside = torch.cat([completion.token_ids[:-1] for completion in completions])
     return int(torch.isin(tokens, torch.tensor(forbidden)).sum()) + int((inside == pad).sum())
 
 
 def failed(reward: RewardResult) -> bool:
-    """Tell whether a score is missing by the fault of the reward or the data, not of the completion."""
+    """Return whether a score is missing because of the reward or the data, not the completion."""
     return reward.error is not None and reward.error not in POLICY_ERRORS
 
 
 def gap_sums(completions: list[Completion], old_logprobs: list[Tensor] | None) -> tuple[float, float]:
-    """Add up how far the trainer's log-probabilities are from the engine's.
+    """Sum the differences between the trainer's log-probabilities and the engine's.
 
     Args:
-        old_logprobs: the trainer's, ``[T_i]`` each; the engine's own tensor stands in where none were computed.
+        old_logprobs: the trainer's, ``[T_i]`` each; the engine's own tensor where none were computed.
 
     Returns:
         Sum of the absolute differences, nats, and the number of tokens compared.

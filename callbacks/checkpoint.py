@@ -1,4 +1,4 @@
-"""Checkpoints counted in rollouts: the last few, the best one, and a link to the newest."""
+"""Checkpoints at intervals of rollouts: the last few, the best one, and a link to the newest."""
 
 import os
 import time
@@ -26,12 +26,12 @@ from lit_g2rpo.training.records import LAST, NUMBERED
 from lit_g2rpo.training.run import handles, run_of
 
 TRIALS, PAUSE = 5, 60.0
-"""How often the last checkpoint of a run is tried again, and seconds between."""
+"""Number of retries for the last checkpoint of a run, and seconds between them."""
 
 GOES_ON = "Training goes on and tries again; make room, or it will be lost"
 
 BEST = ("current_score", "best_k_models", "kth_best_model_path", "kth_value", "best_model_score", "best_model_path")
-"""What Lightning notes of the best checkpoint before it has written it."""
+"""Lightning's state of the best checkpoint, which it sets before writing the file."""
 
 
 class _NotSaved(Exception):
@@ -39,25 +39,25 @@ class _NotSaved(Exception):
 
 
 class RolloutCheckpoint(ModelCheckpoint):
-    """Save every few rollouts and when training ends, keep the last ones, the best one and ``last.ckpt``.
+    """Save every few rollouts and when training ends; keep the last checkpoints, the best one and ``last.ckpt``.
 
-    ``last.ckpt`` is a link to the newest ``rollout=<n>-step=<m>.ckpt``; the best one by a validation metric is
-    ``best-rollout=<n>.ckpt``; there is none while no validation is better than that before the first step, for the
-    policy that the run started from is then the best. Where a validation follows the optimizer step, the checkpoint is
-    saved after it, so that a resumed run neither repeats nor misses the validation.
+    ``last.ckpt`` is a link to the newest ``rollout=<n>-step=<m>.ckpt``. The best one by a validation metric is
+    ``best-rollout=<n>.ckpt``; it does not exist until a validation is better than the one before the first step, since
+    until then the starting policy is the best. If a validation follows the optimizer step, the checkpoint is saved
+    after it, so a resumed run neither repeats nor misses the validation.
 
-    A checkpoint that cannot be written leaves the older ones as they are. It is said and logged as
-    ``alarm/checkpoint``, training goes on, and the next rollout tries again. The last one of a run is tried several
-    times, and then is an error.
+    If a checkpoint cannot be written, the older ones are unchanged. The failure is reported and logged as
+    ``alarm/checkpoint``, training continues, and the next rollout tries again. The last one of a run is retried
+    several times before it becomes an error.
 
     Args:
         every_rollouts: interval between checkpoints, rollouts.
-        keep_last: how many of them to keep.
-        monitor: validation metric that decides which is best; None keeps no best one.
+        keep_last: number of checkpoints to keep.
+        monitor: validation metric that decides which is best; None to keep no best one.
         mode: whether a larger (``max``) or smaller (``min``) value is better.
-        dirpath: folder of the checkpoints; None for ``checkpoints`` in the folder of the run.
-        partial_rollouts: write finished groups of a rollout to ``partial`` in that folder as they come, so that a run
-            that is killed inside it goes on with them; they are removed once a checkpoint holds the rollout.
+        dirpath: folder of the checkpoints; None for ``checkpoints`` in the run's folder.
+        partial_rollouts: write finished groups of a rollout to ``partial`` in that folder immediately, so that a run
+            killed inside the rollout reuses them; they are removed once a checkpoint covers the rollout.
 
     Raises:
         UserError: if an argument is out of range, or a validation does not log ``monitor``.
@@ -96,20 +96,20 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._overdue = False
         self._kept: list[str] = []
         self.start: float | None = None
-        """The monitored metric before the first step; None where no validation came before it."""
+        """The monitored metric before the first step; None if there was no validation."""
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self.dirpath = os.path.abspath(str(self.dirpath))
         use_files(trainer)
-        # of saves that were killed; nobody else writes here
+        # left by killed saves; nobody else writes here
         if stage == "fit" and trainer.local_rank == 0:
             remove_parts(Path(self.dirpath))
 
     @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # of a run that was killed before its first checkpoint
+        # left by a run that was killed before its first checkpoint
         forget_later_points(trainer, -1)
 
     @override
@@ -127,12 +127,12 @@ class RolloutCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        # inside an optimizer step there is nothing that could be resumed
+        # inside an optimizer step, there is no state to resume from
         if step in (self._saved_step, self._tried_step) or getattr(trainer, "fast_dev_run", False):
             return
         due = step % (handles(pl_module).steps_per_rollout if self._overdue else self._interval) == 0
         if due or trainer.should_stop or training_ends(trainer):
-            # a validation that follows saves by itself, with what it found
+            # a validation that follows will save, including its results
             if validation_follows(trainer, batch_idx):
                 self._pending = True
             else:
@@ -155,25 +155,25 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # nothing more to save: the last optimizer step was saved when it was made
+        # nothing to save: the last optimizer step was saved when it was made
         pass
 
     @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # an error before the training starts names the step that it resumes from
+        # an error before training starts should name the step that it resumes from
         self._saved_step = checkpoint["global_step"]
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if isinstance(exception, ScoringStopError) and fits and trainer.global_step != self._saved_step:
-            # all ranks are here: a rollout could not be scored, and the last step is as it was
+            # all ranks get here if a rollout could not be scored, and the last step is intact
             if trainer.training:
                 run_of(pl_module).loader.rewind()
             self.save_newest(trainer, pl_module)
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
             command = resume_command(run_folder(trainer), self.last_model_path)
-            # not the step that training began at, if it has not begun
+            # not the trainer's step, which may not be restored yet
             step = NUMBERED.search(Path(self.last_model_path).resolve().name)
             where = f"step {int(step['step'])}" if step else self.last_model_path
             exception.add_note(f"once mended, {command} continues from the checkpoint of {where}")
@@ -186,7 +186,7 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        # what is no better than the start is not the best
+        # it must beat the start to be the best
         if current is not None and self.start is not None:
             gain = float(current) - self.start
             if (gain if self.mode == "max" else -gain) <= 0:
@@ -195,7 +195,7 @@ class RolloutCheckpoint(ModelCheckpoint):
 
     @override
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        # called for the best one
+        # called for the best checkpoint
         if reason := save(trainer, Path(filepath), self.save_weights_only):
             raise _NotSaved(reason)
         self._last_global_step_saved = trainer.global_step
@@ -218,18 +218,18 @@ class RolloutCheckpoint(ModelCheckpoint):
         try:
             super().on_validation_end(trainer, pl_module)
         except _NotSaved as error:
-            # the best one is still the one before, whose file is there
+            # the previous best one remains, and its file exists
             vars(self).update(before)
             rank_zero_warn(f"the best checkpoint so far could not be written to {self.dirpath}: {error}; {GOES_ON}")
 
     def save_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save now, as the newest; all ranks must call it.
+        """Save the newest checkpoint now; all ranks must call this.
 
         Raises:
             UserError: if training ends and the checkpoint cannot be written.
         """
         self._pending, self._tried_step = False, trainer.global_step
-        # the curves first: what the checkpoint is ahead of them would be missing after a resume
+        # write the curves first, since points that lag behind the checkpoint would be missing after a resume
         handles(pl_module).finish_rollout()
         ends = trainer.should_stop or training_ends(trainer)
         reason = self._try_newest(trainer, pl_module)
@@ -248,12 +248,12 @@ class RolloutCheckpoint(ModelCheckpoint):
         self._overdue = bool(reason)
 
     def _try_newest(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
-        """Save, and say why it failed, the same on all ranks."""
+        """Save, and return why it failed, the same on all ranks."""
         folder = Path(str(self.dirpath))
         name = f"rollout={handles(pl_module).rollout_index:05d}-step={trainer.global_step:06d}.ckpt"
         path, link = folder / name, folder / LAST
         before = self._kept, self.last_model_path
-        # both are part of the checkpoint, so they name the new file before that is written
+        # the checkpoint contains both, so they must name the new file before it is written
         self._kept = [kept for kept in self._kept if kept != str(path)] + [str(path)]
         self.last_model_path = str(link)
         if reason := save(trainer, path) or self._point(trainer, link, path):
@@ -289,7 +289,7 @@ class RolloutCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.start = state_dict["start"]
         here = Path(str(self.dirpath))
-        # a run that writes to another folder starts lists of its own; the old one may have been moved
+        # a run with another folder starts its own lists, since the old folder may have been moved
         if not (here / Path(state_dict["last_model_path"]).name).exists() or not state_dict["last_model_path"]:
             return
 

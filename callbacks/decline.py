@@ -1,4 +1,4 @@
-"""Whether a validation finds the policy worse than it was at the start, and what became worse."""
+"""Check whether a validation finds the policy worse than at the start, and what became worse."""
 
 from collections.abc import Mapping
 
@@ -6,23 +6,23 @@ from lit_g2rpo.callbacks.logged import per_task
 
 METRIC = "val/accuracy"
 SIGNS = {"format": "lower", "truncated": "higher"}
-"""Other validation metrics that tell why an accuracy fell, and the side on which they do."""
+"""Other validation metrics that may explain a drop in accuracy, and the direction that does."""
 
 
 def fall(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """Measure how far the mean accuracy of a validation lies below that of the first; 0 where it does not."""
+    """Measure how far the mean accuracy of a validation is below that of the first; 0 if it is not."""
     return max(0.0, before[METRIC] - after[METRIC])
 
 
 def describe_decline(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
-    """Say what a validation finds worse than the first one did.
+    """Describe what became worse since the first validation.
 
     Args:
         before: metrics of the first validation by name.
-        after: those of the last.
+        after: metrics of the latest validation by name.
 
     Returns:
-        One line with the tasks that fell, the furthest first; None if the mean did not fall and is not 0.
+        One line with the tasks that dropped, the largest drop first; None if the mean did not drop and is not 0.
     """
     first, last = before[METRIC], after[METRIC]
     if last >= first and last > 0:

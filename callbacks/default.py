@@ -1,4 +1,4 @@
-"""The callbacks of the recipes, for a trainer that is built in Python."""
+"""The recipes' callbacks, for a trainer built in Python."""
 
 import lightning.pytorch as L
 
@@ -34,21 +34,21 @@ KINDS = (
     PredictionWriter,
     RolloutCheckpoint,
 )
-"""In the order of the recipes, behind the one that the command line adds itself."""
+"""In the order of the recipes, after the one that the command line adds itself."""
 
 
 def default_callbacks(*own: L.Callback) -> list[L.Callback]:
-    """Make the callbacks of the recipes.
+    """Create the callbacks of the recipes.
 
     Args:
-        own: callbacks that take the place of those of their class, such as ``RolloutCheckpoint(every_rollouts=50)``;
-            all others are added.
+        own: callbacks that replace the default of their class, such as ``RolloutCheckpoint(every_rollouts=50)``, or
+            are added if there is none.
 
     Returns:
         The callbacks, for ``Trainer(callbacks=...)``.
 
     Raises:
-        UserError: if one is no callback.
+        UserError: if one is not a callback.
     """
     for callback in own:
         if not isinstance(callback, L.Callback):

@@ -18,22 +18,22 @@ Action = Literal["warn", "adapt", "lower_lr", "stop"]
 
 
 class EntropyBounds(L.Callback):
-    """Compare the entropy of each rollout with the task's band, keep a gauge, and act when it stays out.
+    """Compare the entropy of each rollout with the task's band, log a gauge, and act when it stays outside.
 
     The gauge ``entropy_bounds/<task>`` is the signed distance to the band, nats: 0 inside, positive above, negative
     below; ``entropy_bounds/outside/<task>`` is the fraction of the task's rollouts so far that were outside. A task
-    that a rollout lacks counts for nothing, and has no gauge there. The entropy is the one that the objective
-    shapes, exact or sampled, over the tokens of all ranks, so that every rank decides alike.
+    without prompts in a rollout is not counted and logs no gauge. The entropy is the one that the objective shapes,
+    exact or sampled, over the tokens of all ranks, so every rank makes the same decision.
 
     Args:
         patience: consecutive rollouts on one side of the band before the callback acts, rollouts.
-        action: ``warn`` says so, once for each time the entropy leaves the band; ``stop`` also ends the training. After
-            each further ``patience`` rollouts outside, ``adapt`` multiplies the task's entropy coefficient by
-            ``factor``, and divides it when the entropy goes from one side to the other (the scale is logged as
-            ``entropy_bounds/scale/<task>``); ``lower_lr`` divides the learning rate, of all tasks.
-        factor: what one act of ``adapt`` or ``lower_lr`` multiplies or divides by.
-        limit: the scale of a coefficient stays from ``1 / limit`` to ``limit``; the learning rate is divided by at
-            most this in all.
+        action: ``warn`` prints a warning each time the entropy leaves the band; ``stop`` also ends the training. After
+            every further ``patience`` rollouts outside, ``adapt`` multiplies the task's entropy coefficient by
+            ``factor``, and divides it when the entropy crosses from one side to the other (the scale is logged as
+            ``entropy_bounds/scale/<task>``); ``lower_lr`` divides the learning rate of all tasks.
+        factor: factor of one ``adapt`` or ``lower_lr`` action.
+        limit: the scale of a coefficient stays between ``1 / limit`` and ``limit``; the total factor of the learning
+            rate is at most this.
 
     Raises:
         UserError: if an argument is out of range.
@@ -98,7 +98,7 @@ class EntropyBounds(L.Callback):
         pl_module.log_dict(gauges)
 
     def _count(self, name: str, side: int) -> bool:
-        """Count a rollout of a task, and tell whether it is the first outside since one on the other side."""
+        """Count a rollout of a task, and return whether it is the first outside since one on the other side."""
         self._observed[name] = self._observed.get(name, 0) + 1
         self._outside[name] = self._outside.get(name, 0) + (side != 0)
         crossed = side != 0 and self._side.get(name, side) == -side

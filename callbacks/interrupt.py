@@ -1,4 +1,4 @@
-"""Leave cleanly on Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: save, stop every rank at the same step, say how to go on."""
+"""Exit cleanly on Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: save, stop every rank at the same step, say how to resume."""
 
 import os
 import signal
@@ -26,26 +26,27 @@ from lit_g2rpo.training.records import LAST
 from lit_g2rpo.training.run import handles
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Signals of a person, a scheduler, a terminal that closes, and a scheduler that warns."""
+"""Signals from a person, a scheduler, a closing terminal, and a scheduler's advance warning."""
 
 SAME_SIGNAL = 0.2
-"""Seconds in which another signal is the first one once more, sent to a process and to its group."""
+"""Seconds within which a second signal counts as the first one, sent to both a process and its group."""
 
 
 class GracefulInterrupt(L.Callback):
     """Turn a signal of `SIGNALS` into a stop at the next optimizer step, or at the end of a running validation.
 
-    The checkpoint is written by the run's ``RolloutCheckpoint``, which saves whenever training stops, or else here,
-    into ``checkpoints`` in the folder of the run. A validation that would follow is left out. A second signal ends the
-    run at once; a second SIGHUP does not, since a terminal that closes may send two. With several ranks a signal to
-    any of them stops them all at the same step. Outside of training, where there is nothing to save, each signal ends
-    the run at once; list this callback before those that work there. What ``nohup`` has started ignores SIGHUP.
+    The checkpoint is written by the run's ``RolloutCheckpoint``, which saves whenever training stops, or if there is
+    none, by this callback, to ``checkpoints`` in the run's folder. A validation that would follow is skipped. A second
+    signal ends the run immediately, except for SIGHUP, which a closing terminal may send twice. With several ranks, a
+    signal to any of them stops all of them at the same step. Outside of training, there is nothing to save, so every
+    signal ends the run immediately; list this callback before those that work there. A run started with ``nohup``
+    ignores SIGHUP.
 
-    With several ranks a thread says which one the others wait for. Where a rank is stopped or gone, it saves what can
-    be saved without it, and a second signal ends the ranks, which are deaf to it while they wait.
+    With several ranks, a thread reports which one the others wait for. If a rank is stopped or gone, the thread saves
+    what can be saved without it. A second signal then ends the ranks, which cannot handle signals while they wait.
 
     Args:
-        rank_seconds: how long a rank may be waited for before that is said.
+        rank_seconds: how long to wait for a rank before reporting it, seconds.
     """
 
     def __init__(self, rank_seconds: float = 60.0) -> None:
@@ -64,7 +65,7 @@ class GracefulInterrupt(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # here and not earlier: by now the trainer has registered its own handlers
+        # not earlier, since the trainer has only now registered its own handlers
         self.interrupted = self._requested = False
         self._seen_step = trainer.global_step
         for number in SIGNALS:
@@ -73,7 +74,7 @@ class GracefulInterrupt(L.Callback):
             self._watch = RankWatch(
                 trainer.global_rank,
                 trainer.world_size,
-                # a connection of its own: calls on one wait for each other
+                # a separate connection, since calls on the same one wait for each other
                 dist.distributed_c10d._get_default_store().clone(),  # type: ignore[attr-defined]
                 self.rank_seconds,
                 lambda: rescue(trainer, pl_module, self._sampling),
@@ -98,8 +99,8 @@ class GracefulInterrupt(L.Callback):
 
     @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # all act as Ctrl-C does: the trainer's own handler of SIGTERM begins a collective, which hangs if ranks are at
-        # different places, and then goes on with the validation
+        # all signals act like Ctrl-C: the trainer's own SIGTERM handler starts a collective, which hangs if ranks are
+        # at different places, and then continues with the validation
         for number in SIGNALS:
             self._take(number, signal.default_int_handler)
 
@@ -123,7 +124,7 @@ class GracefulInterrupt(L.Callback):
         if not self._requested:
             self._requested, self._requested_at = True, time.monotonic()
             name = signal.Signals(number).name
-            # print() may be what the signal interrupted, and it cannot be entered twice; the terminal may be gone
+            # the signal may have interrupted print(), which is not reentrant; the terminal may be gone
             with suppress(OSError):
                 os.write(2, f"\n{name}: saving at the next optimizer step, then leaving (Ctrl-C aborts now)\n".encode())
         elif number == signal.SIGINT or (
@@ -143,7 +144,7 @@ class GracefulInterrupt(L.Callback):
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # here too, instead of sampling another rollout first
+        # also here, to avoid sampling another rollout first
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._stop_if_any_rank_asked(trainer, pl_module)
 
@@ -152,17 +153,17 @@ class GracefulInterrupt(L.Callback):
             return
         self.interrupted = True
         trainer.should_stop = True
-        # the trainer heeds should_stop only once these are met
+        # the trainer ignores should_stop until these are met
         trainer.fit_loop.min_epochs = 0
         trainer.fit_loop.epoch_loop.min_steps = None
-        # and it validates before it stops, unless there is nothing to validate on
+        # it also validates before it stops, unless there are no validation batches
         self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
         folder = run_folder(trainer)
         keeper = next(
             (keeper for keeper in trainer.checkpoint_callbacks if isinstance(keeper, RolloutCheckpoint)), None
         )
         if keeper is None:
-            # lasts as long as a save: the trainer does not know it
+            # for this save only, since the trainer does not know this callback
             keeper = RolloutCheckpoint(monitor=None, dirpath=str(folder / "checkpoints"))
             keeper.setup(trainer, pl_module, "fit")
             keeper.save_newest(trainer, pl_module)

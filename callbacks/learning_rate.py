@@ -1,17 +1,17 @@
-"""Lower the learning rate of a run for good, whatever schedule it has."""
+"""Permanently lower the learning rate of a run, whatever its schedule."""
 
 from typing import Any
 
 import lightning.pytorch as L
 
-# What the schedules of PyTorch compute a learning rate from, besides the present one.
+# Values from which PyTorch's schedules compute a learning rate, besides the current one.
 GROUP_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 
 
 def scale_learning_rate(trainer: L.Trainer, factor: float) -> None:
-    """Multiply all learning rates, and what schedules derive later ones from.
+    """Multiply all learning rates, and the values from which schedules compute later ones.
 
-    Optimizers and schedules keep these numbers in the checkpoint, so a resumed run goes on with them.
+    Optimizers and schedules keep these numbers in the checkpoint, so a resumed run continues with them.
     """
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:

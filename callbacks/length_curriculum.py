@@ -1,4 +1,4 @@
-"""Move each task's length band from what the policy writes to what it should write."""
+"""Move each task's length band from the policy's starting length to the configured length."""
 
 import math
 from dataclasses import asdict
@@ -13,23 +13,23 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.shaping import LengthBand
 from lit_g2rpo.training.run import RunHandles, handles
 
-# About five rollouts: long enough that one rollout's noise moves no band far.
+# About five rollouts, so that the noise of a single rollout does not move a band far.
 MEMORY = 0.8
 
 
 class LengthCurriculum(L.Callback):
     """Start each task's length band around the policy's own length and move it linearly to the configured band.
 
-    The first rollout in which a task occurs measures the task's mean length; it is scored with the configured band,
-    and without a length reward where that is relative to this mean. From then on the band is the configured one,
-    widened so that its plateau holds that length, and it narrows. A move takes place right after a rollout was scored,
-    so it holds from the next one on, and all four thresholds are logged as ``length_band/<threshold>/<task>``. A task
-    whose band is relative to the reference answer is left alone. The configured bands are put back when the run ends.
+    The first rollout with a task measures the task's mean length; it is scored with the configured band, or without a
+    length reward if that band is relative to this mean. After that, the band starts as the configured one, widened so
+    that its plateau includes that length, and narrows. A band moves right after a rollout is scored, and applies from
+    the next rollout; all four thresholds are logged as ``length_band/<threshold>/<task>``. A task whose band is
+    relative to the reference answer is not changed. The configured bands are restored when the run ends.
 
     Args:
-        rollouts: length of the way from the first band to the configured one by ``schedule``, rollouts.
-        target: what moves a band: the ``schedule``; or the task's ``running_mean`` length, where the band goes the
-            share of the way to the configured plateau that the mean has gone, and never back.
+        rollouts: number of rollouts from the first band to the configured one under ``schedule``.
+        target: what moves a band: the ``schedule``, or the task's ``running_mean`` length, whose progress toward the
+            configured plateau the band follows, without ever moving back.
 
     Raises:
         UserError: if ``rollouts`` is below 1, or the target is unknown.
@@ -55,7 +55,7 @@ class LengthCurriculum(L.Callback):
             for name, task in run.tasks.items()
             if task.length is not None or (task.relative_length is not None and task.relative_length.unit == "start")
         }
-        # in a resumed run, to where they were
+        # in a resumed run, restore their position
         self._move(run)
 
     @override
@@ -115,7 +115,7 @@ class LengthCurriculum(L.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        # lengths in tokens, when first, and the way that is done; where the bands end is the configuration's matter
+        # starting lengths in tokens, their rollouts, and the progress; the config determines the final bands
         return {"measured": {name: dict(value) for name, value in self._measured.items()}}
 
     @override
@@ -124,7 +124,7 @@ class LengthCurriculum(L.Callback):
 
 
 def around(band: LengthBand, length: float) -> LengthBand:
-    """Widen a band so that its plateau holds a length, tokens; the ramps keep their width where that allows it."""
+    """Widen a band so that its plateau includes a length, tokens; the ramps keep their width if possible."""
     low = min(band.low, length)
     high = max(band.high, length)
     return LengthBand(
@@ -133,17 +133,17 @@ def around(band: LengthBand, length: float) -> LengthBand:
 
 
 def covered(band: LengthBand, start: float, length: float) -> float:
-    """Tell how much of the way from a length to a band's plateau another length has covered.
+    """Compute the progress of a length from a starting length to a band's plateau.
 
     Returns:
-        Share from 0 to 1; 1 where the way began on the plateau.
+        Progress from 0 to 1; 1 if the starting length was on the plateau.
     """
     goal = min(max(start, band.low), band.high)
     return 1.0 if goal == start else min(max((length - start) / (goal - start), 0.0), 1.0)
 
 
 def interpolate(start: LengthBand, end: LengthBand, progress: float) -> LengthBand:
-    """Find the band after a share of the way from one band to another, which ends there."""
+    """Interpolate between two bands by a share of the way, and end at the second one."""
     if progress >= 1:
         return end
     first, last = asdict(start), asdict(end)

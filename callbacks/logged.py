@@ -1,4 +1,4 @@
-"""Metrics that Lightning has logged, and the loggers that they went to."""
+"""Metrics that Lightning has logged, and the loggers that received them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def metric(trainer: L.Trainer, name: str) -> float | None:
 
 
 def per_task(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
-    """Pick the values of ``name/<task>`` out of metrics by name.
+    """Select the values of ``name/<task>`` from metrics by name.
 
     Returns:
         Value by task, in the order of the task names.
@@ -29,7 +29,7 @@ def per_task(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def forget_later_points(trainer: L.Trainer, rollout: int) -> None:
-    """Drop the points after a rollout, which a run that was killed wrote and a resumed one repeats."""
+    """Drop the points after a rollout, which a killed run wrote and the resumed run repeats."""
     if not trainer.is_global_zero:
         return
     curve_file = handles(trainer.lightning_module).curve_file
@@ -42,5 +42,5 @@ def forget_later_points(trainer: L.Trainer, rollout: int) -> None:
 
 
 def run_loggers(trainer: L.Trainer) -> list[RunLogger]:
-    """List the loggers of a run that show more than numbers; none on other ranks than the first."""
+    """List the loggers of a run that show more than numbers; empty on all ranks but the first."""
     return [logger for logger in trainer.loggers if isinstance(logger, RunLogger) and trainer.is_global_zero]

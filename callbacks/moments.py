@@ -1,4 +1,4 @@
-"""Moments of a training, as its trainer knows them."""
+"""Moments in training, according to its trainer."""
 
 import math
 
@@ -6,7 +6,7 @@ import lightning.pytorch as L
 
 
 def training_ends(trainer: L.Trainer) -> bool:
-    """Tell whether the optimizer step just made is the last one of the training."""
+    """Return whether the last optimizer step was the final one of the training."""
     if trainer.max_steps is not None and 0 <= trainer.max_steps <= trainer.global_step:
         return True
     last_epoch = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
@@ -14,7 +14,7 @@ def training_ends(trainer: L.Trainer) -> bool:
 
 
 def validation_follows(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Tell inside ``on_train_batch_end`` whether a validation comes right after this training batch."""
+    """Return, inside ``on_train_batch_end``, whether a validation follows right after this training batch."""
     every = trainer.check_val_every_n_epoch
     if not trainer.enable_validation or (every is not None and (trainer.current_epoch + 1) % every):
         return False

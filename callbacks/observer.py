@@ -1,4 +1,4 @@
-"""Callbacks that only look on."""
+"""Callbacks that only observe."""
 
 from functools import wraps
 from typing import Any
@@ -10,10 +10,10 @@ from lit_g2rpo.hardware.aside import Aside
 
 
 class Observer(L.Callback):
-    """A callback whose hooks never end a run: a full disk, a closed terminal or a folder that is gone is a warning.
+    """A callback whose hooks never end a run: a full disk, a closed terminal or a missing folder only causes a warning.
 
-    Every hook ``on_...`` that a subclass defines is guarded. What ranks do together in one comes first in it, so that a
-    rank where something else has failed is there too.
+    Every hook ``on_...`` that a subclass defines is guarded. Collective operations must come first in a hook, so that
+    a rank where something else fails still takes part in them.
     """
 
     def __init__(self) -> None:

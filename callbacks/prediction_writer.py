@@ -1,4 +1,4 @@
-"""Write what the policy answered, row by row as it comes, and as figures per task."""
+"""Write the policy's answers as they arrive, row by row, and figures per task."""
 
 import json
 from pathlib import Path
@@ -28,11 +28,11 @@ VALIDATED = ("accuracy", "format", "length", "truncated")
 class PredictionWriter(L.Callback):
     """Write a file of predictions for test and for predict, ``metrics.json`` for test, and print the figures per task.
 
-    ``metrics.json`` names the file that it was made from.
+    ``metrics.json`` names the file that it was computed from.
 
-    A batch's output is a list of rows as ``evaluation.row`` makes them. The first rank writes the rows of all ranks as
-    they come, and in the end puts them in the order of the dataset, each once. A run that was killed is continued by
-    the same command: rows that are in the file already are left out of the loader.
+    A batch's output is a list of rows as created by ``evaluation.row``. The first rank writes the rows of all ranks as
+    they arrive, and at the end sorts them in the order of the dataset, without duplicates. To continue a killed run,
+    repeat the same command: rows that are already in the file are left out of the loader.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class PredictionWriter(L.Callback):
         run = handles(pl_module)
         self._settings, self._done = settings(run, stage), []
         baseline = run.evaluation.baseline
-        # the ranks agree on the folder, so it cannot be asked for by one of them
+        # finding the folder is collective, so all ranks must call this
         self._path, problem = run_folder(trainer) / FILES[stage], ""
         if trainer.is_global_zero:
             try:
@@ -59,7 +59,7 @@ class PredictionWriter(L.Callback):
                 self._done = self._complete(unfinished(self._path, self._settings), run, stage)
             except UserError as error:
                 problem = str(error)
-        # the other ranks may not see the file, and all of them must leave out the same rows
+        # the other ranks may not see the file, and all ranks must leave out the same rows
         places = sorted({row["index"] for row in self._done})
         problem, places = trainer.strategy.broadcast((problem, places))
         if problem:
@@ -68,7 +68,7 @@ class PredictionWriter(L.Callback):
             data.done = frozenset(places)
 
     def _complete(self, rows: list[Row], run: RunHandles, stage: str) -> list[Row]:
-        """Pick those rows of an unfinished run that need not be made again."""
+        """Select the rows of an unfinished run that need not be repeated."""
         data = prompt_data(run.trainer)
         if not rows or data is None:
             return []
@@ -81,7 +81,7 @@ class PredictionWriter(L.Callback):
             made.setdefault(row["index"], set()).add(row["repeat"])
         done = {index for index, repeats in made.items() if len(repeats) == run.evaluation.repeats}
         if len(done) == len(tasks):
-            # Lightning calls no hook for an empty loader, so one row is made again
+            # Lightning calls no hooks for an empty loader, so one row is repeated
             done.remove(max(done))
         return [row for row in rows if row["index"] in done]
 
@@ -155,18 +155,18 @@ class PredictionWriter(L.Callback):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        # the file stays for the next run to continue
+        # keep the file, so that the next run can continue it
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def prompt_data(trainer: L.Trainer) -> PromptData | None:
-    """Find the run's data; None if the loaders come from elsewhere and so leave out no row."""
+    """Find the run's data; None if the loaders come from elsewhere, which never leave out rows."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, PromptData) else None
 
 
 def show_path(name: str, path: Path) -> None:
-    """Print where a file is, unwrapped so that it can be copied."""
+    """Print the path of a file without wrapping, so that it can be copied."""
     Console().print(f"{name}: {path}", soft_wrap=True, markup=False, highlight=False)

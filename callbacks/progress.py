@@ -1,4 +1,4 @@
-"""Progress in rollouts: a bar on a terminal, a line now and then in a log file."""
+"""Progress in rollouts: a bar on a terminal, an occasional line in a log file."""
 
 import math
 import time
@@ -16,17 +16,17 @@ from lit_g2rpo.hardware.steps import PAUSE, SOON, Bar, Step, clock, on_terminal
 from lit_g2rpo.training.run import RunHandles, handles
 
 FIGURES = {"reward": ("{:.3f}", ""), "accuracy": ("{:.3f}", ""), "length": ("{:.0f}", " tokens")}
-"""Metrics of a rollout that are shown: how they are written, and their unit."""
+"""Metrics of a rollout to show, with their format and unit."""
 
 
 class RolloutProgress(Observer, ProgressBar):
     """Show how many rollouts are done, their reward, accuracy and completion length, and the time left.
 
-    Validations during training take one line each. Where the output is no terminal, there is no bar but one line every
-    few rollouts, and a line a minute where a rollout, a validation or a test takes longer.
+    Each validation during training prints one line. If the output is not a terminal, there is no bar, but a line every
+    few rollouts, and a line per minute if a rollout, validation or test takes longer.
 
     Args:
-        every_rollouts: interval between lines where the output is no terminal, rollouts.
+        every_rollouts: interval between lines if the output is not a terminal, rollouts.
 
     Raises:
         UserError: if ``every_rollouts`` is below 1.
@@ -58,7 +58,7 @@ class RolloutProgress(Observer, ProgressBar):
             print(kwargs.get("sep", " ").join(str(value) for value in args), flush=True)
 
     def _begin(self, what: str, total: float, unit: str, after: float = SOON) -> None:
-        """Begin a part of the run, within a rollout or beside it."""
+        """Start a part of the run, inside or outside of a rollout."""
         self._end()
         if self._enabled:
             known = None if math.isinf(total) else int(total)
@@ -84,7 +84,7 @@ class RolloutProgress(Observer, ProgressBar):
         run = handles(pl_module)
         self._started = self._said = time.monotonic()
         self._total = total_rollouts(run)
-        # a resumed run does not begin at zero
+        # a resumed run does not start at zero
         self._done = self._first = trainer.global_step // run.steps_per_rollout
         self._close()
         if self._enabled and on_terminal():
@@ -179,7 +179,7 @@ class RolloutProgress(Observer, ProgressBar):
 
 
 def total_rollouts(run: RunHandles) -> int | None:
-    """Find how many rollouts the whole training has; None if it has no end."""
+    """Return the number of rollouts in the whole training; None if it has no end."""
     trainer, limits = run.trainer, []
     if trainer.max_steps is not None and trainer.max_steps >= 0:
         limits.append(math.ceil(trainer.max_steps / run.steps_per_rollout))

@@ -1,4 +1,4 @@
-"""Save the last optimizer step from one rank alone, where others do not answer."""
+"""Save the last optimizer step from a single rank, if others do not respond."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from lit_g2rpo.training.run import handles, run_of
 
 
 def rescue(trainer: L.Trainer, pl_module: L.LightningModule, sampling: bool) -> str:
-    """Save what this rank holds, from another thread than the one that waits.
+    """Save this rank's state, from a thread other than the waiting main thread.
 
     Args:
-        sampling: the main thread waits inside the sampling of a rollout, before anything was learned from it.
+        sampling: True if the main thread waits while sampling a rollout, before learning from it.
 
     Returns:
-        What was saved, or why nothing could be, in one line.
+        One line that says what was saved, or why nothing could be.
     """
     keepers = [keeper for keeper in trainer.checkpoint_callbacks if isinstance(keeper, RolloutCheckpoint)]
     if not keepers:
@@ -38,7 +38,7 @@ def rescue(trainer: L.Trainer, pl_module: L.LightningModule, sampling: bool) -> 
     path = Path(str(keeper.dirpath)) / f"rollout={handles(pl_module).rollout_index:05d}-step={step:06d}.ckpt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a stream of its own, since the usual one may wait for the others
+        # a separate stream, since the default one may be waiting for the other ranks
         stream = torch.cuda.Stream() if strategy.root_device.type == "cuda" else None  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             strategy.checkpoint_io.save_checkpoint(_whole(trainer, pl_module), part_of(path))
@@ -47,13 +47,13 @@ def rescue(trainer: L.Trainer, pl_module: L.LightningModule, sampling: bool) -> 
             return "training goes on, so nothing was saved"
         seal(path)
         point(path.with_name(LAST), path)
-    except Exception as error:  # of a thread that watches: it must go on watching
+    except Exception as error:  # the watching thread must survive any error
         return f"nothing could be saved ({type(error).__name__}: {error}); {newest}"
     return f"saved step {step} as {path}"
 
 
 def _whole(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-    """Collect the state as it was when the rollout began, which is sampled again."""
+    """Collect the state as of the beginning of the rollout, which will be sampled again."""
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [run_of(pl_module).loader.before]
     return checkpoint

@@ -1,4 +1,4 @@
-"""Where the files of a run lie, who writes there, and how to continue it from there."""
+"""The folder of a run's files, its lock, and the command that continues the run."""
 
 import errno
 import fcntl
@@ -22,23 +22,24 @@ from lit_g2rpo.training.records import records
 from lit_g2rpo.training.run import handles
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
-"""What file systems say that know no locks."""
+"""Errors of file systems that do not support locks."""
 
 GIVEN: dict[Path, Path] = {}
-"""Folders that were made absolute, as they were given."""
+"""Folders that were made absolute, in the form given by the user."""
 
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "after_save_checkpoint", "save", "finalize")
-"""What a trainer asks of a logger."""
+"""Methods that a trainer calls on a logger."""
 
 
 class FolderInUse(UserError):
-    """Another process writes into the folder of this run."""
+    """Another process is writing to the folder of this run."""
 
 
 class RunFolder(L.Callback):
-    """Hold the run's folder: one place whatever changes the working directory, and one process that writes there.
+    """Keep the run's folder fixed, even if the working directory changes, and lock it for one writing process.
 
-    The lock is the first rank's; it ends with its process, however that ends. Loggers may fail without ending the run.
+    The first rank holds the lock, which is released when its process ends for any reason. Failing loggers do not end
+    the run.
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class RunFolder(L.Callback):
 
 
 def anchor(trainer: L.Trainer) -> None:
-    """Make the folders of a trainer and its loggers absolute, so that they stay where they are."""
+    """Make the folders of a trainer and its loggers absolute, so that they do not move."""
     for holder in (trainer, *(getattr(logger, "place", logger) for logger in trainer.loggers)):
         for name in ("_default_root_dir", "_root_dir", "_save_dir"):
             folder = vars(holder).get(name)
@@ -88,23 +89,23 @@ def anchor(trainer: L.Trainer) -> None:
                 if place == str(folder):
                     continue
                 if isinstance(holder, TensorBoardLogger):
-                    # a writer opens its file by the name it was given, again and again
+                    # a writer repeatedly opens its file by the given name
                     holder._experiment = None
                 GIVEN[Path(place)] = Path(folder)
                 setattr(holder, name, place)
 
 
 def locked(folder: Path, stage: str) -> IO[str] | None:
-    """Take the lock of a run folder, which is made if need be.
+    """Lock a run folder, which is created if necessary.
 
     Args:
-        stage: what the run does there; a test may run in the folder of a training.
+        stage: stage of the run; a test may run in the folder of a training.
 
     Returns:
-        An open file that holds the lock until it is closed; None where the file system knows no locks.
+        An open file that holds the lock until it is closed; None if the file system does not support locks.
 
     Raises:
-        FolderInUse: if another process has it.
+        FolderInUse: if another process holds the lock.
         UserError: if the folder cannot be written.
     """
     path = folder / f".{stage}.lock"
@@ -116,7 +117,7 @@ def locked(folder: Path, stage: str) -> IO[str] | None:
             f"{folder} cannot be written ({error.strerror}); give another trainer.logger.save_dir"
         ) from None
     try:
-        # of this process alone: what it forks does not keep the lock after it
+        # for this process only, so that forked processes do not keep the lock
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
@@ -128,7 +129,7 @@ def locked(folder: Path, stage: str) -> IO[str] | None:
         raise FolderInUse(
             f"{folder} is in use by another run ({holder or 'unknown'}); wait for its end, or end it first"
         ) from None
-    # for messages alone, so a full disk is left to those that need it
+    # only for messages, so ignore a full disk here
     with suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -137,10 +138,10 @@ def locked(folder: Path, stage: str) -> IO[str] | None:
 
 
 def spare(logger: Logger) -> Aside:
-    """Guard what a trainer asks of a logger.
+    """Guard the methods that a trainer calls on a logger.
 
     Returns:
-        What counts its failures.
+        The guard, which counts its failures.
     """
     aside = Aside(f"{type(logger).__name__}")
 
@@ -148,7 +149,7 @@ def spare(logger: Logger) -> Aside:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             before = aside.failures
             result = call(*args, **kwargs)
-            # a writer of TensorBoard that has failed once fails for ever; a new one makes a file, so not each time
+            # a failed TensorBoard writer keeps failing; a new one creates a file, so do not replace it every time
             if aside.failures > before and aside.failures.bit_count() == 1 and isinstance(logger, TensorBoardLogger):
                 logger._experiment = None
             return result
@@ -161,15 +162,15 @@ def spare(logger: Logger) -> Aside:
 
 
 def run_folder(trainer: L.Trainer) -> Path:
-    """Find the folder of the run's files; to be called on every rank, since the ranks agree on it."""
+    """Find the folder of the run's files; every rank must call this, since the ranks agree on it."""
     return Path(trainer.log_dir or trainer.default_root_dir).absolute()
 
 
 def resume_command(folder: Path, checkpoint: str) -> str:
-    """Spell the command that continues a run, or the call where it was started from Python.
+    """Return the command that continues a run, or the call if it was started from Python.
 
     Args:
-        folder: folder of the run, which holds its configuration if it was started from the command line.
+        folder: folder of the run, which contains its config if it was started from the command line.
         checkpoint: path of the newest checkpoint, ``last.ckpt``.
     """
     if records(folder) and Path(checkpoint).absolute().is_relative_to(folder.absolute()):
@@ -178,7 +179,7 @@ def resume_command(folder: Path, checkpoint: str) -> str:
 
 
 def shown(path: Path) -> Path:
-    """Write a path of a run for people: as they gave its folder, while that is still true."""
+    """Format a path of a run for people: relative to the folder as they gave it, while that is still valid."""
     for root, given in GIVEN.items():
         if path.is_relative_to(root) and given.absolute() == root:
             return given / path.relative_to(root)

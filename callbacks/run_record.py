@@ -1,4 +1,4 @@
-"""What the run was made with: versions, machine and code, beside its results."""
+"""A record of versions, machine and code next to the results of a run."""
 
 import json
 import platform
@@ -41,14 +41,14 @@ PACKAGES = (
 
 
 class RunRecord(Observer):
-    """Write ``versions.json`` into the folder of the run and, as text, to the loggers that show texts.
+    """Write ``versions.json`` to the run's folder and, as text, to the loggers that show text.
 
-    A resumed run adds ``versions-<rollout>.json`` and overwrites nothing.
+    A resumed run adds ``versions-<rollout>.json`` without overwriting anything.
     """
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        # finding the folder is collective, so all ranks must call this
         self._write(trainer, run_folder(trainer), handles(pl_module).rollout_index)
 
     @rank_zero_only
@@ -60,7 +60,7 @@ class RunRecord(Observer):
 
 
 def versions(trainer: L.Trainer) -> dict[str, Any]:
-    """Collect what may explain a difference between two runs."""
+    """Collect facts that may explain a difference between two runs."""
     device = trainer.strategy.root_device
     return {
         "python": sys.version.split()[0],
@@ -73,7 +73,7 @@ def versions(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:
-    """Look up the versions of packages; those that are not installed are left out."""
+    """Look up the versions of packages, except those that are not installed."""
     found = {}
     for name in names:
         try:
@@ -84,10 +84,10 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def git_commit(file: Path) -> str | None:
-    """Name the commit that a file belongs to; None if git does not track it.
+    """Find the commit of a file's checkout; None if git does not track the file.
 
     Returns:
-        The commit, with ``-dirty`` behind it if any tracked file of its checkout was changed.
+        The commit, with the suffix ``-dirty`` if any tracked file of the checkout was changed.
     """
 
     def git(*arguments: str) -> str:
@@ -95,7 +95,7 @@ def git_commit(file: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # an installed copy may lie in the folder of another project
+        # an installed copy may be inside another project's folder
         git("ls-files", "--error-unmatch", file.name)
         dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
         return git("rev-parse", "HEAD") + dirty

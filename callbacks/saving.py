@@ -1,4 +1,4 @@
-"""Saving a checkpoint on all ranks: beside its place, flushed, then named; or the reason why not, on every rank."""
+"""Saving a checkpoint on all ranks: write it next to its destination, flush, rename; every rank gets any error."""
 
 import os
 from contextlib import suppress
@@ -18,7 +18,7 @@ from lit_g2rpo.training.checkpoint_files import part_of, read, remove, seal
 
 
 class FileIO(TorchCheckpointIO):
-    """Write a checkpoint straight to its place; Lightning's own goes through memory and ``TMPDIR``."""
+    """Write a checkpoint directly to disk; Lightning's own goes through memory and ``TMPDIR``."""
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -32,20 +32,20 @@ class FileIO(TorchCheckpointIO):
 
 
 def use_files(trainer: L.Trainer) -> None:
-    """Have checkpoints that are one file written and read by `FileIO`, unless something else was asked for."""
+    """Use `FileIO` for single-file checkpoints, unless something else was requested."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = FileIO()
 
 
 def save(trainer: L.Trainer, path: Path, weights_only: bool = False) -> str:
-    """Write a checkpoint, file or folder; all ranks must call it.
+    """Write a checkpoint, file or folder; all ranks must call this.
 
     Args:
-        path: its place, the same on all ranks. Until it is whole nothing lies there, or what lay there before.
-        weights_only: leave out all but weights.
+        path: path of the checkpoint, the same on all ranks, which is unchanged until the new one is complete.
+        weights_only: save only the weights.
 
     Returns:
-        Why it could not be written, the same on all ranks; empty if it was.
+        Why it could not be written, the same on all ranks; empty on success.
     """
     reason, ranks = "", Ranks(trainer)
     try:
@@ -55,10 +55,10 @@ def save(trainer: L.Trainer, path: Path, weights_only: bool = False) -> str:
             trainer.save_checkpoint(part_of(path), weights_only)
     except (OSError, RuntimeError, CheckpointException) as error:
         reason = cause(error)
-        # where the others wait for this rank, which has not come so far
+        # the others may be waiting for this rank, which has not got this far
         trainer.strategy.barrier()
     reason = ranks.first_message(reason)
-    # a machine whose disk is its own has a part of its own
+    # a machine with its own disk has its own part
     for turn in (trainer.global_rank == 0, trainer.local_rank == 0):
         if not reason and turn and part_of(path).exists():
             reason = _sealed(path)
@@ -67,14 +67,14 @@ def save(trainer: L.Trainer, path: Path, weights_only: bool = False) -> str:
         reason = f"{type(trainer.strategy).__name__} has written nothing"
     reason = ranks.first_message(reason)
     if reason and trainer.local_rank == 0:
-        # room for what comes next; a disk that fails here too has been told of
+        # free space for the next save; if the disk fails here too, the error is already reported
         with suppress(OSError):
             remove(part_of(path))
     return reason
 
 
 def cause(error: BaseException) -> str:
-    """Say in a few words why a save failed."""
+    """Describe briefly why a save failed."""
     if (found := system_error(error)) is not None and found.errno:
         return os.strerror(found.errno)
     return " ".join(str(error).split())[:200] or type(error).__name__

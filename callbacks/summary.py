@@ -1,4 +1,4 @@
-"""What will run, as a table at the start, and what came of it, as a table at the end."""
+"""A table of the run at the start, and a table of its results at the end."""
 
 from pathlib import Path
 
@@ -18,16 +18,16 @@ from lit_g2rpo.callbacks.run_folder import resume_command, run_folder, shown
 from lit_g2rpo.training.run import RunHandles, handles
 
 LOG_WIDTH = 160
-"""Columns of a table where the output is no terminal."""
+"""Width of a table if the output is not a terminal, columns."""
 PAGE = Path("rollouts", "index.html")
-"""Page that `RolloutLog` writes into the run folder."""
+"""Page that `RolloutLog` writes to the run folder."""
 
 
 class RunSummary(Observer):
-    """Print what the run consists of before it starts, and its validation before and after once it ends.
+    """Print a description of the run when it starts, and its first and last validation when it ends.
 
     Args:
-        metric: validation metric of the final table, with a value per task beside its mean.
+        metric: validation metric of the final table, with a value per task and the mean.
     """
 
     def __init__(self, metric: str = "val/accuracy") -> None:
@@ -37,7 +37,7 @@ class RunSummary(Observer):
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        # finding the folder is collective, so all ranks must call this
         self._folder = run_folder(trainer)
         self._print_start(handles(pl_module))
 
@@ -76,7 +76,7 @@ class RunSummary(Observer):
             if lost is not None:
                 lines.append(f"nothing gained: {lost}")
         for line in lines:
-            # paths and commands are to be copied: no wrapping, no markup
+            # no wrapping or markup, so that paths and commands can be copied
             out.print(line, soft_wrap=True, markup=False, highlight=False)
 
     @staticmethod
@@ -86,13 +86,13 @@ class RunSummary(Observer):
 
 
 def console() -> Console:
-    """Return what prints tables: as wide as the terminal, or wide enough for a log."""
+    """Return a console for tables, as wide as the terminal, or wide enough for a log."""
     found = Console()
     return found if found.is_terminal else Console(width=LOG_WIDTH)
 
 
 def change(before: float | None, after: float) -> Text:
-    """Write a difference, green for a gain and red for a loss; empty without a value before."""
+    """Format a difference, green for a gain and red for a loss; empty without an earlier value."""
     text = "" if before is None else f"{after - before:+.3f}"
     gained, lost = text.startswith("+") and float(text) > 0, text.startswith("-") and float(text) < 0
     return Text(text, "green" if gained else "red" if lost else "")
@@ -101,11 +101,11 @@ def change(before: float | None, after: float) -> Text:
 def validation_table(
     before: dict[str, float], after: dict[str, float], sizes: dict[str, int], metric: str = "val/accuracy"
 ) -> Table:
-    """Lay out a validation metric of two moments side by side, per task and in the mean, which is the last row.
+    """Lay out a validation metric at two moments side by side, per task and, in the last row, the mean.
 
     Args:
         sizes: validation rows of each task.
-        metric: name of the mean; ``<metric>/<task>`` are the tasks' own.
+        metric: name of the mean; ``<metric>/<task>`` are the values of the tasks.
     """
     title = f"{metric} after {int(before.get('rollout', 0))} and after {int(after.get('rollout', 0))} rollouts"
     table = Table(title=title, box=box.SIMPLE, show_footer=True, title_justify="left")

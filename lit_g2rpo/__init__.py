@@ -4,5 +4,5 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-# the names are those of __init__.pyi, which type checkers read too; each is imported when it is asked for
+# the names come from __init__.pyi, which type checkers read too; each is imported on first use
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The command line: finds the verb and hands over; imports nothing heavy until a verb is known."""
+"""The command line: finds the verb and runs it, with no heavy imports before the verb is known."""
 
 import difflib
 import gc
@@ -27,10 +27,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "recipes": ("lit_g2rpo.cli.verbs.recipes:main", "list the recipes and fragments of the package, or copy them"),
     "eval-export": ("lit_g2rpo.cli.verbs.eval_export:main", "write the commands that run lmms-eval and VLMEvalKit"),
 }
-"""Where each verb lies: ``run`` takes configurations, as a `Line`, ``main`` reads a command line of its own."""
+"""Module of each verb: ``run`` takes configs, as a `Line`; ``main`` parses its own command line."""
 
 ELSEWHERE = {"train": "fit", "resume": "fit", "eval": "test", "evaluate": "test", "generate": "predict"}
-"""Verbs by what other trainers call them."""
+"""Verbs by their name in other trainers."""
 
 
 def usage() -> str:
@@ -79,8 +79,8 @@ def dispatch(verb: str, arguments: list[str]) -> None:
     from lit_g2rpo.cli.line import read_line
 
     line = read_line(verb, arguments)
-    # Threads that spin while they wait for each other made small models 30 times slower on a busy machine; large ones
-    # compute on a GPU. Must be said before torch is imported.
+    # Threads that spin while waiting for each other made small models 30 times slower on a busy machine; large ones
+    # compute on a GPU. This must be set before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from lit_g2rpo.cli import quiet
     from lit_g2rpo.hardware.parent import end_with_first_rank
@@ -88,14 +88,14 @@ def dispatch(verb: str, arguments: list[str]) -> None:
 
     end_with_first_rank()
     quiet.apply()
-    # what these print is to be read by programs too
+    # programs may read what these print
     if first_rank() and not any("help" in word or word.startswith("--print_config") for word in arguments):
         print(f"{verb}: loading PyTorch, Lightning and Transformers ...", flush=True)
     getattr(without_collection(module), function)(verb, line)
 
 
 def without_collection(module: str) -> ModuleType:
-    """Import a module without looking for garbage, which takes a sixth of an import of thousands and finds none."""
+    """Import a module without garbage collection, which takes a sixth of a large import's time and frees nothing."""
     gc.disable()
     try:
         return importlib.import_module(module)
@@ -104,14 +104,14 @@ def without_collection(module: str) -> ModuleType:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and turn a user's mistake into one line.
+    """Run the command line, and report a user's mistake in one line.
 
     Args:
-        arguments: the words after the program's name; None reads them from the process.
+        arguments: the words after the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0, 1 where another rank has failed, 2 for a mistake of the user's, 3 for numbers that stopped
-        being finite.
+        The exit code: 0 for success, 1 if another rank has failed, 2 for a user's mistake, 3 if numbers stopped being
+        finite.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         dispatch(words[0], words[1:])
     except BrokenPipeError:
-        # who read the help or the table has what they wanted; what is left in the buffer goes nowhere
+        # the reader closed the pipe, having seen enough; drop what is left in the buffer
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UserError, NonFiniteError, RankError) as error:

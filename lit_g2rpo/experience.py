@@ -1,4 +1,4 @@
-"""Plain data that a rollout is made of, with a shape on every field."""
+"""Plain data of a rollout, with a shape for every field."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from lit_g2rpo.rewards.running.adapters import Batch
 
 
 class Encoded(Protocol):
-    """A prompt as tensors; the policy alone knows more of it."""
+    """A prompt as tensors; only the policy knows its other fields."""
 
     @property
     def input_ids(self) -> Tensor:
-        """Tokens, image-pad tokens expanded, ``[L]`` long."""
+        """Tokens, with image-pad tokens expanded, ``[L]`` long."""
 
 
 @dataclass(slots=True)
@@ -26,14 +26,14 @@ class Prompt:
     """A question before it becomes tokens.
 
     Args:
-        id: name of the data row; completions are seeded by it, and errors name it.
+        id: name of the data row, which seeds completions and is named in errors.
         task: name of the task (the unit of length and entropy shaping).
         problem_type: answer format (the unit of the Gaussian map).
         messages: chat messages; an image's place is a content item ``{"type": "image"}``.
         images: the images, RGB, in the order of their places; empty for a text-only prompt.
         sample: the data row as a dict, which the reward reads.
-        demonstration: a completion to imitate, for supervised training only.
-        encoded: the prompt as tensors, kept by the policy so that images are preprocessed once.
+        demonstration: a completion to imitate, only for supervised training.
+        encoded: the prompt as tensors, which the policy stores here so that images are preprocessed only once.
     """
 
     id: str
@@ -61,10 +61,10 @@ class Completion:
     """What the policy wrote for a prompt.
 
     Args:
-        token_ids: sampled tokens, the end token included if it was sampled, ``[T]`` long.
+        token_ids: sampled tokens, including the end token if it was sampled, ``[T]`` long.
         logprobs: log-probability of each token under the sampling policy at the sampling temperature, nats, ``[T]``.
         entropy: exact entropy of the distribution each token was drawn from, nats, ``[T]``.
-        text: the tokens as text, without special tokens, behind the tag that the chat template opens if it opens one.
+        text: the tokens as text, without special tokens, after the tag that the chat template opens, if any.
         truncated: True if the length limit ended it.
     """
 
@@ -76,11 +76,11 @@ class Completion:
 
 
 def to_score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Batch:
-    """Lay completions beside what a reward may read of their prompts.
+    """Combine completions with what a reward may read from their prompts.
 
     Args:
         prompts: the prompts, ``P`` of them.
-        completions: equally many completions of each, prompt by prompt.
+        completions: the same number of completions for each, prompt by prompt.
 
     Returns:
         The batch, in the order of the completions.
@@ -99,11 +99,11 @@ def to_score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Ba
 
 @dataclass(slots=True)
 class Evaluated:
-    """A scored batch of an evaluation, as one rank holds it: ``p`` prompts, ``n`` completions.
+    """A rank's scored batch of an evaluation: ``p`` prompts, ``n`` completions.
 
     Args:
         prompts: the prompts.
-        rows: number of each in the dataset; None for one that only keeps ranks in step.
+        rows: number of each prompt's row in the dataset; None for a prompt that only keeps ranks in step.
         completions: their completions, prompt by prompt.
         rewards: score of each completion.
     """
@@ -119,7 +119,7 @@ class Microbatch:
     """The unit of one forward and backward: ``N`` rows of prompt and completion.
 
     Args:
-        prompts: the prompt of each row, ``N`` of them; rows of a group share one object.
+        prompts: prompt of each row, ``N`` of them; rows of a group share one object.
         token_ids: completion tokens of each row, ``N`` tensors ``[T_i]`` long.
         fields: loss fields, flat over the ``M = sum T_i`` completion tokens in row order.
     """
@@ -136,12 +136,12 @@ class RolloutTable:
     Args:
         rewards: total rewards with shaping, ``[P, G]``.
         lengths: completion tokens, ``[P, G]`` long.
-        valid: False for completions that no advantage is for: dropped groups, masked truncated ones, ``[P, G]`` bool.
+        valid: False for completions without an advantage: dropped groups and masked truncated ones, ``[P, G]`` bool.
         entropy_counts: False for completions whose entropy is not shaped: masked truncated ones, ``[P, G]`` bool.
         advantages: ``[P, G]``.
         task_ids: index of each prompt's task, ``[P]`` long.
         problem_type_ids: index of each prompt's problem type, ``[P]`` long.
-        entropy_direction: side of its band that each task was on (+1 above, -1 below, 0 inside) times its
+        entropy_direction: which side of its band each task was on (+1 above, -1 below, 0 inside), times its
             ``entropy_scale``, ``[K]``.
     """
 
@@ -157,20 +157,20 @@ class RolloutTable:
 
 @dataclass(slots=True)
 class Experience:
-    """A scored rollout ready for learning, as one rank holds it: ``p`` prompts, ``n = p * G`` completions.
+    """A rank's part of a scored rollout, ready for learning: ``p`` prompts, ``n = p * G`` completions.
 
     Args:
         prompts: this rank's prompts.
         completions: their completions, prompt by prompt.
         rewards: score of each completion.
         old_logprobs: log-probabilities under the trainer's policy at sampling time, nats, ``n`` tensors ``[T_i]``; None
-            where those of the rollout are taken for them.
+            to use those of the rollout.
         ref_logprobs: log-probabilities under the reference, nats, ``n`` tensors ``[T_i]``; None when KL is off.
-        table: what all ranks know of the rollout.
+        table: the data of the rollout that all ranks know.
         rank: this rank.
         world_size: number of ranks; rank r holds prompts r, r + world_size, ...
         microbatches: the units of learning, in order.
-        refills: wave by wave, which prompts of all ranks were replaced.
+        refills: indices of the prompts that were replaced, over all ranks, wave by wave.
     """
 
     prompts: list[Prompt]

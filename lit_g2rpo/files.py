@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and whether they can be written, asked before the work that fills them."""
+"""Files that are written completely or not at all, and checks for writability before the work that fills them."""
 
 import errno
 import os
@@ -12,26 +12,26 @@ from pathlib import Path
 from lit_g2rpo.errors import UserError
 
 SCRATCH = re.compile(r"\.(.+)-[a-z0-9_]{8}")
-"""Name of a folder that `whole` works in, with that of what it writes."""
+"""Name of the folder that `whole` works in, which contains the name of the output."""
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Write a file or folder beside its place and move it there once the block ends without an error.
+    """Write a file or folder next to its destination, and move it there once the block ends without an error.
 
-    Nobody sees a part of it, and of several processes that write the same path the last one stays. Folders above it
-    are made.
+    Nobody sees it half written, and if several processes write the same path, the last one wins. Parent folders are
+    created.
 
     Args:
         path: a file, which is replaced, or a folder, which must be new or empty.
 
     Yields:
-        The path to write, of the same name; what the block does not make leaves ``path`` as it was.
+        The path to write, with the same name; if the block does not create it, ``path`` is unchanged.
 
     Raises:
         OSError: if it cannot be written.
     """
-    # a link stays one
+    # a link remains a link
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
@@ -42,31 +42,31 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what processes that were killed inside `whole` have left in a folder; no other may be writing there."""
+    """Remove what processes killed inside `whole` left in a folder; no other process may be writing there."""
     for path in folder.glob(".*-????????"):
         found = SCRATCH.fullmatch(path.name)
-        # and nothing that only has such a name
+        # but not other files with such a name
         if found and path.is_dir() and all(part.name == found[1] for part in path.iterdir()):
             shutil.rmtree(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, whole or not at all."""
+    """Write a text as UTF-8, completely or not at all."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder, before this returns.
+    """Flush a file, or the names in a folder, to disk before returning.
 
     Raises:
-        OSError: if the disk cannot.
+        OSError: if that fails.
     """
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     except OSError as error:
-        # some file systems know no fsync of a folder
+        # some file systems do not support fsync on folders
         if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:
@@ -74,13 +74,13 @@ def flush(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse an output that could not be written, before the work that fills it.
+    """Refuse an output that cannot be written, before the work that fills it.
 
     Args:
-        path: a file or folder that will be made, its folder too if need be.
+        path: a file or folder to create, along with missing parent folders.
 
     Raises:
-        UserError: if the folder it lies in cannot be written.
+        UserError: if its parent folder is not writable.
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:

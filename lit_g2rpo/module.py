@@ -53,17 +53,17 @@ class G2RPOModule(EvaluationModule):
     """Train a Qwen3-VL policy from rewards: micro-batch 0 of a rollout samples, every micro-batch learns.
 
     Args:
-        policy: where the policy comes from and which parts of it learn.
+        policy: where the policy comes from, and which parts of it are trained.
         objective: advantages and loss.
-        optimizer: makes the optimizer from the weights that learn, such as ``partial(torch.optim.AdamW, lr=1e-6)``;
-            by default AdamW at the learning rate of the paper.
+        optimizer: creates the optimizer from the trained weights, such as ``partial(torch.optim.AdamW, lr=1e-6)``; by
+            default AdamW with the paper's learning rate.
         rollout: how completions are sampled for training.
-        update: how often a rollout is learned from.
+        update: how often to learn from a rollout.
         evaluation: how completions are sampled for validation, test and prediction.
-        reward: choices of the built-in reward, for training and evaluation alike.
-        reward_limits: what scoring may take.
+        reward: settings of the built-in reward, for training and evaluation.
+        reward_limits: limits on the resources that scoring may use.
         judge: the model that grades tasks whose ``reward`` is ``judge``.
-        lr_scheduler: makes the learning-rate schedule, stepped once per optimizer step.
+        lr_scheduler: creates the learning-rate schedule, which is stepped once per optimizer step.
 
     Raises:
         UserError: if settings contradict each other.
@@ -84,7 +84,7 @@ class G2RPOModule(EvaluationModule):
     ) -> None:
         check_parts(policy, objective, optimizer, rollout, update, evaluation, reward)
         super().__init__(evaluation, build_sampler(rollout), rollout.seed, reward, reward_limits, judge)
-        # The reference and frozen weights may be absent from a checkpoint; check_checkpoint holds the rest to it.
+        # The reference and frozen weights may be absent from a checkpoint; check_checkpoint verifies the rest.
         self.strict_loading = False
         self.engine = build_engine(rollout)
         check_settings(objective, rollout, self.engine)
@@ -92,10 +92,10 @@ class G2RPOModule(EvaluationModule):
         self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
         self.experience: Experience | None = None
-        # of a callback that keeps finished groups
+        # set by the callback that keeps finished groups
         self.records: GroupRecords | None = None
         self._restored: dict[str, Any] | None = None
-        # as the run of the checkpoint that was loaded had configured it
+        # optimizer settings in the loaded checkpoint
         self._saved_optimizer: dict[str, Any] | None = None
         self._next_microbatch = 0
         self._collected_at = time.perf_counter()
@@ -107,7 +107,7 @@ class G2RPOModule(EvaluationModule):
 
     @property
     def prompt_template(self) -> str | None:
-        """The wording that the policy was trained with; None if its folder names none."""
+        """The prompt template that the policy was trained with; None if its folder has none."""
         return prompt_template_of(self.policy_path)
 
     @property
@@ -147,11 +147,11 @@ class G2RPOModule(EvaluationModule):
 
     @property
     def learning_rate_renewed(self) -> bool:
-        """True in a run resumed with another learning rate or schedule than its checkpoint's."""
+        """True in a run whose learning rate or schedule differs from the checkpoint it resumes from."""
         return self._saved_optimizer is not None and self.optimizer_settings.reschedules(self._saved_optimizer)
 
     def describe(self) -> dict[str, str]:
-        """Say what will run, as the rows of a table."""
+        """Describe the run as the rows of a table."""
         return describe(self)
 
     @override
@@ -166,7 +166,7 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def configure_model(self) -> None:
-        # not hasattr, after which a type checker takes the rest for unreachable
+        # not hasattr, which would make the rest unreachable for a type checker
         if getattr(self, "policy", None) is not None:
             return
         self.policy = load_policy(self.policy_config).train()
@@ -201,18 +201,18 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def on_train_start(self) -> None:
-        # every strategy has restored its optimizer by now, and with it the settings of then
+        # by now, every strategy has restored its optimizer, including the old settings
         if self._saved_optimizer is not None:
             self.optimizer_settings.adopt(self._saved_optimizer, self.trainer)
             self._saved_optimizer = None
 
     def prepare_prompt(self, prompt: Prompt) -> None:
-        """Tokenize a prompt and preprocess its images, which the loader's thread does while the device computes."""
+        """Tokenize a prompt and preprocess its images; the loader's thread calls this while the device computes."""
         self.policy.encode(prompt)
 
     @override
     def training_step(self, batch: tuple[list[Prompt], int], batch_idx: int) -> Tensor:
-        """Compute the loss of one micro-batch; the first one of a rollout samples it.
+        """Compute the loss of one micro-batch; the first one of a rollout samples the rollout.
 
         Args:
             batch: this rank's prompts and the index of the micro-batch in the rollout.
@@ -226,7 +226,7 @@ class G2RPOModule(EvaluationModule):
         if not self.experience.microbatches:
             self.experience.microbatches = build_microbatches(self.experience, self.cut, self.policy.empty)
         microbatch = self.experience.microbatches[index]
-        # Dropout follows from counters, as sampling does: a resumed run leaves out the same.
+        # Dropout is seeded by counters, like sampling, so a resumed run drops the same units.
         torch.manual_seed(microbatch_seed(self.rollout.seed, self.rollout_index, index, self.global_rank))
         loss, metrics = self.policy.loss(microbatch, self.objective.token_loss)
         on_policy = self.objective.needs_groups and index < self.trainer.accumulate_grad_batches
@@ -235,12 +235,12 @@ class G2RPOModule(EvaluationModule):
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log_dict(self._step.reduce())
             if self.trainer.global_step + 1 == self.trainer.max_steps:
-                # validation follows a stop, and its last point is what the run is judged by, whatever its interval
+                # stopping triggers a validation, so that the run ends with one, whatever its interval
                 self.trainer.should_stop = True
         return loss
 
     def collect(self, prompts: list[Prompt]) -> Experience:
-        """Sample, score, filter and form advantages for one rollout of this rank's prompts."""
+        """Sample, score, filter and compute advantages for one rollout of this rank's prompts."""
         experience, metrics = collect(self, prompts)
         self.log_dict(metrics)
         self.rollout_index += 1
@@ -248,18 +248,18 @@ class G2RPOModule(EvaluationModule):
         return experience
 
     def perform(self, function: Callable[[], T]) -> T:
-        """Call a function; a strategy that wraps the module can route the call through its wrapper."""
+        """Call a function, through the strategy's wrapper if it wraps the module."""
         return function()
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # A strategy that accumulates by itself keeps gradients to itself too, and reports their norm after its step.
+        # A strategy that accumulates by itself does not expose gradients, and reports their norm after its step.
         if not self.trainer.strategy.handles_gradient_accumulation:
             self.report_gradient(gradient_norm(self.policy))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def report_gradient(self, norm: Tensor | None) -> None:
-        """Refuse a gradient that is not finite, unless a scaler of losses has yet to answer it, and log its norm.
+        """Stop at a gradient that is not finite, unless a loss scaler can still handle it, and log its norm.
 
         Args:
             norm: norm of the gradient, a scalar, the same on every rank; None without a gradient.
@@ -267,7 +267,7 @@ class G2RPOModule(EvaluationModule):
         if norm is None:
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        # 16 bits overflow now and then by design: the scaler skips that step and lowers its scale, until it has none.
+        # fp16 overflows occasionally by design: the scaler skips the step and lowers its scale, down to a minimum.
         if scaler is None or scaler.get_scale() <= 1:
             assert self.experience is not None, "a step follows a rollout"
             end = self._next_microbatch
@@ -279,7 +279,7 @@ class G2RPOModule(EvaluationModule):
         self.finish_rollout()
 
     def finish_rollout(self) -> None:
-        """Write the point of a rollout once it has been learned from; inside one, and after, there is none to write."""
+        """Write the point of a rollout that has just been learned from, if there is one to write."""
         if self._next_microbatch < self.microbatches_per_rollout or "train/loss" not in self.point:
             return
         self.log("perf/update_seconds", time.perf_counter() - self._collected_at)
@@ -291,7 +291,7 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what sampling and a half-learned rollout need, and leave out what does not learn."""
+        """Add the sampling state and the partially trained rollout, and leave out frozen weights."""
         frozen = {name for name, w in self.named_parameters(remove_duplicate=False) if not w.requires_grad}
         checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name not in frozen}
         state: dict[str, Any] = {
@@ -316,6 +316,6 @@ class G2RPOModule(EvaluationModule):
         self.rollout_index = state["rollout_index"]
         self.validation_history = state["validation_history"]
         self.objective.load_state_dict(state["objective"])
-        # What this module may have learned from in an earlier fit must not stand in for the checkpoint's rollout.
+        # A rollout left from an earlier fit of this module must not replace the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
         self.point = state.get("point", {})

@@ -21,14 +21,14 @@ def lookup(name: str, known: Mapping[str, Any], where: str) -> Any:
 
     Args:
         name: a key of ``known``, or an import path as `load` takes it.
-        known: objects by short name; a text is the import path of one that is not imported until it is asked for.
+        known: objects by short name; a string is the import path of an object that is imported on first use.
         where: the config key or column that holds the name, for messages.
 
     Returns:
         The object.
 
     Raises:
-        UserError: if the name is not known, or nothing can be imported from it.
+        UserError: if the name is unknown, or cannot be imported.
     """
     if name in known:
         found = known[name]
@@ -43,19 +43,19 @@ def lookup(name: str, known: Mapping[str, Any], where: str) -> Any:
 def arguments(
     parameters: Iterable[Parameter], keys: Mapping[str, Any], options: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    """Fill the parameters of a class or function that was found by name.
+    """Collect the arguments of a class or function that was found by name.
 
     Args:
-        keys: settings of a config; a parameter that is called like one of them gets its value.
-        options: values of the other parameters, which are the object's own.
+        keys: settings of a config; a parameter with the name of one of them gets its value.
+        options: values of the object's other parameters.
         where: the config key that holds the options, for messages.
 
     Returns:
         The arguments by name.
 
     Raises:
-        UserError: if an option is not one of the object's own parameters, or one of these has neither a default nor an
-            option.
+        UserError: if an option is not one of these other parameters, or one of them has neither an option nor a
+            default.
     """
     parameters = list(parameters)
     own = {parameter.name: parameter for parameter in parameters if parameter.name not in keys}
@@ -75,7 +75,7 @@ def build(kind: type[T], name: str, where: str, **arguments: Any) -> T:
     """Build an object of a class that was found by name.
 
     Raises:
-        UserError: if the class cannot be built, whatever it raises.
+        UserError: if the constructor raises any error.
     """
     try:
         return kind(**arguments)
@@ -86,7 +86,7 @@ def build(kind: type[T], name: str, where: str, **arguments: Any) -> T:
 
 
 def one_line(error: BaseException) -> str:
-    """Write an error of someone else's code on one line."""
+    """Format an error from someone else's code as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -101,7 +101,7 @@ def load(path: str, where: str) -> Any:
         The object.
 
     Raises:
-        UserError: if there is no such module, file or name, or its module fails.
+        UserError: if there is no such module, file or name, or the module raises an error.
     """
     file, colon, name = path.rpartition(":")
     module_name, dot, attribute = path.rpartition(".")
@@ -119,7 +119,7 @@ def load(path: str, where: str) -> Any:
 
 
 def _from_file(path: Path) -> ModuleType:
-    # the whole path, since two files may have one name
+    # the whole path, since two files may have the same name
     name = "user" + re.sub(r"\W", "_", str(path.resolve().with_suffix("")))
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None or not path.is_file():
@@ -132,18 +132,18 @@ def _from_file(path: Path) -> ModuleType:
 
 def _from_path(name: str) -> ModuleType:
     if (here := str(Path.cwd())) not in sys.path:
-        # an installed command does not look into the working directory; a user's own module is usually there
+        # an installed command does not search the working directory, where a user's own module usually is
         sys.path.append(here)
     return importlib.import_module(name)
 
 
 def instance(name: Any, known: Mapping[str, T], kind: type[T], what: str) -> T:
-    """Find an object that a data row names: by its short name, or by its import path.
+    """Find an object that a data row names by short name or import path.
 
     Args:
         name: a key of ``known``, or ``package.module.NAME``.
         known: objects by short name.
-        kind: what an object from elsewhere must be an instance of.
+        kind: class that an imported object must be an instance of.
         what: the column that holds the name, for messages.
 
     Raises:

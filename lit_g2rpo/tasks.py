@@ -10,19 +10,19 @@ from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 
 @dataclass(slots=True)
 class Task:
-    """A named family of prompts with its shaping bands; callbacks may move the bands during a run.
+    """A named family of prompts with its shaping bands, which callbacks may move during a run.
 
     Args:
-        name: the name data rows use.
+        name: the name in data rows.
         length: length band, tokens; None exempts the task from length shaping.
         entropy: entropy band, nats; None exempts the task from entropy shaping.
-        reward: import path of a function that scores the task instead of the reward of its problem types, such as
-            ``my_module.my_function``; None for those.
-        relative_length: length band relative to the reference answer, which then takes the place of ``length``; or to
-            the starting mean, which ``length`` follows from once `LengthCurriculum` has measured it.
-        in_process: the reward runs in the trainer's own process, for one that shares its GPU or its connections.
+        reward: import path of a function that scores the task, such as ``my_module.my_function``; None for the rewards
+            of its problem types.
+        relative_length: length band relative to the reference answer, which then replaces ``length``, or to the
+            starting mean, from which ``length`` is computed once `LengthCurriculum` has measured it.
+        in_process: run the reward in the trainer's own process, for one that shares its GPU or its connections.
         entropy_scale: factor on the objective's entropy coefficient for this task.
-        prompt_template: wording of the task's prompts, as Jinja text; None for that of the data or the policy.
+        prompt_template: wording of the task's prompts, as Jinja text; None to use that of the data or the policy.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Task:
 
 
 KEYS = ("length", "entropy", "reward", "in_process", "prompt_template")
-"""What a configuration may say of a task."""
+"""Keys of a task in a config."""
 TEXTS = {
     "reward": "an import path: my_module.my_function",
     "prompt_template": "Jinja text with {{ question }} in it",
 }
-"""Those that are texts, and what to give."""
+"""Keys that are strings, and what to give."""
 
 # Length thresholds: multiples of the 8B model's mean completion length per task before training, 4096 at most.
-# Entropy thresholds: the released code's, the same for every task.
+# Entropy thresholds: those of the released code, the same for every task.
 TASKS = {
     name: Task(name, LengthBand(*length), EntropyBand(0.2, 0.6))
     for name, length in {
@@ -59,7 +59,7 @@ TASKS = {
 
 
 def task(name: str) -> Task:
-    """Find one of the paper's tasks: a copy, so that moving its bands leaves the registry alone.
+    """Return a copy of one of the paper's tasks, so that moving its bands does not change the registry.
 
     Raises:
         UserError: if there is no such task.
@@ -79,7 +79,7 @@ def paper_tasks() -> dict[str, Task]:
 def with_bands(
     tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Sequence[float | str] | str | bool | None] | None]
 ) -> dict[str, Task]:
-    """Change bands, rewards and wordings of tasks and add tasks; ``tasks`` is left alone.
+    """Change bands, rewards and wordings of tasks, and add tasks, without modifying ``tasks``.
 
     Args:
         tasks: tasks by name.
@@ -88,8 +88,8 @@ def with_bands(
             and ``prompt_template`` (Jinja text); a name not in ``tasks`` becomes a new task.
 
     Raises:
-        UserError: for an unknown key, thresholds of the wrong number or order, a reward that is no import path, or a
-            template that is no text.
+        UserError: for an unknown key, thresholds of the wrong number or order, a reward that is not an import path, or
+            a template that is not a string.
     """
     if not isinstance(overrides, Mapping):
         raise UserError(f"data.tasks is {overrides!r}; give a mapping of task names, such as {{'ocr': {{}}}}")
@@ -125,10 +125,10 @@ def with_bands(
 
 
 def entropy_band(values: Sequence[float | str]) -> EntropyBand:
-    """Read the low and high bound of a configuration, nats.
+    """Read the low and high bound from a config, nats.
 
     Raises:
-        UserError: if there are not two numbers, ascending.
+        UserError: if they are not two ascending numbers.
     """
     numbers = [float(value) for value in values if isinstance(value, int | float)]
     if len(numbers) != 2 or len(values) != 2:

@@ -1,1 +1,1 @@
-"""Figures for loggers that show them."""
+"""Figures for loggers that can show them."""

@@ -1,4 +1,4 @@
-"""Pictures of advantages: do they follow a standard normal, and does every task pull equally?"""
+"""Figures of advantages: do they follow a standard normal, and does every task contribute equally?"""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NORMAL_MEAN_ABS = math.sqrt(2 / math.pi)
-"""Mean size of a standard normal."""
+"""Mean absolute value of a standard normal."""
 
 
 def quantile_figure(advantages: dict[str, Tensor]) -> "Figure":
-    """Plot advantages against the quantiles of N(0, 1): points on the diagonal follow it, steps are ties.
+    """Plot advantages against the quantiles of N(0, 1): points on the diagonal match it, steps are ties.
 
     Args:
-        advantages: those of the completions that count, by name of the panel, ``[N]`` each, ``N >= 1``.
+        advantages: advantages of the completions that count, by panel name, ``[N]`` each, ``N >= 1``.
     """
     figure, axes_of = panels(
         list(advantages),
@@ -44,12 +44,12 @@ def quantile_figure(advantages: dict[str, Tensor]) -> "Figure":
 
 
 def pull_figure(mean_abs: dict[str, float], gradients: dict[str, float], tokens: dict[str, float]) -> "Figure":
-    """Plot side by side how large the advantages of each task are and how much of the gradient is its.
+    """Plot side by side the size of each task's advantages and its share of the gradient.
 
     Args:
         mean_abs: mean absolute advantage by task.
         gradients: share of the gradient norm by task, summing to 1; empty if it was not measured.
-        tokens: share of the completion tokens, of the same tasks.
+        tokens: share of the completion tokens, for the same tasks.
     """
     size, share = "Size of advantages", "Share of the gradient norm"
     note = "all bars at the dashed line: every task pulls equally; diamond: the task's share of tokens"
@@ -67,7 +67,7 @@ def pull_figure(mean_abs: dict[str, float], gradients: dict[str, float], tokens:
 
 
 def bars(axes: "Axes", tasks: list[str], values: dict[str, float], mark: float, unit: str) -> None:
-    """Draw a horizontal bar per task, from the bottom, and a dashed line at a mark to compare them with."""
+    """Draw a horizontal bar per task, from the bottom, and a dashed line at a reference mark."""
     axes.barh(range(len(tasks)), [values.get(task, 0.0) for task in tasks], color="tab:blue", height=0.6)
     for place, task in enumerate(tasks):
         text = f" {values[task]:.2f}" if task in values else " not in this rollout"

@@ -1,4 +1,4 @@
-"""Statistics of rewards and advantages of a rollout: ties, size, spread, and signs that the second map turned."""
+"""Statistics of rewards and advantages of a rollout: ties, size, spread, and signs flipped by the second map."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from lit_g2rpo.experience import RolloutTable
 from lit_g2rpo.objectives.advantages import gaussian
 
 TIE_TOLERANCE = 1e-6
-"""Rewards no further apart than this are tied, as in the Gaussian map."""
+"""Rewards that differ by at most this are tied, as in the Gaussian map."""
 
 
 def tie_stats(rewards: Tensor) -> dict[str, float]:
@@ -18,7 +18,7 @@ def tie_stats(rewards: Tensor) -> dict[str, float]:
 
     Returns:
         ``tie_rate``, the share of completions tied with another of their group; ``tied_groups``, the share of groups
-        that are all tied; ``levels``, the mean number of distinct rewards in a group.
+        whose completions are all tied; ``levels``, the mean number of distinct rewards in a group.
     """
     same = rewards.sort(1).values.diff(dim=1) <= TIE_TOLERANCE
     edge = torch.zeros(len(rewards), 1, dtype=torch.bool)
@@ -32,7 +32,7 @@ def tie_stats(rewards: Tensor) -> dict[str, float]:
 
 
 def flipped_signs(table: RolloutTable) -> Tensor:
-    """Find completions that their group's own Gaussian map puts on the other side of 0 than the run's, ``[P, G]``."""
+    """Find completions whose advantage has another sign under their group's own Gaussian map, ``[P, G]``."""
     groups = torch.arange(len(table.rewards))[:, None].expand(table.rewards.shape).flatten()
     first = gaussian(table.rewards.flatten(), groups, groups, scope="group").view(table.rewards.shape)
     return first * table.advantages < 0
@@ -43,11 +43,11 @@ def advantage_stats(table: RolloutTable, prompts: Tensor, flipped: Tensor | None
 
     Args:
         prompts: which prompts of the rollout, ``[P]`` bool, at least one of them.
-        flipped: from `flipped_signs`; None where there is no second map.
+        flipped: from `flipped_signs`; None if there is no second map.
 
     Returns:
-        `tie_stats` over all their groups; over the completions that count ``mean_abs``, ``variance`` (biased) and, if
-        asked for, ``sign_flips``, the share that flipped; without such a completion the ties alone.
+        `tie_stats` over all their groups; over the completions that count, if any, ``mean_abs``, ``variance`` (biased)
+        and, if ``flipped`` is given, ``sign_flips``, the share that flipped.
     """
     stats = tie_stats(table.rewards[prompts])
     counted = table.valid & prompts[:, None]

@@ -26,19 +26,19 @@ from lit_g2rpo.training.run import Run, run_of
 from lit_g2rpo.training.task_gradients import measured_parameters, task_gradients
 
 MEMORY = 20
-"""Measurements that the figure of pulls averages: one micro-batch alone need not hold every task."""
+"""Measurements averaged in the figure of pulls, since one micro-batch may not contain every task."""
 
 
 class AdvantageTopology(L.Callback):
-    """Show how rewards become advantages in each task and problem type, and how much of the gradient is each task's.
+    """Show how rewards become advantages in each task and problem type, and each task's share of the gradient.
 
     Every rollout logs ``topology/<what>/<task>`` and ``topology/<what>/type/<problem type>`` over all ranks:
     ``tie_rate``, ``tied_groups``, ``levels``, ``mean_abs``, ``variance`` and, under the Gaussian map, ``sign_flips``
-    (see `advantage_stats`). Histograms of rewards and advantages come every few rollouts, the figures
-    ``topology/quantiles`` and ``topology/pull`` less often. The gradient is measured on one micro-batch in turn, after
-    the first optimizer step of the rollout (see `task_gradients`): ``topology/gradient_share/<task>`` is the task's
-    norm over the sum of all norms, ``topology/token_share/<task>`` its share of the tokens, and
-    ``topology/gradient_seconds`` what that took.
+    (see `advantage_stats`). Histograms of rewards and advantages are logged every few rollouts, the figures
+    ``topology/quantiles`` and ``topology/pull`` less often. The gradient is measured on one micro-batch at a time, in
+    turn, after the first optimizer step of the rollout (see `task_gradients`): ``topology/gradient_share/<task>`` is
+    the task's norm over the sum of all norms, ``topology/token_share/<task>`` its share of the tokens, and
+    ``topology/gradient_seconds`` the time this took.
 
     Args:
         every_rollouts: interval between figures, rollouts.
@@ -78,7 +78,7 @@ class AdvantageTopology(L.Callback):
         rollout = self._watch.new_rollout(run)
         if rollout is None:
             return
-        # the first rollout always in full
+        # always log the first rollout in full
         table, past = rollout.table, run.rollout_index - 1
         values: dict[str, float] = {}
         if self.gradients_every and past % self.gradients_every == 0:
@@ -92,7 +92,7 @@ class AdvantageTopology(L.Callback):
             stats = advantage_stats(table, prompts, flipped)
             values |= {f"topology/{what}/{name}": value for what, value in stats.items()}
         pl_module.log_dict(values)
-        # the gradients above are all ranks' work, but what is made of them is not
+        # the gradients above need all ranks, but the figures do not
         with self._aside.guard():
             loggers = run_loggers(trainer)
             if past % self.histograms_every == 0:
@@ -134,7 +134,7 @@ class AdvantageTopology(L.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        # the newest measurements of the gradient: norm and tokens by task
+        # the latest gradient measurements: norm and tokens by task
         return {"pulls": [dict(pull) for pull in self._pulls]}
 
     @override
@@ -143,7 +143,7 @@ class AdvantageTopology(L.Callback):
 
 
 def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
-    """Find the prompts of each ``<task>`` and ``type/<problem type>`` of a rollout, ``[P]`` bool, at least one each."""
+    """Find the prompts of each ``<task>`` and ``type/<problem type>`` in a rollout, ``[P]`` bool, at least one each."""
     task_ids, type_ids = table.task_ids, table.problem_type_ids
     sets = {tasks[k]: task_ids == k for k in sorted(set(task_ids.tolist()))}
     types = {k: problem_type_of_id(k).replace(" ", "_") for k in sorted(set(type_ids.tolist()))}
@@ -151,12 +151,12 @@ def topology_sets(table: RolloutTable, tasks: list[str]) -> dict[str, Tensor]:
 
 
 def counted(table: RolloutTable, prompts: Tensor) -> Tensor:
-    """Pick the advantages that count of some prompts, ``[N]``, given which prompts, ``[P]`` bool."""
+    """Select the advantages that count, ``[N]``, of the given prompts, ``[P]`` bool."""
     return table.advantages[table.valid & prompts[:, None]]
 
 
 def show_histograms(loggers: list[RunLogger], table: RolloutTable, sets: dict[str, Tensor], rollout: int) -> None:
-    """Show how rewards, and advantages that count, are distributed in each set of prompts."""
+    """Show the distribution of rewards, and of advantages that count, in each set of prompts."""
     for name, prompts in sets.items():
         advantages = counted(table, prompts)
         for logger in loggers:
@@ -166,9 +166,9 @@ def show_histograms(loggers: list[RunLogger], table: RolloutTable, sets: dict[st
 
 
 def pull_shares(pulls: Iterable[dict[str, list[float]]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Turn measurements of norm and tokens by task into shares of the norm and of the tokens by task.
+    """Convert measurements of norm and tokens by task to shares by task.
 
-    A task's norm is its mean over the measurements that have the task, its tokens are those of all of them.
+    A task's norm is its mean over the measurements that include the task, and its tokens are their sum.
     """
     found: dict[str, list[list[float]]] = {}
     for pull in pulls:

@@ -1,4 +1,4 @@
-"""Length and entropy of each task over the run, with the band it was to stay in, as one figure each."""
+"""Length and entropy of each task over the run, with their bands, in one figure each."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 2000
-"""Points of a curve above which every second one is given up."""
+"""Number of points of a curve above which every second one is dropped."""
 
 LENGTH, ENTROPY = slice(1, 6), slice(6, 9)
-"""Columns of a point: rollout; mean length and the four thresholds; entropy, low and high."""
+"""Columns of a point: rollout; mean length and the four thresholds; entropy with its low and high bound."""
 
 
 class BandPlots(Observer):
     """Draw ``bands/length`` and ``bands/entropy``: a panel per task, the band shaded as it was at the time.
 
-    All tasks share a figure: a class seldom has more than two of them, and a dozen panels, three a row, stay readable.
+    All tasks share a figure: a class seldom has more than two tasks, and a dozen panels, three per row, stay readable.
 
     Points are means over the completions (tokens) of all ranks; the entropy is the one that the objective shapes. The
     curves are in the checkpoint, so a resumed run continues them.
 
     Args:
-        every_rollouts: interval between figures, rollouts; the last rollout of a run has its own.
+        every_rollouts: interval between figures, rollouts; the last rollout of a run always has one.
 
     Raises:
         UserError: if ``every_rollouts`` is below 1.
@@ -58,7 +58,7 @@ class BandPlots(Observer):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # the bands that the rollout will be scored with, before other callbacks move them
+        # the bands that score the rollout, before other callbacks move them
         if batch[1] == 0:
             self._bands = {name: thresholds(task) for name, task in handles(pl_module).tasks.items()}
 
@@ -107,7 +107,7 @@ class BandPlots(Observer):
 
 
 def thresholds(task: Task) -> list[float]:
-    """List the four length thresholds, tokens, and the two of entropy, nats, of a task; NaN where it has none."""
+    """List a task's four length thresholds, tokens, and two entropy thresholds, nats; NaN for missing ones."""
     length, entropy = task.length, task.entropy
     four = [math.nan] * 4 if length is None else [length.minimum, length.low, length.high, length.maximum]
     return [*four, *([math.nan] * 2 if entropy is None else [entropy.low, entropy.high])]
@@ -151,7 +151,7 @@ def entropy_figure(curves: dict[str, list[list[float]]]) -> "Figure":
 
 
 def columns(curve: list[list[float]], which: slice) -> tuple[list[float], list[list[float]]]:
-    """Turn points into the rollouts of a curve and the columns asked for."""
+    """Split points into the rollouts of a curve and the requested columns."""
     rollouts, *values = (list(column) for column in zip(*curve, strict=True))
     return rollouts, values[which.start - 1 : which.stop - 1]
 
@@ -159,7 +159,7 @@ def columns(curve: list[list[float]], which: slice) -> tuple[list[float], list[l
 def draw_curve(
     axes: "Axes", rollouts: list[float], values: list[float], low: list[float], high: list[float], unit: str
 ) -> None:
-    """Draw a curve, with red points where it is outside its band; a far bound of the band does not flatten it.
+    """Draw a curve, with red points where it is outside its band, without letting a distant bound flatten it.
 
     Args:
         low: lower bound of the band at each point; NaN for none.

@@ -12,17 +12,17 @@ COLUMNS = 3
 DPI = 80
 PANEL = (3.1, 1.9)
 HEADER, GAP = 0.9, 0.75
-"""Inches: a panel, what lies above the panels, and what lies under each."""
+"""Sizes in inches: a panel, the space above the panels, and the space below each."""
 
 
 def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tuple["Figure", dict[str, "Axes"]]:
-    """Lay out a figure with a panel per title.
+    """Lay out a figure with one panel per title.
 
     Args:
         titles: titles of the panels, at least one.
-        heading: what the figure shows.
-        note: a line under the heading that says how to read it.
-        left: room for labels on the left of each panel, inches.
+        heading: heading of the figure.
+        note: a line below the heading that says how to read the figure.
+        left: space for labels on the left of each panel, inches.
 
     Returns:
         The figure, and its axes by title.
@@ -32,7 +32,7 @@ def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tup
 
     columns = min(len(titles), COLUMNS)
     rows = -(-len(titles) // columns)
-    # a narrow figure would cut its heading off
+    # a narrow figure would cut off its heading
     width, height = max(columns * (left + PANEL[0]) + 0.2, 8.0), HEADER + rows * (PANEL[1] + GAP)
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
@@ -41,11 +41,11 @@ def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tup
     axes_of: dict[str, Axes] = {}
     for place, title in enumerate(titles):
         row, column = divmod(place, columns)
-        # placed by hand: a layout engine draws everything three times
+        # placed manually, since a layout engine draws everything three times
         x = left + column * (left + PANEL[0])
         y = height - HEADER - row * (PANEL[1] + GAP) - PANEL[1]
         axes = figure.add_axes((x / width, y / height, PANEL[0] / width, PANEL[1] / height))
-        # a fixed height, and few ticks: finding a free place for a title and drawing tick labels is most of the time
+        # a fixed height and few ticks, since placing titles and drawing tick labels takes most of the time
         axes.set_title(title, fontsize=10, y=1.02)
         axes.locator_params(nbins=4)
         axes.tick_params(labelsize=8)
@@ -56,6 +56,6 @@ def panels(titles: list[str], heading: str, note: str, left: float = 0.6) -> tup
 
 def pixels(figure: "Figure") -> np.ndarray:
     """Draw a figure of `panels` as RGB pixels, ``[height, width, 3]`` uint8."""
-    canvas: Any = figure.canvas  # whose methods have no types
+    canvas: Any = figure.canvas  # its methods are untyped
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,4 +1,4 @@
-"""The pre-flight check: what would end the run after hours is tried in its first minute."""
+"""The pre-flight check: it tries in the first minute what might otherwise end the run after hours."""
 
 import time
 from collections.abc import Callable
@@ -21,25 +21,25 @@ from lit_g2rpo.training.run import Run, run_of
 
 
 class Preflight(L.Callback):
-    """Try the parts of a run before it begins, and stop it with one line that says what would have gone wrong.
+    """Try the parts of a run before it starts, and stop it with one line that says what would have gone wrong.
 
-    * largest micro-batch: forward and backward with the longest prompt, and with the one of most pixels, every
-      completion of full length (on the CPU of 512 tokens at most), under the run's strategy and beside an
-      optimizer state of full size;
-    * log-probabilities: a small rollout, whose log-probabilities the engine and the trainer must agree on;
-    * tags: a completion can have the form that the reward asks for, under the chat template and the tokenizer;
-    * rewards: the gold answer of a row of each task scores 1 and nonsense less; custom rewards do not fail;
-    * checkpoint: written, read back and removed; the folder has room for those that the run keeps.
+    * largest micro-batch: forward and backward with the longest prompt, and with the prompt with the most pixels, with
+      completions of full length (at most 512 tokens on the CPU), under the run's strategy and next to a full-size
+      optimizer state;
+    * log-probabilities: engine and trainer must agree on those of a small rollout;
+    * tags: chat template and tokenizer allow a completion to have the form that the reward expects;
+    * rewards: in each task, the gold answer of a row scores 1 and nonsense less; custom rewards do not fail;
+    * checkpoint: written, read back and removed; the disk has space for those that the run keeps.
 
-    The run's results are bit for bit those of a run without it. All ranks take part and decide alike.
+    The run's results are bitwise identical to those without this check. All ranks take part and decide alike.
 
     Args:
         memory: try the largest micro-batch.
         parity: compare log-probabilities.
         rewards: try the tags and the rewards.
         checkpoint: write and read a checkpoint.
-        mean_gap: largest mean difference of log-probabilities, nats; None for 1e-4, in 16 bits 0.02.
-        max_gap: largest difference of a token's, nats; None for 0.01, in 16 bits 2.
+        mean_gap: largest mean difference of log-probabilities, nats; None for 1e-4, or 0.02 in 16 bits.
+        max_gap: largest difference for a single token, nats; None for 0.01, or 2 in 16 bits.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Preflight(L.Callback):
         finally:
             run.policy.backbone.counters = own
 
-    # where no validation comes first, as in a resumed run
+    # if no validation comes first, as in a resumed run
     on_train_start = on_sanity_check_start
 
     def _try_all(self, trainer: L.Trainer, run: Run) -> None:
@@ -97,7 +97,7 @@ class Preflight(L.Callback):
                 self._try(run, "checkpoint", partial(check_room, run, folder))
                 self._try(run, "checkpoint", partial(check_checkpoint, run, folder, count))
             finally:
-                # by one rank of each machine, whose disk may be its own
+                # by one rank per machine, which may have its own disk
                 if trainer.local_rank == 0:
                     remove(folder / NAME)
 
@@ -110,7 +110,7 @@ class Preflight(L.Callback):
         except UserError as error:
             reason = f"rank {trainer.global_rank}: {error}" if trainer.world_size > 1 else str(error)
             if trainer.world_size > 1 and not isinstance(trainer.strategy.model, DistributedDataParallel):
-                # the others may wait for this rank inside the check, and end when it does
+                # the others may be waiting for this rank inside the check, and end when it ends
                 raise UserError(f"pre-flight check, {name}: {reason}") from error
         if reason := run.ranks.first_message(reason):
             raise UserError(f"pre-flight check, {name}: {reason}")

@@ -1,4 +1,4 @@
-"""The part of the pre-flight check that writes: a checkpoint, and room for those that the run keeps."""
+"""The part of the pre-flight check that writes a checkpoint, and checks the disk space for those that the run keeps."""
 
 import os
 import shutil
@@ -21,31 +21,31 @@ NAME = "preflight.ckpt"
 
 
 def folders(trainer: L.Trainer) -> dict[Path, int]:
-    """Find the folders that checkpoints are written to, and how many each holds at most; the ranks agree on them."""
+    """Find the folders that checkpoints are written to, and the most that each will hold; the ranks agree on them."""
     counts: dict[Path, int] = {}
     for callback in trainer.checkpoint_callbacks:
-        # Lightning's own type of these callbacks knows no folder
+        # Lightning's own type of these callbacks has no folder
         folder = Path(os.path.abspath(str(getattr(callback, "dirpath", None) or trainer.default_root_dir)))
         counts[folder] = counts.get(folder, 0) + kept(callback)
     return counts
 
 
 def check_room(run: Run, folder: Path) -> str:
-    """Refuse with a ``UserError`` to write where weights and optimizer state would not fit."""
+    """Raise a ``UserError`` if weights and optimizer state would not fit in a folder."""
     weights, state = _bytes_needed(run)
     _require(folder, weights + state, f"a checkpoint needs {size_of(weights)}, and {size_of(state)} for the optimizer")
     return ""
 
 
 def check_checkpoint(run: Run, folder: Path, count: int) -> str:
-    """Write a checkpoint and read it back; all ranks write, the first one reads and says sizes.
+    """Write a checkpoint and read it back; all ranks write, and the first one reads it and reports sizes.
 
     Args:
-        folder: where the run will write.
-        count: how many checkpoints it will hold.
+        folder: the folder of the run's checkpoints.
+        count: number of checkpoints that it will hold.
 
     Raises:
-        UserError: if it cannot be written, differs from what was written, or the run's checkpoints would not fit.
+        UserError: if it cannot be written, reads back differently, or the run's checkpoints would not fit.
     """
     trainer, path = run.trainer, folder / NAME
     use_files(trainer)
@@ -67,20 +67,20 @@ def check_checkpoint(run: Run, folder: Path, count: int) -> str:
 
 
 def kept(callback: Checkpoint) -> int:
-    """Count the checkpoints that a callback keeps at a time, the one being written included."""
+    """Count the checkpoints that a callback keeps at a time, including the one being written."""
     best = callback.save_top_k if isinstance(callback, ModelCheckpoint) else 1
     newest = callback.keep_last if isinstance(callback, RolloutCheckpoint) else 0
     return max(best, 0) + newest + 1
 
 
 def bytes_of(path: Path) -> int:
-    """Add up the size of a file, or of all files in a folder."""
+    """Compute the size of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint and its part, if they are there, and its folder if that is left empty."""
+    """Remove a checkpoint and its partial file, if they exist, and its folder if that is then empty."""
     if path.parent.is_dir():
         discard(path)
         if not any(path.parent.iterdir()):
@@ -88,11 +88,11 @@ def remove(path: Path) -> None:
 
 
 def _read(path: Path, run: Run) -> bool:
-    """Compare weights with what was written, and say whether the state of an optimizer is among it."""
+    """Compare weights with what was written, and return whether it includes optimizer state."""
     checkpoint = read(path)
     saved = checkpoint["state_dict"]
     for name, weight in run.policy.named_parameters():
-        # a frozen weight may be left out, and one that is split over ranks is not compared
+        # frozen weights may be left out, and weights split over ranks are not compared
         if weight.requires_grad and not hasattr(weight, "to_local"):
             found = saved.get(f"policy.{name}")
             if found is None or not torch.equal(found, weight.detach().cpu()):
@@ -101,11 +101,11 @@ def _read(path: Path, run: Run) -> bool:
 
 
 def _bytes_needed(run: Run) -> tuple[int, int]:
-    """Count the weights in a checkpoint and the optimizer's state from its first step on, all ranks' together."""
+    """Compute the size of a checkpoint's weights, and of optimizer state after the first step, over all ranks."""
     weights, counts = 0, dict[torch.dtype, int]()
     for parameter in run.policy.parameters():
         if parameter.requires_grad:
-            # DeepSpeed leaves a sharded weight empty and notes its size
+            # DeepSpeed leaves a sharded weight empty and stores its size
             count = getattr(parameter, "ds_numel", parameter.numel())
             weights += count * parameter.element_size()
             counts[parameter.dtype] = counts.get(parameter.dtype, 0) + count
@@ -130,5 +130,5 @@ def _require(folder: Path, needed: int, what: str) -> None:
 
 
 def size_of(count: int) -> str:
-    """Write a number of bytes."""
+    """Format a number of bytes."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

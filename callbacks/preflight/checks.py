@@ -1,4 +1,4 @@
-"""The parts of the pre-flight check that compute: memory, log-probabilities, rewards; each returns what to say."""
+"""The parts of the pre-flight check that compute: memory, log-probabilities, rewards; each returns a message."""
 
 import torch
 from torch import Tensor
@@ -18,21 +18,21 @@ from lit_g2rpo.training.tags import tags_error
 
 NONSENSE = "I would rather not say."
 TOKENS = 32
-"""Longest completion that log-probabilities are compared on."""
+"""Longest completion for comparing log-probabilities."""
 ROWS = 8
-"""Rows of a task whose gold answer is tried before the task is said to be unscorable."""
+"""Number of gold answers to try before a task is reported as unscorable."""
 CPU_TOKENS = 512
-"""Longest completion that the largest micro-batch is tried with on the CPU, where memory that does not suffice is
-swapped or ends the process, so that full length would find no more and take minutes."""
+"""Longest completion in the largest micro-batch on the CPU. There, too little memory leads to swapping or a killed
+process, so full length would not find more, and would take minutes."""
 GAPS = {True: (0.02, 2.0), False: (1e-4, 0.01)}
 """Largest mean and largest single difference of log-probabilities, nats, with and without 16-bit arithmetic."""
 
 
 def check_memory(run: Run, prompts: list[Prompt]) -> str:
-    """Run forward and backward of the largest micro-batch of each of the prompts that ask most of memory.
+    """Run forward and backward of the largest micro-batch for each of the prompts that need the most memory.
 
     Raises:
-        UserError: if memory does not suffice, or the loss is not finite.
+        UserError: if memory is insufficient, or the loss is not finite.
     """
     cuda = run.device.type == "cuda"
     tokens = min(run.max_tokens, CPU_TOKENS) if run.device.type == "cpu" else run.max_tokens
@@ -64,7 +64,7 @@ def check_memory(run: Run, prompts: list[Prompt]) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell an exhausted memory from other errors."""
+    """Return whether an error means that memory is exhausted."""
     words = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         sign in words for sign in ("out of memory", "can't allocate memory", "resource_exhausted")
@@ -75,11 +75,11 @@ def check_parity(run: Run, prompts: list[Prompt], mean_gap: float | None, max_ga
     """Sample a few completions of prompts and compare their log-probabilities with the trainer's.
 
     Args:
-        mean_gap: largest mean difference, nats; None for that of the precision.
-        max_gap: largest difference of a token, nats; None for that of the precision.
+        mean_gap: largest mean difference, nats; None for the default of the precision.
+        max_gap: largest difference of a token, nats; None for the default of the precision.
 
     Raises:
-        UserError: if they are too large.
+        UserError: if the differences are too large.
     """
     gaps = logprob_gaps(run, prompts, min(run.max_tokens, TOKENS))
     weight = next(run.policy.parameters())
@@ -115,16 +115,16 @@ def logprob_gaps(run: Run, prompts: list[Prompt], tokens: int) -> Tensor:
         engine = torch.cat([completion.logprobs for completion in completions])
         return (own.double().cpu() - engine.double().cpu()).abs()
 
-    # outside the step: a wrapper that expects a backward would wait for it
+    # outside the step, since a wrapper that expects a backward would wait for it
     with torch.no_grad():
         return in_step(run, gaps)
 
 
 def check_tags(run: Run) -> str:
-    """Try whether a completion can have the form that the reward asks for, and say what the chat template opens.
+    """Check that a completion can have the form that the reward expects, and report what the chat template opens.
 
     Raises:
-        UserError: if it cannot, so that format would be 0 for ever.
+        UserError: if it cannot, so that format would always be 0.
     """
     if wrong := tags_error(run.policy, run.reward):
         raise UserError(wrong)
@@ -133,10 +133,10 @@ def check_tags(run: Run) -> str:
 
 
 def check_rewards(run: Run, dataset: PromptDataset) -> str:
-    """Score the gold answer of a training row of each task, and nonsense, as the run will score completions.
+    """Score the gold answer of a training row from each task, and nonsense, like the run's completions.
 
     Raises:
-        UserError: if a gold answer does not score 1, nonsense scores as much, or a reward fails.
+        UserError: if a gold answer does not score 1, nonsense scores the same, or a reward fails.
     """
     rows: dict[str, list[int]] = {}
     for index, task in enumerate(dataset.task_names()):

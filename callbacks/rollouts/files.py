@@ -21,7 +21,7 @@ MIB = 2**20
 
 Kind = Literal["rollout", "validation"]
 Entry = tuple[Kind, int]
-"""What the folder holds: a rollout by its number, or the validation after so many rollouts."""
+"""Kinds of entries in the folder: a rollout by its number, or the validation after that many rollouts."""
 
 
 @dataclass(slots=True)
@@ -29,8 +29,8 @@ class Kept:
     """A rollout or validation in the folder.
 
     Args:
-        size: its lines and its script, bytes.
-        images: names of the images it shows.
+        size: size of its lines and its script, bytes.
+        images: names of its images.
     """
 
     size: int
@@ -38,17 +38,17 @@ class Kept:
 
 
 class RolloutFiles:
-    """Write rollouts and validations into a folder, made if need be, and keep it within bounds.
+    """Write rollouts and validations to a folder, created if necessary, and limit its size.
 
-    Each is written twice: as ``rollout_<n>.jsonl`` or ``validation_<n>.jsonl``, a line per group, and as ``.js``, the
-    same lines for the page, since a page that is opened from disk may load scripts but read no other file. Every file
-    appears whole, and ``rollouts.js``, the list that the page starts from, names only files that are there.
+    Each is written twice: as ``rollout_<n>.jsonl`` or ``validation_<n>.jsonl``, one line per group, and as ``.js``,
+    the same lines for the page, since a page opened from disk may load scripts but not read other files. Every file
+    appears complete, and ``rollouts.js``, the list that the page starts from, names only files that exist.
 
     Args:
         title: name of the run, for the page.
-        keep: how many rollouts to keep; None for as many as the size allows.
+        keep: number of rollouts to keep; None for as many as the size allows.
         keep_mib: size of the folder above which the oldest rollouts are removed, and then the oldest validations, MiB;
-            the newest of each stays.
+            the newest of each is always kept.
     """
 
     def __init__(self, folder: Path, title: str, keep: int | None, keep_mib: float) -> None:
@@ -57,11 +57,11 @@ class RolloutFiles:
         self._image_sizes: dict[str, int] = {}
 
     def open(self, rollout: int) -> None:
-        """Lay down the page, and take up what an earlier part of the run has left.
+        """Create the page, and take over files from earlier in the run.
 
         Args:
-            rollout: rollouts sampled so far; later ones are removed, since they are going to be sampled anew, and so
-                are those that a dying machine has torn.
+            rollout: rollouts sampled so far; later ones are removed, since they will be sampled again, and so are
+                incomplete ones from a crashed machine.
         """
         (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder / IMAGES):
@@ -91,22 +91,22 @@ class RolloutFiles:
     def write(
         self, rollout: int, groups: Sequence[tuple[Record, Sequence[Image.Image]]], kind: Kind = "rollout"
     ) -> None:
-        """Write a rollout, numbered from 1, or the validation after it, and remove the oldest that are too much.
+        """Write a rollout, numbered from 1, or the validation after it, and remove the oldest ones over the limit.
 
         Args:
             rollout: rollouts sampled so far.
-            groups: each group with the images of its prompt.
-            kind: which of the two it is.
+            groups: the groups, each with the images of its prompt.
+            kind: whether it is a rollout or a validation.
         """
         if not (self.folder / "index.html").exists():
-            # the disk was full when the page was to be laid down, or somebody has removed it
+            # the disk was full when the page was created, or somebody has removed it
             self.open(rollout - (kind == "rollout"))
         lines, shown = [], set()
         for record, images in groups:
             names = [self._image(image) for image in images]
             shown |= set(names)
             paths = [f"{IMAGES}/{name}" for name in names]
-            # the page's script relies on this too: escaped to ASCII, JSON is JavaScript
+            # the page's script also relies on this: JSON escaped to ASCII is valid JavaScript
             lines.append(json.dumps({"rollout": rollout, **record, "images": paths}, separators=(",", ":")))
         path = self._path((kind, rollout))
         write_text(path, "".join(f"{line}\n" for line in lines))
@@ -142,7 +142,7 @@ class RolloutFiles:
         return set().union(*(kept.images for kept in self._kept.values()))
 
     def _oldest_too_much(self) -> Entry | None:
-        """Find what is to go next; validations, which can be compared, go last."""
+        """Find the next entry to remove; validations, which are comparable with each other, go last."""
         size = sum(kept.size for kept in self._kept.values()) + sum(self._image_sizes[name] for name in self._shown())
         too_large = size > self.keep_mib * MIB
         for kind in get_args(Kind):
@@ -168,7 +168,7 @@ class RolloutFiles:
 
 
 def read_kept(path: Path) -> Kept | None:
-    """Read what the files of a rollout or validation take and show, given its lines; None if they are not whole."""
+    """Read the size and images of a rollout or validation from its lines; None if its files are incomplete."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         shown = {Path(image).name for line in lines for image in json.loads(line)["images"]}
@@ -179,5 +179,5 @@ def read_kept(path: Path) -> Kept | None:
 
 
 def script(lines: Path) -> Path:
-    """Find the page's script that belongs to a file of lines, given its lines."""
+    """Return the path of the page's script for a file of lines."""
     return lines.with_suffix(".js")

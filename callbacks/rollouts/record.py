@@ -1,4 +1,4 @@
-"""A group of a rollout as plain values: what the log files, the page and the loggers show of it."""
+"""A group of a rollout as plain values, for the log files, the page and the loggers."""
 
 import math
 from collections.abc import Mapping
@@ -22,17 +22,17 @@ IMAGE_SIDE = 512
 
 
 def group_record(batch: Experience | Evaluated, index: int, reward: RewardConfig, spell: TokenText) -> Record:
-    """Describe a group: its prompt, the true answer, and what was written and how it was scored.
+    """Describe a group: its prompt, the true answer, and the completions with their scores.
 
     Args:
         batch: a rollout of this rank, or a batch of its validation.
-        index: index of the group's prompt in it.
+        index: index of the group's prompt in the batch.
         reward: knows the tags around an answer.
         spell: spells the tokens.
 
     Returns:
-        Plain values that JSON can hold. Coordinates lie on the 0..1000 grid, entropy and log-probabilities in nats;
-        images are left to whoever stores them.
+        JSON values, with coordinates on the 0..1000 grid, and entropy and log-probabilities in nats. The caller stores
+        the images.
     """
     prompt = batch.prompts[index]
     size = len(batch.completions) // len(batch.prompts)
@@ -58,13 +58,13 @@ def completion_record(
 
     Args:
         batch: a rollout of this rank, or a batch of its validation.
-        row: index of the completion in it.
-        problem_type: form of its answer, which may have something to draw.
+        row: index of the completion in the batch.
+        problem_type: form of its answer, which may contain shapes to draw.
         reward: knows the tags around an answer.
         spell: spells the tokens.
 
     Returns:
-        Plain values; those of a rollout say also what was learned from it.
+        Plain values; for a rollout, they include what was learned from the completion.
     """
     completion, scores = batch.completions[row], batch.rewards[row]
     record: Record = {
@@ -95,11 +95,11 @@ def learning_record(rollout: Experience, row: int) -> Record:
 
     Args:
         rollout: a rollout of this rank.
-        row: index of the completion in it.
+        row: index of the completion in the rollout.
 
     Returns:
-        Plain values. ``reward`` has shaping in it; ``trainer_logprobs`` are there where the trainer computed its own,
-        with ``gap``, the largest difference from the engine's.
+        Plain values. ``reward`` includes shaping; ``trainer_logprobs`` exist if the trainer computed its own, with
+        ``gap``, the largest difference from the engine's.
     """
     completion = rollout.completions[row]
     record: Record = {
@@ -108,26 +108,26 @@ def learning_record(rollout: Experience, row: int) -> Record:
         "valid": bool(rollout.valid[row]),
     }
     trainer = None if rollout.old_logprobs is None else rollout.old_logprobs[row]
-    # the engine's own stand in where the trainer computed none
+    # these are the engine's own if the trainer computed none
     if trainer is not None and trainer is not completion.logprobs:
-        # float noise must stay visible: it is what a healthy gap consists of
+        # keep float noise visible, since a healthy gap consists of it
         gap = rounded(float((trainer - completion.logprobs).abs().max()), digits=8)
         record["trainer_logprobs"] = summary(trainer) | {"gap": gap}
     return record
 
 
 def summary(logprobs: Tensor) -> dict[str, float | None]:
-    """Summarize log-probabilities ``[T]`` by their mean and their least, nats."""
+    """Summarize log-probabilities ``[T]`` by mean and minimum, nats."""
     return {"mean": rounded(float(logprobs.double().mean())), "min": rounded(float(logprobs.min()))}
 
 
 def rounded(value: float, digits: int = 4) -> float | None:
-    """Round to a number of decimal digits; None for what JSON has no number for."""
+    """Round to a number of decimals; None for values that JSON cannot represent."""
     return round(value, digits) if math.isfinite(value) else None
 
 
 def gold_answer(sample: Mapping[str, Any], reward: RewardConfig) -> str:
-    """Read the true answer of a data row, tags taken off; empty if it has none, or only the task's own reward can."""
+    """Read a data row's true answer without tags; empty if there is none, or only the task's own reward can read it."""
     try:
         return unwrap(str(canonical(sample).get("answer", "")), reward.answer_tag)
     except ValueError:
@@ -135,10 +135,10 @@ def gold_answer(sample: Mapping[str, Any], reward: RewardConfig) -> str:
 
 
 def shapes(problem_type: str, answer: str) -> dict[str, list[Any]]:
-    """Read what of an answer can be drawn over its image.
+    """Read the shapes in an answer that can be drawn over its image.
 
     Args:
-        answer: the answer, tags taken off.
+        answer: the answer without tags.
 
     Returns:
         ``boxes`` (left, top, right, bottom) and ``points`` (x, y), on the 0..1000 grid; both empty if there are none.
@@ -146,14 +146,14 @@ def shapes(problem_type: str, answer: str) -> dict[str, list[Any]]:
     kind = known_problem_type(problem_type)
     try:
         boxes, points = kind.draw(answer) if kind is not None and kind.draw is not None else ([], [])
-    except Exception as error:  # of a type from outside: a page must not end a run
+    except Exception as error:  # from a custom problem type; the page must not end a run
         rank_zero_warn(f"problem type {problem_type} cannot draw an answer ({one_line(error)}); it is left out")
         boxes, points = [], []
     return {"boxes": boxes, "points": points}
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Write the messages of a prompt as text, with ``[image]`` where an image stands."""
+    """Format the messages of a prompt as text, with ``[image]`` in the place of each image."""
     lines = []
     for message in prompt.messages:
         content = message["content"]
@@ -163,7 +163,7 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def small_image(image: Image.Image) -> Image.Image:
-    """Shrink an image to at most 512 pixels a side, RGB; a smaller one keeps its size."""
+    """Shrink an image to at most 512 pixels per side, RGB; a smaller one keeps its size."""
     small = image.convert("RGB")
     small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     return small

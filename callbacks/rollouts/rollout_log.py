@@ -1,4 +1,4 @@
-"""What the policy saw and wrote: as files with a page that opens from disk, and in the loggers."""
+"""The policy's prompts and completions, as files with a page that opens from disk, and in the loggers."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,20 +25,21 @@ from lit_g2rpo.training.run import RunHandles, handles
 
 
 class RolloutLog(Observer):
-    """Write rollouts into the folder ``rollouts`` of the run, and show a few groups of some of them in the loggers.
+    """Write rollouts to the folder ``rollouts`` of the run, and show a few groups from some of them in the loggers.
 
-    The folder holds JSON lines and ``index.html``, which opens from disk while the run goes on and after it. The first
-    rank writes the groups of its own prompts, and of each validation those of the same few prompts per task, whichever
-    rank they lie on. The groups in the loggers, with their images, completions, rewards and
-    advantages, are the first of each task in turn, so the choice does not depend on chance.
+    The folder holds JSON lines and ``index.html``, which opens from disk during and after the run. The first rank
+    writes the groups of its own prompts, and for each validation, those of the same few prompts per task, from any
+    rank. The groups in the loggers, with their images, completions, rewards and advantages, are the first of each task
+    in turn, so the choice is not random.
 
     Args:
-        every_rollouts: interval between rollouts that the loggers show, rollouts.
-        groups: groups to show of each of them.
-        write_every: interval between rollouts that are written to the folder, rollouts; 0 for no folder.
-        write_groups: groups to write of each of them, chosen in the same way; None for all.
-        validation_prompts: prompts of each task to write of every validation, the first ones of the data; 0 for none.
-        keep: how many rollouts the folder keeps, the newest; None for as many as ``keep_mib`` allows.
+        every_rollouts: interval between rollouts shown in the loggers, rollouts.
+        groups: number of groups to show from each of them.
+        write_every: interval between rollouts written to the folder, rollouts; 0 for no folder.
+        write_groups: number of groups to write from each of them, chosen in the same way; None for all.
+        validation_prompts: number of prompts per task to write from every validation, the first in the data; 0 for
+            none.
+        keep: number of newest rollouts to keep in the folder; None for as many as ``keep_mib`` allows.
         keep_mib: size above which the folder's oldest rollouts are removed, and then its oldest validations, MiB.
 
     Raises:
@@ -91,8 +92,8 @@ class RolloutLog(Observer):
         self._open(trainer, run)
 
     def _open(self, trainer: L.Trainer, run: RunHandles) -> None:
-        """Open the folder, before the first validation or, where there is none, before training."""
-        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        """Open the folder, before the first validation or, if there is none, before training."""
+        # finding the folder is collective, so all ranks must call this
         folder = run_folder(trainer)
         self._spell = TokenText(run.tokenizer)
         if self._files is not None or not self.write_every or not trainer.is_global_zero:
@@ -104,7 +105,7 @@ class RolloutLog(Observer):
                 self._files.open(run.rollout_index)
 
     def _writes_validation(self, trainer: L.Trainer) -> bool:
-        """Tell whether a validation is written, the same on every rank whatever has failed on one."""
+        """Return whether a validation is written, the same on every rank even if something failed on one."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False)
         return fitting and bool(self.write_every and self._validation.per_task)
 
@@ -135,10 +136,10 @@ class RolloutLog(Observer):
         rollout = self._watch.new_rollout(run)
         if rollout is None or not trainer.is_global_zero:
             return
-        # the first rollout always
+        # always write the first rollout
         past = run.rollout_index - 1
         if self._files is not None and past % self.write_every == 0:
-            # where files fail, loggers need not
+            # loggers may work even if files fail
             with self.aside.guard():
                 number = len(rollout.prompts) if self.write_groups is None else self.write_groups
                 chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
@@ -166,11 +167,11 @@ class RolloutLog(Observer):
 
 
 def choose(prompts: Sequence[Prompt], groups: int, turn: int) -> list[int]:
-    """Choose prompts of a rollout by index, one task after the other.
+    """Choose prompts of a rollout by index, alternating between tasks.
 
     Args:
-        groups: most prompts.
-        turn: how often was chosen before; every turn begins with a later task, so that all have theirs.
+        groups: maximum number of prompts.
+        turn: number of earlier choices; each turn starts with a later task, so that every task gets its turn.
     """
     by_task: dict[str, list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""A group of a rollout as Markdown, for loggers that show texts."""
+"""A group of a rollout as Markdown, for loggers that can show text."""
 
 import re
 
@@ -6,7 +6,7 @@ from lit_g2rpo.callbacks.rollouts.record import Record
 
 
 def group_text(record: Record) -> str:
-    """Write a group as Markdown."""
+    """Format a group as Markdown."""
     table = "| # | reward | accuracy | format | advantage | tokens | |\n|---|---|---|---|---|---|---|"
     for number, completion in enumerate(record["completions"]):
         notes = {"truncated": completion["truncated"], "dropped": not completion["valid"]}
@@ -27,7 +27,7 @@ def group_text(record: Record) -> str:
 
 
 def fenced(text: str) -> str:
-    """Put text into a Markdown code block, which shows tags as they are, with a fence that the text cannot close."""
+    """Put text in a Markdown code block, which shows tags verbatim, with a fence that the text cannot close."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

@@ -7,9 +7,9 @@ LONGEST_PIECE = 8
 
 
 class TokenText:
-    """Spell completions token by token with the policy's tokenizer, so that the pieces join to the text.
+    """Spell completions token by token with the policy's tokenizer, so that the pieces add up to the text.
 
-    A character whose bytes are spread over tokens stands whole at the last of them, and the others are empty.
+    A character whose bytes are spread over several tokens is in the piece of the last one; the others are empty.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -17,7 +17,7 @@ class TokenText:
         self._alone: dict[int, str] = {}
 
     def pieces(self, token_ids: list[int]) -> list[str]:
-        """Spell each token, special ones included."""
+        """Spell each token, including special ones."""
         found: list[str] = []
         waiting: list[int] = []
         for place, token in enumerate(token_ids):
@@ -33,7 +33,7 @@ class TokenText:
     def _decode(self, tokens: list[int]) -> str:
         if len(tokens) > 1:
             return str(self._tokenizer.decode(tokens))
-        # a call costs more than all else that is done for a token, and the same tokens come again and again
+        # this call is the most expensive part, and the same tokens occur again and again
         if tokens[0] not in self._alone:
             self._alone[tokens[0]] = str(self._tokenizer.decode(tokens))
         return self._alone[tokens[0]]

@@ -1,4 +1,4 @@
-"""The groups of a few validation prompts of each task: the same ones in every validation, on however many ranks."""
+"""The groups of a few validation prompts per task: the same in every validation, on any number of ranks."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class ValidationGroups:
     """Collect the groups of the first rows of each task while a validation runs.
 
     Args:
-        per_task: rows of each task.
+        per_task: number of rows per task.
     """
 
     def __init__(self, per_task: int) -> None:
@@ -30,7 +30,7 @@ class ValidationGroups:
         """Choose the rows of a validation.
 
         Args:
-            loader: its batches; rows are chosen from `ShardedBatches` alone, which numbers them.
+            loader: its batches; rows are only chosen from `ShardedBatches`, which numbers them.
         """
         self._chosen, self._found = set(), {}
         if isinstance(loader, ShardedBatches):
@@ -38,7 +38,7 @@ class ValidationGroups:
             self._chosen = set(first_rows(loader.dataset.task_names(), loader.rows, self.per_task))
 
     def add(self, run: RunHandles, spell: TokenText) -> None:
-        """Describe the chosen rows of the batch just scored.
+        """Describe the chosen rows of the batch that was just scored.
 
         Args:
             spell: spells the tokens.
@@ -53,10 +53,10 @@ class ValidationGroups:
                 self._images.setdefault(row, [small_image(image) for image in batch.prompts[index].images])
 
     def gather(self, ranks: Ranks) -> list[tuple[Record, list[Image]]]:
-        """Collect the groups of all ranks; all of them must call it, whatever has failed on one.
+        """Collect the groups of all ranks; all of them must call this, even if something failed on one.
 
         Returns:
-            On the first rank, the groups with the images of their prompts, in the order of the rows; else none.
+            On the first rank, the groups with the images of their prompts, in the order of the rows; elsewhere none.
         """
         found, self._found = list(self._found.items()), {}
         records = {row: record for part in ranks.gather_values(found) for row, record in part}
@@ -66,7 +66,7 @@ class ValidationGroups:
 
     def _images_of(self, row: int) -> list[Image]:
         if row not in self._images:
-            # another rank has evaluated it, and images are not sent
+            # evaluated by another rank, and images are not sent
             assert self._loader is not None
             self._images[row] = [small_image(image) for image in self._loader.dataset[row].images]
         return self._images[row]
@@ -76,9 +76,9 @@ def first_rows(tasks: Sequence[str], rows: Sequence[int], per_task: int) -> list
     """Choose the first rows of each task.
 
     Args:
-        tasks: the task of each row of the dataset.
+        tasks: task of each row in the dataset.
         rows: rows to choose from.
-        per_task: most rows of a task.
+        per_task: maximum number of rows per task.
     """
     chosen: dict[str, list[int]] = defaultdict(list)
     for row in rows:

@@ -1,4 +1,4 @@
-"""The comparison of runs as one value: groups, metrics, costs, and what a reader must be told."""
+"""A comparison of runs as one value: groups, metrics, costs, and notes for the reader."""
 
 import difflib
 import math
@@ -17,17 +17,17 @@ from lit_g2rpo.comparison.words import ranges
 from lit_g2rpo.errors import UserError
 
 HEADLINES = ("val/accuracy", "rollout/accuracy", "rollout/reward")
-"""Metrics that the tables are about, the first that any run has."""
+"""Metrics for the tables: the first one that any run has is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What a run has cost.
+    """The cost of a run.
 
     Args:
-        total: all that it spent.
-        wall_seconds: from its first point to its last.
-        to_target: what it spent to come to the target; None if it has not.
+        total: its total cost.
+        wall_seconds: time from its first point to its last.
+        to_target: its cost to reach the target; None if it did not.
     """
 
     total: Cost
@@ -37,16 +37,16 @@ class RunCost:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs, compared.
+    """A comparison of runs.
 
     Args:
-        groups: what the runs fall into.
-        baseline: place of the group that others are compared with.
-        metric: the metric that tables are about.
-        target: the value of it that costs are counted to; None where it gives no figures.
+        groups: the groups of runs.
+        baseline: index of the group that others are compared with.
+        metric: the metric of the tables.
+        target: value of the metric up to which costs are counted; None if the metric has no figures.
         metrics: every metric that any run has.
-        costs: by place of the group, in the order of its runs.
-        notes: what is wrong, left out or uneven, a line each.
+        costs: costs by index of the group, in the order of its runs.
+        notes: what is wrong, left out or uneven, one line each.
     """
 
     groups: list[Group]
@@ -60,14 +60,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to compare by.
+    """Options of a comparison.
 
     Args:
-        metric: the metric that tables are about; None for validation accuracy, or what comes nearest.
-        target: the value of it that costs are counted to; None for what the baseline comes to, to two decimals.
-        at: rollout at which runs are compared, shorter ones being left out; None for `common_length`.
+        metric: the metric of the tables; None for validation accuracy, or the nearest substitute.
+        target: value of the metric up to which costs are counted; None for the baseline's, to two decimals.
+        at: rollout at which runs are compared, without shorter runs; None for `common_length`.
         baseline: number or name of the group that others are compared with; None for the first.
-        ignore: patterns of keys that make no group.
+        ignore: patterns of keys that do not separate groups.
     """
 
     metric: str | None = None
@@ -82,10 +82,10 @@ def compare(folders: Sequence[Path], options: Options) -> Comparison:
 
     Args:
         folders: their folders, each once.
-        options: what to compare by.
+        options: options of the comparison.
 
     Raises:
-        UserError: if no run can be read, or an option names what is not there.
+        UserError: if no run can be read, or an option names something that does not exist.
     """
     read = [read_run(folder) for folder in folders]
     notes = [problem for _, problem in read if problem]
@@ -128,11 +128,11 @@ def compare(folders: Sequence[Path], options: Options) -> Comparison:
 
 
 def to_target(costs: Sequence[RunCost]) -> tuple[int, dict[str, Estimate]]:
-    """Average what the runs of a group spent to come to the target.
+    """Average the cost for the runs of a group to reach the target.
 
     Returns:
-        How many came to it, and estimates of ``rollouts``, ``tokens`` and ``seconds``; none unless all runs did, since
-        the mean of those that were quick enough says too little.
+        The number of runs that reached it, and estimates of ``rollouts``, ``tokens`` and ``seconds``; no estimates
+        unless all runs did, since a mean over only the faster runs would mislead.
     """
     reached = [run.to_target for run in costs if run.to_target is not None]
     if len(reached) < len(costs):
@@ -156,20 +156,20 @@ def _baseline(groups: Sequence[Group], wanted: str | None) -> int:
 
 
 def _reached(figures: list[Figure], baseline: int) -> float | None:
-    """Round down to two decimals what the baseline came to, or the first group behind it that has a figure."""
+    """Return the figure of the baseline, or of the first group after it that has one, rounded down to two decimals."""
     means = [figure.estimate.mean for figure in figures[baseline:] + figures[:baseline] if figure.estimate]
     return math.floor(means[0] * 100) / 100 if means else None
 
 
 def common_length(groups: Sequence[Group]) -> int:
-    """Find the rollout that at least half of the groups have come to, each with at least half of its runs."""
+    """Find the rollout that at least half of the groups have reached, each with at least half of its runs."""
     return median_low([median_low([run.rollouts for run in group.runs.values()]) for group in groups])
 
 
 def _unevenness(
     groups: Sequence[Group], baseline: int, compared: MetricComparison, metric: str, limit: int
 ) -> Iterator[str]:
-    """Say what makes a comparison less than it seems."""
+    """Describe what weakens a comparison."""
     runs = [run for group in groups for run in group.runs.values()]
     if short := [f"{run.folder} ({run.rollouts})" for run in runs if run.rollouts < limit]:
         yield f"not yet at rollout {limit}, so in the curves alone: {', '.join(short)}"

@@ -1,4 +1,4 @@
-"""What a run has cost, in sampled tokens and seconds, and what it took to come to an accuracy."""
+"""The cost of a run in sampled tokens and seconds, in total and to reach an accuracy."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ import numpy as np
 from lit_g2rpo.comparison.runs import Array, Curves
 
 SECONDS = ("perf/rollout_seconds", "perf/score_seconds", "perf/logprobs_seconds", "perf/update_seconds")
-"""Parts of a rollout that follow each other; validation and checkpoints are none of them."""
+"""Consecutive parts of a rollout, without validation and checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What was spent up to some point of a run.
+    """The cost up to some point of a run.
 
     Args:
         rollouts: rollouts done.
-        tokens: completion tokens sampled for training, on all ranks; None where that was not logged.
-        seconds: spent on sampling, scoring and learning; None where that was not logged.
+        tokens: completion tokens sampled for training, on all ranks; None if not logged.
+        seconds: time spent on sampling, scoring and learning; None if not logged.
     """
 
     rollouts: int
@@ -26,19 +26,19 @@ class Cost:
 
 
 def cost(curves: Curves) -> Cost:
-    """Add up what a run has spent."""
+    """Compute the total cost of a run."""
     return _spent(curves, len(curves.rollouts) - 1)
 
 
 def cost_to(curves: Curves, metric: str, target: float) -> Cost | None:
-    """Add up what a run had spent when a metric first was at its target or above; None if it never was."""
+    """Compute the cost of a run until a metric first reached its target; None if it never did."""
     values = curves.metrics.get(metric)
     reached = np.flatnonzero(values >= target) if values is not None else np.array([], dtype=np.int64)
     return _spent(curves, int(reached[0])) if len(reached) else None
 
 
 def wall_seconds(curves: Curves) -> float | None:
-    """Measure from the first point to the last: validation, checkpoints and the pauses of a resumed run included."""
+    """Measure the time from first to last point, including validation, checkpoints and the pauses of a resumed run."""
     times = curves.times[~np.isnan(curves.times)]
     return float(times[-1] - times[0]) if len(times) else None
 
@@ -55,7 +55,7 @@ def _spent(curves: Curves, point: int) -> Cost:
 
 
 def _total(curves: Curves, values: Array, point: int) -> float:
-    """Add up what each rollout took, up to a point; where only every k-th is logged, it stands for k."""
+    """Sum the cost of each rollout up to a point; if only every k-th is logged, it stands for k."""
     logged = np.flatnonzero(~np.isnan(values))
     rollouts = curves.rollouts[logged]
     every = int(np.diff(rollouts).min()) if len(rollouts) > 1 else 1

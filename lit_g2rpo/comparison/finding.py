@@ -1,4 +1,4 @@
-"""The folders of runs that the words of a command line mean: folders, patterns, and names of experiments."""
+"""Run folders from the words of a command line: folders, patterns, and names of experiments."""
 
 import difflib
 import glob
@@ -12,21 +12,21 @@ from lit_g2rpo.training.curve_file import CURVES
 from lit_g2rpo.training.records import records
 
 EXPERIMENTS = Path("runs")
-"""Folder in which a bare name is looked for."""
+"""Folder to look up a bare name in."""
 
 
 def find_runs(words: Sequence[str]) -> tuple[list[Path], int]:
     """Find runs.
 
     Args:
-        words: each the folder of a run, a folder that holds runs at any depth, a pattern of such folders, or the name
-            of an experiment in `EXPERIMENTS`.
+        words: each a run's folder, a folder with runs at any depth, a pattern for such folders, or the name of an
+            experiment in `EXPERIMENTS`.
 
     Returns:
-        Folders in the order of the words, each once, and how many were named again.
+        Folders in the order of the words, without duplicates, and the number of duplicates.
 
     Raises:
-        UserError: if a word means no run.
+        UserError: if a word does not match any run.
     """
     found: dict[Path, Path] = {}
     again = 0
@@ -59,7 +59,7 @@ def _meant(word: str) -> list[Path]:
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:
-    """Yield a folder if it is that of a run, else those below it."""
+    """Yield a folder if it is a run's, otherwise the run folders below it."""
     for path, below, files in os.walk(folder):
         if CURVES in files or ("config.yaml" in files and records(Path(path))):
             yield Path(path)

@@ -1,4 +1,4 @@
-"""Groups of runs that differ in their seeds alone, and the keys in which groups differ."""
+"""Groups of runs that differ only in their seeds, and the keys in which groups differ."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ from typing import Any
 from lit_g2rpo.comparison.runs import Run, Seed
 
 IGNORED = ("name", "seed_everything", "*.seed", "trainer.logger", "trainer.default_root_dir", "*.dirpath")
-"""Keys that make no group: seeds, and where a run's files lie."""
+"""Keys that do not separate groups: seeds, and paths of a run's files."""
 ABSENT = object()
 """The value of a key that a recipe does not have."""
 NONE = "-"
-"""How it is shown."""
+"""How an absent key is shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs whose recipes are the same but for seeds.
+    """Runs whose recipes are the same except for seeds.
 
     Args:
-        number: from 1, by the first run of each.
-        name: what tells it from the others, short.
-        runs: one run by seed.
-        values: its value of each key that differs between groups, as text; `NONE` where it has no such key.
+        number: number from 1, in the order of each group's first run.
+        name: short name that distinguishes it from the other groups.
+        runs: one run per seed.
+        values: its value of each key that differs between groups, as text; `NONE` if it lacks the key.
     """
 
     number: int
@@ -34,14 +34,14 @@ class Group:
 
 
 def form_groups(runs: Sequence[Run], ignore: Sequence[str] = ()) -> tuple[list[Group], list[str]]:
-    """Group runs by what their recipes differ in.
+    """Group runs by the differences in their recipes.
 
     Args:
-        runs: at least one.
-        ignore: patterns of further keys, or of what holds them, that make no group.
+        runs: at least one run.
+        ignore: patterns of other keys, or of their parents, that do not separate groups.
 
     Returns:
-        The groups in the order of their first runs, and a line for each run that another one of its seed replaces.
+        The groups in the order of their first runs, and a line for each run that another with its seed replaces.
     """
     keys = differing_keys(runs, ignore)
     members: dict[tuple[str, ...], list[Run]] = {}
@@ -70,8 +70,8 @@ def form_groups(runs: Sequence[Run], ignore: Sequence[str] = ()) -> tuple[list[G
 def differing_keys(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     """List the keys whose values differ, in the order of the recipes.
 
-    A value that refers to another key is no difference of its own; it is looked up only where another run gives one.
-    Neither is an argument that some runs lack for having another class, if the others agree on it.
+    A reference to another key does not count as a difference by itself; it is resolved only if another run has a
+    different value. Nor does an argument that some runs lack because of a different class, if the others agree on it.
     """
     found: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for run in runs for key in run.recipe):
@@ -85,24 +85,24 @@ def differing_keys(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]
 
 
 def _follows_class(key: str, values: Sequence[str], differing: Mapping[str, Sequence[str]]) -> bool:
-    """Tell whether an argument differs only in that some runs have another class, which has no such argument."""
+    """Return whether an argument differs only because some runs have another class, without that argument."""
     classes = differing.get(f"{key.rpartition('.init_args.')[0]}.class_path", ())
     return len(set(values) - {NONE}) == 1 and len(set(zip(classes, values, strict=False))) == len(set(classes)) > 1
 
 
 def show_seed(seed: Seed) -> str:
-    """Write a seed for people."""
+    """Format a seed for people."""
     return ", ".join(map(str, seed))
 
 
 def seed_order(seed: Seed) -> tuple[bool, int, tuple[str, ...]]:
-    """Order seeds as numbers, and what is no number behind them."""
+    """Order seeds as numbers, with non-numbers after them."""
     first = seed[0]
     return isinstance(first, str), first if isinstance(first, int) else 0, tuple(map(str, seed))
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten dotted keys to the shortest ends that tell them apart; a class is named by the key that holds it."""
+    """Shorten dotted keys to the shortest distinct suffixes; a class is named by the key that holds it."""
     parts = {key: [part for part in key.split(".") if part not in ("init_args", "class_path")] for key in keys}
     found = {}
     for key, own in parts.items():
@@ -125,13 +125,13 @@ def _shown(value: Any) -> str:
 
 
 def _readable(key: str, values: Sequence[str]) -> Sequence[str]:
-    """Shorten import paths to the names of their classes, where these tell them apart."""
+    """Shorten import paths to the names of their classes, if these are distinct."""
     names = [value.rpartition(".")[2] for value in values]
     return names if key.endswith(".class_path") and len(set(names)) == len(set(values)) else values
 
 
 def _names(values: Sequence[dict[str, str]], first: Run) -> list[str]:
-    """Name each group by as few of the differing keys as tell it from the others, classes before other keys."""
+    """Name each group by the fewest differing keys that distinguish it from the others, classes before other keys."""
     if len(values) == 1:
         return [str(first.recipe.get("name", first.folder.name))]
     keys = list(values[0])

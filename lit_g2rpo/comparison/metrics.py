@@ -1,4 +1,4 @@
-"""A metric of all groups: its curves with bands over seeds, and figures with differences to a baseline."""
+"""A metric of all groups: curves with bands over seeds, and figures with differences from a baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from lit_g2rpo.comparison.runs import Array, Seed
 from lit_g2rpo.comparison.statistics import Estimate, PairedDifference, bands, estimate, paired_difference
 
 BEST = "val/accuracy"
-"""Metrics of which the highest value is a figure too: this one and those of its tasks."""
+"""Metric whose highest value is also a figure, like those of its tasks."""
 
 
 def telling(name: str) -> str:
-    """Say which figure of a metric tells most: of few validations the last, of a noisy curve of training its mean."""
+    """Return the most informative figure of a metric: the last of few validations, or the mean of a noisy curve."""
     return "last" if name.startswith("val/") else "mean"
 
 
@@ -26,7 +26,7 @@ class Figure:
     Args:
         by_seed: value of each run that has one.
         estimate: their mean and interval; None if no run has one.
-        difference: to the baseline's, paired by seed; None for the baseline, and where they share no seed.
+        difference: difference from the baseline's, paired by seed; None for the baseline, or if they share no seed.
     """
 
     by_seed: dict[Seed, float]
@@ -39,8 +39,8 @@ class Band:
     """The curve of a group.
 
     Args:
-        n: seeds behind each point, ``[T]``.
-        mean: their mean, NaN for none, ``[T]``.
+        n: number of seeds at each point, ``[T]``.
+        mean: their mean, NaN without seeds, ``[T]``.
         half: half the width of its 95 % interval, NaN for fewer than two seeds, ``[T]``.
     """
 
@@ -55,10 +55,10 @@ class MetricComparison:
 
     Args:
         rollouts: the rollouts at which any run has it, ``[T]``.
-        bands: the curve of each group over them.
-        common: the newest rollout at which all compared runs that have the metric have a value; None if there is none.
-        figures: by name a figure of each group: ``last``, the value at ``common``; ``mean``, over the rollouts up to
-            it that all those runs have; of accuracies in validation ``best``, the highest of these.
+        bands: the curve of each group over these rollouts.
+        common: the latest rollout at which all compared runs with the metric have a value; None if there is none.
+        figures: a figure of each group, by name: ``last``, the value at ``common``; ``mean``, over the rollouts up to
+            it that all those runs have; for validation accuracies ``best``, the highest of these.
     """
 
     rollouts: NDArray[np.int64]
@@ -75,9 +75,9 @@ def compare_metric(
     Args:
         name: a metric that at least one run has.
         groups: all groups.
-        baseline: place of the one that is subtracted.
-        limit: rollout up to which figures are taken; curves go on.
-        left_out: ``id`` of runs that have curves alone.
+        baseline: index of the group that is subtracted.
+        limit: last rollout for figures; curves continue beyond it.
+        left_out: ``id`` of runs that only have curves.
     """
     having = [
         (place, seed, run)

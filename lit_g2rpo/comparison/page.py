@@ -1,4 +1,4 @@
-"""The page of a comparison: one file with all it needs, to be opened from disk."""
+"""The page of a comparison: one self-contained file that opens from disk."""
 
 import json
 import os
@@ -27,21 +27,21 @@ from lit_g2rpo.comparison.words import p_value
 
 PAGE = Path(__file__).parent / "page"
 LOOK = Path(lit_g2rpo.__file__).parent / "callbacks/rollouts/page/page.css"
-"""The style of the rollout page, which this one shares."""
+"""The style of the rollout page, which this page shares."""
 DIGITS = 4
 MOST_COLUMNS = 12
-"""Groups that the table of keys has columns for."""
+"""Maximum number of groups that get a column in the table of keys."""
 MOST_POINTS = 400
-"""Points of a curve above which only every k-th is drawn."""
+"""Number of points of a curve above which only every k-th is drawn."""
 
 
 def page(found: Comparison, folder: Path) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
-        folder: where it will lie, which links to the pages of the runs start from.
+        folder: folder of the page, which links to the runs' pages are relative to.
     """
-    # escaped to ASCII, JSON is JavaScript, and without < it ends no script
+    # JSON escaped to ASCII is valid JavaScript, and without < it cannot end the script
     content = json.dumps(data(found, folder), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     library = (PAGE / "chart.umd.min.js").read_text(encoding="utf-8").rpartition("//# sourceMappingURL")[0]
     text = (PAGE / "compare.html").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def page(found: Comparison, folder: Path) -> str:
 
 
 def data(found: Comparison, folder: Path) -> dict[str, Any]:
-    """Form what the page shows."""
+    """Collect the data of the page."""
     tasks = tasks_of(found)
     sheets = [groups_sheet(found)]
     if tasks:
@@ -78,7 +78,7 @@ def data(found: Comparison, folder: Path) -> dict[str, Any]:
 
 
 def link(run: Run, folder: Path) -> str:
-    """Find the rollout page of a run, as an address relative to a folder; empty if there is none."""
+    """Find the rollout page of a run, as a URL relative to a folder; empty if there is none."""
     target = run.folder / "rollouts" / "index.html"
     if not target.exists():
         return ""
@@ -90,7 +90,7 @@ def link(run: Run, folder: Path) -> str:
 
 
 def chart(name: str, metric: MetricComparison) -> dict[str, Any]:
-    """Form the curves of a metric, thinned out if they are long, and the figures below them."""
+    """Collect the curves of a metric, thinned out if they are long, and the figures below them."""
     every = -(-len(metric.rollouts) // MOST_POINTS)
     kept = np.arange(len(metric.rollouts) - 1, -1, -every)[::-1]
     curves = []
@@ -98,7 +98,7 @@ def chart(name: str, metric: MetricComparison) -> dict[str, Any]:
         there = kept[band.n[kept] > 0]
         curves.append(
             {
-                # None for all that the metric has, which would be most of the page
+                # None stands for all of the metric's rollouts, which would make up most of the page
                 "x": None if len(there) == len(kept) else metric.rollouts[there].tolist(),
                 "mean": rounded(band.mean[there], DIGITS),
                 "half": rounded(band.half[there], DIGITS) if (band.n > 1).any() else None,

@@ -11,11 +11,11 @@ from lit_g2rpo.comparison.metrics import Figure, MetricComparison
 from lit_g2rpo.comparison.runs import Run
 
 DIGITS = 6
-"""Significant digits of curves; figures keep all."""
+"""Significant digits of curves; figures keep all digits."""
 
 
 def report(found: Comparison) -> dict[str, Any]:
-    """Form what ``compare.json`` holds: plain values, None in the place of NaN."""
+    """Collect the content of ``compare.json``: plain values, with None for NaN."""
     return {
         "metric": found.metric,
         "target": found.target,
@@ -35,7 +35,7 @@ def report(found: Comparison) -> dict[str, Any]:
 
 
 def run_facts(run: Run, cost: RunCost) -> dict[str, Any]:
-    """Say what a run is and what it has cost."""
+    """Describe a run and its cost."""
     return {
         "folder": str(run.folder),
         "seed": show_seed(run.seed),
@@ -50,11 +50,11 @@ def run_facts(run: Run, cost: RunCost) -> dict[str, Any]:
 
 
 def rounded(values: Any, digits: int) -> list[float | None]:
-    """Round to significant digits, with None for NaN."""
+    """Round to significant digits; return None for NaN."""
     array = np.asarray(values, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(array))))
-        # 0 and the smallest numbers have no such scale
+        # 0 and the smallest numbers cannot be scaled
         short = np.where(np.isfinite(scale), np.round(array * scale) / scale, array)
     return [None if value != value else value for value in short.tolist()]
 

@@ -1,4 +1,4 @@
-"""A run as its folder has it: recipe, seed, curves, and what it was made with."""
+"""A run as read from its folder: recipe, seed, curves, and versions."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from lit_g2rpo.training.records import records
 
 Array = NDArray[np.float64]
 Seed = tuple[int | str, ...]
-"""``seed_everything``, and with it every other seed of the recipe that does not follow from it."""
+"""``seed_everything``, along with all other seeds of the recipe that are not derived from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Curves:
     Args:
         rollouts: rollouts done at each point, increasing, ``[T]`` int64.
         times: wall clock of each point, seconds, ``[T]``.
-        metrics: value by metric, ``[T]`` each; NaN where a point lacks it or has none that is finite.
+        metrics: value by metric, ``[T]`` each; NaN where a point has no finite value.
     """
 
     rollouts: NDArray[np.int64]
@@ -41,12 +41,12 @@ class Run:
     """A run to compare.
 
     Args:
-        folder: its folder, as it was given.
-        recipe: value by dotted key, with references to other keys left in.
-        raw: the recipe as it was read.
-        seed: what it shares with runs that it can be paired with.
+        folder: its folder, as given.
+        recipe: value by dotted key, with unresolved references to other keys.
+        raw: the recipe as read from the file.
+        seed: its seed, by which it is paired with other runs.
         curves: its points.
-        versions: its newest ``versions.json``; empty without one.
+        versions: its newest ``versions.json``; empty if there is none.
     """
 
     folder: Path
@@ -58,12 +58,12 @@ class Run:
 
     @property
     def rollouts(self) -> int:
-        """Rollouts that are done."""
+        """Number of rollouts done."""
         return int(self.curves.rollouts[-1])
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """The recipe with what it refers to put in; as it was read where that cannot be done."""
+        """The recipe with references resolved; unresolved if that fails."""
         try:
             return dict(flat(OmegaConf.to_container(OmegaConf.create(dict(self.raw)), resolve=True)))
         except OmegaConfBaseException:
@@ -71,16 +71,16 @@ class Run:
 
     @property
     def planned(self) -> int | None:
-        """Rollouts that the recipe asks for; None if it does not say."""
+        """Number of rollouts in the recipe; None if it does not say."""
         planned = self.recipe.get("schedule.rollouts")
         return planned if isinstance(planned, int) else None
 
 
 def read_run(folder: Path) -> tuple[Run | None, str]:
-    """Read a run, which may still be going.
+    """Read a run, which may still be running.
 
     Returns:
-        The run, None if it cannot be compared, and what is wrong with it in one line, empty if nothing is.
+        The run, or None if it cannot be compared, and one line on what is wrong with it, empty if nothing is.
     """
     found = records(folder)
     if not found:
@@ -108,7 +108,7 @@ def curves_of(points: list[dict[str, Any]]) -> Curves:
     """Turn points into a column per metric.
 
     Args:
-        points: each with ``rollout``, ``time`` and values by metric, in the order of the rollouts.
+        points: points with ``rollout``, ``time`` and values by metric, in order of rollout.
     """
     names = dict.fromkeys(name for point in points for name in point)
     columns = {name: _column([point.get(name) for point in points]) for name in names}
@@ -127,7 +127,7 @@ def _column(values: list[Any]) -> Array:
 
 
 def seed_of(recipe: Mapping[str, Any]) -> Seed:
-    """Read what seeds a run."""
+    """Read the seeds of a run."""
     seed = recipe.get("seed_everything", "none")
     others = (
         f"{key}={value}"
@@ -138,7 +138,7 @@ def seed_of(recipe: Mapping[str, Any]) -> Seed:
 
 
 def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
-    """List the leaves of a recipe under dotted keys; parts of a list of classes are named by their class."""
+    """List the leaves of a recipe by dotted key; items in a list of classes are named by their class."""
     if isinstance(value, list) and value and all(isinstance(part, dict) and "class_path" in part for part in value):
         named: dict[str, Any] = {}
         for part in value:

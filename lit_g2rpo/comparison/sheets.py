@@ -1,4 +1,4 @@
-"""What a comparison says in tables, as text by row and column: for the console and for the page."""
+"""The tables of a comparison as text by row and column, for the console and the page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ class Row:
     """A row of a sheet.
 
     Args:
-        cells: texts.
-        group: place of the group that it is about; None if it is about none.
+        cells: text of each cell.
+        group: index of the group that it is about; None if there is none.
         faint: True for a row that belongs to the one above.
     """
 
@@ -31,10 +31,10 @@ class Sheet:
     """A table.
 
     Args:
-        title: what it shows.
-        columns: their names.
-        words: how many of them, from the left, are words; the others are figures.
-        rows: its rows.
+        title: title of the table.
+        columns: names of the columns.
+        words: number of columns, from the left, with words; the others have figures.
+        rows: rows of the table.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Sheet:
 
 
 def tasks_of(found: Comparison) -> list[str]:
-    """List the tasks that have the metric of the tables."""
+    """List the tasks that have the tables' metric."""
     prefix = f"{found.metric}/"
     return [name.removeprefix(prefix) for name in found.metrics if name.startswith(prefix)]
 
@@ -53,7 +53,7 @@ def keys_sheet(found: Comparison, most: int) -> Sheet:
     """Lay out the keys in which groups differ.
 
     Args:
-        most: groups up to which each has a column; of more, each value is followed by the numbers of its groups.
+        most: up to this many groups get a column each; with more, each value is followed by its groups' numbers.
     """
     keys = found.groups[0].values
     short = short_keys(list(keys))
@@ -72,7 +72,7 @@ def keys_sheet(found: Comparison, most: int) -> Sheet:
 
 
 def groups_sheet(found: Comparison) -> Sheet:
-    """Lay out each group's figures, differences to the baseline, and costs to the target."""
+    """Lay out each group's figures, differences from the baseline, and costs to reach the target."""
     metric = found.metrics[found.metric]
     goal = "" if found.target is None else f" to {found.target:g}"
     figures = [name for name in ("last", "best", "mean") if name in metric.figures]
@@ -105,7 +105,7 @@ def groups_sheet(found: Comparison) -> Sheet:
 
 
 def tasks_sheet(found: Comparison, tasks: Sequence[str]) -> Sheet:
-    """Lay out the figure that tells most of each task, and below it the difference to the baseline and its p-value."""
+    """Lay out the most informative figure of each task, with the difference from the baseline and its p-value below."""
     shown = telling(found.metric)
     title = f"{found.metric} of each task ({shown}), below it the difference to group {found.baseline + 1}"
     sheet = Sheet(title, ["", "group", *tasks], 2)
@@ -121,7 +121,7 @@ def tasks_sheet(found: Comparison, tasks: Sequence[str]) -> Sheet:
 
 
 def runs_sheet(found: Comparison) -> Sheet:
-    """Lay out what each run has cost, in the order of the groups."""
+    """Lay out the cost of each run, in the order of the groups."""
     columns = ["run", "group", "seed", "rollouts", "tokens", "training", "wall clock", "ranks", found.metric]
     sheet = Sheet("What each run has cost", columns, 1)
     metric = found.metrics[found.metric]
@@ -146,26 +146,26 @@ def runs_sheet(found: Comparison) -> Sheet:
 
 
 def figure_of(metric: MetricComparison, name: str, place: int) -> Figure | None:
-    """Look a figure of a group up; None if it has none."""
+    """Look up a figure of a group; None if it has none."""
     return metric.figures[name][place] if name in metric.figures else None
 
 
 def difference_of(figure: Figure | None) -> PairedDifference[Seed] | None:
-    """Look the difference to the baseline up; None if there is none."""
+    """Look up the difference from the baseline; None if there is none."""
     return figure.difference if figure else None
 
 
 def estimate_text(figure: Figure | None) -> str:
-    """Write the mean of a figure with its interval."""
+    """Format the mean of a figure with its interval."""
     return interval(figure.estimate, ".3f") if figure and figure.estimate else ""
 
 
 def difference_text(difference: PairedDifference[Seed] | None) -> str:
-    """Write a difference with its interval."""
+    """Format a difference with its interval."""
     return interval(difference.estimate, "+.3f") if difference else ""
 
 
 def _seeds(figure: Figure | None, runs: int) -> str:
-    """Count the seeds behind a figure, and say where a group has more."""
+    """Count the seeds behind a figure, and mention it if the group has more."""
     n = len(figure.by_seed) if figure else 0
     return str(n) if n == runs else f"{n} of {runs}"

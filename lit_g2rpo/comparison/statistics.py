@@ -12,11 +12,11 @@ Seed = TypeVar("Seed", bound=Hashable)
 
 LEVEL = 0.95
 MOST_ENUMERATED = 20
-"""Pairs up to which all sign patterns are tried: 2^19 of them, since a pattern and its negative count alike."""
+"""Largest number of pairs for which all sign patterns are tried: 2^19, since a pattern and its negative count alike."""
 DRAWS = 50_000
-"""Random sign patterns that stand for all of them where there are more pairs."""
+"""Number of random sign patterns to try if there are more pairs."""
 TIE = 1e-12
-"""Share of the sum of absolute differences by which two sums may differ and still be a tie: rounding, no more."""
+"""Rounding error up to which two sums count as a tie, relative to the sum of absolute differences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Estimate:
     """A mean over seeds.
 
     Args:
-        n: seeds.
+        n: number of seeds.
         mean: their mean.
         sd: their standard deviation with n - 1; None for one seed.
         low: lower end of the 95 % interval; None for one seed.
-        high: its upper end.
+        high: upper end of the interval; None for one seed.
     """
 
     n: int
@@ -44,10 +44,10 @@ class PairedDifference(Generic[Seed]):
 
     Args:
         seeds: the seeds that both have.
-        differences: the difference of each.
-        estimate: their mean and interval.
-        p: two-sided p-value of the sign-flip test; None for one pair, which has no other outcome.
-        exact: whether p counts every sign pattern; False where it rests on random ones.
+        differences: the difference for each seed.
+        estimate: mean and interval of the differences.
+        p: two-sided p-value of the sign-flip test; None for one pair, for which it is always 1.
+        exact: True if p counts every sign pattern, False if it uses random ones.
     """
 
     seeds: tuple[Seed, ...]
@@ -61,12 +61,12 @@ def half_widths(n: Any, sd: Any) -> NDArray[np.float64]:
     """Compute half the width of the 95 % t-interval of a mean; NaN where ``n < 2``.
 
     Args:
-        n: values behind each mean, of any shape.
+        n: number of values behind each mean, any shape.
         sd: their standard deviation with n - 1, same shape.
 
     Source: Student, The probable error of a mean, Biometrika 6 (1908).
     """
-    # here, so that the module stays cheap to import
+    # imported here to keep the module cheap to import
     from scipy.special import stdtrit
 
     n = np.asarray(n, dtype=np.float64)
@@ -76,7 +76,7 @@ def half_widths(n: Any, sd: Any) -> NDArray[np.float64]:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Average values, one per seed, with a 95 % t-interval where there are two or more.
+    """Average values, one per seed, with a 95 % t-interval if there are two or more.
 
     Args:
         values: finite values, ``[n]``, ``n >= 1``.
@@ -94,11 +94,11 @@ def bands(values: Any) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[
     """Average curves over seeds, point by point.
 
     Args:
-        values: a curve per seed, ``[n, T]``; NaN where a seed has no value.
+        values: one curve per seed, ``[n, T]``; NaN where a seed has no value.
 
     Returns:
-        Seeds behind each point, their mean (NaN for none), and half the width of its 95 % interval (NaN for fewer than
-        two), ``[T]`` each.
+        Number of seeds at each point, their mean (NaN without seeds), and half the width of its 95 % interval (NaN for
+        fewer than two seeds), ``[T]`` each.
     """
     array = np.asarray(values, dtype=np.float64)
     there = ~np.isnan(array)
@@ -114,12 +114,12 @@ def bands(values: Any) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> tuple[float, bool]:
     """Compute the share of sign patterns under which the mean of paired differences is at least as far from 0.
 
-    Up to `MOST_ENUMERATED` pairs every pattern is counted and the value is exact; the least it can be is ``2 / 2^n``.
-    With more, `DRAWS` random patterns and the observed one are, which is valid but no longer exact.
+    Up to `MOST_ENUMERATED` pairs, every pattern is counted and the value is exact, at least ``2 / 2^n``. With more,
+    `DRAWS` random patterns and the observed one are counted, which is valid but not exact.
 
     Args:
         differences: finite differences, ``[n]``, ``n >= 1``.
-        seed: of the random patterns.
+        seed: seed of the random patterns.
 
     Returns:
         The two-sided p-value, and whether it is exact.
@@ -148,7 +148,7 @@ def paired_difference(group: Mapping[Seed, float], baseline: Mapping[Seed, float
 
     Args:
         group: value by seed.
-        baseline: value by seed, which is subtracted.
+        baseline: value to subtract, by seed.
     """
     seeds = tuple(seed for seed in group if seed in baseline)
     if not seeds:

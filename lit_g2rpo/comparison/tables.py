@@ -19,14 +19,14 @@ from lit_g2rpo.comparison.sheets import (
 
 WIDTH = 190
 MOST = 8
-"""Groups or tasks that a table has columns for; the page has all."""
+"""Maximum number of groups or tasks that get a column in a table; the page shows all."""
 
 
 def show(found: Comparison) -> None:
-    """Print tables, and what a reader must be told."""
+    """Print tables and notes."""
     console = Console()
     if not console.is_terminal:
-        # a file has no edge to wrap at
+        # a file needs no line wrapping
         console = Console(width=WIDTH)
     for sheet in sheets(found):
         console.print(table(sheet))
@@ -38,7 +38,7 @@ def show(found: Comparison) -> None:
 
 
 def sheets(found: Comparison) -> Iterator[Sheet]:
-    """Choose what a console shows."""
+    """Select the sheets for the console."""
     if len(found.groups) > 1:
         yield keys_sheet(found, MOST)
     yield groups_sheet(found)
@@ -49,7 +49,7 @@ def sheets(found: Comparison) -> Iterator[Sheet]:
 
 def table(sheet: Sheet) -> Table:
     """Lay out a sheet."""
-    # as text: in markup, a value such as [a] would vanish
+    # as Text, since a value such as [a] would vanish as markup
     found = Table(title=Text(sheet.title), box=box.SIMPLE, title_justify="left")
     for number, name in enumerate(sheet.columns):
         found.add_column(Text(name), justify="left" if number < sheet.words else "right", overflow="fold")

@@ -1,4 +1,4 @@
-"""Figures in words, for people."""
+"""Figures formatted for people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,20 +7,20 @@ from lit_g2rpo.comparison.statistics import Estimate, PairedDifference
 
 
 def interval(estimate: Estimate, form: str) -> str:
-    """Write a mean with half the width of its interval; alone where there is no interval."""
+    """Format a mean with half the width of its interval, or alone if there is no interval."""
     mean = format(estimate.mean, form)
     return mean if estimate.high is None else f"{mean} ±{format(estimate.high - estimate.mean, form.lstrip('+'))}"
 
 
 def p_value(difference: PairedDifference[Any] | None) -> str:
-    """Write the p-value of a sign-flip test; a ``~`` says that it is not exact."""
+    """Format the p-value of a sign-flip test; ``~`` marks one that is not exact."""
     if difference is None or difference.p is None:
         return ""
     return f"{'' if difference.exact else '~'}{difference.p:.{3 if difference.p >= 0.001 else 5}f}"
 
 
 def amount(value: float | None) -> str:
-    """Write a number of tokens: 950, 12.3 k, 4.56 M, 7.89 G."""
+    """Format a number of tokens: 950, 12.3 k, 4.56 M, 7.89 G."""
     if value is None:
         return ""
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -30,7 +30,7 @@ def amount(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as 45 s, 3:20 min or 5:07 h."""
+    """Format seconds as 45 s, 3:20 min or 5:07 h."""
     if seconds is None:
         return ""
     whole = round(seconds)
@@ -40,7 +40,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Write increasing numbers as 1-3, 5."""
+    """Format increasing numbers as 1-3, 5."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and parts[-1][-1] == number - 1:

@@ -1,4 +1,4 @@
-"""Data: files and rows to prompts, the prompt stream, and the loaders."""
+"""Data: files and rows that become prompts, the prompt stream, and the loaders."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["JsonPrompts"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the datamodule when it is asked for: Lightning takes seconds that readers and check need not pay."""
+    """Import the datamodule on first use: importing Lightning takes seconds, and readers do not need it."""
     if name == "JsonPrompts":
         from lit_g2rpo.data.json_datamodule import JsonPrompts
 

@@ -1,4 +1,4 @@
-"""Lightning's view of the data: the loaders of a set of prompts, sized by the module that uses them."""
+"""Lightning's view of the data: loaders for a set of prompts, with sizes from the module that uses them."""
 
 import difflib
 from collections import Counter
@@ -20,12 +20,12 @@ from lit_g2rpo.rollout.config import RolloutConfig, UpdateConfig
 from lit_g2rpo.tasks import Task, paper_tasks, with_bands
 
 if TYPE_CHECKING:
-    # with transformers, which takes seconds
+    # imports transformers, which takes seconds
     from lit_g2rpo.policy.policy import Policy
 
 
 class PromptUser(Protocol):
-    """What the loaders ask of the module that the prompts are for."""
+    """What the loaders need from the module that uses the prompts."""
 
     policy: "Policy"
     reward: RewardConfig
@@ -34,7 +34,7 @@ class PromptUser(Protocol):
 
     @property
     def prompt_template(self) -> str | None:
-        """The wording that the policy was trained with; None if its folder names none."""
+        """The prompt template that the policy was trained with; None if its folder has none."""
 
     def prepare_prompt(self, prompt: Prompt) -> None:
         """Fill the prompt's ``encoded``, in any thread."""
@@ -42,14 +42,14 @@ class PromptUser(Protocol):
 
 
 class PromptData(LightningDataModule):
-    """Base of every source of prompts: subclasses provide the datasets, this class the loaders.
+    """Base class of all sources of prompts: subclasses provide the datasets, this class the loaders.
 
-    The sizes come from their owner, the module: ``rollout.prompts``, ``rollout.seed`` and
-    ``update.epochs x update.microbatches``. The place in the prompt stream is kept in the checkpoint.
+    The sizes come from the module: ``rollout.prompts``, ``rollout.seed`` and ``update.epochs x update.microbatches``.
+    The checkpoint keeps the position in the prompt stream.
 
     Args:
         val_batch_size: prompts per evaluation batch and process.
-        limit: evaluate the first so many rows only; None for all.
+        limit: evaluate only this many rows, from the first; None for all.
         rollouts_per_epoch: rollouts per epoch; None makes an epoch one pass over the training rows.
         tasks: bands to change or tasks to add, by name, each ``{"length": [minimum, low, high, maximum] or null,
             "entropy": [low, high] or null, "reward": import path or null, "in_process": whether the reward runs in the
@@ -57,16 +57,16 @@ class PromptData(LightningDataModule):
             ``1.2x`` (times the mean at the start of the run) or ``20+1.5ref`` (plus times the reference answer's).
         mixture: groups of each task per rollout, by quota, or by weight and number of rows; None deals the tasks in
             turn.
-        image_errors: what to do about a row whose image cannot be used: stop, or take the next row of its task.
+        image_errors: what to do with a row whose image cannot be used: stop, or take the next row of its task.
         max_failure_rate: share of training rows that may fail to open before the run stops, from 0 to 1.
-        max_prompt_tokens: longest prompt, tokens, images included; none is ever cut.
-        long_prompts: what to do about a longer one: stop, or take the next row of its task.
+        max_prompt_tokens: longest prompt, tokens, including images; prompts are never truncated.
+        long_prompts: what to do with a longer one: stop, or take the next row of its task.
         max_completion_tokens: longest completion, tokens.
 
     Attributes:
         tasks: the tasks that rows may have, by name, with their bands.
-        module: the module that the prompts are for, where no trainer tells it.
-        done: rows that ``test`` or ``predict`` need not evaluate any more, since an earlier run did.
+        module: the module that uses the prompts, if no trainer provides it.
+        done: rows that ``test`` or ``predict`` can skip, since an earlier run evaluated them.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class PromptData(LightningDataModule):
         self._state: dict[str, Any] = {}
 
     def default_tasks(self) -> dict[str, Task]:
-        """Return the tasks before ``tasks`` changes them: the paper's six."""
+        """Return the tasks before ``tasks`` changes them, by default the paper's six."""
         return paper_tasks()
 
     def train_dataset(self) -> PromptDataset:
@@ -115,7 +115,7 @@ class PromptData(LightningDataModule):
         raise NotImplementedError
 
     def val_dataset(self) -> PromptDataset | None:
-        """Return the validation rows, None to train without validation."""
+        """Return the validation rows; None to train without validation."""
         raise NotImplementedError
 
     def test_dataset(self) -> PromptDataset | None:
@@ -133,7 +133,7 @@ class PromptData(LightningDataModule):
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            UserError: if a row has a task that is not known, or, in ``fit``, settings were given for one without rows.
+            UserError: if a row has an unknown task, or, in ``fit``, a task has settings but no rows.
         """
         datasets = {
             "fit": lambda: [self.train_dataset(), self.val_dataset()],
@@ -159,7 +159,7 @@ class PromptData(LightningDataModule):
         return {name: task for name, task in self.tasks.items() if name in present}
 
     def user(self) -> PromptUser:
-        """Return the module that the prompts are for."""
+        """Return the module that uses the prompts."""
         if self.module is not None:
             return self.module
         assert self.trainer is not None
@@ -210,13 +210,13 @@ class PromptData(LightningDataModule):
 
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        # it holds no tensor, and Lightning's own transfer would copy every prompt
+        # a batch has no tensors, and Lightning's own transfer would copy every prompt
         return batch
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        # Lightning saves the loader's state too, but hands it back only inside an unfinished epoch, and not at all once
-        # the loader was built before the checkpoint was read.
+        # Lightning saves the loader's state too, but restores it only inside an unfinished epoch, and never if the
+        # loader was built before the checkpoint was read.
         return dict(self._state) if self._loader is None else self._loader.state_dict()
 
     @override
@@ -245,5 +245,5 @@ class PromptData(LightningDataModule):
 if TYPE_CHECKING:
     from lit_g2rpo.training.run import PromptSettings
 
-    # what training asks of the datamodule
+    # what training needs from the datamodule
     _: type[PromptSettings] = PromptData

@@ -16,25 +16,24 @@ log = logging.getLogger(__name__)
 class ShardedBatches:
     """Yield ``(prompts, rows)``, the same number of equally large batches on every rank.
 
-    Rank ``r`` of ``w`` evaluates rows ``r, r + w, ..`` of those that are to be. Where a rank runs out of rows, or an
-    image cannot be used, another row stands in and its entry in ``rows`` is None, so that it is generated for but not
-    scored.
+    Rank ``r`` of ``w`` evaluates rows ``r, r + w, ..`` of the rows to evaluate. If a rank runs out of rows, or an image
+    cannot be used, another row stands in with None as its entry in ``rows``: it gets a completion but no score.
 
     Args:
         batch_size: rows per batch and rank.
-        image_errors: what to do about a row whose image cannot be used.
-        limit: evaluate the first so many rows only; None for all.
-        done: rows that need not be evaluated any more.
+        image_errors: what to do with a row whose image cannot be used.
+        limit: evaluate only this many rows, from the first; None for all.
+        done: rows that have already been evaluated.
         prepare: called with each opened prompt; fills its ``encoded``.
-        max_prompt_tokens: longest prepared prompt, tokens, images included; None for any.
+        max_prompt_tokens: longest prepared prompt, tokens, including images; None for no limit.
 
     Attributes:
         rows: row numbers to evaluate, over all ranks.
         failures: rows of this rank whose image could not be used in the last iteration.
 
     Raises:
-        UserError: if there is no row, or, while iterating, if no row of the dataset opens, or one must and does not, or
-            a prompt is too long.
+        UserError: if there are no rows, or, while iterating, if no row of the dataset opens, a row fails to open that
+            must, or a prompt is too long.
     """
 
     def __init__(

@@ -21,25 +21,25 @@ SPLITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict
 
 
 class JsonPrompts(PromptData):
-    """Rows of ``.jsonl``, ``.json``, ``.tsv``, ``.csv`` or ``.parquet`` files, or of tables of the Hugging Face hub.
+    """Rows of ``.jsonl``, ``.json``, ``.tsv``, ``.csv`` or ``.parquet`` files, or of tables on the Hugging Face hub.
 
-    Rows of OneThinker and OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift, VLM-R1 and lmms-lab's RefCOCO are understood.
-    Every row is checked before anything is trained.
+    Rows may have the format of OneThinker and OpenVLThinkerV2, EasyR1, TRL, verl, ms-swift, VLM-R1 or lmms-lab's
+    RefCOCO. Every row is checked before training starts.
 
     Args:
         train: file or files to train on, also as patterns (``data/*.jsonl``), or tables as ``owner/name@split``.
         val: file or files to validate on.
-        test: file or files of ``test``; the validation files if None.
-        predict: file or files of ``predict``, whose rows need no answer; the validation files if None.
-        image_root: folder that image paths are relative to; none outside it is read.
-        columns: what the files call a column, by the name it should have, such as ``{"problem": "query_text"}``; a
-            name with dots leads into objects, several names with commas make one list, an empty one leaves images out.
+        test: file or files for ``test``; the validation files if None.
+        predict: file or files for ``predict``, whose rows need no answer; the validation files if None.
+        image_root: folder that image paths are relative to; images outside it are not read.
+        columns: name of a column in the files, by the name it should have, such as ``{"problem": "query_text"}``; dots
+            in a name lead into objects, names separated by commas make one list, an empty name leaves images out.
         defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
-        exif_rotation: turn images as their EXIF data ask; off where boxes are annotated on the stored pixels.
-        video: how many frames of a video are read, and how large; None for the defaults.
-        turns: keep the system turn and the turns before the question, or ask the question alone.
-        prompt_template: wording of the prompts, as Jinja text; None for that which the policy's folder names in
-            ``prompt_template.jinja``, or else the default one. A task may have its own.
+        exif_rotation: rotate images according to their EXIF data; turn this off if boxes refer to the stored pixels.
+        video: number and size of the frames to read from a video; None for the defaults.
+        turns: keep the system turn and the turns before the question, or ask only the question.
+        prompt_template: wording of the prompts, as Jinja text; None for ``prompt_template.jinja`` in the policy's
+            folder, or the default one if there is none. A task may have its own.
         **kwargs: see ``PromptData``.
     """
 

@@ -1,4 +1,4 @@
-"""How long prompts are with their images, found without opening the images."""
+"""Lengths of prompts including their images, computed without opening the images."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -9,7 +9,7 @@ from lit_g2rpo.experience import Prompt
 from lit_g2rpo.hardware.steps import each
 
 MEASURED = 2000
-"""Rows measured before training, evenly spaced: a few seconds."""
+"""Evenly spaced rows that are measured before training, which takes a few seconds."""
 
 
 class LongPrompt(UserError):
@@ -18,32 +18,32 @@ class LongPrompt(UserError):
 
 @runtime_checkable
 class Outlined(Protocol):
-    """Rows that say how large their images are without opening them."""
+    """Rows that know the size of their images without opening them."""
 
     def __len__(self) -> int: ...
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
-        """Read a row: the prompt without its images, and width and height of each, pixels."""
+        """Read a row: the prompt without its images, and the width and height of each image, pixels."""
         ...
 
 
 def image_tokens(processor: Any, width: int, height: int) -> int:
-    """Count the image-pad tokens that an image of a size in pixels becomes after resizing."""
+    """Count the image-pad tokens of an image of a given size, pixels, after resizing."""
     images = processor.image_processor
     patches: int = images.get_number_of_image_patches(height, width)
     return patches // int(images.merge_size) ** 2
 
 
 def expanded_length(processor: Any, prompt: Prompt, sizes: Sequence[tuple[int, int]] | None = None) -> int:
-    """Count the tokens of a prompt as the model sees it, image-pad tokens expanded.
+    """Count the tokens of a prompt as the model sees it, with image-pad tokens expanded.
 
     Args:
         processor: the policy's processor.
-        sizes: width and height of each of its images, pixels; None takes those of the opened ones.
+        sizes: width and height of each of its images, pixels; None uses the opened images.
     """
     sizes = [image.size for image in prompt.images] if sizes is None else sizes
     text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
-    # the template writes one pad token in the place of each image
+    # the template writes one pad token for each image
     return len(processor.tokenizer(text)["input_ids"]) + sum(image_tokens(processor, *size) - 1 for size in sizes)
 
 
@@ -51,8 +51,8 @@ def check_prompt(prompt: Prompt, limit: int | None) -> None:
     """Refuse a prepared prompt that is too long.
 
     Args:
-        prompt: the prompt; one that is not encoded yet passes.
-        limit: longest prompt, tokens; None for any.
+        prompt: the prompt; it passes if it is not encoded yet.
+        limit: longest prompt, tokens; None for no limit.
 
     Raises:
         LongPrompt: if it is longer.
@@ -62,7 +62,7 @@ def check_prompt(prompt: Prompt, limit: int | None) -> None:
 
 
 def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
-    """Refuse rows whose prompt is too long, before training; of many rows, a part that is spread evenly.
+    """Refuse rows whose prompt is too long, before training; of many rows, check an evenly spaced sample.
 
     Args:
         processor: the policy's processor.
@@ -75,7 +75,7 @@ def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
         try:
             prompt, sizes = rows.outline(index)
         except ImageError:
-            continue  # counted, or raised, when the row is opened
+            continue  # opening the row later counts or raises this
         length = expanded_length(processor, prompt, sizes)
         if length > limit:
             raise _too_long(prompt, length, limit)

@@ -1,4 +1,4 @@
-"""The training loader: each rollout's prompts, repeated once per micro-batch."""
+"""The training loader: it yields each rollout's prompts once per micro-batch."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ class PromptDataset(Protocol):
 
 
 class Loaded(NamedTuple):
-    """The opened prompts of a rollout and what was left out on the way, one message each."""
+    """The opened prompts of a rollout, and a message for each row that was left out."""
 
     position: int
     prompts: list[Prompt]
@@ -42,29 +42,29 @@ class Loaded(NamedTuple):
 class RolloutLoader:
     """Yield ``(prompts, k)`` for ``k`` in ``range(microbatches)``, then the next rollout's prompts.
 
-    Each iteration yields ``len(self)`` batches from the saved position on, so a state taken at any batch, the last of
-    an epoch included, continues exactly. While a rollout is in use, the prompts of the next one are opened and prepared
-    in a thread. A row whose image cannot be used, or whose prompt is too long, is replaced by the next row of its task
-    that can be used, so that every rank keeps its number; or it stops the run.
+    Each iteration yields ``len(self)`` batches starting at the saved position, so a state saved at any batch, even the
+    last of an epoch, resumes exactly. While a rollout is in use, a thread opens and prepares the prompts of the next
+    one. If the image of a row cannot be used, or its prompt is too long, either the run stops, or the next usable row
+    of its task replaces it, so that every rank keeps its number of prompts.
 
     Args:
         prompts: prompts per rollout, over all ranks.
         rollouts_per_epoch: rollouts per iteration.
         seed: seed of the prompt order.
-        mixture: shares of the tasks; None deals them in turn.
-        image_errors: what to do about a row whose image cannot be used.
+        mixture: shares of the tasks; None deals the tasks in turn.
+        image_errors: what to do with a row whose image cannot be used.
         max_failure_rate: share of rows that may fail to open before the run stops, from 0 to 1.
         prepare: called with each opened prompt, in the thread; fills its ``encoded``.
-        max_prompt_tokens: longest prepared prompt, tokens, images included; None for any.
-        long_prompts: what to do about a longer one.
+        max_prompt_tokens: longest prepared prompt, tokens, including images; None for no limit.
+        long_prompts: what to do with a longer one.
 
     Attributes:
-        drawn: rows opened so far by this rank, or tried.
+        drawn: rows that this rank has opened so far, or tried to.
         failures: rows that failed to open.
         too_long: rows whose prompt was too long.
 
     Raises:
-        UserError: if the sizes do not fit each other, or, while iterating, if too many rows fail.
+        UserError: if the sizes are inconsistent, or, while iterating, if too many rows fail.
     """
 
     def __init__(
@@ -123,21 +123,21 @@ class RolloutLoader:
             yield prompts, k
 
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
-        """Draw this rank's further prompts for the present rollout, in place of groups that are to be replaced.
+        """Draw more prompts of this rank for the current rollout, in place of groups to be replaced.
 
         Args:
-            tasks: task of each prompt wanted, over all ranks and the same on every rank.
-            own: which of them are this rank's.
+            tasks: task of each prompt to draw, over all ranks and the same on every rank.
+            own: indices of this rank's prompts among them.
         """
         loaded = self._refill(tasks, own)
         self._count(loaded)
         return loaded.prompts
 
     def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
-        """Draw the prompts of all refills of the present rollout again, for one that is resumed half learned.
+        """Redraw the prompts of all refills of the current rollout, when it resumes partially trained.
 
         Args:
-            waves: what ``refill`` was called with, wave by wave.
+            waves: arguments of each call of ``refill``, wave by wave.
         """
         self.sampler.forget_refills()
         return [self._refill(tasks, own).prompts for tasks, own in waves]
@@ -148,7 +148,7 @@ class RolloutLoader:
         return self._load(self.sampler.position, [rows[i] for i in own], [again[i] for i in own])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the next batch lies, and the counts."""
+        """Return the position of the next batch, and the counts."""
         return {
             **self.sampler.state_dict(),
             "microbatch": self._microbatch,
@@ -159,14 +159,14 @@ class RolloutLoader:
         }
 
     def rewind(self) -> None:
-        """Go back to before the newest batch, which nothing was learned from."""
+        """Go back to before the newest batch, from which nothing was learned."""
         self.load_state_dict(self.before)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place that ``state_dict`` returned.
+        """Go to a position that ``state_dict`` returned.
 
         Raises:
-            UserError: if the state lies inside a rollout that had another number of micro-batches.
+            UserError: if the state is inside a rollout with a different number of micro-batches.
         """
         if state["microbatch"] and state["microbatches"] != self.microbatches:
             raise UserError(
@@ -181,7 +181,7 @@ class RolloutLoader:
     def _rollout(self) -> list[Prompt]:
         position = self.sampler.position
         if self._current is None or self._current.position != position:
-            # let go of the last rollout's images before waiting for the next ones
+            # release the last rollout's images before waiting for the next ones
             self._current = None
             if self._ahead is not None and self._ahead[0] == position:
                 self._current = self._ahead[1].result()
@@ -202,7 +202,7 @@ class RolloutLoader:
         loaded = Loaded(position, [], [], [])
         for row, copy in zip(rows, again, strict=True):
             prompt = self._open(row, loaded)
-            # completions are seeded by the id: groups of one prompt would be the same
+            # completions are seeded by the id, so two groups of one prompt would be identical
             loaded.prompts.append(replace(prompt, id=f"{prompt.id}#{copy + 1}") if copy else prompt)
         return loaded
 
@@ -245,5 +245,5 @@ class RolloutLoader:
 if TYPE_CHECKING:
     from lit_g2rpo.training.run import PromptLoader
 
-    # what training asks of the loader
+    # what training needs from the loader
     _: type[PromptLoader] = RolloutLoader

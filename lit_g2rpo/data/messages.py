@@ -1,4 +1,4 @@
-"""The wording of prompts: the question, and the request for reasoning and answer in tags."""
+"""The wording of prompts: the question, and instructions to put reasoning and answer in tags."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from lit_g2rpo.rewards.rows.canonical import IMAGE
 if TYPE_CHECKING:
     from jinja2 import Template
 
-# Order of the parts as in the released code of OpenVLThinkerV2; the words are our own.
+# The order of the parts follows the released code of OpenVLThinkerV2; the wording is our own.
 TEMPLATE = (
     "{{ question }}\n"
     "Reason about the question first and write your reasoning between <{{ thinking_tag }}> and </{{ thinking_tag }}>. "
@@ -30,7 +30,7 @@ TEMPLATE = (
 )
 """The default wording, as Jinja text."""
 VALUES = ("question", "options", "answer_form", "task", "problem_type", "thinking_tag", "answer_tag")
-"""What a template may use."""
+"""Variables that a template may use."""
 
 
 def build_messages(
@@ -45,22 +45,22 @@ def build_messages(
     answer_tag: str = "answer",
     earlier: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
-    """Build the chat of a prompt: the turns that the row has, and a user turn that asks the question.
+    """Build the chat messages of a prompt: the row's earlier turns, and a user turn that asks the question.
 
     Args:
-        question: the question, with ``<image>`` where an image stands.
-        options: the options, each ``"A. text"``; empty if there is no choice.
+        question: the question, with ``<image>`` in the place of each image.
+        options: the options, each ``"A. text"``; empty if it is not multiple choice.
         problem_type: form of the answer, by short name or import path.
-        n_images: number of images, the number of their places, earlier turns included.
-        template: wording of the user turn behind its last image, as Jinja text.
+        n_images: number of images, equal to the number of their places, including earlier turns.
+        template: wording of the user turn after its last image, as Jinja text.
         task: name of the task, for the template.
         earlier: role and text of the turns before the question.
 
     Returns:
-        The messages, their content a list of text and image items.
+        The messages, whose content is a list of text and image items.
 
     Raises:
-        UserError: if the places do not match the images, or the problem type is unknown.
+        UserError: if places and images do not match, or the problem type is unknown.
     """
     places = sum(text.count(IMAGE) for text in (question, *(text for _, text in earlier)))
     if places != n_images:
@@ -83,7 +83,7 @@ def build_messages(
 
 
 def _items(text: str) -> list[dict[str, Any]]:
-    """Cut a text into items of text and images."""
+    """Split a text into text and image items."""
     pieces = [piece.strip() for piece in text.split(IMAGE)]
     items: list[dict[str, Any]] = [{"type": "text", "text": pieces[0]}] if pieces[0] else []
     for piece in pieces[1:]:
@@ -94,7 +94,7 @@ def _items(text: str) -> list[dict[str, Any]]:
 
 
 def answer_form(problem_type: str, thinking_tag: str = "thinking", answer_tag: str = "answer") -> str:
-    """Word what the answer to a problem type must look like, with an example in the tags of the run.
+    """Describe what an answer to a problem type must look like, with an example in the tags of the run.
 
     Raises:
         UserError: if the problem type is unknown.
@@ -106,7 +106,7 @@ def answer_form(problem_type: str, thinking_tag: str = "thinking", answer_tag: s
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template; values that it uses and that are not given are empty."""
+    """Render a template; values that it uses but that are not given are empty."""
     return _compiled(template).render(dict.fromkeys(VALUES, "") | values).strip()
 
 
@@ -120,7 +120,7 @@ def check_template(template: str, where: str) -> str:
         The template.
 
     Raises:
-        UserError: if it is no Jinja text, uses a value that does not exist, or leaves out the question.
+        UserError: if it is not valid Jinja text, uses a value that does not exist, or leaves out the question.
     """
     from jinja2 import TemplateError, meta
 

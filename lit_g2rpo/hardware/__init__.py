@@ -1,1 +1,1 @@
-"""What a device or a strategy asks of code that computes, and what ranks share."""
+"""Hooks for devices and strategies, and communication between ranks."""

@@ -1,4 +1,4 @@
-"""Work beside the training: where it fails, the run goes on."""
+"""Side work of a run, whose failure does not stop training."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from lit_g2rpo.registry import one_line
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Find what the system said behind an error, which libraries hide behind their own words."""
+    """Find the system's error behind an error, which libraries wrap in their own."""
     found: BaseException | None = error
     while found is not None and not (isinstance(found, OSError) and found.errno):
         found = found.__cause__ or found.__context__
@@ -19,9 +19,9 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 class Aside:
-    """Run what only looks on: its first failure is a warning, and all are counted.
+    """Run work that only observes: warn about its first failure, and count all of them.
 
-    Not for what ranks do together, where one that fails would leave the others waiting.
+    Not for work that ranks do together, where a failing rank would leave the others waiting.
 
     Args:
         what: name of the work, for the warning.
@@ -32,7 +32,7 @@ class Aside:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Run a block; what ends a run on purpose still does."""
+        """Run a block; errors that end a run on purpose still do."""
         try:
             yield
         except (UserError, NonFiniteError, RankError):
@@ -44,7 +44,7 @@ class Aside:
                 warnings.warn(f"{self.what}: {reason}; the run goes on without it", stacklevel=4)
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Guard every call of a function, which returns None where it fails."""
+        """Guard every call of a function, which then returns None on failure."""
 
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -55,7 +55,7 @@ class Aside:
         return guarded
 
     def report(self) -> None:
-        """Say how often it failed, if more than once."""
+        """Report how often it failed, if more than once."""
         if self.failures > 1:
             warnings.warn(f"{self.what}: failed {self.failures} times in this run", stacklevel=2)
         self.failures = 0

@@ -1,4 +1,4 @@
-"""What the ranks of a run share: rank r of w holds prompts r, r + w, r + 2w, ... of a rollout."""
+"""Communication between the ranks of a run; rank r of w holds prompts r, r + w, r + 2w, ... of a rollout."""
 
 import json
 from typing import Any
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 LONGEST = 1000
-"""Bytes of a message that ranks share."""
+"""Maximum length of a message shared by ranks, bytes."""
 
 
 class Progress:
-    """How far this rank has come: a number that grows with all that ranks do together."""
+    """Progress of this rank: a number that grows with everything that ranks do together."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def advance(self) -> None:
-        """Note that this rank waits for others from here on, or goes on."""
+        """Record that this rank starts to wait for others, or continues."""
         self.count += 1
 
 
@@ -26,10 +26,10 @@ PROGRESS = Progress()
 
 
 class Ranks:
-    """The ranks of a run, as its strategy connects them; all of them must make the same calls.
+    """The ranks of a run, connected by its strategy; all of them must make the same calls.
 
     Args:
-        trainer: the trainer that runs.
+        trainer: the trainer of the run.
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
@@ -40,9 +40,9 @@ class Ranks:
         """Collect one entry per prompt from all ranks, in the order of the prompts.
 
         Args:
-            rows: this rank's entries, ``[p, ...]``; where the ranks do not divide the prompts, the last ranks have one
-                entry less than the first.
-            total: prompts of all ranks, ``P``.
+            rows: this rank's entries, ``[p, ...]``; if the prompts do not divide evenly over the ranks, the last ranks
+                have one entry less than the first.
+            total: number of prompts over all ranks, ``P``.
 
         Returns:
             All entries, ``[P, ...]``, on the CPU, the same on every rank.
@@ -54,7 +54,7 @@ class Ranks:
         return self._gathered(padded).transpose(0, 1).reshape(-1, *rows.shape[1:])[:total]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add a tensor up over all ranks.
+        """Sum a tensor over all ranks.
 
         Args:
             values: any tensor, the same shape on every rank.
@@ -65,11 +65,11 @@ class Ranks:
         return self._reduced(values, "sum")
 
     def largest(self, values: Tensor) -> Tensor:
-        """Find the largest value of any rank, elementwise; arguments as in `sum`."""
+        """Find the largest value of any rank, elementwise; arguments are those of `sum`."""
         return self._reduced(values, "max")
 
     def first_message(self, message: str) -> str:
-        """Agree on a message, such as the reason to stop: that of the first rank that has one.
+        """Agree on a message, such as the reason to stop: use that of the first rank that has one.
 
         Args:
             message: this rank's message; empty for none.
@@ -86,17 +86,17 @@ class Ranks:
         return next(filter(None, texts), "")
 
     def gather_values(self, values: list[Any]) -> list[list[Any]]:
-        """Collect plain values.
+        """Collect plain values from all ranks.
 
         Args:
-            values: what JSON can hold, any number on each rank.
+            values: JSON values, any number on each rank.
 
         Returns:
             The values of each rank, the same on every rank.
         """
         if self.count == 1:
             return [values]
-        # tensors and not objects, since that is what every strategy gathers
+        # as tensors, not objects, since every strategy can gather tensors
         text = torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
         sizes = self._gathered(torch.tensor([len(text)])).flatten().tolist()
         padded = torch.zeros(max(sizes), dtype=torch.uint8)

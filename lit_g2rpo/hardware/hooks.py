@@ -1,6 +1,6 @@
-"""What a strategy may say beyond Lightning's interface: every hook, with its default.
+"""Hooks that strategies can implement beyond Lightning's interface, with their defaults.
 
-A strategy registers its answers in its own file, and a subclass inherits them::
+A strategy registers its hooks in its own file, and subclasses inherit them::
 
     @keeps_masters.register
     def _(strategy: MyStrategy) -> bool:
@@ -21,13 +21,13 @@ from lit_g2rpo.errors import UserError
 
 @singledispatch
 def shard(strategy: object, policy: nn.Module) -> None:
-    """Split a policy that was just loaded over ranks; by default it stays whole.
+    """Split a newly loaded policy over ranks; by default it stays whole.
 
     Raises:
-        UserError: if the strategy leaves splitting to the module, and nobody has registered how.
+        UserError: if the strategy leaves splitting to the module, and no hook is registered for it.
     """
     if hasattr(type(strategy), "device_mesh"):
-        # whole weights would be trained on each rank alone, without a word
+        # otherwise each rank would silently train a whole copy by itself
         raise UserError(
             f"trainer.strategy {type(strategy).__name__} has a device mesh, but nobody says how it splits a policy: "
             "import lit_g2rpo.strategies, or register lit_g2rpo.hardware.hooks.shard for it"
@@ -36,43 +36,43 @@ def shard(strategy: object, policy: nn.Module) -> None:
 
 @singledispatch
 def generation_context(strategy: object, model: nn.Module) -> AbstractContextManager[None]:
-    """Hold whole weights of a model to sample with, all ranks together; by default they are always there."""
+    """Gather a model's weights on all ranks for sampling; by default every rank already has them."""
     return nullcontext()
 
 
 @singledispatch
 def keeps_masters(strategy: object) -> bool:
-    """Say whether float32 weights are kept beside half-precision ones; by default not."""
+    """Return whether the strategy keeps float32 copies of half-precision weights; by default it does not."""
     return False
 
 
 @singledispatch
 def forget_gradients(strategy: object, module: nn.Module) -> None:
-    """Drop the gradients of a backward that no optimizer step follows; by default those of the parameters."""
+    """Drop the gradients of a backward without an optimizer step; by default those of the parameters."""
     for parameter in module.parameters():
         parameter.grad = None
 
 
 @singledispatch
 def reads_folders(strategy: object) -> bool:
-    """Say whether a checkpoint may be a folder; by default it is a file."""
+    """Return whether a checkpoint may be a folder; by default it is a file."""
     return False
 
 
 @dataclass(slots=True, frozen=True)
 class Sharding:
-    """How many ranks share each part of the state.
+    """Which parts of the state are split over the ranks.
 
     Args:
-        name: what the strategy is called.
-        ranks: ranks of the run.
-        weights: True if they share the weights, which are then gathered for a rollout.
-        gradients: True if they share the gradients.
-        optimizer: True if they share the optimizer's state.
-        deepspeed: True if float32 weights are kept beside those that compute.
-        copies_gradients: True if gradients lie in buckets a second time.
-        offload_optimizer: True if the optimizer's state lies in host memory.
-        offload_weights: True if the weights lie in host memory.
+        name: name of the strategy.
+        ranks: number of ranks.
+        weights: True if the weights are split; they are then gathered for a rollout.
+        gradients: True if the gradients are split.
+        optimizer: True if the optimizer's state is split.
+        deepspeed: True if float32 copies of the weights are kept.
+        copies_gradients: True if buckets hold a second copy of the gradients.
+        offload_optimizer: True if the optimizer's state is in host memory.
+        offload_weights: True if the weights are in host memory.
     """
 
     name: str
@@ -86,23 +86,23 @@ class Sharding:
     offload_weights: bool = False
 
     def share(self, split: bool) -> int:
-        """Count the ranks that share what is split or not: the number to divide by."""
+        """Return the number of ranks to divide a size by, which is 1 if it is not split."""
         return self.ranks if split else 1
 
 
 @singledispatch
 def sharding(strategy: object, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
-    """Say what is split over ranks, for `plan`, which builds no strategy; by default unknown, which `plan` refuses.
+    """Describe what is split over ranks for `plan`, which builds no strategy and refuses the default, unknown.
 
-    Register it with the class as argument (``@sharding.register(MyStrategy)``), since no instance is passed.
+    Register it with the class as an argument (``@sharding.register(MyStrategy)``), since no instance is passed.
 
     Args:
         strategy: the class, which may be a subclass of the registered one.
-        ranks: ranks of the run.
+        ranks: number of ranks.
         arguments: the strategy's arguments as configured.
 
     Returns:
-        What is split; None if that does not follow from class and arguments.
+        What is split; None if class and arguments do not determine it.
     """
     return None
 
@@ -111,17 +111,17 @@ _GRAPH_ENDS: dict[str, Callable[[], None]] = {}
 
 
 def register_graph_end(device_type: str, end: Callable[[], None]) -> None:
-    """Say how a device that records operations is told that a graph ends; its strategy does, when it is built.
+    """Register how to end a graph on a device that records operations; its strategy calls this when it is built.
 
     Args:
-        device_type: kind of device, such as ``xla``.
-        end: compiles what was recorded, or takes it from the cache, and starts it.
+        device_type: type of device, such as ``xla``.
+        end: compiles the recorded operations, or finds them in the cache, and starts them.
     """
     _GRAPH_ENDS[device_type] = end
 
 
 def end_graph(device: torch.device) -> None:
-    """End the graph being recorded: both sides of this call compile apart; by default operations run at once."""
+    """End the graph being recorded, so that later operations compile separately; elsewhere, do nothing."""
     end = _GRAPH_ENDS.get(device.type)
     if end is not None:
         end()

@@ -1,4 +1,4 @@
-"""Output that may be lost: a run goes on when its terminal or the pipe it prints to is closed."""
+"""Output that may be lost: a run continues when its terminal or the pipe it prints to is closed."""
 
 import errno
 import os
@@ -8,16 +8,16 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO}
-"""What is said of a pipe, terminal or descriptor that is closed for good; a full disk may have room again."""
+"""Errors of a pipe, terminal or descriptor that is closed for good, unlike a full disk, which may have space again."""
 
 
 class Lossy:
-    """A stream that loses what cannot be written, and says so once on another one.
+    """A stream that drops what cannot be written, and warns once on another stream.
 
     Args:
-        stream: what is written to.
+        stream: the stream to write to.
         name: its name, for the warning.
-        other: where the warning goes; None for nowhere.
+        other: stream for the warning; None for no warning.
     """
 
     def __init__(self, stream: TextIO, name: str, other: TextIO | None) -> None:
@@ -25,7 +25,7 @@ class Lossy:
         self.lost = 0
 
     def write(self, text: str) -> int:
-        """Write a text, or lose it."""
+        """Write a string, or drop it on failure."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
@@ -35,12 +35,12 @@ class Lossy:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write texts, or lose them."""
+        """Write strings, or drop them on failure."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand to the system what is written, or lose it."""
+        """Flush the stream, or drop its content on failure."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -52,7 +52,7 @@ class Lossy:
     def _lose(self, error: Exception) -> None:
         self.lost += 1
         if isinstance(error, OSError) and error.errno in GONE:
-            # all that holds the descriptor, other languages too, and what the stream still keeps, goes nowhere
+            # send the stream's buffer, and everything else that uses the descriptor, such as C code, nowhere
             with suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
@@ -65,13 +65,13 @@ class Lossy:
 
 @contextmanager
 def lossy_output() -> Iterator[None]:
-    """Let standard output and standard error fail inside without ending anything."""
+    """Let standard output and standard error fail inside the block without ending the run."""
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         # a stream that was closed before the start is None
         stdout, stderr = (stream or nowhere for stream in before)
         out, errors = Lossy(stdout, "standard output", stderr), Lossy(stderr, "standard error", None)
-        # they need only do what is asked of a stream
+        # they only need the methods of a stream that are used
         sys.stdout, sys.stderr = out, errors
         try:
             yield

@@ -1,4 +1,4 @@
-"""A thread that watches the other ranks while the main thread may wait for one of them, deaf to signals."""
+"""A thread that watches the other ranks while the main thread may wait for one of them without handling signals."""
 
 import os
 import select
@@ -15,24 +15,24 @@ import torch.distributed as dist
 from lit_g2rpo.hardware.collectives import PROGRESS
 
 ANSWER_SECONDS = 5.0
-"""Time that the main thread has to hear a signal before it is taken for one that waits."""
+"""Seconds that the main thread has to handle a signal before it is considered to be waiting."""
 BEATS = 12
-"""Signs of life in the time after which a rank counts as silent."""
+"""Heartbeats within the time after which a rank counts as silent."""
 
 
 class RankWatch:
-    """Say which rank is waited for, and act on signals that the main thread does not hear.
+    """Report which rank this one is waiting for, and handle signals that the main thread does not.
 
-    Every rank writes a sign of life and how far it has come into the store of the process group. A rank that gives none
-    is stopped or gone; one that gives signs but has not come as far as this one hangs, or is slow.
+    Every rank writes a heartbeat and its progress to the store of the process group. A rank without heartbeats is
+    stopped or gone; one with heartbeats that is behind this one hangs, or is slow.
 
     Args:
         rank: this rank.
         count: number of ranks.
-        store: a store of the process group, for the use of this alone.
-        seconds: how long a rank may be waited for, or silent, before that is said.
-        rescue: saves what can be saved without the others, and says in one line what that was.
-        end: ends this process and those that it has started, with an exit code.
+        store: a store of the process group, used only by this.
+        seconds: how long to wait for a rank, or for its heartbeat, before reporting it.
+        rescue: saves what can be saved without the others, and describes it in one line.
+        end: ends this process and those it started, with an exit code.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RankWatch:
         self.rank, self.seconds = rank, seconds
         self._store, self._rescue, self._end = store, rescue, end
         now = time.monotonic()
-        # what each other rank last wrote, and when that was first seen here
+        # each other rank's last heartbeat, and when this rank first saw it
         self._signs = {other: ("", now) for other in range(count) if other != rank}
         self._own, self._since, self._said_after = PROGRESS.count, now, seconds
         self._rescued = ""
@@ -61,11 +61,11 @@ class RankWatch:
             threading.Thread(target=work, daemon=True).start()
 
     def heard(self) -> None:
-        """Note that the main thread has heard a signal, and so does not wait."""
+        """Record that the main thread has handled a signal, and so is not waiting."""
         self._heard.set()
 
     def close(self) -> None:
-        """Stop watching; to be called in the main thread."""
+        """Stop watching; call this in the main thread."""
         signal.set_wakeup_fd(self._former)
         self._closed.set()
 
@@ -80,7 +80,7 @@ class RankWatch:
                     if new != sign:
                         self._signs[other] = (new, time.monotonic())
             except dist.DistError:
-                # the rank that keeps the store is silent, which shows as its signs and all others stay the same
+                # the rank that hosts the store is silent, which shows because no heartbeat changes
                 continue
 
     def _watch(self) -> None:
@@ -112,7 +112,7 @@ class RankWatch:
         self._save(self._silent(ANSWER_SECONDS))
 
     def _save(self, silent: list[int]) -> None:
-        # by the first of those that are there
+        # only the first of the responsive ranks saves
         if silent and not self._rescued and silent[: self.rank] == list(range(self.rank)):
             self._rescued = self._rescue()
             _say(self._rescued)
@@ -132,7 +132,7 @@ class RankWatch:
 
 
 def end_at_once(trainer: L.Trainer, code: int) -> None:
-    """End this process and those that it has started, from whichever thread, with an exit code."""
+    """End this process and those it started, from any thread, with an exit code."""
     for process in getattr(trainer.strategy.launcher, "procs", []):
         process.kill()
     os._exit(code)

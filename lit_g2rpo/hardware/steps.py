@@ -1,4 +1,4 @@
-"""How far a part of a run has come: a bar on a terminal, a line now and then in a log, nothing for what is quick."""
+"""Progress of the slow parts of a run: a bar on a terminal, an occasional line in a log, nothing for quick parts."""
 
 import atexit
 import os
@@ -19,15 +19,15 @@ PAUSES = (25.0, 30.0)
 PAUSE = 60.0
 """Seconds between the later ones."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""Where launchers say which process this is."""
+"""Variables in which launchers tell each process its rank."""
 
 
 class Step:
-    """A part of a run that may take long, as a context or from `start` to `end`; later ranks show nothing.
+    """A part of a run that may take long, as a context or from `start` to `end`; only the first rank shows it.
 
     Args:
         what: what is being done, such as ``checking rows``.
-        total: how many units there are; None if that is not known.
+        total: number of units; None if unknown.
         unit: name of the units, plural.
         after: seconds before its first line in a log.
     """
@@ -55,7 +55,7 @@ class Step:
         return self
 
     def end(self, finished: bool = True) -> None:
-        """Show it no longer; a log that has lines of it gets a last one, unless it was cut short."""
+        """Stop showing it; a log that has lines about it gets a last one, unless it was cut short."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -67,13 +67,13 @@ class Step:
             say(f"{self.what}: done in {clock(time.monotonic() - self._started)}")
 
     def advance(self, count: int = 1) -> None:
-        """Note that so many more units are done."""
+        """Count more units as done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(self.done)
 
     def line(self) -> str:
-        """Say how far it has come."""
+        """Describe the progress."""
         elapsed = time.monotonic() - self._started
         parts = [counted(self.done, self.total, self.unit), f"{clock(elapsed)} elapsed"]
         if self.total and self.done:
@@ -94,7 +94,7 @@ class Step:
 
 
 def each(items: Collection[T], what: str, unit: str = "") -> Iterator[T]:
-    """Yield items while a `Step` counts them; arguments as there."""
+    """Yield items while a `Step` counts them; arguments are those of `Step`."""
     with Step(what, len(items), unit) as step:
         for item in items:
             yield item
@@ -102,11 +102,11 @@ def each(items: Collection[T], what: str, unit: str = "") -> Iterator[T]:
 
 
 class Bar:
-    """A bar at the foot of the terminal, below those that are there; what is printed meanwhile appears above.
+    """A bar at the bottom of the terminal, below any existing ones; text printed in the meantime appears above.
 
     Args:
         what: what is being done.
-        total: how many units there are; None if that is not known.
+        total: number of units; None if unknown.
         unit: name of the units, plural.
         done: units done.
         elapsed: seconds since it began.
@@ -126,7 +126,7 @@ class Bar:
             Bar._screen.tasks[-1].start_time -= elapsed
 
     def update(self, done: int, note: str = "", at_once: bool = False) -> None:
-        """Show how many units are done, with a note behind; units that are rare may be drawn at once."""
+        """Show how many units are done, followed by a note; rare units may be drawn immediately."""
         left = ""
         if self._total and done > self._first:
             pace = (time.monotonic() - self._started) / (done - self._first)
@@ -137,7 +137,7 @@ class Bar:
                 Bar._screen.update(self._task, completed=done, count=count, left=left, note=note, refresh=at_once)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         with self._lock:
             if Bar._screen is not None:
                 Bar._screen.remove_task(self._task)
@@ -146,10 +146,10 @@ class Bar:
 
     @staticmethod
     def clear() -> None:
-        """Take all bars away."""
+        """Remove all bars."""
         with Bar._lock:
             shown, Bar._screen = Bar._screen, None
-            # a terminal that is gone shows none
+            # a closed terminal shows no bars
             with suppress(OSError, ValueError):
                 if shown is not None:
                     shown.stop()
@@ -159,7 +159,7 @@ atexit.register(Bar.clear)
 
 
 def started_screen() -> Any:
-    """Start what draws all bars of this process."""
+    """Start the display that draws all bars of this process."""
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
 
@@ -177,34 +177,34 @@ def started_screen() -> Any:
         transient=True,
     )
     screen.start()
-    # hidden, it would stay so behind a process that is killed
+    # a hidden cursor would stay hidden after a killed process
     screen.console.show_cursor(True)
     return screen
 
 
 def counted(done: int, total: int | None, unit: str) -> str:
-    """Write a count such as ``3/20 batches``; empty where nothing is counted."""
+    """Format a count such as ``3/20 batches``; empty if nothing is counted."""
     return "" if total is None else f"{done:,}/{total:,} {unit}".rstrip()
 
 
 def say(line: str) -> None:
-    """Print a line, which may be lost where nobody reads."""
+    """Print a line, which may be lost if nobody reads it."""
     with suppress(OSError, ValueError):
         print(line, flush=True)
 
 
 def on_terminal() -> bool:
-    """Tell whether standard output is a terminal."""
+    """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def first_rank() -> bool:
-    """Tell whether this is the first process of a run, or its only one, by what its launcher says."""
+    """Return whether this is the first or only process of a run, according to its launcher."""
     return all(os.environ.get(name, "0") in ("", "0") for name in RANKS)
 
 
 def clock(seconds: float) -> str:
-    """Write a duration as ``h:mm:ss``, or ``m:ss`` below an hour."""
+    """Format a duration as ``h:mm:ss``, or ``m:ss`` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,1 +1,1 @@
-"""The policy: the only place that knows transformers."""
+"""The policy: the only part that knows about transformers."""

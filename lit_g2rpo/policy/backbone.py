@@ -1,4 +1,4 @@
-"""What forward passes need of a policy: its model, where the parts of it are, and what passes share."""
+"""What forward passes need from a policy: its model, access to the model's parts, and state that passes share."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ class Backbone:
     """A model that forward passes run on; its owner registers, moves and saves it.
 
     Args:
-        model: the Hugging Face model itself, inside its adapters if it has any (`Family` says why it is ``Any``).
+        model: the bare Hugging Face model, without its ``peft`` wrapper (`Family` says why it is ``Any``).
         family: names the model's parts.
         blank: a prompt with a small image, which gives a batch without images the same forward as any other.
-        pad_token_id: id of the token that fills a batch.
+        pad_token_id: id of the padding token.
         attention: attention of packed groups; None for ``merged`` on the CPU and ``two_part`` elsewhere.
-        features: where features wait if the vision tower does not learn.
+        features: store for image features if the vision tower is frozen.
     """
 
     def __init__(
@@ -35,24 +35,24 @@ class Backbone:
     ) -> None:
         self.model, self.family = model, family
         self.blank, self.pad_token_id = blank, pad_token_id
-        # A trainer builds models in the context of its device, but prompts lie on the CPU.
+        # A trainer builds models in the context of its device, but prompts are on the CPU.
         with torch.device("cpu"):
             self.blank_text = blank_text(pad_token_id)
         self._attention = attention
         self.features = features
         self.counters = Counters()
-        # Decided here: a reference is frozen later, but its tower differs from one that has learned since.
+        # Decided now: a reference is frozen later, but its features differ from those of a tower that is being trained.
         self.tower_learns = any(parameter.requires_grad for parameter in family.tower(model).parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def loss_dtype(self) -> torch.dtype:
-        """Type that losses are computed in: that of the weights, float32 or wider."""
+        """Type that losses are computed in: that of the weights, but at least float32."""
         return torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
 
     @property
@@ -79,21 +79,21 @@ class Backbone:
 
     @property
     def head(self) -> Tensor:
-        """Weight of the language-model head, ``[V, H]``; the embedding's where they are tied."""
+        """Weight of the language-model head, ``[V, H]``; that of the embedding if they are tied."""
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Modules whose weights are split over ranks and gathered apart."""
+        """Modules whose weights are split over ranks and gathered separately."""
         return self.family.blocks(self.model)
 
     @property
     def image_sizes(self) -> ImageSizes:
-        """How images become tokens."""
+        """Sizes by which images become tokens."""
         return self.family.image_sizes(self.model.config)
 
 
 def without_adapters(model: Any) -> Any:
-    """Unwrap the Hugging Face model itself from a ``peft`` model around it, if there is one."""
+    """Return the bare Hugging Face model, without the ``peft`` model around it if there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,4 +1,4 @@
-"""How rows are spread over passes."""
+"""Distribution of rows over passes."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,11 +11,11 @@ from lit_g2rpo.policy.encoding import EncodedPrompt
 def packs(
     rows: list[EncodedPrompt], size: Callable[[EncodedPrompt], int], most: float
 ) -> Iterator[list[EncodedPrompt]]:
-    """Cut prompts, in their order, into packs that are computed at a time, which bounds the memory of activations.
+    """Split prompts, in order, into packs to compute one at a time, which bounds activation memory.
 
     Args:
         size: size of a prompt.
-        most: largest size of a pack; a larger prompt is alone in its own.
+        most: largest size of a pack; a larger prompt gets its own.
     """
     pack: list[EncodedPrompt] = []
     total = 0
@@ -30,15 +30,15 @@ def packs(
 
 
 def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[list[int]]:
-    """Spread completions of this rank over bins of about equal token counts, groups whole where they fit.
+    """Distribute this rank's completions over bins of about equal token counts, keeping groups whole where they fit.
 
     Args:
         experience: the rollout of this rank.
-        chosen: the completions to spread, among those of all ranks, ``[P, G]`` bool.
+        chosen: the completions to distribute, among those of all ranks, ``[P, G]`` bool.
         bins: number of bins.
 
     Returns:
-        For each bin, which of this rank's completions it holds, those of a group side by side; some bins may be empty.
+        For each bin, indices of this rank's completions, with those of a group adjacent; some bins may be empty.
     """
     group_size = chosen.shape[1]
     own = slice(experience.rank, None, experience.world_size)
@@ -52,7 +52,7 @@ def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[lis
     mean = sum(sizes.values()) / bins
     parts: list[tuple[int, list[int]]] = []
     for group, rows in rows_of.items():
-        # A split repeats the prompt, so it must pay: only a group well above the mean is cut.
+        # A split repeats the prompt, so only a group well above the mean is worth splitting.
         pieces = min(round(sizes[group] / mean), len(rows)) if sizes[group] > 1.5 * mean else 1
         parts += [(prompts[group] + sum(lengths[i] for i in piece), piece) for piece in _split(rows, lengths, pieces)]
     filled: list[list[int]] = [[] for _ in range(bins)]
@@ -65,7 +65,7 @@ def balanced_bins(experience: Experience, chosen: Tensor, bins: int) -> list[lis
 
 
 def _split(rows: list[int], lengths: list[int], pieces: int) -> list[list[int]]:
-    """Cut a group into pieces of about equal tokens, longest completions first."""
+    """Split a group into pieces of about equal token counts, longest completions first."""
     cut: list[list[int]] = [[] for _ in range(pieces)]
     for i in sorted(rows, key=lambda i: (-lengths[i], i)):
         min(cut, key=lambda piece: (sum(lengths[j] for j in piece), len(piece))).append(i)

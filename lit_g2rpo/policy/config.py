@@ -16,10 +16,10 @@ class LoraConfig:
 
     Args:
         rank: rank of the adapters.
-        alpha: scale of the adapters; the update is multiplied by alpha / rank.
+        alpha: scale of the adapters, whose update is multiplied by alpha / rank.
         dropout: dropout on the adapters' input.
         targets: names of the language model's linear layers that get an adapter.
-        vision: put adapters on the linear layers of the vision tower's blocks too.
+        vision: also add adapters to the linear layers of the vision tower's blocks.
 
     Raises:
         UserError: if a number is out of range, or no layer is named.
@@ -47,25 +47,26 @@ class LoraConfig:
 
 @dataclass(slots=True)
 class PolicyConfig:
-    """Where the policy comes from and which parts of it learn.
+    """Where the policy comes from, and which parts of it are trained.
 
     Args:
         path: a folder, a hub name, or ``package:<module>/<folder>`` for a folder inside an installed package.
-        family: model family, by short name or as ``package.module.Name``; null for that of the checkpoint's model_type.
+        family: model family, by short name or as ``package.module.Name``; null to use the checkpoint's model_type.
         dtype: type of the weights.
         attention: attention implementation of transformers, for the vision tower and for padded rows.
-        packing: learn from groups in one packed sequence, each prompt once; false: padded rows, a prompt in each.
+        packing: train on packed sequences, in which a group shares one prompt; false for padded rows, each with its
+            prompt.
         packed_attention: attention of packed groups: ``merged`` (CPU kernels), ``two_part`` (anywhere), ``flex``
             (flex attention, CUDA only); null for ``merged`` on the CPU and ``two_part`` elsewhere.
-        shapes: of tensors: ``exact`` as prompts and completions come, or ``static``, padded to few sizes, for devices
-            that compile for each shape; null for ``static`` on those and ``exact`` elsewhere.
-        freeze: parts that do not learn.
+        shapes: tensor shapes: ``exact``, from the lengths of prompts and completions, or ``static``, padded to a few
+            sizes, for devices that compile for each shape; null for ``static`` on those and ``exact`` elsewhere.
+        freeze: parts that are not trained.
         lr_scale: learning rate of a part as a multiple of the optimizer's; 1 for parts not named.
         lora: train low-rank adapters instead of the weights.
-        activation_checkpointing: what the backward pass recomputes to save memory: nothing with ``off``, all but the
-            products of matrices and attention with ``selective``, whole layers with ``full``.
-        features_on_device_mib: most memory that kept image features take on the device, MiB; what goes beyond waits in
-            host memory; null for no limit.
+        activation_checkpointing: what the backward pass recomputes to save memory: nothing with ``off``, everything
+            except matrix products and attention with ``selective``, whole layers with ``full``.
+        features_on_device_mib: maximum device memory for kept image features, MiB; the rest is kept in host memory;
+            null for no limit.
         min_pixels: smallest image area, pixels; null keeps the processor's own.
         max_pixels: largest image area, pixels; null keeps the processor's own.
 

@@ -1,21 +1,21 @@
-"""What the policy has worked on, counted exactly."""
+"""Exact counts of the work that a policy has done."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class Counters:
-    """Work of a policy since it was built; differences between two readings say what a step cost.
+    """Work of a policy since it was built; the difference between two readings is the cost of a step.
 
     Args:
-        images_preprocessed: images cut into patches.
+        images_preprocessed: images split into patches.
         images_encoded: images sent through the vision tower.
         prefill_tokens: prompt tokens that rollout read.
         row_steps: rows times decoding steps of rollout.
-        train_prompt_tokens: prompt tokens in forwards of training, old and reference log-probabilities.
+        train_prompt_tokens: prompt tokens in forwards for training and for old and reference log-probabilities.
         train_completion_tokens: completion tokens in those forwards.
         train_padded_tokens: pad and dummy tokens in those forwards.
-        train_passes: those forwards.
+        train_passes: number of those forwards.
     """
 
     images_preprocessed: int = 0

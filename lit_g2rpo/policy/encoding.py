@@ -1,4 +1,4 @@
-"""From prompts to the tensors of a forward."""
+"""Conversion of prompts to the tensors of a forward."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,11 @@ from lit_g2rpo.policy.families.family import Family
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class Features:
-    """What the vision tower makes of a prompt's images, ``n`` image tokens in the order of their places.
+    """Output of the vision tower for a prompt's images: ``n`` image tokens in the order of their places.
 
     Args:
-        embeddings: what stands in for the image-pad tokens, ``[n, H]``.
-        added: what the first layers of the text model add at image tokens, ``[n, H]`` per layer.
+        embeddings: embeddings that replace the image-pad tokens, ``[n, H]``.
+        added: features that the first layers of the text model add at image tokens, ``[n, H]`` per layer.
     """
 
     embeddings: Tensor
@@ -26,11 +26,11 @@ class Features:
 
     @property
     def bytes(self) -> int:
-        """Memory that they take, bytes."""
+        """Size of the features, bytes."""
         return sum(tensor.nbytes for tensor in (self.embeddings, *self.added))
 
     def to(self, device: torch.device) -> "Features":
-        """Move the features to a device, unless they are there already."""
+        """Move the features to a device, unless they are already there."""
         if self.embeddings.device == device:
             return self
         return Features(self.embeddings.to(device), [layer.to(device) for layer in self.added])
@@ -41,13 +41,13 @@ class EncodedPrompt:
     """A prompt as tokens and image patches.
 
     Args:
-        input_ids: ``[L]`` long, image-pad tokens expanded.
+        input_ids: ``[L]`` long, with image-pad tokens expanded.
         token_types: 1 at image tokens, 0 elsewhere, ``[L]`` long.
         positions: position of each token: time, height, width, ``[3, L]`` long.
-        next_position: position of the first completion token; later ones count up from it.
+        next_position: position of the first completion token; later ones continue from it.
         pixel_values: patches of all images, ``[patches, channels]``; None without images.
         image_grid: frames, rows and columns of patches of each image, ``[images, 3]`` long; None without images.
-        features: the encoded images, kept here where the vision tower does not learn.
+        features: the encoded images, kept here if the vision tower is frozen.
     """
 
     input_ids: Tensor
@@ -60,15 +60,15 @@ class EncodedPrompt:
 
     @property
     def patches(self) -> int:
-        """Number of patches of its images."""
+        """Number of patches of all images."""
         return 0 if self.pixel_values is None else len(self.pixel_values)
 
 
 def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> EncodedPrompt:
-    """Tokenize a prompt and cut its images into patches, on the CPU.
+    """Tokenize a prompt and split its images into patches, on the CPU.
 
     Raises:
-        UserError: if places and images of the prompt do not match.
+        UserError: if the prompt's places and images do not match.
     """
     text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
     places = text.count(processor.image_token)
@@ -77,7 +77,7 @@ def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> Encode
     inputs = processor(text=[text], images=prompt.images or None, return_tensors="pt")
     input_ids, grid = inputs["input_ids"][0], inputs.get("image_grid_thw")
     token_types = (input_ids == processor.image_token_id).long()
-    # On the CPU, where the loops of the model's own function cost no synchronization with a device.
+    # On the CPU, where the loops in the model's function do not synchronize with a device.
     positions = family.positions(model, input_ids[None], token_types[None], grid)
     return EncodedPrompt(
         input_ids=input_ids,
@@ -90,29 +90,29 @@ def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> Encode
 
 
 def blank_prompt(side: int) -> Prompt:
-    """Make a prompt with one black image of ``side`` pixels, for a batch without images."""
+    """Create a prompt with one black image of ``side`` pixels, for a batch without images."""
     content = [{"type": "image"}, {"type": "text", "text": "."}]
     image = Image.new("RGB", (side, side))
     return Prompt("blank", "", "", [{"role": "user", "content": content}], [image], {})
 
 
 def blank_text(token: int) -> EncodedPrompt:
-    """Make an encoded prompt of one token, for an empty batch."""
+    """Create an encoded prompt of one token, for an empty batch."""
     one = torch.zeros(1, dtype=torch.long)
     return EncodedPrompt(one + token, one, one.expand(3, 1), 1, None, None)
 
 
 def collate(rows: list[EncodedPrompt], completions: list[Tensor], pad: int, side: str) -> dict[str, Tensor]:
-    """Pad rows of prompt and completion to one batch.
+    """Pad rows of prompt and completion into one batch.
 
     Args:
-        rows: the prompt of each row, ``N`` of them.
+        rows: prompt of each row, ``N`` of them.
         completions: completion tokens of each row, ``[T_i]`` long (empty before generation).
         side: ``left`` for generation, ``right`` for training.
 
     Returns:
         ``input_ids``, ``attention_mask`` and ``mm_token_type_ids``, ``[N, L]`` each, and ``pixel_values`` and
-        ``image_grid_thw`` of all images in row order where there are any.
+        ``image_grid_thw`` of all images in row order if there are any.
     """
     lengths = [len(row.input_ids) + len(tokens) for row, tokens in zip(rows, completions, strict=True)]
     shape = (len(rows), max(lengths))

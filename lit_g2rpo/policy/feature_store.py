@@ -1,4 +1,4 @@
-"""Where image features wait between passes, if the vision tower does not learn."""
+"""Storage of image features between passes, if the vision tower is frozen."""
 
 from weakref import WeakSet
 
@@ -8,10 +8,10 @@ from lit_g2rpo.policy.encoding import EncodedPrompt, Features
 
 
 class FeatureStore:
-    """Keep features of a tower that does not learn: on the device up to a limit, beyond it in host memory.
+    """Keep the features of a frozen tower: on the device up to a limit, and the rest in host memory.
 
     Args:
-        limit: most bytes on the device; infinity for all.
+        limit: maximum bytes on the device; infinity for no limit.
     """
 
     def __init__(self, limit: float) -> None:
@@ -19,7 +19,7 @@ class FeatureStore:
         self._resident: WeakSet[Features] = WeakSet()
 
     def keep(self, row: EncodedPrompt, features: Features) -> None:
-        """Keep the features, which are on the device, with their prompt."""
+        """Attach features, which are on the device, to their prompt."""
         used = sum(found.bytes for found in self._resident)
         if used + features.bytes > self.limit:
             features = features.to(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Checks that tokenizer, template, image processor and model of a checkpoint are of one another."""
+"""Checks that the tokenizer, template, image processor and model of a checkpoint belong together."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from lit_g2rpo.registry import one_line
 
 
 def check_folder(path: str, processor: Any, model: Any, family: Family) -> None:
-    """Refuse a checkpoint whose files are of different models.
+    """Refuse a checkpoint whose files belong to different models.
 
     Args:
         path: ``model.policy.path``, for messages.
-        processor: its processor, the areas of images as they will be used.
+        processor: its processor, with the image areas that will be used.
         model: its model.
 
     Raises:
-        UserError: if they do not fit each other.
+        UserError: if they do not belong together.
     """
     where = f"model.policy.path '{path}'"
     if not processor.chat_template:

@@ -18,17 +18,17 @@ from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.registry import build, lookup, one_line
 
 FAMILIES = {"qwen3_vl": "lit_g2rpo.policy.families.qwen3_vl.Qwen3VL"}
-"""Model families by the ``model_type`` of their configurations."""
+"""Model families by the ``model_type`` in their config."""
 
 
 def load_policy(config: PolicyConfig) -> Policy:
-    """Load model and processor, freeze what does not learn, and add adapters if asked.
+    """Load model and processor, freeze parts as configured, and add adapters if requested.
 
     Returns:
-        The policy, on the CPU (or sharded, where the strategy says so).
+        The policy, on the CPU (or sharded, if the strategy does so).
 
     Raises:
-        UserError: if the checkpoint is missing or of no family that is known.
+        UserError: if the checkpoint is missing or of an unknown family.
     """
     path = resolve_path(config.path)
     part = "model"
@@ -68,13 +68,13 @@ def load_policy(config: PolicyConfig) -> Policy:
 
 
 def load_model(family: Family, config: PolicyConfig) -> Any:
-    """Load a model whose every weight comes from the checkpoint.
+    """Load a model, with every weight from the checkpoint.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        UserError: if weights are missing, of another shape or left over, or the checkpoint is of another family.
+        UserError: if weights are missing, left over or of another shape, or the checkpoint is of another family.
     """
     path = resolve_path(config.path)
     model_type, expected = model_type_of(path), family.model_class.config_class.model_type
@@ -83,7 +83,7 @@ def load_model(family: Family, config: PolicyConfig) -> Any:
             f"model.policy.path '{config.path}' holds a model of type {model_type!r}, but model.policy.family "
             f"{config.family} loads {expected!r}; leave the family out, or give a checkpoint of it"
         )
-    # transformers fills such weights with random numbers and warns of it in a table
+    # transformers fills such weights with random numbers and only prints a table
     loud = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
@@ -119,10 +119,10 @@ def model_type_of(path: str) -> str:
 
 
 def find_family(config: PolicyConfig) -> Family:
-    """Find the family of a policy's model, by its name or by the checkpoint's ``model_type``.
+    """Find the family of a policy's model, by name or by the checkpoint's ``model_type``.
 
     Raises:
-        UserError: if it is not known, or no family.
+        UserError: if it is unknown, or not a family.
         OSError: if the checkpoint's configuration cannot be read.
     """
     name, where = config.family, "model.policy.family"
@@ -140,16 +140,16 @@ def find_family(config: PolicyConfig) -> Family:
 
 
 def prepare(model: Any, family: Family, config: PolicyConfig) -> Any:
-    """Freeze what does not learn, choose what is recomputed, and add adapters if asked.
+    """Freeze parts, set up activation checkpointing, and add adapters, as configured.
 
     Args:
-        model: a model of the family, changed in place.
+        model: a model of the family, modified in place.
 
     Returns:
         The model, or the ``peft`` model around it.
 
     Raises:
-        UserError: if a part is frozen and to have adapters, or ``peft`` is missing.
+        UserError: if a frozen part should get adapters, or ``peft`` is missing.
     """
     frozen, lora = config.freeze, config.lora
     if lora and ("language" in frozen or (lora.vision and "vision" in frozen)):
@@ -166,7 +166,7 @@ def prepare(model: Any, family: Family, config: PolicyConfig) -> Any:
 
 
 def resolve_path(path: str) -> str:
-    """Turn ``package:<module>/<folder>`` into a folder; leave every other name as it is.
+    """Resolve ``package:<module>/<folder>`` to a folder; return every other name unchanged.
 
     Raises:
         UserError: if the package or its folder does not exist, or a local path is not a checkpoint.
@@ -194,14 +194,14 @@ def resolve_path(path: str) -> str:
 
 
 def freeze(model: torch.nn.Module, family: Family, parts: list[Part]) -> None:
-    """Stop the named parts from learning."""
+    """Freeze the named parts."""
     for name, parameter in model.named_parameters():
         if family.part_of(name) in parts:
             parameter.requires_grad_(False)
 
 
 def learning_parts(policy: Policy) -> dict[Part, list[torch.nn.Parameter]]:
-    """Group the parameters that learn by part; parts without one are left out."""
+    """Group the trained parameters by part, without parts that have none."""
     groups: dict[Part, list[torch.nn.Parameter]] = {}
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:
@@ -210,7 +210,7 @@ def learning_parts(policy: Policy) -> dict[Part, list[torch.nn.Parameter]]:
 
 
 def with_adapters(model: Any, family: Family, lora: LoraConfig) -> Any:
-    """Wrap linear layers with low-rank adapters, and the model as a ``peft`` model.
+    """Wrap linear layers with low-rank adapters, and the model with a ``peft`` model.
 
     Raises:
         UserError: if ``peft`` is not installed.

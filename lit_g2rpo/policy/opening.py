@@ -7,23 +7,23 @@ _OPENED = re.compile(r"<([A-Za-z][\w-]{0,63})>\s{0,16}\Z", re.ASCII)
 
 
 def opened_text(processor: Any) -> str:
-    r"""Read what a chat template writes of a completion itself, as Qwen3-VL-Thinking's does with ``<think>\n``.
+    r"""Read the part of a completion that the chat template writes, such as ``<think>\n`` for Qwen3-VL-Thinking.
 
     Args:
-        processor: turns chat messages into a prompt.
+        processor: converts chat messages to a prompt.
 
     Returns:
-        The tag at the end of the generation prompt with the blanks behind it; empty if there is none.
+        The tag at the end of the generation prompt, with the whitespace after it; empty if there is none.
     """
     messages = [{"role": "user", "content": [{"type": "text", "text": "."}]}]
     prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     found = _OPENED.search(prompt)
-    # a role or the beginning of a text is written like a tag in some families
+    # some families write a role or the beginning of a text like a tag
     if found is None or f"<{found[1]}>" in processor.tokenizer.all_special_tokens:
         return ""
     return found[0]
 
 
 def opened_tag(text: str) -> str:
-    """Return the name of the tag in what a template opened; empty if there is none."""
+    """Return the name of the tag in the text that a template opens; empty if there is none."""
     return text.strip().removeprefix("<").removesuffix(">")

@@ -24,7 +24,7 @@ from lit_g2rpo.policy.head.token_stats import TokenLoss, head_loss, token_logpro
 from lit_g2rpo.policy.opening import opened_text
 
 COMPILED = ("xla", "neuron")
-"""Kinds of devices that compile for each shape."""
+"""Types of devices that compile for each shape."""
 
 
 class Policy(nn.Module):
@@ -34,14 +34,14 @@ class Policy(nn.Module):
         model: a Hugging Face model, or a ``peft`` model around one.
         processor: its processor (chat template, tokenizer, images).
         family: the family of both.
-        packing: learn from packed groups instead of padded rows; the model is prepared for it.
+        packing: train on packed groups instead of padded rows; the model is prepared for it.
         packed_attention: attention of packed groups; None for ``merged`` on the CPU and ``two_part`` elsewhere.
-        features_on_device_mib: most memory that kept image features take on the device, MiB; None for no limit.
+        features_on_device_mib: maximum device memory for kept image features, MiB; None for no limit.
         shapes: ``exact`` or ``static``; None for ``static`` on devices that compile for each shape.
     """
 
     if TYPE_CHECKING:
-        # torch's own answers every name, so that no checker would see a renamed member
+        # torch's own returns Any for every name, which would hide renamed members from type checkers
         __getattr__: None  # type: ignore[misc, assignment]
 
     def __init__(
@@ -63,35 +63,35 @@ class Policy(nn.Module):
         self.opened = opened_text(processor)
         base, limit = without_adapters(model), features_on_device_mib
         sizes = family.image_sizes(base.config)
-        with torch.device("cpu"):  # a trainer builds models in the context of its device, but prompts lie on the CPU
+        with torch.device("cpu"):  # a trainer builds models in the context of its device, but prompts are on the CPU
             blank = encode(processor, base, family, blank_prompt(4 * sizes.patch * sizes.merge))
         features = FeatureStore(math.inf if limit is None else limit * 2**20)
-        # no module: weights keep their names, and what moves or splits them finds them once
+        # not a module, so that weights keep their names and are moved or split only once
         self.backbone = Backbone(base, family, blank, self.pad_token_id, packed_attention, features)
 
     @property
     def base(self) -> Any:
-        """The model itself, inside its adapters if it has any."""
+        """The bare model, without its ``peft`` wrapper."""
         return self.backbone.model
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return self.backbone.device
 
     @property
     def static(self) -> bool:
-        """True if everything runs in few fixed shapes."""
+        """True if everything runs in a few fixed shapes."""
         return (self._shapes or ("static" if self.device.type in COMPILED else "exact")) == "static"
 
     @property
     def empty(self) -> Tensor:
-        """An empty tensor where loss fields lie, of their type; with fixed shapes tiles are cut on the CPU."""
+        """An empty tensor with the device and type of loss fields; with fixed shapes, tiles are cut on the CPU."""
         return torch.empty(0, device="cpu" if self.static else self.device, dtype=self.backbone.loss_dtype)
 
     @property
     def pad_token_id(self) -> int:
-        """Id of the token that fills a batch."""
+        """Id of the padding token."""
         return int(self.processor.tokenizer.pad_token_id)
 
     @property
@@ -115,18 +115,18 @@ class Policy(nn.Module):
         return cast(EncodedPrompt, prompt.encoded)
 
     def decode(self, token_ids: Tensor) -> str:
-        """Turn completion tokens, ``[T]`` long, into text without special tokens, behind the tag that is opened."""
+        """Decode completion tokens, ``[T]`` long, without special tokens, after the tag that the template opens."""
         return self.opened + str(self.processor.tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def left_to_write(self, text: str) -> str:
-        """Take off a whole completion the tag that the chat template opens, if it begins with that."""
+        """Remove the tag that the chat template opens from the start of a full completion, if it is there."""
         tag, begun = self.opened.strip(), text.lstrip()
         return begun.removeprefix(tag).lstrip() if tag and begun.startswith(tag) else text
 
     def prepare_features(self, prompts: list[Prompt]) -> None:
-        """Tokenize prompts, and encode their images if the vision tower does not learn; call it on gathered weights.
+        """Tokenize prompts, and encode their images if the vision tower is frozen; call this on gathered weights.
 
-        Training passes then never run the tower, so that all ranks run the same modules.
+        Training passes then never run the tower, so all ranks run the same modules.
         """
         rows = [self.encode(prompt) for prompt in prompts]
         if self.backbone.tower_learns:
@@ -157,7 +157,7 @@ class Policy(nn.Module):
         Returns:
             Log-probabilities and entropies, nats, flat over the ``M = sum T_i`` tokens in row order.
         """
-        # FSDP has moved them to the device, but rows are laid out on the host
+        # FSDP has moved them to the device, but rows are prepared on the host
         completions = [tokens.cpu() for tokens in completions]
         training = self.training
         self.eval()
@@ -171,7 +171,7 @@ class Policy(nn.Module):
             self.train(training)
 
     def loss(self, microbatch: Microbatch, token_loss: TokenLoss) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of one micro-batch, its normalizer included.
+        """Compute the loss of one micro-batch, including its normalizer.
 
         Returns:
             The loss, a scalar, and elementwise diagnostics ``[M]`` without gradient, among them ``nll``, ``entropy``
@@ -193,6 +193,6 @@ class Policy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Switch the adapters off, so that the policy is its own reference."""
+        """Disable the adapters, so that the policy is its own reference."""
         with self.model.disable_adapter():
             yield

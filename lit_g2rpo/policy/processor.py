@@ -1,4 +1,4 @@
-"""A Qwen3-VL processor for images only, which needs neither torchvision nor a video processor."""
+"""A Qwen3-VL processor for images only, without torchvision or a video processor."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing_extensions import override
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_SETTINGS = "video_preprocessor_config.json"
 SHARED = ("do_convert_rgb", "image_mean", "image_std", "merge_size", "patch_size", "size", "temporal_patch_size")
-"""Settings that the stock video processor has in common with the image processor."""
+"""Settings that the stock video processor shares with the image processor."""
 
 
 class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
-    """Turn chat messages and PIL images into model inputs.
+    """Convert chat messages and PIL images to model inputs.
 
-    The stock class loads only where torchvision is installed. It loads every folder that this one saves.
+    The stock class requires torchvision. It can load every folder that this one saves.
 
     Args:
         chat_template: Jinja template of the conversation; the tokenizer's own if None.
-        video: settings of the stock video processor, which are kept for it; None makes them from the images'.
+        video: settings of the stock video processor, kept for saving; None derives them from the images'.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
     @classmethod
     @override
     def get_attributes(cls) -> list[str]:
-        # what is saved: no video processor
+        # saved attributes, without the video processor
         return ["image_processor", "tokenizer"]
 
     @classmethod
@@ -57,7 +57,7 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        # of a folder without one, transformers makes an empty tokenizer
+        # for a folder without a tokenizer, transformers creates an empty one
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             raise ValueError(f"its tokenizer has no token {IMAGE_TOKEN}: tokenizer.json is missing, or another model's")
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -65,12 +65,12 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
             video = BaseVideoProcessor.get_video_processor_dict(pretrained_model_name_or_path, **kwargs)[0]
         except OSError:
             video = {}
-        # a folder without them answers with those of its images
+        # for a folder without them, transformers returns the settings for images
         return cls(image_processor, tokenizer, video=video if "video_processor_type" in video else None)
 
     @override
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Write the folder of a stock processor, which needs settings for videos too."""
+        """Save the folder of a stock processor, which also needs video settings."""
         saved = super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         stock = next(kind for kind in type(self).__mro__ if kind.__module__.startswith("transformers."))

@@ -1,4 +1,4 @@
-"""The wording of prompts that a policy was trained with, kept in its folder."""
+"""The prompt template that a policy was trained with, kept in its folder."""
 
 from pathlib import Path
 
@@ -7,17 +7,17 @@ from transformers.utils.hub import cached_file
 from lit_g2rpo.policy.loading import resolve_path
 
 PROMPT_TEMPLATE = "prompt_template.jinja"
-"""File of a policy's folder, beside the chat template."""
+"""File in a policy's folder, next to the chat template."""
 
 
 def prompt_template_of(path: str) -> str | None:
-    """Read how the prompts were worded that a policy was trained with.
+    """Read the prompt template that a policy was trained with.
 
     Args:
         path: a policy, as in ``model.policy.path``.
 
     Returns:
-        Jinja text; None if the folder does not say.
+        Jinja text; None if the folder has none.
     """
     try:
         found = cached_file(
@@ -28,6 +28,6 @@ def prompt_template_of(path: str) -> str | None:
             _raise_exceptions_for_connection_errors=False,
         )
     except OSError:
-        # there is no such policy, which loading it tells better
+        # there is no such policy; loading it gives a better error
         return None
     return Path(found).read_text(encoding="utf-8") if found else None

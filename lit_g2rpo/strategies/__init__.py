@@ -1,6 +1,6 @@
-"""Strategies and accelerators: importing this registers their names, and what they answer to the hooks."""
+"""Strategies and accelerators: importing this package registers their names and hooks."""
 
-import lit_g2rpo.strategies.stock  # noqa: F401 (registers the answers of Lightning's own)
+import lit_g2rpo.strategies.stock  # noqa: F401 (registers the hooks of Lightning's own strategies)
 from lit_g2rpo.strategies.deepspeed import G2RPODeepSpeedStrategy, check_deepspeed
 from lit_g2rpo.strategies.fsdp import FSDP2Strategy
 from lit_g2rpo.strategies.neuron import NeuronAccelerator, NeuronDDPStrategy

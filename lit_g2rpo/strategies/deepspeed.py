@@ -29,11 +29,11 @@ from lit_g2rpo.training.run import run_of
 
 
 class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeed, for a policy that transformers loads and that is sampled from, on GPUs or on the CPU.
+    """Lightning's DeepSpeed strategy, adapted to load the policy with transformers, sample from it and run on CPUs.
 
     Args:
-        exclude_frozen_parameters: leave what does not learn out of checkpoints, as on every other strategy.
-        **kwargs: as Lightning's.
+        exclude_frozen_parameters: leave frozen weights out of checkpoints, like every other strategy here.
+        **kwargs: arguments of Lightning's strategy.
 
     Raises:
         UserError: if DeepSpeed is not installed.
@@ -44,9 +44,9 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
             raise UserError('trainer.strategy needs DeepSpeed: pip install "lit_g2rpo[deepspeed]"')
         super().__init__(exclude_frozen_parameters=exclude_frozen_parameters, **kwargs)
         assert self.config is not None
-        # an accumulation in the type of the weights would lose what sixteen micro-batches add in bfloat16
+        # accumulating in bfloat16, the type of the weights, would lose what sixteen micro-batches add
         self.config.setdefault("data_types", {"grad_accum_dtype": "fp32"})
-        # any optimizer may be kept in host memory, not DeepSpeed's own alone
+        # allow any optimizer in host memory, not only DeepSpeed's own
         self.config.setdefault("zero_force_ds_cpu_optimizer", False)
 
     @override
@@ -57,33 +57,33 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
         import deepspeed
 
         assert self.parallel_devices is not None
-        # the engine asks for the number of its device
+        # the engine needs the index of its device
         self.parallel_devices = [torch.device("cpu", index) for index in range(len(self.parallel_devices))]
-        # gloo is there; collectives of its own would be compiled first, for half a minute
+        # gloo suffices; compiling DeepSpeed's own collectives would take half a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # past Lightning's own, which refuses all but CUDA
+        # skip Lightning's own method, which refuses everything but CUDA
         super(DeepSpeedStrategy, self).setup_environment()
 
     @contextmanager
     @override
     def model_sharded_context(self) -> Iterator[None]:
-        # transformers reads the configuration, and loads each weight straight into its shards
+        # transformers reads the config and loads each weight directly into its shards
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         self._init_config_if_needed()
-        # transformers looks at it as long as it lives: a model loaded later is not to be sharded
+        # transformers uses it as long as it exists, and models loaded later must not be sharded
         config = HfDeepSpeedConfig(self.config)  # type: ignore[no-untyped-call]
         yield
         del config
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Leave it to the engine, which counts micro-batches itself and refuses to be told at stages 2 and 3."""
+        """Do nothing, since the engine counts micro-batches itself and rejects this call at stages 2 and 3."""
         yield
 
     @override
     def backward(self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        # the trainer has divided by the micro-batches of a step; the engine would divide a second time
+        # the trainer has already divided by the micro-batches of a step
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     @override
@@ -91,7 +91,7 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
         steps = self.deepspeed_engine.is_gradient_accumulation_boundary()
         output = super().optimizer_step(optimizer, closure, model, **kwargs)
         if steps:
-            # known only now; infinite if the gradient was not finite: then the engine has left the weights as they were
+            # known only now; infinite if the gradient was not finite, when the engine leaves the weights unchanged
             norm = self.deepspeed_engine.get_global_grad_norm()
             assert self.lightning_module is not None
             run_of(self.lightning_module).report_gradient(torch.as_tensor(norm))
@@ -99,7 +99,7 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
 
     @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        # training goes on with as many processes as wrote it; all else may be on any number, or read another's file
+        # training needs as many processes as wrote it; all else runs on any number, or reads another strategy's file
         path, module = Path(self.broadcast(checkpoint_path)), self.lightning_module
         assert module is not None
         training = module.trainer.state.fn == TrainerFn.FITTING
@@ -123,7 +123,7 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        # a rank that fails in the middle would leave the others waiting inside the engine
+        # an error on one rank would leave the others waiting inside the engine
         writer: Any = self.deepspeed_engine.checkpoint_engine
         failures, write = list[Exception](), writer.save
 
@@ -149,7 +149,7 @@ class G2RPODeepSpeedStrategy(DeepSpeedStrategy):
 
 
 def check_deepspeed(strategy: Any, accelerator: Any, ckpt_path: str | None) -> None:
-    """Refuse Lightning's own DeepSpeed, DeepSpeed on other devices, and another strategy for what DeepSpeed wrote.
+    """Refuse Lightning's own DeepSpeed, DeepSpeed on other devices, and other strategies for a DeepSpeed checkpoint.
 
     Raises:
         UserError: in each case.
@@ -163,7 +163,7 @@ def check_deepspeed(strategy: Any, accelerator: Any, ckpt_path: str | None) -> N
         from deepspeed.accelerator import get_accelerator
 
         device = type(accelerator).__name__.removesuffix("Accelerator").lower()
-        # a subclass may bring DeepSpeed to other devices
+        # a subclass may support DeepSpeed on other devices
         if type(strategy) is G2RPODeepSpeedStrategy and not isinstance(accelerator, CUDAAccelerator | CPUAccelerator):
             raise UserError(
                 f"trainer.strategy is DeepSpeed, which runs on NVIDIA GPUs and on the CPU here, but "
@@ -184,7 +184,7 @@ def check_deepspeed(strategy: Any, accelerator: Any, ckpt_path: str | None) -> N
 @sharding.register(DeepSpeedStrategy)
 def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
     if arguments.get("config"):
-        # the stage stands in there
+        # the config contains the stage
         return None
     stage = int(arguments.get("stage", 2))
     return Sharding(
@@ -222,26 +222,26 @@ def _(strategy: DeepSpeedStrategy, module: nn.Module) -> None:
     optimizer.zero_grad()
     optimizer.averaged_gradients = {}
     if not strategy.zero_stage_3:
-        # sums of micro-batches so far; stage 3 has begun to count anew in zero_grad
+        # sums over the micro-batches so far; at stage 3, zero_grad has reset them
         optimizer.all_grad_tensors = {}
         optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
 
 
 @contextmanager
 def _gathered(engine: Any, model: nn.Module) -> Iterator[None]:
-    """Gather the weights once; inside, modules neither gather, release nor record.
+    """Gather the weights once; inside the block, modules neither gather, release nor record.
 
-    Ranks decode different numbers of steps, so nothing inside may wait for other ranks, and a module that released its
-    weights after each call would gather them again for every token.
+    Ranks decode different numbers of steps, so nothing inside may wait for other ranks. A module that released its
+    weights after each call would also gather them again for every token.
     """
     import deepspeed
     from deepspeed.runtime.zero import parameter_offload
 
-    # what the forward in progress holds or has on its way
+    # release what the current forward has gathered or is gathering
     engine.empty_partition_cache()
     hooks = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
     resting = {
-        # its counterpart takes the module off again by itself
+        # the hook after the forward pops the module again by itself
         "pre_sub_module_forward_function": parameter_offload.FWD_MODULE_STACK.append,
         "post_sub_module_forward_function": lambda module: None,
     }

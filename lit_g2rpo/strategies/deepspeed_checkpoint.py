@@ -1,4 +1,4 @@
-"""Reading the folders that DeepSpeed writes: one file a rank, weights as flat float32 parts."""
+"""Reading DeepSpeed's checkpoint folders: one file per rank, weights as flat float32 parts."""
 
 import contextlib
 import os
@@ -14,18 +14,18 @@ from lit_g2rpo.registry import one_line
 from lit_g2rpo.training.checkpoint_files import read, tensors_only
 
 FILES = "checkpoint"
-"""Folder inside a checkpoint that Lightning's strategy lets DeepSpeed write to."""
+"""Folder inside a checkpoint that DeepSpeed writes to under Lightning's strategy."""
 
 
 @dataclass(slots=True, frozen=True)
 class Shards:
-    """What a checkpoint says of itself.
+    """Metadata of a checkpoint.
 
     Args:
         stage: ZeRO stage that wrote it.
-        ranks: processes that wrote it.
-        shapes: shape of each weight that was learning, by name.
-        state: everything in it that is neither weights nor an optimizer's.
+        ranks: number of processes that wrote it.
+        shapes: shape of each trained weight, by name.
+        state: everything in it except weights and optimizer state.
     """
 
     stage: int
@@ -35,20 +35,20 @@ class Shards:
 
 
 def is_deepspeed(path: Path) -> bool:
-    """Tell whether a path is a checkpoint of DeepSpeed."""
+    """Return whether a path is a DeepSpeed checkpoint."""
     return any((path / FILES).glob("*_model_states.pt"))
 
 
 def read_shards(path: Path) -> Shards:
-    """Read what a checkpoint says of itself.
+    """Read the metadata of a checkpoint.
 
     Raises:
-        UserError: if it is not a whole checkpoint of DeepSpeed, or holds anything but tensors and plain values.
+        UserError: if it is not a complete DeepSpeed checkpoint, or holds anything but tensors and plain values.
     """
     if not is_deepspeed(path):
         raise UserError(f"--ckpt_path {path} is no checkpoint of DeepSpeed (a folder that holds {FILES}/)")
     with only_plain(path):
-        # each of them, for DeepSpeed will; tensors stay on the disk
+        # every file, since DeepSpeed will read them all; tensors stay on disk
         states = {file.name: read(file, mmap=True) for file in sorted((path / FILES).glob("*.pt"))}
     state = next(state for name, state in states.items() if name.endswith("_model_states.pt"))
     found = sum(name.endswith("_optim_states.pt") for name in states)
@@ -63,10 +63,10 @@ def read_shards(path: Path) -> Shards:
 
 
 def only_plain(path: Path) -> AbstractContextManager[None]:
-    """Make DeepSpeed read nothing but tensors, plain values, and the few classes that it saves itself.
+    """Restrict what DeepSpeed reads to tensors, plain values, and the few classes that it saves itself.
 
     Raises:
-        UserError: if DeepSpeed is not installed, or, inside, if there is more.
+        UserError: if DeepSpeed is not installed, or, inside the block, if a file contains anything else.
     """
     try:
         from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
@@ -80,18 +80,18 @@ def only_plain(path: Path) -> AbstractContextManager[None]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Join the parts of all ranks, on however many processes this runs.
+    """Join the parts of all ranks, on any number of processes.
 
     Returns:
-        The weights that were learning, float32, by name.
+        The trained weights, float32, by name.
 
     Raises:
-        UserError: if DeepSpeed is not installed, or this is not a whole checkpoint of it.
+        UserError: if DeepSpeed is not installed, or this is not a complete checkpoint.
     """
     read_shards(path)
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    # it reports each step of its own
+    # it prints every step
     with (
         only_plain(path),
         open(os.devnull, "w") as nowhere,

@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimizer state split over ranks by torch itself."""
+"""FSDP2: torch splits weights, gradients and optimizer state over ranks."""
 
 import pickle
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from lit_g2rpo.registry import one_line
 from lit_g2rpo.training.checkpoint_files import tensors_only
 
 INDEX = ".metadata"
-"""File in a sharded checkpoint that says where each tensor lies."""
+"""File in a sharded checkpoint that records where each tensor is stored."""
 
 IN_INDEX = {
     *(("torch.distributed.checkpoint.metadata", name) for name in (
@@ -35,14 +35,14 @@ IN_INDEX = {
     ("pathlib", "PosixPath"),
     ("pathlib._local", "PosixPath"),
 }  # fmt: skip
-"""What it consists of, as torch writes it."""
+"""Classes in the index, as torch writes it."""
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Lightning's model-parallel strategy with all ranks in one group, and checkpoints that are one file.
+    """Lightning's model-parallel strategy with all ranks in one group and single-file checkpoints.
 
     Args:
-        **kwargs: as Lightning's, its sizes left out.
+        **kwargs: arguments of Lightning's strategy, except its sizes.
     """
 
     def __init__(self, save_distributed_checkpoint: bool = False, **kwargs: Any) -> None:
@@ -55,7 +55,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        # To have something to save torch lets a fresh optimizer make a step of zero gradients, which Adam would count
+        # To have something to save, torch runs a step of zero gradients on a fresh optimizer, which Adam would count
         # as its first.
         plain = getattr(optimizer, "_optimizer", optimizer)
         fresh = not plain.state
@@ -73,13 +73,13 @@ class FSDP2Strategy(ModelParallelStrategy):
             with tensors_only(path):
                 return super().load_checkpoint(path, weights_only)
         except CheckpointException as error:
-            # the same on all ranks; it is no Exception, and holds those of each
+            # raised on all ranks; it is not an Exception, and contains the error of each rank
             reason = " ".join(str(next(iter(error.failures.values()))[0]).split())[:200]
             raise UserError(f"--ckpt_path {path} cannot be read ({reason})") from None
 
 
 class _IndexReader(pickle.Unpickler):
-    """Read the index of a sharded checkpoint, which torch pickles, without anything that could run."""
+    """Read the index of a sharded checkpoint, which torch pickles, without running any code in it."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in IN_INDEX or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
@@ -91,7 +91,7 @@ def check_index(path: Path) -> None:
     """Refuse the index of a sharded checkpoint that would run code.
 
     Raises:
-        UserError: if it would, or cannot be read.
+        UserError: if it would run code, or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -106,7 +106,7 @@ def check_index(path: Path) -> None:
 
 @sharding.register(ModelParallelStrategy)
 def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
-    # with more, tensors are cut as well, which the module never asks for
+    # with more groups, tensors would be split too, which the module never asks for
     all_in_one_group = issubclass(strategy, FSDP2Strategy) or arguments.get("tensor_parallel_size") == 1
     return Sharding("FSDP2", ranks, weights=True, gradients=True, optimizer=True) if all_in_one_group else None
 
@@ -114,11 +114,11 @@ def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | No
 @shard.register
 def _(strategy: ModelParallelStrategy, policy: Policy) -> None:
     mesh = strategy.device_mesh["data_parallel"]
-    # split, gathered and released one by one
+    # each block is split, gathered and released separately
     for block in policy.backbone.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(policy, mesh=mesh)
-    # Embedding and head are used outside their modules: these gather them once per pass.
+    # Embedding and head are used outside their modules, so these methods gather them once per pass.
     for method in ("loss", "token_stats"):
         register_fsdp_forward_method(policy, method)
 
@@ -128,7 +128,7 @@ def _(strategy: ModelParallelStrategy, policy: Policy) -> None:
 def _(strategy: ModelParallelStrategy, model: nn.Module) -> Iterator[None]:
     root: Any = model
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    # otherwise the first module that is called takes itself for the root
+    # otherwise the first module called would become the root
     root._get_fsdp_state()._lazy_init()
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -136,7 +136,7 @@ def _(strategy: ModelParallelStrategy, model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        # Modules that were called inside are on record, on each rank others, and a backward prefetches by the record.
+        # FSDP recorded the modules called inside, which differ between ranks, and would prefetch them in backward.
         root.reset_iter_state()
         for part in parts:
             part.set_reshard_after_forward(part is not root, recurse=False)

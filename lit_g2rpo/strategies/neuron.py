@@ -1,4 +1,4 @@
-"""Trainium by its own torch device: the accelerator ``neuron`` under Lightning's stock strategies."""
+"""Trainium through its own torch device: the accelerator ``neuron`` under Lightning's stock strategies."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -23,10 +23,10 @@ INSTALL = (
 class NeuronAccelerator(Accelerator):
     """The cores of a Trainium machine as torch devices ``neuron:0``, ``neuron:1``, ...
 
-    A subclass with another ``device_type`` and no ``package`` runs the same path on another device of torch.
+    A subclass with another ``device_type`` and no ``package`` runs the same code on another torch device.
 
     Raises:
-        UserError: if the package that brings the device is not installed.
+        UserError: if the package that provides the device is not installed.
     """
 
     device_type: ClassVar[str] = "neuron"
@@ -42,7 +42,7 @@ class NeuronAccelerator(Accelerator):
     @override
     def setup_device(self, device: torch.device) -> None:
         if device.type != self.device_type:
-            # Lightning puts an accelerator it does not know on the CPU without a word
+            # Lightning silently puts an accelerator it does not know on the CPU
             raise UserError(
                 f"trainer.accelerator {self.name()} got the device {device}; name the strategy as well: "
                 "configs/strategy/neuron.yaml"
@@ -53,7 +53,7 @@ class NeuronAccelerator(Accelerator):
     @override
     def setup(self, trainer: Any) -> None:
         if isinstance(trainer.precision_plugin, MixedPrecision):
-            # Lightning takes CUDA's arithmetic for every accelerator it does not know
+            # Lightning assumes CUDA's precision for every accelerator it does not know
             trainer.precision_plugin.device = self.device_type
 
     @override
@@ -81,7 +81,7 @@ class NeuronAccelerator(Accelerator):
     @classmethod
     @override
     def is_available(cls) -> bool:
-        # torch loads the package by itself, and with it the device
+        # torch itself loads the package, and with it the device
         current = torch.accelerator.current_accelerator(check_available=True)
         return current is not None and current.type == cls.device_type
 
@@ -92,11 +92,11 @@ class NeuronAccelerator(Accelerator):
 
 
 class NeuronDDPStrategy(DDPStrategy):
-    """Lightning's DDP on devices other than CUDA's, one process to a core; also for a single one."""
+    """Lightning's DDP on non-CUDA devices, one process per core, even for a single core."""
 
     @override
     def determine_ddp_device_ids(self) -> None:
-        # Lightning would open a CUDA stream for a device that is named
+        # given a device, Lightning would open a CUDA stream for it
         ...
 
 

@@ -1,4 +1,4 @@
-"""When one rank fails all of them end, and the error that is seen last is its own."""
+"""When one rank fails, all of them end, and its own error is the last one shown."""
 
 import signal
 import subprocess
@@ -11,21 +11,21 @@ from lit_g2rpo.errors import RankError
 from lit_g2rpo.hardware.parent import first_rank_is_gone
 
 PATIENCE = 5.0
-"""Seconds that other processes have to end by themselves."""
+"""Seconds that other processes get to end by themselves."""
 
 
 def end_ranks(trainer: L.Trainer, error: Exception) -> None:
-    """End the processes that this one has started, which may wait for it in a collective.
+    """End the processes that this one started, which may be waiting for it in a collective.
 
     Args:
-        error: why the trainer failed on this rank; it gets a note that names the rank.
+        error: why the trainer failed on this rank; a note with the rank is added to it.
 
     Raises:
-        RankError: if this rank has failed only because another one is gone.
+        RankError: if this rank failed only because another one is gone.
     """
     if trainer.world_size == 1:
         return
-    # Lightning's own launcher starts the other processes of a machine from its first one
+    # Lightning's own launcher starts a machine's other processes from the first one
     others: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     deadline = time.monotonic() + PATIENCE
     codes = [_code(process, deadline) for process in others]
@@ -39,10 +39,10 @@ def end_ranks(trainer: L.Trainer, error: Exception) -> None:
 
 
 def _what_failed(codes: dict[int, int]) -> str:
-    """Say which rank has failed, by the exit codes of the ranks that this one has started."""
+    """Describe which rank failed, given the exit codes of the ranks that this one started."""
     for rank, code in codes.items():
         if code < 0:
-            # others have ended for want of this one, and it has said nothing
+            # the others ended because this one is gone, and it could not report anything
             return f"rank {rank} was killed ({signal.Signals(-code).name}{', out of memory?' if code == -9 else ''})"
     if first_rank_is_gone():
         return "rank 0 was killed"
@@ -50,15 +50,15 @@ def _what_failed(codes: dict[int, int]) -> str:
 
 
 def lost_connection(error: Exception) -> bool:
-    """Tell whether an error says no more than that a process at the other end is gone."""
+    """Return whether an error only says that the process at the other end is gone."""
     if isinstance(error, dist.DistNetworkError | dist.DistStoreError | dist.DistBackendError):
         return True
-    # gloo has no type of its own
+    # gloo has no error type of its own
     return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 def _code(process: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """Wait for the exit code of a process; None if it is still there at the deadline."""
+    """Wait for the exit code of a process; None if it still runs at the deadline."""
     try:
         return process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What Lightning's own strategies answer to the hooks, those aside that have a file of their own here."""
+"""Hooks of Lightning's own strategies, except those that have their own file here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,13 +27,13 @@ def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding:
 
 @sharding.register(DDPStrategy)
 def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
-    # a subclass may be there to split something
+    # a subclass may split something
     return replicated(ranks, arguments) if strategy is DDPStrategy else None
 
 
 @sharding.register(FSDPStrategy)
 def _(strategy: type, ranks: int, arguments: Mapping[str, Any]) -> Sharding | None:
-    # as a text, or as torch's own types where a class path was given
+    # strings, or torch's own types if a class path was given
     kind, offload = arguments.get("sharding_strategy", "FULL_SHARD"), arguments.get("cpu_offload")
     if getattr(kind, "name", kind) != "FULL_SHARD":
         return None

@@ -1,4 +1,4 @@
-"""PyTorch/XLA: Trn1, and any other device with a PJRT plug-in; one device, nothing sharded."""
+"""PyTorch/XLA: Trn1, and any other device with a PJRT plug-in; a single device, without sharding."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -16,7 +16,7 @@ from lit_g2rpo.hardware.hooks import end_graph, register_graph_end
 
 
 class XLADeviceAccelerator(XLAAccelerator):
-    """The devices of PyTorch/XLA, whatever they are: Lightning's own accelerator asks the servers of a TPU.
+    """PyTorch/XLA devices of any kind; Lightning's own accelerator queries TPU servers.
 
     Raises:
         UserError: if ``torch_xla`` is not installed.
@@ -44,7 +44,7 @@ class XLADeviceAccelerator(XLAAccelerator):
 
     @staticmethod
     @override
-    def auto_device_count() -> int:  # type: ignore[override]  # Lightning's remembers its answer
+    def auto_device_count() -> int:  # type: ignore[override]  # Lightning's is cached
         return 1
 
     @staticmethod
@@ -59,14 +59,14 @@ class XLADeviceAccelerator(XLAAccelerator):
 
 
 class XLAStrategy(SingleDeviceXLAStrategy):
-    """One device that records operations and compiles them; the policy keeps to few fixed shapes there."""
+    """One device that records operations and compiles them; the policy uses few fixed shapes there."""
 
     def __init__(self, **options: Any) -> None:
         import torch_xla
 
         register_graph_end("xla", torch_xla.sync)
         if not hasattr(torch, "xla"):
-            # activation checkpointing looks its device up there
+            # activation checkpointing looks up its device there
             torch._register_device_module("xla", torch_xla.core.xla_model)  # type: ignore[no-untyped-call]
         try:
             super().__init__(device=0, **options)
@@ -77,12 +77,12 @@ class XLAStrategy(SingleDeviceXLAStrategy):
 
     @override
     def post_backward(self, closure_loss: Tensor) -> None:
-        # otherwise the first look at a gradient would run the whole backward for itself
+        # otherwise the first read of a gradient would compile and run the whole backward separately
         end_graph(self.root_device)
 
 
 def check_xla_precision(strategy: Any, precision: Any) -> None:
-    """Refuse mixed precision, which PyTorch/XLA does not have here, and 16 bits, which would round the loss as well.
+    """Refuse mixed precision, which PyTorch/XLA does not support here, and 16 bits, which would also round the loss.
 
     Args:
         strategy: ``trainer.strategy`` as configured.

@@ -1,1 +1,1 @@
-"""What the module is made of: one rollout, its table, its micro-batches, checks and resume."""
+"""The pieces that the module is built from: one rollout, its table, its micro-batches, checks and resume."""

@@ -1,4 +1,4 @@
-"""Scoring beside decoding: groups are scored in one thread while others are still sampled."""
+"""Scoring during decoding: one thread scores finished groups while others are still being sampled."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,11 +12,12 @@ Attempt = Callable[[list[int], list[Completion]], list[Scored]]
 
 
 class BackgroundScoring:
-    """Score whole groups as they come, all those at a time that wait; use it as a context.
+    """Score whole groups as they arrive, all waiting ones in one call; use it as a context manager.
 
     Args:
-        attempt: scores groups: indices of their prompts and all their completions, group by group, to a score each.
-        here: scores all of them in ``results``, in the caller's own thread.
+        attempt: takes the indices of the groups' prompts and all their completions, group by group, and returns a
+            score for each completion.
+        here: score all groups in ``results``, in the caller's thread.
     """
 
     def __init__(self, attempt: Attempt, here: bool = False) -> None:
@@ -33,7 +34,7 @@ class BackgroundScoring:
         self._thread.shutdown(cancel_futures=True)
 
     def finished(self, index: int, completions: list[Completion]) -> None:
-        """Take a group.
+        """Queue a group for scoring.
 
         Args:
             index: index of its prompt.
@@ -44,13 +45,13 @@ class BackgroundScoring:
             self._jobs.append(self._thread.submit(self._score))
 
     def results(self) -> list[Scored]:
-        """Wait for all groups.
+        """Wait until all groups are scored.
 
         Returns:
-            Their scores, prompt by prompt, whatever the order they came in.
+            Their scores, prompt by prompt, regardless of the order they arrived in.
 
         Raises:
-            Exception: the first that scoring raised.
+            Exception: the first one that scoring raised.
         """
         for job in self._jobs:
             job.result()

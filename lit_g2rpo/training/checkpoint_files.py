@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole and flushed or not there, proven before they are used, and read as tensors only."""
+"""Checkpoints on disk: either complete and flushed or absent, verified before use, and read as tensors only."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ from lit_g2rpo.files import flush
 from lit_g2rpo.registry import one_line
 
 CHECKSUMS = "checksums.json"
-"""File in a checkpoint that is a folder: size and CRC-32 of every other file in it. A single file holds its own."""
+"""File of a checkpoint folder with the size and CRC-32 of every other file. A single-file checkpoint has its own."""
 
 BLOCK = 2**24
 
@@ -29,36 +29,36 @@ AS_FOLDER = 0x10
 """Bit in a zip archive's directory that marks a record as a folder."""
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
-"""What file systems say that know no links."""
+"""Errors of file systems that do not support links."""
 
 
 def part_of(path: Path) -> Path:
-    """Name the hidden file or folder that a checkpoint is until it is whole, and again while it is removed."""
+    """Return the hidden path that a checkpoint has until it is complete, and again while it is being removed."""
     return path.with_name(f".{path.name}.part")
 
 
 def seal(path: Path) -> None:
-    """Turn what lies at `part_of` into the checkpoint: with checksums, on the disk, and only then by its name.
+    """Turn what is at `part_of` into the checkpoint: add checksums, flush it to disk, and only then rename it.
 
     Raises:
-        OSError: if that fails; what had the name before may then be gone.
+        OSError: if that fails; an earlier checkpoint of that name may then be gone.
     """
     part = part_of(path)
     if part.is_dir():
         (part / CHECKSUMS).write_text(json.dumps(_checksums(part), indent=1), encoding="utf-8")
     _flush_all(part)
     if path.is_dir() or part.is_dir():
-        # no call puts a folder in the place of something
+        # no system call replaces something with a folder
         remove(path)
     os.replace(part, path)
     flush(path.parent)
 
 
 def point(link: Path, path: Path) -> None:
-    """Let a link name a checkpoint beside it, in one step; where there are no links, it is a copy.
+    """Point a link atomically at a checkpoint in the same folder; make a copy if links are not supported.
 
     Raises:
-        OSError: if that fails; the link then names what it named before.
+        OSError: if that fails; the link then points where it did before.
     """
     if link.is_dir() and not link.is_symlink():
         discard(link)
@@ -76,7 +76,7 @@ def point(link: Path, path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint, file or folder, if it is there; nobody sees a part of it."""
+    """Remove a checkpoint, file or folder, if it exists; nobody sees it half removed."""
     part = part_of(path)
     remove(part)
     if path.exists() or path.is_symlink():
@@ -85,7 +85,7 @@ def discard(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is there; a folder goes file by file."""
+    """Remove a file, link or folder if it exists; a folder is removed file by file."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -94,16 +94,16 @@ def remove(path: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what saves that were killed have left in a folder of checkpoints."""
+    """Remove what killed saves left in a folder of checkpoints."""
     for part in folder.glob(".*.part"):
         remove(part)
 
 
 def verify(path: Path) -> str:
-    """Compare every byte of a checkpoint with its checksums.
+    """Verify every byte of a checkpoint against its checksums.
 
     Returns:
-        What is wrong, for a message; empty if nothing is.
+        What is wrong, for a message; empty if it is intact.
     """
     try:
         return _verify_folder(path) if path.is_dir() else _verify_file(path)
@@ -112,13 +112,13 @@ def verify(path: Path) -> str:
 
 
 def read(path: Path, mmap: bool = False) -> dict[str, Any]:
-    """Read a file that `torch.save` wrote, on the CPU.
+    """Read a file written by `torch.save`, on the CPU.
 
     Args:
-        mmap: leave tensors on the disk until they are used.
+        mmap: leave tensors on disk until they are used.
 
     Raises:
-        UserError: if it is none, is broken, or holds more than tensors and plain values.
+        UserError: if it is not such a file, is broken, or holds anything but tensors and plain values.
     """
     with tensors_only(path):
         try:
@@ -132,21 +132,21 @@ def read(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 @contextmanager
 def tensors_only(path: Path, *classes: type) -> Iterator[None]:
-    """Make all that is read by `torch.load` inside, by whatever library, tensors and plain values: no code runs.
+    """Restrict `torch.load` inside the block, whichever library calls it, to tensors and plain values, so no code runs.
 
     Args:
-        path: what is read, for messages.
-        classes: further classes that may be in it.
+        path: the file or folder being read, for messages.
+        classes: other classes that it may contain.
 
     Raises:
-        UserError: if there is more in it.
+        UserError: if it contains anything else.
     """
     load = torch.load
 
     def safe(*args: Any, **kwargs: Any) -> Any:
         return load(*args, **(kwargs | {"weights_only": True}))
 
-    # libraries that read whole folders say weights_only=False themselves
+    # libraries that read whole folders pass weights_only=False themselves
     torch.load = safe
     try:
         with torch.serialization.safe_globals(list(classes)):
@@ -163,18 +163,18 @@ def tensors_only(path: Path, *classes: type) -> Iterator[None]:
 def _verify_file(path: Path) -> str:
     if not path.is_file():
         return "it is neither a file nor a folder"
-    # torch.save writes a zip archive without compression, whose checksums torch.load does not look at
+    # torch.save writes an uncompressed zip archive, whose checksums torch.load does not verify
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 return f"the checksum of {broken} in it is wrong"
-            # torch leaves memory as it is for a record that is marked as a folder, and says nothing
+            # torch silently leaves memory uninitialized for a record that is marked as a folder
             if marked := next((record for record in archive.infolist() if record.external_attr & AS_FOLDER), None):
                 return f"{marked.filename} in it is marked as a folder"
         read(path, mmap=True)
     except UserError as error:
         return str(error)
-    except Exception as error:  # damaged bytes make an archive's reader raise anything
+    except Exception as error:  # on damaged bytes, the archive's reader may raise anything
         return f"it is damaged ({one_line(error)})"
     return ""
 
@@ -217,7 +217,7 @@ def _crc(path: Path) -> int:
 
 
 def _first_reason(error: Exception) -> str:
-    """Take the one line out of torch's many that says what was found."""
+    """Pick the one line of torch's long message that says what was found."""
     if named := re.search(r"GLOBAL (\S+)", str(error)):
         return named[1]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

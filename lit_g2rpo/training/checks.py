@@ -1,4 +1,4 @@
-"""Checks that stop a run before it learns from a number that is not one, or in shapes that do not fit."""
+"""Checks that stop a run before it learns from a number that is not finite, or in shapes that do not fit."""
 
 import json
 import math
@@ -22,14 +22,14 @@ from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.training.run import Run
 
 HOTTEST = 10.0
-"""Temperature above which every token is about as likely as any other."""
+"""Temperature above which all tokens are about equally likely."""
 
 
 def check_settings(objective: Objective, rollout: RolloutConfig, engine: RolloutEngine) -> None:
     """Refuse settings that contradict each other.
 
     Raises:
-        UserError: if an objective cannot learn from what the engine gives.
+        UserError: if the objective cannot learn from what the engine returns.
     """
     if type(objective).advantages is Objective.advantages and not hasattr(objective, "estimator"):
         name = type(objective).__name__
@@ -81,7 +81,7 @@ def check_parts(
     evaluation: object,
     reward: object,
 ) -> None:
-    """Refuse parts of the module that are of another kind than their names say, as only Python can give them.
+    """Refuse module parts of the wrong type, which only calls from Python can pass.
 
     Raises:
         UserError: if one is.
@@ -108,12 +108,12 @@ def check_parts(
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies of Lightning's own that sample from weights that are not there, or scale gradients twice.
+    """Refuse Lightning's own strategies that would sample from weights that are not there, or scale gradients twice.
 
     Raises:
-        UserError: if it is one.
+        UserError: if the strategy is one of them.
     """
-    # not their subclasses
+    # subclasses are allowed
     for kind, own in ((DeepSpeedStrategy, "G2RPODeepSpeedStrategy"), (FSDPStrategy, "FSDP2Strategy")):
         if type(strategy) is kind:
             raise UserError(
@@ -123,10 +123,10 @@ def check_strategy(strategy: Strategy) -> None:
 
 
 def check_sampling(where: str, temperature: float, top_p: float, top_k: int) -> None:
-    """Refuse settings of sampling that are out of range.
+    """Refuse sampling settings that are out of range.
 
     Args:
-        where: their group in the config.
+        where: the config key that holds them.
 
     Raises:
         UserError: if one is.
@@ -140,14 +140,14 @@ def check_sampling(where: str, temperature: float, top_p: float, top_k: int) -> 
 
 
 def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:
-    """Stop at a reward or sampling log-probability that is not finite, on whichever rank.
+    """Stop because a reward or sampling log-probability is not finite on some rank.
 
     Args:
-        values: what is known of all completions, ``[P, G, columns]``.
+        values: the columns of all completions, ``[P, G, columns]``.
         prompts: this rank's prompts.
 
     Raises:
-        NonFiniteError: on every rank, after each rank has saved the ids of its prompts concerned.
+        NonFiniteError: on every rank, after each rank has saved the ids of its affected prompts.
     """
     bad = ~values.isfinite().all(-1).all(-1)
     own = bad[run.ranks.rank :: run.ranks.count].tolist()
@@ -155,7 +155,7 @@ def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:
 
 
 def check_attention(packed_attention: str | None, device: str) -> None:
-    """Refuse attention that the device does not have.
+    """Refuse attention that the device does not support.
 
     Args:
         packed_attention: as configured.
@@ -172,10 +172,10 @@ def check_attention(packed_attention: str | None, device: str) -> None:
 
 
 def check_shapes(run: Run) -> None:
-    """Refuse what fixed shapes leave out.
+    """Refuse settings that fixed shapes do not support.
 
     Raises:
-        UserError: if a setting needs shapes as they come.
+        UserError: if a setting needs exact shapes.
     """
     if not run.policy.static:
         return
@@ -199,9 +199,9 @@ def gradient_norm(policy: nn.Module) -> Tensor | None:
     if not gradients:
         return None
     norm = torch.nn.utils.get_total_norm(gradients)
-    # of gradients that FSDP has split over ranks
+    # if FSDP has split the gradients over ranks
     whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    # on the host, which waits for it in any case to look at it
+    # to the host, which has to wait for it anyway to check it
     return whole.cpu()
 
 
@@ -210,7 +210,7 @@ def check_gradient(run: Run, norm: Tensor, microbatches: list[Microbatch]) -> No
 
     Args:
         norm: norm of the gradient, a scalar, the same on every rank.
-        microbatches: those of the optimizer step.
+        microbatches: micro-batches of the optimizer step.
 
     Raises:
         NonFiniteError: on every rank, after each rank has saved the ids of its prompts of the optimizer step.
@@ -230,11 +230,11 @@ def _stop(run: Run, what: str, ids: list[str]) -> NoReturn:
 
 
 LARGEST_STEP = 0.01
-"""Learning rate above which a step of Adam, which moves each weight by about as much, replaces the policy's weights."""
+"""Learning rate above which one Adam step, which moves each weight by about this much, destroys the policy."""
 
 
 def check_rate(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a learning rate that trains nothing, or that no policy survives.
+    """Refuse a learning rate that trains nothing or destroys the policy.
 
     Args:
         optimizer: the optimizer before any step, its schedule not yet made.
@@ -255,12 +255,12 @@ def check_rate(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_rounding(optimizer: torch.optim.Optimizer, strategy: Strategy, ranks: Ranks) -> None:
-    """Refuse half-precision weights that a step of the optimizer would not move.
+    """Refuse half-precision weights that an optimizer step would not move.
 
-    A step of Adam is about the learning rate; one below half the distance to the next number is rounded away.
+    Adam's step is about the learning rate; a step below half the distance to the next number is rounded away.
 
     Args:
-        optimizer: its optimizer.
+        optimizer: the run's optimizer.
 
     Raises:
         UserError: on every rank, if that holds for nine tenths of the weights.
@@ -269,13 +269,13 @@ def check_rounding(optimizer: torch.optim.Optimizer, strategy: Strategy, ranks: 
         return
     lost, total, rate = 0, 0, 0.0
     for group in optimizer.param_groups:
-        # One of Kahan's sum or of another kind than Adam, whose steps say nothing of the learning rate.
+        # Kahan summation, or not Adam: the size of the steps does not follow from the learning rate.
         if "betas" not in group:
             continue
         for weight in group["params"]:
             if weight.dtype.itemsize < 4:
                 local = weight.detach().to_local() if hasattr(weight, "to_local") else weight.detach()
-                # Half the distance is at least a quarter of the relative one.
+                # Half the distance is at least a quarter of eps times the weight.
                 lost += int((local.abs().float() * torch.finfo(weight.dtype).eps / 4 > group["lr"]).sum())
                 total, rate = total + local.numel(), max(rate, group["lr"])
     lost, total = ranks.sum(torch.tensor([lost, total], dtype=torch.float64)).tolist()

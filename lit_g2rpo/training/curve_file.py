@@ -1,4 +1,4 @@
-"""The curves of a run as a file of its own: one JSON object per line and rollout, whatever the loggers are."""
+"""The curves of a run in a file, whatever its loggers: one line per rollout, each a JSON object."""
 
 import json
 import time
@@ -9,15 +9,15 @@ from typing import Any
 from lit_g2rpo.files import write_text
 
 CURVES = "curves.jsonl"
-"""Name of the file in the folder of a run."""
+"""Name of the file in a run's folder."""
 
 
 def append_point(path: Path, rollout: int, values: Mapping[str, float]) -> None:
     """Append a point, with the wall clock in seconds as ``time``.
 
     Args:
-        path: the file, which is made if need be.
-        rollout: rollouts that are done.
+        path: the file, created if necessary.
+        rollout: rollouts done so far.
         values: value by metric.
     """
     with path.open("a", encoding="utf-8") as file:
@@ -25,7 +25,7 @@ def append_point(path: Path, rollout: int, values: Mapping[str, float]) -> None:
 
 
 def read_points(path: Path) -> list[dict[str, Any]]:
-    """Read the points in the order of their rollouts, several of one rollout joined; a line cut short ends them.
+    """Read the points in order of rollout, merging those of the same rollout; stop at a line that is cut short.
 
     Args:
         path: the file; a missing one holds none.
@@ -34,14 +34,14 @@ def read_points(path: Path) -> list[dict[str, Any]]:
 
 
 def scan_points(path: Path) -> tuple[list[dict[str, Any]], int | None]:
-    """Read the points up to the first line that is none.
+    """Read the points up to the first line that is not one.
 
     Args:
         path: the file; a missing one holds none.
 
     Returns:
-        The points in the order of their rollouts, several of one rollout joined, and the number of that line, from 1.
-        None if there is no such line but one that a running or killed run has not finished.
+        The points in order of rollout, merging those of the same rollout, and the number of that line, from 1; None if
+        there is no such line, except a last one that a running or killed run has not finished.
     """
     points: dict[int, dict[str, Any]] = {}
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
@@ -58,14 +58,14 @@ def scan_points(path: Path) -> tuple[list[dict[str, Any]], int | None]:
 
 
 def forget_points(path: Path, rollout: int) -> dict[int, frozenset[str]]:
-    """Remove the points after a rollout, which a run that was killed wrote and a resumed one repeats.
+    """Remove the points after a rollout, which a killed run wrote and the resumed run repeats.
 
     Args:
-        path: the file; a missing one stays so.
-        rollout: rollouts that are done; -1 removes all.
+        path: the file; it may be missing.
+        rollout: rollouts done so far; -1 removes all points.
 
     Returns:
-        Names of the metrics that each removed point had, by rollout.
+        Names of the metrics of each removed point, by rollout.
     """
     points = read_points(path)
     if path.exists():

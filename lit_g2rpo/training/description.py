@@ -1,4 +1,4 @@
-"""What will run, in words."""
+"""A description of the run in words."""
 
 import torch
 
@@ -12,11 +12,11 @@ def describe(run: Run) -> dict[str, str]:
         Rows by name.
     """
     rollout, trainer, updates = run.rollout, run.trainer, run.updates_per_epoch
-    # DeepSpeed leaves a weight that it has split empty and notes its size
+    # DeepSpeed leaves a split weight empty and stores its size
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in run.policy.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     per_update = rollout.prompts // updates
-    # the first ranks have a prompt more where the ranks do not divide an optimizer step's
+    # the first ranks have one prompt more if the prompts of an optimizer step do not divide evenly over the ranks
     shares = [per_update // trainer.world_size, -(-per_update // trainer.world_size)]
     prompts = [share / trainer.accumulate_grad_batches for share in dict.fromkeys(shares)]
     rows = [share * rollout.group_size for share in prompts]

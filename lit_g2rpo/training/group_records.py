@@ -1,4 +1,4 @@
-"""Finished groups of rollouts on disk: one file for each rollout and rank, to which lines are only ever added."""
+"""Finished groups of rollouts on disk: one append-only file per rollout and rank."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.running.scorer import Scored
 
 DELAY = 1.0
-"""Seconds that a record may wait for others, so that the disk is asked rarely."""
+"""Seconds that a record may wait for others, so that writes to disk are rare."""
 
 NAME = re.compile(r"rollout=(\d+)-rank(\d+)\.jsonl")
 
@@ -31,18 +31,18 @@ RESULT = tuple(part.name for part in fields(RewardResult))
 
 Record = dict[str, Any]
 Place = tuple[int, str]
-"""Wave, and id of a prompt."""
+"""Wave and prompt id."""
 
 
 @dataclass(slots=True)
 class Found:
-    """What a file holds.
+    """Contents of a file.
 
     Args:
-        state: what the rollout was sampled from and with.
-        groups: completions of each group, as `group_record` writes them.
-        scores: their scores, as `scores_record` writes them.
-        broken: lines that were not written to their end, or were changed since.
+        state: weights and settings that the rollout was sampled with.
+        groups: completions of each group, as written by `group_record`.
+        scores: their scores, as written by `scores_record`.
+        broken: number of lines that are incomplete or were changed later.
     """
 
     state: Record = field(default_factory=dict)
@@ -52,13 +52,13 @@ class Found:
 
 
 class GroupRecords:
-    """Files of finished groups; all ranks make one before any of them begins a rollout.
+    """Read and write the files of finished groups; every rank creates one of these before any of them begins a rollout.
 
     Args:
-        folder: where they lie; what is there is read now.
-        rank: this rank, which writes files of its own and reads those of all.
+        folder: folder of the files; existing files are read immediately.
+        rank: this rank, which writes its own files and reads those of all ranks.
 
-    ``found`` is what was written of the present rollout before it began.
+    ``found`` holds what an earlier process wrote of the current rollout.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -74,24 +74,24 @@ class GroupRecords:
         self._jobs: list[Future[None]] = []
         self._hurry = Event()
         self._waiting: deque[Callable[[], Record]] = deque()
-        # Writing waits for the disk, which decoding need not.
+        # Writing waits for the disk, and decoding should not.
         self._thread = ThreadPoolExecutor(1, "groups")
 
     def begin(self, rollout: int, state: Record, rewards: str) -> list[Found]:
-        """Start a rollout; ``found`` is then all that is as it would be now.
+        """Start a rollout and fill ``found`` with all earlier records that are still valid.
 
-        What still waits of the rollout before is dropped if it was all sampled within ``DELAY``.
+        Unwritten records of the previous rollout are dropped if all of it was sampled within ``DELAY``.
 
         Args:
             rollout: number of the rollout, from 1.
-            state: everything that its completions follow from, plain values.
-            rewards: digest of everything that their scores follow from besides.
+            state: everything that determines its completions, as plain values.
+            rewards: digest of everything else that determines their scores.
 
         Returns:
-            What files of any rank hold of another state.
+            Contents of files, from any rank, that belong to another state.
         """
         if self._file is None:
-            # sampled in so short a time that it need not be kept
+            # sampled so quickly that it is not worth keeping
             self._waiting.clear()
         self._finish()
         state, kept, other, mine = json.loads(json.dumps(state)), Found(), [], Found()
@@ -111,24 +111,24 @@ class GroupRecords:
         return other
 
     def add(self, make: Callable[[], Record]) -> None:
-        """Write a record, within ``DELAY`` seconds; a disk that fails is said once, and ends no training.
+        """Write a record within ``DELAY`` seconds; a failing disk is reported once and does not stop training.
 
         Args:
-            make: makes the record, in another thread.
+            make: creates the record, in another thread.
         """
         self._waiting.append(make)
         self._jobs.append(self._thread.submit(self._write))
 
     def drop(self) -> None:
-        """Write no more of the present rollout."""
+        """Stop writing the current rollout."""
         self._waiting.clear()
         self._finish()
 
     def covered(self, rollout: int) -> None:
-        """Remove the files of rollouts that a checkpoint makes needless, those of all ranks; one rank calls it.
+        """Remove all ranks' files of the rollouts that a checkpoint covers; only one rank calls this.
 
         Args:
-            rollout: the last one that the checkpoint holds.
+            rollout: the last rollout in the checkpoint.
         """
         for path in self._folder.glob("rollout=*.jsonl"):
             match = NAME.fullmatch(path.name)
@@ -156,7 +156,7 @@ class GroupRecords:
         self._hurry.wait(DELAY)
         lines = []
         while self._waiting:
-            # another thread may drop what waits
+            # another thread may have cleared the queue
             try:
                 make = self._waiting.popleft()
             except IndexError:
@@ -174,7 +174,7 @@ class GroupRecords:
             self._fail(error)
 
     def _opened(self) -> BinaryIO:
-        """Open this rank's file; what it held of another state, or was not whole, is gone."""
+        """Open this rank's file, dropping lines that belong to another state or are incomplete."""
         with whole(self._path) as part, part.open("wb") as file:
             file.writelines(map(_line, self._first))
             file.flush()
@@ -191,7 +191,7 @@ class GroupRecords:
 
 
 def read_records(path: Path) -> Found:
-    """Read a file of groups; a line that is not whole is left out and counted."""
+    """Read a file of groups, skipping and counting incomplete lines."""
     found = Found()
     for line in path.read_bytes().splitlines(keepends=True):
         checksum, _, text = line.rstrip(b"\n").partition(b" ")
@@ -211,7 +211,7 @@ def group_record(place: Place, inputs: str, completions: list[Completion]) -> Re
     """Write a group as plain values.
 
     Args:
-        inputs: digest of what the policy reads of the prompt.
+        inputs: digest of what the policy reads from the prompt.
         completions: its completions.
     """
     return {
@@ -228,7 +228,7 @@ def read_group(record: Mapping[str, Any], decode: Callable[[Tensor], str]) -> li
     """Read a group back, bit for bit.
 
     Args:
-        record: from `group_record`.
+        record: as returned by `group_record`.
         decode: turns tokens into text.
     """
     parts = [_unpacked(record[name], record["lengths"]) for name in ("token_ids", "logprobs", "entropy")]
@@ -237,19 +237,19 @@ def read_group(record: Mapping[str, Any], decode: Callable[[Tensor], str]) -> li
 
 
 def failed(one: Scored) -> bool:
-    """Tell whether a reward failed, which is asked again; an error of the built-in one says what an answer lacks."""
+    """Return whether a reward failed and must be recomputed; a built-in reward's error only describes the answer."""
     return one.failure is not None or (one.path is not None and one.result.error is not None)
 
 
 def scores_record(place: Place, scores: list[Scored]) -> Record:
     """Write the scores of a group as plain values."""
-    # asdict copies deeply, which takes as long as everything else
+    # asdict makes deep copies, which takes as long as everything else here
     rows = [{"result": {n: getattr(one.result, n) for n in RESULT}, "path": one.path} for one in scores]
     return {"wave": place[0], "prompt": place[1], "scores": rows}
 
 
 def read_scores(record: Mapping[str, Any]) -> list[Scored]:
-    """Read the scores of a group back, from `scores_record`."""
+    """Read back the scores of a group, as written by `scores_record`."""
     return [Scored(RewardResult(**row["result"]), row["path"]) for row in record["scores"]]
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of a rollout under the policy as it trains, and under the reference."""
+"""Log-probabilities of a rollout under the policy being trained and under the reference."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from lit_g2rpo.training.table import trained_rows
 
 @torch.no_grad()
 def ref_logprobs(run: Run, experience: Experience) -> list[Tensor]:
-    """Compute log-probabilities of what is learned from under the reference; all ranks must call it.
+    """Compute the reference's log-probabilities of the completions to learn from; all ranks must call this.
 
     Args:
         experience: this rank's part of the rollout.
@@ -28,9 +28,9 @@ def ref_logprobs(run: Run, experience: Experience) -> list[Tensor]:
 
 
 def logprobs_of(run: Run, policy: Policy, experience: Experience) -> list[Tensor]:
-    """Compute log-probabilities of what is learned from under a policy.
+    """Compute a policy's log-probabilities of the completions to learn from.
 
-    Every rank makes the same number of forwards, empty ones included.
+    Every rank runs the same number of forwards, counting empty ones.
 
     Args:
         policy: the trained policy, or a frozen one.

@@ -1,4 +1,4 @@
-"""The largest micro-batch that a run can meet, and a forward and backward of it that leaves no trace."""
+"""The largest micro-batch that a run can meet, and a trial forward and backward of it that leaves no trace."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,23 +16,23 @@ from lit_g2rpo.training.run import Run
 from lit_g2rpo.training.table import Cut, build_microbatches
 
 PROBE = 2**16
-"""Elements of the parameter that the optimizer's state is measured on: more than eight-bit optimizers leave whole."""
+"""Elements of the parameter used to measure optimizer state; 8-bit optimizers keep smaller ones in full precision."""
 
 
 def largest_microbatch(run: Run, prompt: Prompt, length: int) -> Microbatch:
-    """Build the largest micro-batch that this prompt could give: every group has it, every completion one length.
+    """Build the largest micro-batch possible with a prompt: every group has it, and all completions are equally long.
 
     Args:
         prompt: a prompt.
         length: tokens of each completion.
 
     Returns:
-        The micro-batch, cut as training cuts its own; on every rank of the same size.
+        The micro-batch, cut as in training; it has the same size on every rank.
     """
     world_size, cut, size = run.ranks.count, run.cut, run.rollout.group_size
     prompts = run.rollout.prompts // cut.updates
     encoded = run.policy.encode(prompt)
-    # copies, since rows of one prompt object are one group
+    # copies, since rows that share a prompt object form one group
     own = [
         dataclasses.replace(prompt, encoded=dataclasses.replace(encoded, features=None))
         for _ in range(-(-prompts // world_size))
@@ -68,9 +68,9 @@ def largest_microbatch(run: Run, prompt: Prompt, length: int) -> Microbatch:
 
 
 def trial_pass(run: Run, microbatch: Microbatch) -> float:
-    """Run forward and backward of a micro-batch under the run's strategy, beside an optimizer state of full size.
+    """Run forward and backward of a micro-batch under the run's strategy, next to a full-size optimizer state.
 
-    Weights, optimizer, random numbers and counters stay as they are. All ranks must call this together.
+    Weights, optimizer, random state and counters are unchanged. All ranks must call this together.
 
     Args:
         microbatch: the micro-batch.
@@ -91,13 +91,13 @@ def trial_pass(run: Run, microbatch: Microbatch) -> float:
 
 
 def in_step(run: Run, function: Callable[[], Tensor]) -> Tensor:
-    """Call a function as training steps are called: in the run's precision, inside what the strategy wraps around.
+    """Call a function like a training step: in the run's precision and inside the strategy's wrapper.
 
     Args:
-        function: what to call.
+        function: the function to call.
 
     Returns:
-        What it returns.
+        Its result.
     """
     strategy, module = run.trainer.strategy, run.trainer.lightning_module
     with run.trainer.precision_plugin.train_step_context():
@@ -108,10 +108,10 @@ def in_step(run: Run, function: Callable[[], Tensor]) -> Tensor:
 
 
 def missing_optimizer_bytes(run: Run) -> int:
-    """Count the memory that the optimizer's state will take on this rank from its first step on.
+    """Compute the memory that the optimizer's state will take on this rank once it has made its first step.
 
     Returns:
-        Bytes; 0 where the state is there already.
+        Bytes; 0 if the state already exists.
     """
     [optimizer] = run.trainer.optimizers
     if optimizer.state:
@@ -128,9 +128,9 @@ def state_bytes(make: Callable[[Any], Optimizer], dtype: torch.dtype, device: to
     """Measure the optimizer's state of one weight.
 
     Args:
-        make: makes the optimizer from groups of parameters.
+        make: creates the optimizer from groups of parameters.
         dtype: type of the weight.
-        device: where it lies.
+        device: device of the weight.
 
     Returns:
         Bytes.

@@ -1,4 +1,4 @@
-"""What a rollout and an optimizer step log, overall and per task."""
+"""Metrics of a rollout and of an optimizer step, overall and per task."""
 
 import torch
 from torch import Tensor
@@ -16,14 +16,14 @@ def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: 
     """Average over all completions of a rollout, overall and per task.
 
     Args:
-        table: what is learned from.
+        table: the groups to learn from.
         usable: False for groups that were dropped, ``[P]`` bool.
-        first: the columns of what was drawn first, which say how good the policy is: groups that replaced others were
-            chosen for not being all right or all wrong.
+        first: columns of the groups drawn first, which show how good the policy is; replacement groups were selected
+            for being neither all right nor all wrong.
         tasks: names of all tasks of the run.
 
     Returns:
-        ``rollout/<name>`` and ``rollout/<name>/<task>``, tasks without a prompt left out.
+        ``rollout/<name>`` and ``rollout/<name>/<task>``, except for tasks without a prompt.
     """
     means = {name: first[name] for name in ("length", "length_reward", "truncated")}
     means |= {"dropped": (~usable).double(), "advantage_rms": table.advantages**2}
@@ -36,7 +36,7 @@ def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: 
             continue
         for name, values in means.items():
             metrics[f"rollout/{name}{suffix}"] = float(values[rows].mean())
-        # of those that have a score; where none has, there is nothing to say
+        # only over completions with a score; without any, the metric is left out
         for name in ("reward", "accuracy", "format") if scored[rows].any() else ():
             metrics[f"rollout/{name}{suffix}"] = float(first[name][rows][scored[rows]].mean())
         metrics[f"rollout/advantage_rms{suffix}"] **= 0.5
@@ -47,7 +47,7 @@ def rollout_metrics(table: RolloutTable, usable: Tensor, first: Columns, tasks: 
 
 
 def reward_counts(scorer: Scorer, ranks: Ranks) -> dict[str, float]:
-    """Add up over ranks how often rewards have failed, and what limits have ended."""
+    """Sum over ranks how often rewards failed, hit a limit, or had their process killed."""
     counts = ranks.sum(torch.tensor([scorer.failures, scorer.timeouts, scorer.restarts])).tolist()
     return dict(zip(COUNTS, map(float, counts), strict=True))
 
@@ -57,7 +57,7 @@ class StepMetrics:
 
     Args:
         tasks: names of all tasks of the run.
-        ranks: the ranks to add up over.
+        ranks: the ranks to sum over.
         accumulate: micro-batches of the optimizer step.
     """
 
@@ -66,27 +66,27 @@ class StepMetrics:
         self._added: list[tuple[dict[str, Tensor], TokenFields, bool]] = []
 
     def add(self, metrics: dict[str, Tensor], fields: TokenFields, on_policy: bool = False) -> None:
-        """Add a micro-batch; nothing is computed before `reduce`, so that the host waits for no device until then.
+        """Add a micro-batch; nothing is computed before `reduce`, so the host does not wait for the device.
 
         Args:
-            metrics: elementwise diagnostics, ``[M]`` each, or longer where pads follow.
+            metrics: elementwise diagnostics, ``[M]`` each, or longer if followed by padding.
             fields: its loss fields.
-            on_policy: True if the policy is still the one that sampled: what its log-probabilities then differ by is
+            on_policy: True if the policy is still the one that sampled, so that any difference in log-probabilities is
                 the gap between engine and trainer.
         """
         self._added.append((metrics, fields, on_policy))
 
     def reduce(self) -> dict[str, float]:
-        """Add up over ranks and start afresh.
+        """Sum over ranks and reset.
 
         Returns:
-            ``train/<name>`` and ``train/<name>/<task>``, tasks without a token left out.
+            ``train/<name>`` and ``train/<name>/<task>``, except for tasks without a token.
         """
         own, gaps = self._sums()
         self._added = []
         sums = dict(zip(own, self.ranks.sum(torch.stack(list(own.values()))), strict=True))
         tokens = sums.pop("tokens")
-        # Micro-batch losses hold what the trainer divides by again: the number of micro-batches and of ranks.
+        # Micro-batch losses are scaled by the number of micro-batches and ranks, which the trainer divides by again.
         loss = sums.pop("loss").sum() / (self.accumulate * self.ranks.count)
         metrics = {"train/loss": float(loss), "train/tokens": float(tokens.sum())}
         for name, values in sums.items():
@@ -99,11 +99,11 @@ class StepMetrics:
         return metrics
 
     def _sums(self) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Add up per task, ``[K]`` each, and find the largest gap of each micro-batch under the policy that sampled."""
+        """Sum per task, ``[K]`` each, and find the largest gap of each micro-batch under the policy that sampled."""
         sums: dict[str, Tensor] = {}
         gaps = []
         for metrics, fields, on_policy in self._added:
-            # where the loss fields lie: on the device, or on the host where shapes are fixed
+            # on the device of the loss fields, which is the host if shapes are fixed
             values = {name: v.to(fields.weight.device)[: len(fields.weight)] for name, v in metrics.items()}
             if on_policy:
                 values["logprob_gap"] = (values["nll"] + fields.old_logprobs).abs()

@@ -1,4 +1,4 @@
-"""What a draw takes over from a run that was ended in the middle of it, and leaves for one that goes on."""
+"""Groups that a draw takes over from a run that ended in the middle of it, and keeps for a run that resumes."""
 
 import hashlib
 import importlib.util
@@ -18,20 +18,19 @@ from lit_g2rpo.training.run import Run
 Attempt = Callable[[list[int], list[Completion]], list[Scored]]
 
 UNMOVED = ("old_logprobs", "prompts")
-"""Settings of a rollout that move none of its groups."""
+"""Rollout settings that do not affect its groups."""
 
 
 class PartialRollout:
-    """The groups of one draw that are on disk; without records there are none, and nothing is written.
+    """Reuse the groups of one draw that are on disk, and record new ones; without records, do neither.
 
     Args:
-        run: the run, with whole weights.
+        run: the run, with gathered weights.
         prompts: this rank's prompts.
-        wave: which draw of the rollout.
-        total: prompts of all ranks.
+        wave: index of the draw within the rollout.
+        total: number of prompts over all ranks.
 
-    ``known`` are the groups that were sampled before, by the id of their prompt, and ``tokens`` counts what was sampled
-    now.
+    ``known`` holds the groups sampled earlier, by prompt id, and ``tokens`` counts the tokens sampled now.
     """
 
     def __init__(self, run: Run, prompts: list[Prompt], wave: int, total: int) -> None:
@@ -53,13 +52,13 @@ class PartialRollout:
             self.known[prompt.id] = read_group(record, run.policy.decode)
             if (scores := found.scores.get((wave, prompt.id))) is not None:
                 self._scores[prompt.id] = read_scores(scores)
-        # of all ranks, since each has read the files of all
+        # over all ranks, since each rank has read the files of all
         count = sum(place[0] == wave for place in found.groups)
         what = f"rollout {run.rollout_index + 1}" + (f", refill wave {wave}" if wave else "")
         rank_zero_info(f"resumed: {count} of {total} groups of {what} were already sampled")
 
     def generate(self, sampling: Sampling, finished: Finished) -> list[Completion]:
-        """Sample what is not known and write it down; arguments and result as of `RolloutEngine.generate`."""
+        """Sample the unknown groups and record them; arguments and result are those of `RolloutEngine.generate`."""
         run, size = self._run, self._run.rollout.group_size
 
         def told(index: int, completions: list[Completion]) -> None:
@@ -85,7 +84,7 @@ class PartialRollout:
         return completions
 
     def score(self, indices: list[int], completions: list[Completion], attempt: Attempt) -> list[Scored]:
-        """Score groups, those that were not scored before.
+        """Score groups, skipping those that were scored earlier.
 
         Args:
             indices: indices of their prompts.
@@ -103,7 +102,7 @@ class PartialRollout:
         return [one for i in indices for one in scored[i]]
 
     def _keep(self, prompt: Prompt, scores: list[Scored]) -> None:
-        # a rule from outside the package may be mended before the run goes on
+        # a rule from outside the package may be fixed before the run resumes
         if self._run.records is None or "." in prompt.problem_type or any(map(failed, scores)):
             return
         place = self._wave, prompt.id
@@ -111,7 +110,7 @@ class PartialRollout:
 
 
 def _begin(run: Run) -> None:
-    """Start the record of a rollout; say what of an older one is dropped, and why."""
+    """Start the record of a rollout, and warn which older groups are dropped and why."""
     assert run.records is not None
     settings = {name: value for name, value in asdict(run.rollout).items() if name not in UNMOVED}
     state = {
@@ -134,7 +133,7 @@ def _begin(run: Run) -> None:
 
 
 def _rewards_digest(run: Run) -> str:
-    """Digest what scores follow from besides the completion, sources of the user's functions included."""
+    """Digest everything but the completions that determines scores, including the source of the user's functions."""
     digest = hashlib.blake2b(digest_size=16)
     paths = {name: task.reward for name, task in run.tasks.items()}
     digest.update(repr((run.reward, run.judge, sorted(paths.items(), key=str))).encode())
@@ -145,7 +144,7 @@ def _rewards_digest(run: Run) -> str:
 
 
 def _source(path: str) -> str:
-    """Find the file of a function from its import path, in either form that `registry.load` takes."""
+    """Find the source file of a function from its import path, in either form accepted by `registry.load`."""
     file, colon, _ = path.rpartition(":")
     if colon:
         return file

@@ -1,4 +1,4 @@
-"""Names in a run's folder, and its records: what it was started with, and one more for each time it was resumed."""
+"""Names in a run's folder, and its records: one for the start and one for each resume."""
 
 import re
 from pathlib import Path
@@ -10,11 +10,11 @@ LAST = "last.ckpt"
 """Link to the newest checkpoint of a run."""
 
 NUMBERED = re.compile(r"rollout=(?P<rollout>\d+)-step=(?P<step>\d+)\.ckpt")
-"""Name of a checkpoint that was saved in the course of a run."""
+"""Name of a checkpoint saved during a run."""
 
 
 def records(folder: Path, name: str = "config.yaml") -> list[Path]:
-    """List ``config.yaml``, ``config-00025.yaml``, ``config-00025-2.yaml`` and so on, the newest last.
+    """List ``config.yaml``, ``config-00025.yaml``, ``config-00025-2.yaml`` and so on, newest last.
 
     Args:
         folder: folder of a run.
@@ -29,16 +29,16 @@ def records(folder: Path, name: str = "config.yaml") -> list[Path]:
 
 
 def add_record(folder: Path, name: str, rollout: int, text: str) -> Path:
-    """Write a record beside the earlier ones, none of which is overwritten.
+    """Write a record next to the earlier ones, without overwriting any of them.
 
     Args:
         folder: folder of a run.
         name: name of the first record.
-        rollout: rollouts that are done, which a later record has in its name.
-        text: what it says.
+        rollout: rollouts done so far, used in the name of later records.
+        text: content of the record.
 
     Returns:
-        Its path; that of the newest one if it was made at the same rollout and says the same.
+        Its path, or that of the newest record if this was written at the same rollout with the same text.
     """
     first, earlier = folder / name, records(folder, name)
     numbered = f"{first.stem}-{rollout:05d}"
@@ -52,10 +52,10 @@ def add_record(folder: Path, name: str, rollout: int, text: str) -> Path:
 
 
 def recorded_config(folder: Path) -> Path:
-    """Find the configuration that a run was last started with.
+    """Find the config that a run was last started with.
 
     Raises:
-        UserError: if the folder is not that of a run.
+        UserError: if the folder is not a run's folder.
     """
     if found := records(folder):
         return found[-1]

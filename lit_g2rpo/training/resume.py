@@ -1,4 +1,4 @@
-"""What a resumed run asks of a checkpoint: this policy's weights, and its half-learned rollout as plain tensors."""
+"""What a resumed run needs from a checkpoint: matching weights, and a partially trained rollout as plain tensors."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -20,7 +20,7 @@ TABLE = tuple(field.name for field in fields(RolloutTable))
 
 
 def experience_state(experience: Experience, max_tokens: int, ranks: Ranks) -> dict[str, Any]:
-    """Write a rollout as tensors; all ranks must call it.
+    """Write a rollout as tensors; all ranks must call this.
 
     Args:
         experience: this rank's part of the rollout.
@@ -54,17 +54,17 @@ def experience_state(experience: Experience, max_tokens: int, ranks: Ranks) -> d
 
 
 def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Prompt]) -> Experience:
-    """Read this rank's part of a rollout back.
+    """Read back this rank's part of a rollout.
 
     Args:
-        state: from ``experience_state``; None if the checkpoint holds none.
+        state: as returned by ``experience_state``; None if the checkpoint has none.
         prompts: this rank's prompts, from the data.
 
     Returns:
         The experience, not yet cut into micro-batches.
 
     Raises:
-        UserError: if the data no longer gives the prompts that were sampled for, or there is no state.
+        UserError: if the data no longer yields the prompts of the rollout, or there is no state.
     """
     if state is None:
         raise UserError("the checkpoint was written inside a rollout but holds no experience; start from another one")
@@ -101,14 +101,14 @@ def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Pro
         world_size=world,
         refills=state["refills"],
     )
-    # Where KL was off until now; the reference is what it was when the rollout was sampled.
+    # KL was off until now; the reference has not changed since the rollout was sampled.
     if run.reference_needed and experience.ref_logprobs is None:
         experience.ref_logprobs = ref_logprobs(run, experience)
     return experience
 
 
 def _refilled(run: Run, refills: list[list[int]], table: RolloutTable, prompts: list[Prompt]) -> list[Prompt]:
-    """Draw again the prompts that took the place of others; the stream is a function of its place."""
+    """Redraw the prompts that replaced others, which the position in the stream determines."""
     names, rank, world = list(run.tasks), run.ranks.rank, run.ranks.count
     prompts = list(prompts)
     if not refills:
@@ -125,12 +125,12 @@ def _refilled(run: Run, refills: list[list[int]], table: RolloutTable, prompts: 
 
 
 def check_checkpoint(module: nn.Module, policy_path: str, checkpoint: dict[str, Any]) -> None:
-    """Refuse a checkpoint whose weights are not this policy's.
+    """Refuse a checkpoint whose weights do not match this policy's.
 
     Args:
         module: the module with its policy built.
         policy_path: name or folder that the policy came from, for the message.
-        checkpoint: the checkpoint being read; without weights where the strategy has read and checked them.
+        checkpoint: the checkpoint being read; without weights if the strategy has read and checked them.
 
     Raises:
         UserError: if names or shapes differ.
@@ -144,7 +144,7 @@ def check_checkpoint(module: nn.Module, policy_path: str, checkpoint: dict[str, 
 
 
 def check_weights(module: nn.Module, policy_path: str, saved: dict[str, tuple[int, ...]]) -> None:
-    """Refuse weights that are not this policy's.
+    """Refuse weights that do not match this policy's.
 
     Args:
         module: the module with its policy built.
@@ -154,7 +154,7 @@ def check_weights(module: nn.Module, policy_path: str, saved: dict[str, tuple[in
     Raises:
         UserError: if names or shapes differ.
     """
-    # DeepSpeed keeps the shape of a weight that it has split under a name of its own
+    # DeepSpeed keeps the shape of a split weight in an attribute of its own
     own = {
         name: tuple(getattr(weight, "ds_shape", weight.shape))
         for name, weight in module.named_parameters(remove_duplicate=False)
@@ -170,19 +170,19 @@ def check_weights(module: nn.Module, policy_path: str, saved: dict[str, tuple[in
 
 
 def resume_state(run: Run) -> dict[str, Any]:
-    """Say what a run that goes on from here is held to: its optimizer, and the optimizer steps of a rollout."""
+    """Return the state that a resumed run must match: the optimizer, and the optimizer steps per rollout."""
     return {"optimizer": run.optimizer_settings.state_dict(), "pace": _pace(run)}
 
 
 def check_resume(run: Run, checkpoint: dict[str, Any]) -> None:
-    """Refuse to train on from a checkpoint whose state does not fit, and drop from it what the settings replace.
+    """Refuse to resume from a checkpoint whose state does not fit, and drop from it what the settings replace.
 
     Args:
-        run: the run that goes on.
-        checkpoint: its checkpoint, which is changed.
+        run: the resumed run.
+        checkpoint: its checkpoint, modified in place.
 
     Raises:
-        UserError: if other weights learned, the optimizer is another, or a rollout had another number of steps.
+        UserError: if the trained weights, the optimizer, or the number of steps per rollout differ.
     """
     if "optimizer" not in checkpoint["g2rpo"]:
         raise UserError(f"--ckpt_path was written before checkpoints kept their optimizer's settings; {NEW_RUN}")
@@ -191,12 +191,12 @@ def check_resume(run: Run, checkpoint: dict[str, Any]) -> None:
     saved, settings = checkpoint["g2rpo"]["optimizer"], run.optimizer_settings
     settings.check(saved)
     if settings.reschedules(saved):
-        # one of another class could not read it
+        # a schedule of another class could not read it
         checkpoint["lr_schedulers"] = []
 
 
 def _check_learning(run: Run, saved: Iterable[str]) -> None:
-    """Refuse to train on from a checkpoint in which more learned, for its optimizer does not fit."""
+    """Refuse to resume from a checkpoint in which more weights were trained, since its optimizer state does not fit."""
     learning = {f"policy.{name}" for name, w in run.policy.named_parameters(remove_duplicate=False) if w.requires_grad}
     fixed = sorted(set(saved) - learning)
     if fixed:
@@ -212,7 +212,7 @@ def _pace(run: Run) -> dict[str, int]:
 
 
 def _check_pace(run: Run, checkpoint: dict[str, Any]) -> None:
-    """Bring the trainer's count of micro-batches to this run's, and refuse another number of optimizer steps."""
+    """Convert the trainer's count of micro-batches to this run's, and refuse a different number of optimizer steps."""
     saved, now = checkpoint["g2rpo"]["pace"], _pace(run)
     if saved["steps"] != now["steps"]:
         raise UserError(
@@ -229,6 +229,6 @@ def _check_pace(run: Run, checkpoint: dict[str, Any]) -> None:
         )
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
-        # saved at the end of a batch, which is then not counted as completed yet
+        # saved at the end of a batch that does not count as completed yet
         more = counts["ready"] * now["microbatches"] // saved["microbatches"] - counts["ready"]
         counts.update({key: value + more for key, value in counts.items() if isinstance(value, int)})

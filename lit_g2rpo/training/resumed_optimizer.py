@@ -1,4 +1,4 @@
-"""What the optimizer of a resumed run goes on with: the state of the checkpoint, and the settings of now."""
+"""The optimizer of a resumed run: its state comes from the checkpoint, its settings from the current config."""
 
 import copy
 import warnings
@@ -19,13 +19,13 @@ NEW_RUN = "start a new run from these weights: export --output DIR, then fit --m
 
 
 class OptimizerSettings:
-    """Describe an optimizer and its schedule as configured, which the state in a checkpoint would hide.
+    """Describe an optimizer and its schedule as configured, which restoring a checkpoint's state would hide.
 
     Args:
-        policy: the policy whose parts learn.
+        policy: the policy whose parts are trained.
         config: its settings, for the learning rate of each part.
-        optimizer: makes the optimizer.
-        lr_scheduler: makes the schedule; None for a constant learning rate.
+        optimizer: creates the optimizer.
+        lr_scheduler: creates the schedule; None for a constant learning rate.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class OptimizerSettings:
         self._make, self._schedule = optimizer, lr_scheduler
 
     def build(self, parameters: list[list[nn.Parameter]] | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer, each part with its own learning rate.
+        """Create the optimizer, with a learning rate for each part.
 
         Args:
-            parameters: parameters of each part, in place of the policy's.
+            parameters: parameters of each part; the policy's by default.
 
         Raises:
-            UserError: if nothing learns, or it does not take its options.
+            UserError: if nothing is trained, or the optimizer rejects its options.
         """
         if not self._parts:
             raise UserError("model.policy.freeze keeps every part from learning; leave one of them out")
@@ -59,7 +59,7 @@ class OptimizerSettings:
         return optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """Return class and options of the optimizer, group by group, and the schedule before its first step."""
+        """Return the optimizer's class and options, group by group, and the schedule before its first step."""
         optimizer = self._probe()
         state: dict[str, Any] = {
             "class": _name(optimizer),
@@ -72,10 +72,10 @@ class OptimizerSettings:
         return state
 
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Make the schedule of an optimizer; None for a constant learning rate.
+        """Create the schedule of an optimizer; None for a constant learning rate.
 
         Raises:
-            UserError: if it does not take its options.
+            UserError: if the schedule rejects its options.
         """
         try:
             return None if self._schedule is None else self._schedule(optimizer)
@@ -83,13 +83,13 @@ class OptimizerSettings:
             raise UserError(f"model.lr_scheduler cannot be built: {one_line(error)}") from error
 
     def check(self, saved: dict[str, Any]) -> None:
-        """Refuse settings that the optimizer state of a checkpoint does not fit.
+        """Refuse settings that do not fit the optimizer state of a checkpoint.
 
         Args:
             saved: the checkpoint's ``state_dict``.
 
         Raises:
-            UserError: if the class is another, or an option needs state that was not kept.
+            UserError: if the class differs, or an option needs state that was not kept.
         """
         now = self.state_dict()
         for key, what in (("class", "optimizer"), ("parts", "parts that learn")):
@@ -110,31 +110,31 @@ class OptimizerSettings:
             )
 
     def adopt(self, saved: dict[str, Any], trainer: L.Trainer) -> None:
-        """Bring the settings of now to an optimizer whose state, with the settings of then, was restored.
+        """Apply the current settings to an optimizer that was restored with the settings of the checkpoint.
 
-        A schedule that differs goes on at the present step, as if it had been there from the start.
+        A changed schedule continues at the current step, as if it had been used from the start.
 
         Args:
             saved: the checkpoint's ``state_dict``.
             trainer: the trainer, after it has restored its state.
 
         Raises:
-            UserError: if the schedule has no such step.
+            UserError: if the schedule does not reach that step.
         """
         now, renewed = self.state_dict(), self.reschedules(saved)
         optimizer = trainer.optimizers[0]
         for group, was, new in zip(optimizer.param_groups, saved["options"], now["options"], strict=True):
-            # an old schedule may have moved more than the learning rate
+            # the old schedule may have changed more than the learning rate
             group.update({key: new[key] for key in (new if renewed else _differ(was, new))})
         if saved["options"] != now["options"]:
             self._move_state(optimizer, saved, now)
         if renewed and self._schedule is not None:
             config = trainer.lr_scheduler_configs[0]
-            # DeepSpeed's wrapper is no optimizer to a schedule; it has the groups of the one inside
+            # a schedule does not accept DeepSpeed's wrapper; the optimizer inside has the same groups
             config.scheduler = self._scheduled(config.scheduler.optimizer, trainer.global_step)
 
     def reschedules(self, saved: dict[str, Any]) -> bool:
-        """Tell whether learning rate or schedule differ from the checkpoint's, so that its schedule is dropped."""
+        """Return whether learning rate or schedule differs from the checkpoint's, whose schedule is then dropped."""
         now = self.state_dict()
         rates = [[options["lr"] for options in state["options"]] for state in (saved, now)]
         return bool(saved["schedule"] != now["schedule"] or rates[0] != rates[1])
@@ -145,7 +145,7 @@ class OptimizerSettings:
             group.pop("initial_lr", None)
         try:
             with warnings.catch_warnings():
-                # that it steps before the optimizer, which it does here
+                # torch warns that the schedule steps before the optimizer, which is intended here
                 warnings.simplefilter("ignore")
                 schedule = self._schedule(optimizer)
                 for _ in range(steps):
@@ -155,14 +155,14 @@ class OptimizerSettings:
         return schedule
 
     def _probe(self, device: bool = False) -> torch.optim.Optimizer:
-        """Make the optimizer over small weights of the same types."""
+        """Create the optimizer over small weights of the same types."""
         return self.build([
             [nn.Parameter(torch.ones(2, 2, dtype=part[0].dtype, device=part[0].device if device else "cpu"))]
             for part in self._parts.values()
         ])  # fmt: skip
 
     def _kept(self, settings: dict[str, Any]) -> dict[str, torch.device | None]:
-        """Find what an optimizer with these options keeps for a weight, and where, by making a step."""
+        """Run a step to find which state an optimizer with these options keeps for a weight, and on which device."""
         optimizer = self._probe(device=True)
         for group, options in zip(optimizer.param_groups, settings["options"], strict=True):
             group.update(options)
@@ -178,7 +178,7 @@ class OptimizerSettings:
         }
 
     def _move_state(self, optimizer: Any, saved: dict[str, Any], now: dict[str, Any]) -> None:
-        """Move what a fused optimizer counts on the device and another one in host memory."""
+        """Move counters that fused optimizers keep on the device and others in host memory."""
         before, after = self._kept(saved), self._kept(now)
         moved = {key: device for key, device in after.items() if device is not None and device != before.get(key)}
         for state in optimizer.state.values() if moved else ():

@@ -23,10 +23,10 @@ from lit_g2rpo.training.table import build_table, shaped_columns, to_share, usab
 
 @torch.no_grad()
 def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, float]]:
-    """Sample, score, filter and form advantages; log-probabilities are computed last, for what is learned from alone.
+    """Sample, score, filter and compute advantages; then compute log-probabilities, only of what is learned from.
 
     Returns:
-        The experience of this rank's prompts, not yet cut, and the metrics of the rollout, the same on every rank.
+        This rank's experience, not yet cut into micro-batches, and the rollout's metrics, the same on every rank.
     """
     drawn = _Drawn(run, prompts)
     first = shaped_columns(drawn.values, run.objective, run.tasks)
@@ -64,7 +64,7 @@ def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, floa
 
 
 class _Drawn:
-    """What has been drawn of a rollout: this rank's completions with their rewards, and the columns of all ranks."""
+    """The part of a rollout drawn so far: this rank's completions with their rewards, and the columns of all ranks."""
 
     def __init__(self, run: Run, prompts: list[Prompt]) -> None:
         self.run, self.prompts = run, list(prompts)
@@ -74,10 +74,10 @@ class _Drawn:
         self.values = self._gathered()
 
     def refill(self) -> None:
-        """Replace groups that teach nothing by groups of further prompts of their task, wave after wave.
+        """Replace groups that teach nothing with groups of other prompts from the same task, wave by wave.
 
-        A wave draws exactly as many prompts as are missing, and each takes the place of the group it replaces, on the
-        rank that had it: so which prompts are drawn does not depend on the number of ranks, and none is left over.
+        A wave draws exactly as many prompts as are missing, and each stays on the rank of the group it replaces, so
+        the prompts drawn do not depend on the number of ranks, and none is left over.
         """
         run, names = self.run, list(self.run.tasks)
         for wave in range(1, run.objective.refill_waves + 1):

@@ -1,4 +1,4 @@
-"""The seam of a run: what training asks of its module, and the part of it that callbacks may touch."""
+"""The seam of a run: the members of the module that training needs, and those that callbacks may use."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class PromptSettings(Protocol):
-    """What training asks of the datamodule."""
+    """What training needs from the datamodule."""
 
     max_completion_tokens: int
 
@@ -36,28 +36,28 @@ class PromptSettings(Protocol):
 
 
 class PromptLoader(Protocol):
-    """What training asks of its loader besides batches."""
+    """What training needs from its loader besides batches."""
 
     failures: int
     before: dict[str, Any]
-    """The state before the newest batch."""
+    """Return the state before the newest batch."""
 
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
-        """Draw further prompts for the present rollout.
+        """Draw more prompts for the current rollout.
 
         Args:
-            tasks: the task of each prompt that all ranks draw.
-            own: which of them are this rank's.
+            tasks: task of each prompt to draw, over all ranks.
+            own: indices of this rank's prompts among them.
 
         Returns:
             This rank's prompts.
         """
 
     def rewind(self) -> None:
-        """Go back to before the newest batch, which nothing was learned from."""
+        """Go back to before the newest batch, from which nothing was learned."""
 
     def refill_again(self, waves: Sequence[tuple[Sequence[str], Sequence[int]]]) -> list[list[Prompt]]:
-        """Draw the refills of the present rollout once more, wave by wave; arguments as in `refill`."""
+        """Redraw the refills of the current rollout, wave by wave; arguments are those of `refill`."""
 
 
 class RunHandles(Protocol):
@@ -75,7 +75,7 @@ class RunHandles(Protocol):
     validation_history: list[dict[str, float]]
     validation_sizes: dict[str, int]
     evaluated: Evaluated | None
-    """The newest batch of a validation that is going on."""
+    """The newest batch of the validation in progress."""
 
     @property
     def trainer(self) -> L.Trainer:
@@ -83,7 +83,7 @@ class RunHandles(Protocol):
 
     @property
     def ranks(self) -> Ranks:
-        """The ranks that work together."""
+        """The ranks of the run."""
 
     @property
     def policy_path(self) -> str:
@@ -99,24 +99,24 @@ class RunHandles(Protocol):
 
     @property
     def microbatches_per_rollout(self) -> int:
-        """Training batches that one rollout is worth."""
+        """Training batches per rollout."""
 
     @property
     def steps_per_rollout(self) -> int:
-        """Optimizer steps that one rollout is worth."""
+        """Optimizer steps per rollout."""
 
     def send(self, values: dict[str, float]) -> None:
-        """Send values of the present rollout to the loggers and the run's own file at once."""
+        """Send values of the current rollout to the loggers and the run's own file immediately."""
 
     def finish_rollout(self) -> None:
-        """Write the point of a rollout once it has been learned from; inside one, and after, there is none to write."""
+        """Write the point of a rollout that has just been learned from, if there is one to write."""
 
     @property
     def learning_rate_renewed(self) -> bool:
-        """True while a run starts that was resumed with another learning rate or schedule than its checkpoint's."""
+        """True while a run starts whose learning rate or schedule differs from the checkpoint it resumes from."""
 
     def describe(self) -> dict[str, str]:
-        """Say what will run, as the rows of a table."""
+        """Describe the run as the rows of a table."""
 
 
 class Run(RunHandles, Protocol):
@@ -133,7 +133,7 @@ class Run(RunHandles, Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the policy lies."""
+        """Device of the policy."""
 
     @property
     def loader(self) -> PromptLoader:
@@ -152,21 +152,21 @@ class Run(RunHandles, Protocol):
         """True if the loss has a KL term."""
 
     def report_gradient(self, norm: Tensor | None) -> None:
-        """Refuse a gradient that is not finite, and log its norm.
+        """Stop at a gradient that is not finite, and log its norm.
 
         Args:
             norm: a scalar, the same on every rank; None without a gradient.
         """
 
     def perform(self, function: Callable[[], T]) -> T:
-        """Call a function; a strategy that wraps the module can route the call through its wrapper."""
+        """Call a function, through the strategy's wrapper if it wraps the module."""
 
 
 def handles(pl_module: L.LightningModule) -> RunHandles:
-    """View the module that Lightning hands to a callback through the members that callbacks may use."""
+    """View the module that Lightning passes to a callback through the members that callbacks may use."""
     return cast(RunHandles, pl_module)
 
 
 def run_of(pl_module: L.LightningModule) -> Run:
-    """View the module that Lightning hands to a callback as the run that it is."""
+    """View the module that Lightning passes to a callback as a run."""
     return cast(Run, pl_module)

@@ -1,4 +1,4 @@
-"""How long a run is and how often things happen, in rollouts, and what that is in the trainer's own units."""
+"""The length of a run and its intervals in rollouts, and their conversion to the trainer's own units."""
 
 from dataclasses import dataclass
 
@@ -24,17 +24,17 @@ class Schedule:
 
 @dataclass(slots=True)
 class Checkpoints:
-    """What is kept of a run for a resume.
+    """What a run keeps for resuming.
 
     Args:
-        partial_rollouts: keep finished groups between checkpoints, so that a kill inside a rollout does not lose them.
+        partial_rollouts: keep finished groups between checkpoints, so that a run killed inside a rollout keeps them.
     """
 
     partial_rollouts: bool = False
 
 
 def microbatches_per_rollout(epochs: int, microbatches: int) -> int:
-    """Count the calls of the training step that learn from one rollout.
+    """Count the training-step calls that learn from one rollout.
 
     Args:
         epochs: passes over each rollout.
@@ -53,7 +53,7 @@ def microbatches_per_rollout(epochs: int, microbatches: int) -> int:
 
 
 def optimizer_steps_per_rollout(epochs: int, microbatches: int, accumulate: int) -> int:
-    """Count the optimizer steps that one rollout feeds.
+    """Count the optimizer steps per rollout.
 
     Args:
         epochs: passes over each rollout.
@@ -94,17 +94,17 @@ def positive(name: str, value: int) -> int:
 
 
 def max_steps(rollouts: int, epochs: int, microbatches: int, accumulate: int) -> int:
-    """Translate the length of the run into optimizer steps; arguments as in `optimizer_steps_per_rollout`."""
+    """Convert the length of the run to optimizer steps; arguments are those of `optimizer_steps_per_rollout`."""
     return positive("rollouts", rollouts) * optimizer_steps_per_rollout(epochs, microbatches, accumulate)
 
 
 def val_check_interval(validate_every: int, epochs: int, microbatches: int) -> int:
-    """Translate the validation interval into micro-batches; arguments as in `microbatches_per_rollout`."""
+    """Convert the validation interval to micro-batches; arguments are those of `microbatches_per_rollout`."""
     return positive("validate_every", validate_every) * microbatches_per_rollout(epochs, microbatches)
 
 
 def log_every_n_steps(log_every: int, epochs: int, microbatches: int, accumulate: int) -> int:
-    """Translate the logging interval into optimizer steps; arguments as in `optimizer_steps_per_rollout`."""
+    """Convert the logging interval to optimizer steps; arguments are those of `optimizer_steps_per_rollout`."""
     return positive("log_every", log_every) * optimizer_steps_per_rollout(epochs, microbatches, accumulate)
 
 

@@ -20,21 +20,21 @@ COLUMNS = (
     "total", "accuracy", "format", "structure", "length", "truncated", "entropy", "logprobs", "task", "problem_type",
     "reference", "scored",
 )  # fmt: skip
-"""What is known of a completion on every rank."""
+"""Values of a completion that every rank knows."""
 Columns = dict[str, Tensor]
 """Value of each of ``COLUMNS`` for each completion, ``[P, G]`` each."""
 
 
 @dataclass(slots=True, frozen=True)
 class Cut:
-    """How a rollout is cut into optimizer steps and micro-batches.
+    """The division of a rollout into optimizer steps and micro-batches.
 
     Args:
         epochs: passes over the rollout.
         updates: optimizer steps per pass.
         accumulate: micro-batches per optimizer step and rank.
         max_tokens: longest completion.
-        objective: which terms the loss has, and over what it is a mean.
+        objective: decides the terms of the loss, and what it averages over.
     """
 
     epochs: int
@@ -51,10 +51,10 @@ def to_share(
     tasks: list[str],
     references: list[int],
 ) -> Tensor:
-    """Write what other ranks must know of this rank's ``p`` prompts as numbers, ``[p, G, len(COLUMNS)]`` float64.
+    """Collect what other ranks need to know about this rank's ``p`` prompts, ``[p, G, len(COLUMNS)]`` float64.
 
     Args:
-        references: length of each prompt's reference answer, tokens; 0 where no band asks for it.
+        references: length of each prompt's reference answer, tokens; 0 if no band needs it.
     """
     group_size = len(completions) // len(prompts)
     rows = []
@@ -71,7 +71,7 @@ def to_share(
 
 
 def shaped_columns(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> Columns:
-    """Name the columns ``[P, G, len(COLUMNS)]`` of all ranks, and add ``length_reward`` and the shaped ``reward``."""
+    """Split all ranks' values ``[P, G, len(COLUMNS)]`` by name, and add ``length_reward`` and the shaped ``reward``."""
     column = dict(zip(COLUMNS, values.unbind(-1), strict=True))
     shaped = column["accuracy"].clone()
     for k, task in enumerate(tasks.values()):
@@ -85,13 +85,13 @@ def shaped_columns(values: Tensor, objective: Objective, tasks: dict[str, Task])
             continue
         if objective.length_needs_accuracy:
             shaped[rows] *= column["accuracy"][rows]
-    # The length reward takes its share from accuracy, so an exempt task, whose share stays accuracy, is unchanged.
+    # The length reward replaces a share of accuracy; an exempt task keeps that share, so its reward is unchanged.
     reward = column["total"] + objective.length_weight * (shaped - column["accuracy"])
     return column | {"length_reward": shaped, "reward": reward}
 
 
 def usable_groups(column: Columns, objective: Objective) -> Tensor:
-    """Say which groups teach something, ``[P]`` bool; all where nothing is filtered."""
+    """Return which groups teach something, ``[P]`` bool; all of them if filtering is off."""
     accuracy, scored = column["accuracy"], column["scored"].bool()
     if objective.filtering == "off":
         return torch.ones(len(accuracy), dtype=torch.bool)
@@ -105,7 +105,7 @@ def usable_groups(column: Columns, objective: Objective) -> Tensor:
 
 
 def build_table(column: Columns, usable: Tensor, objective: Objective, tasks: dict[str, Task]) -> RolloutTable:
-    """Form the advantages of usable groups, ``[P]`` bool; a completion without a score leaves its group."""
+    """Compute the advantages of usable groups, ``[P]`` bool; a completion without a score is removed from its group."""
     shape = column["reward"].shape
     kept = usable[:, None].expand(shape)
     if objective.needs_groups:
@@ -133,7 +133,7 @@ def build_table(column: Columns, usable: Tensor, objective: Objective, tasks: di
 
 
 def _entropy_directions(column: Columns, objective: Objective, tasks: dict[str, Task]) -> Tensor:
-    """Find the side of its band that each task is on, times its ``entropy_scale``, ``[K]``."""
+    """Find which side of its band each task is on, times its ``entropy_scale``, ``[K]``."""
     uncertainty = column["entropy"] if objective.entropy == "exact" else -column["logprobs"]
     direction = torch.zeros(len(tasks), dtype=torch.float64)
     for k, task in enumerate(tasks.values()):
@@ -145,11 +145,11 @@ def _entropy_directions(column: Columns, objective: Objective, tasks: dict[str, 
 
 
 def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
-    """Say which completions have a gradient, ``[P, G]`` bool: an advantage, a KL term, or a task outside its band.
+    """Return which completions have a gradient, ``[P, G]`` bool: an advantage, a KL term, or a task outside its band.
 
-    The entropy band acts on dropped groups too: where a task collapses, they are all that it has left. The tokens of a
-    tied group that was not dropped still count in the normaliser; only its forward and backward, which would add zero,
-    are left out.
+    The entropy band also applies to dropped groups, since a collapsed task has nothing else left. The tokens of a tied
+    group that was not dropped still count in the normalizer; only its forward and backward, which would add zero, are
+    skipped.
     """
     pulled = table.advantages.bool().any(1) | (objective.kl_coefficient > 0)
     outside = (objective.entropy_coefficient * table.entropy_direction[table.task_ids]).bool()
@@ -159,11 +159,11 @@ def trained_rows(table: RolloutTable, objective: Objective) -> Tensor:
 def build_microbatches(experience: Experience, cut: Cut, like: Tensor) -> list[Microbatch]:
     """Cut a rollout into micro-batches whose losses add up to the token mean of each optimizer step.
 
-    Which prompts an optimizer step learns from depends only on their order, and its normaliser counts the tokens of all
-    ranks, so the number of ranks and micro-batches changes no gradient. Groups without a gradient are left out.
+    The prompts of an optimizer step depend only on their order, and its normalizer counts the tokens of all ranks, so
+    the number of ranks and micro-batches does not change the gradient. Groups without a gradient are left out.
 
     Args:
-        like: an empty tensor of the device and type that the loss fields get.
+        like: an empty tensor with the device and dtype for the loss fields.
     """
     table = experience.table
     prompts = len(table.lengths)
@@ -182,7 +182,7 @@ def build_microbatches(experience: Experience, cut: Cut, like: Tensor) -> list[M
 
 
 def _token_weights(table: RolloutTable, counted: Tensor, cut: Cut) -> Tensor:
-    """Weigh each completion's tokens in the loss of one optimizer step, 0 where it does not count, ``[P, G]``."""
+    """Compute the weight of each completion's tokens in an optimizer step, 0 if it does not count, ``[P, G]``."""
     lengths, counted = table.lengths.double(), counted.double()
     if cut.objective.mean == "token":
         return counted / max(float((lengths * counted).sum()), 1)
@@ -193,7 +193,7 @@ def _token_weights(table: RolloutTable, counted: Tensor, cut: Cut) -> Tensor:
 
 
 def _entropy_weights(table: RolloutTable, counted: Tensor, cut: Cut) -> Tensor:
-    """Weigh a token's entropy by task in one optimizer step, ``[K]``: a mean over the task's tokens."""
+    """Compute the weight of a token's entropy per task in an optimizer step, ``[K]``: a mean over the task's tokens."""
     tokens = (table.lengths * counted).sum(1).double()
     per_task = torch.zeros_like(table.entropy_direction).index_add_(0, table.task_ids, tokens)
     return cut.objective.entropy_coefficient * table.entropy_direction / per_task.clamp(min=1)

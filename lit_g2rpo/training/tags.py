@@ -1,4 +1,4 @@
-"""Whether a completion can have the form that the reward asks for."""
+"""Check whether a completion can have the form that the reward expects."""
 
 from lit_g2rpo.policy.opening import opened_tag
 from lit_g2rpo.policy.policy import Policy
@@ -7,7 +7,7 @@ from lit_g2rpo.rewards.config import RewardConfig
 
 
 def tags_error(policy: Policy, reward: RewardConfig) -> str:
-    """Say why no completion of a policy can have format 1; empty if one can.
+    """Explain why no completion of a policy can have format 1; empty if one can.
 
     Args:
         policy: its chat template may open a tag, and its tokenizer may drop tags as special tokens.

@@ -1,4 +1,4 @@
-"""How hard each task pulls: the norm of its own gradient in one micro-batch, on the last decoder layer."""
+"""How strongly each task pulls: the norm of its gradient in one micro-batch, on the last decoder layer."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class TaskGradient:
     """Pull of a task in one micro-batch.
 
     Args:
-        norm: norm of the gradient of its rows' loss alone, over all ranks.
+        norm: gradient norm of the loss of its rows alone, over all ranks.
         tokens: its completion tokens, over all ranks.
     """
 
@@ -27,23 +27,23 @@ class TaskGradient:
 
 
 def task_gradients(run: Run, microbatch: Microbatch) -> dict[str, TaskGradient]:
-    """Measure the gradient of each task's rows apart, at the cost of about one forward of the micro-batch.
+    """Measure the gradient of each task's rows separately, at the cost of about one forward of the micro-batch.
 
-    Nothing is accumulated: weights, their ``.grad``, random numbers and counters of the policy stay as they are. All
-    ranks must call this together; a rank without rows of a task takes part with an empty micro-batch.
+    Nothing is accumulated: the policy's weights, their ``.grad``, random state and counters are unchanged. All ranks
+    must call this together; a rank without rows of a task takes part with an empty micro-batch.
 
     Args:
         microbatch: this rank's rows.
 
     Returns:
-        Pull by task, the same on every rank; tasks without a token in the micro-batch of any rank are left out, and
-        all are where `measured_parameters` finds none.
+        Pull by task, the same on every rank, without tasks that have no token in any rank's micro-batch; empty if
+        `measured_parameters` finds none.
     """
     parameters = measured_parameters(run.policy)
     assert run.experience is not None, "a rollout has been collected"
     table = run.experience.table
     tasks, present = list(run.tasks), trained_rows(table, run.objective).any(1)
-    # of all ranks, so that every rank makes the same forwards
+    # over all ranks, so that every rank runs the same forwards
     names = [tasks[k] for k in sorted(set(table.task_ids[present].tolist()))]
     if not names or not parameters:
         return {}
@@ -58,25 +58,25 @@ def task_gradients(run: Run, microbatch: Microbatch) -> dict[str, TaskGradient]:
 
 
 def measured_parameters(policy: Policy) -> list[nn.Parameter]:
-    """List what the gradient is measured on: what learns in the last decoder layer and lies whole on this rank.
+    """List the parameters to measure: those of the last decoder layer that are trained and not split over ranks.
 
     Returns:
-        The parameters; none where the layer is frozen or its weights are split over ranks.
+        The parameters; empty if the layer is frozen or its weights are split over ranks.
     """
     layer = policy.backbone.layers[-1]
-    # DeepSpeed marks the weights it splits with an id, those of FSDP have a local part
+    # DeepSpeed marks the weights it splits with an id; FSDP's have a local part
     return [p for p in layer.parameters() if p.requires_grad and not hasattr(p, "ds_id") and not hasattr(p, "to_local")]
 
 
 def rows_of_task(microbatch: Microbatch, task: str) -> Microbatch:
-    """Cut the rows of one task out of a micro-batch.
+    """Extract the rows of one task from a micro-batch.
 
     Args:
         microbatch: rows of any tasks.
         task: name of the task.
 
     Returns:
-        Its rows with their loss fields, in their order; possibly none.
+        Its rows with their loss fields, in order; possibly none.
     """
     rows = [i for i, prompt in enumerate(microbatch.prompts) if prompt.task == task]
     chosen = torch.zeros(len(microbatch.prompts), dtype=torch.bool)
@@ -94,17 +94,17 @@ def rows_of_task(microbatch: Microbatch, task: str) -> Microbatch:
 
 
 def _gradient_norm(run: Run, microbatch: Microbatch, parameters: list[nn.Parameter]) -> Tensor:
-    """Norm of the gradient of a micro-batch's loss, averaged over ranks, a scalar."""
+    """Compute the gradient norm of a micro-batch's loss, averaged over ranks, a scalar."""
     policy, trainer = run.policy, run.trainer
     own, policy.backbone.counters = policy.backbone.counters, Counters()
     devices = [policy.device] if policy.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), torch.enable_grad(), trainer.precision_plugin.train_step_context():
             loss, _ = policy.loss(microbatch, run.objective.token_loss)
-        # not backward: no gradient is accumulated, so no hook of an optimizer or strategy sees it
+        # not backward(), which would accumulate gradients and run hooks of the optimizer or strategy
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     finally:
-        # the loader's thread may have preprocessed images meanwhile
+        # the loader's thread may have preprocessed images in the meantime
         own.images_preprocessed += policy.backbone.counters.images_preprocessed
         policy.backbone.counters = own
     means = [trainer.strategy.reduce(gradient.float(), reduce_op="mean") for gradient in gradients]
