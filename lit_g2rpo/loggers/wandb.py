@@ -54,7 +54,7 @@ class Wandb(ServiceLogger):
             import wandb
 
             known = self.identity
-            arguments = {
+            arguments: dict[str, Any] = {
                 "project": self.project,
                 "name": self.title,
                 "group": Path(self.log_dir).parent.name,
