@@ -77,7 +77,7 @@ def queue(done: dict[str, Any]) -> Iterator[Run]:
                 if phase.rates_of is None:
                     rates, rollouts = RATES, SCREENING_ROLLOUTS
                 else:
-                    best = best_rate(done, phase.rates_of, base_arm(arm))
+                    best = phase.rate or best_rate(done, phase.rates_of, base_arm(arm))
                     if best is None:
                         continue
                     rates, rollouts = (best,), ROLLOUTS
@@ -227,6 +227,8 @@ def status(results: Path) -> None:
     for name, phase in PHASES.items():
         runs = [run for run in done.values() if run["setting"] == phase.setting and run["arm"] in phase.arms]
         screening = phase.rates_of is None
+        if phase.rate:
+            runs = [run for run in runs if run["rate"] == phase.rate]
         runs = [run for run in runs if run["seed"] in phase.seeds and (run["rollouts"] < ROLLOUTS) == screening]
         total = len(phase.arms) * len(phase.seeds) * (len(RATES) if screening else 1)
         print(f"{name}: {len(runs)} of {total} runs")

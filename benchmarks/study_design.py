@@ -96,17 +96,21 @@ class Phase:
     Args:
         setting: a key of `SETTINGS`.
         rates_of: the setting whose screening gives each arm its rate; None for a screening itself.
+        rate: the rate of every arm in place of its own, for runs that were added after the first results.
     """
 
     setting: str
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     rates_of: str | None
+    rate: float | None = None
 
 
 PHASES = {
     "screening": Phase("default", MAIN, SCREENING_SEEDS, None),
     "main": Phase("default", (*MAIN, "g2rpo+both"), SEEDS, "default"),
+    # added after the first 14 main runs: the screening gave G2RPO twice the rate of the default recipe
+    "added: the default rate": Phase("default", ("g2rpo", "g2rpo+both"), SEEDS, "default", 6e-5),
     "screening, mixed": Phase("mixed", MAIN, SCREENING_SEEDS, None),
     "main, mixed": Phase("mixed", MAIN, SEEDS, "mixed"),
     "screening of others": Phase("default", OTHERS, SCREENING_SEEDS, None),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from study import RESULTS, ROOT, best_rate, final, screened
+from study import RESULTS, ROOT, Run, best_rate, final, screened
 from study_design import ARMS, CONTRASTS, PHASES, RATES, ROLLOUTS, base_arm
 
 from lit_g2rpo.comparison.statistics import Estimate, estimate, paired_difference
@@ -43,6 +43,7 @@ def judged(results: Results, setting: str, arm: str, measure: Measure = final) -
         measure: maps a run of the results to a number.
     """
     phases = [phase for phase in PHASES.values() if phase.setting == setting and arm in phase.arms and phase.rates_of]
+    phases = [phase for phase in phases if phase.rate is None]
     found = {}
     for phase in phases:
         rate = best_rate(dict(results), str(phase.rates_of), base_arm(arm))
@@ -153,6 +154,20 @@ def against_grpo(results: Results) -> str:
     return table(["setting", "arm", "pairs", "less `grpo` [95 %]"], rows)
 
 
+def added(results: Results) -> str:
+    """Tabulate the runs that were added after the first results, and their paired difference to GRPO; not judged."""
+    rows = []
+    for phase in PHASES.values():
+        for arm in phase.arms if phase.rate else ():
+            keys = {seed: Run(phase.setting, arm, phase.rate or 0.0, seed, ROLLOUTS).key for seed in phase.seeds}
+            values = {seed: final(results[key]) for seed, key in keys.items() if key in results}
+            difference = paired_difference(values, judged(results, phase.setting, "grpo"))
+            if values:
+                row = [f"`{arm}`", f"{phase.rate:g}", str(len(values)), shown(estimate(list(values.values())))]
+                rows.append([*row, shown(difference.estimate, "+") if difference else ""])
+    return table(["arm", "rate", "seeds", "final mean [95 %]", "less `grpo` [95 %]"], rows)
+
+
 def pulls(results: Results) -> str:
     """Tabulate each task's share of the gradient norm in the first and last 25 rollouts, and how unequal they are."""
     rows = []
@@ -230,6 +245,7 @@ def tables(results: Results) -> Iterator[tuple[str, str]]:
     for setting in ("default", "mixed"):
         yield f"accuracies {setting}", accuracies(results, setting)
     yield "against grpo", against_grpo(results)
+    yield "added", added(results)
     yield "screening", screening(results)
     yield "pulls", pulls(results)
     yield "flips", flips(results)
