@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from study import RESULTS, ROOT, Run, best_rate, final, screened
-from study_design import ARMS, CONTRASTS, PHASES, RATES, ROLLOUTS, base_arm
+from study_design import ARMS, CONTRASTS, PHASES, RATES, ROLLOUTS, SEEDS, base_arm
 
 from lit_g2rpo.comparison.statistics import Estimate, estimate, paired_difference
 from lit_g2rpo.mini.tasks import TASKS
@@ -130,15 +130,16 @@ def holm(p_values: list[float | None]) -> list[bool]:
 def contrasts(results: Results) -> str:
     """Tabulate the nine contrasts of the design."""
     found = [paired_difference(judged(results, s, arm), judged(results, s, other)) for s, arm, other in CONTRASTS]
-    judgement = holm([difference.p if difference else None for difference in found])
+    judgement = holm([one.p if one and len(one.seeds) == len(SEEDS) else None for one in found])
     rows = []
     for (setting, arm, other), difference, differs in zip(CONTRASTS, found, judgement, strict=True):
         row = [setting, f"`{arm}` - `{other}`"]
         if difference is None or difference.p is None:
             row += ["0", "not run yet", "", ""]
         else:
+            complete = len(difference.seeds) == len(SEEDS)
             row += [str(len(difference.seeds)), shown(difference.estimate, "+"), f"{difference.p:.3f}"]
-            row += ["differs" if differs else "no difference shown"]
+            row += ["differs" if differs else "no difference shown" if complete else "not complete"]
         rows.append(row)
     return table(["setting", "contrast", "pairs", "difference [95 %]", "p", "by Holm"], rows)
 
@@ -177,9 +178,9 @@ def pulls(results: Results) -> str:
                 runs = [run for run in results.values() if _counts(results, run, setting, arm)]
                 shares = [window("topology/gradient_share", which)(run) for run in runs]
                 means = [statistics.fmean(share.get(task, 0.0) for share in shares) for task in TASKS]
-                ratio = max(means) / max(min(means), 1e-9)
+                ratio = f"{max(means) / min(means):.1f}" if min(means) > 0.001 else ""
                 cells = [f"{mean:.2f}" for mean in means]
-                rows.append([setting, f"`{arm}`", when, *cells, f"{ratio:.1f}"])
+                rows.append([setting, f"`{arm}`", when, *cells, ratio])
     return table(["setting", "arm", "rollouts", *SHORT.values(), "largest / smallest"], rows)
 
 
@@ -268,8 +269,9 @@ def draw(results: Results, path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    for panel, setting in zip(panels, ("default", "mixed"), strict=True):
+    settings = [setting for setting in ("default", "mixed") if arms_of(results, setting)]
+    figure, axes = plt.subplots(1, len(settings), figsize=(5 * len(settings), 4.6), layout="constrained", squeeze=False)
+    for panel, setting in zip(axes[0], settings, strict=True):
         arms = arms_of(results, setting)[::-1]
         for row, arm in enumerate(arms):
             values = list(judged(results, setting, arm).values())
