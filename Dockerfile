@@ -1,11 +1,11 @@
-# GPUs: docker run --gpus all --shm-size 8g ...   without one the same image trains on the processor
-# torch's wheel brings CUDA 13.0 itself, so base will do; what compiles at run time (DeepSpeed's own Adam, for
+# GPUs: docker run --gpus all --shm-size 8g ...   without a GPU, the same image trains on the CPU
+# torch's wheel includes CUDA 13.0, so base is enough; code compiled at run time (DeepSpeed's own Adam, for
 # offloading) needs nvcc: docker build --build-arg FLAVOUR=devel
 ARG FLAVOUR=base
 FROM nvidia/cuda:13.0.1-${FLAVOUR}-ubuntu24.04
 
-# the compiler and Python's headers are for Triton, which builds its launchers at run time
-# Ubuntu keeps one version of a package, so none can be pinned
+# Triton needs the compiler and Python's headers to build its launchers at run time
+# Ubuntu keeps only one version of each package, so versions cannot be pinned
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3-dev python3-venv \
@@ -16,9 +16,9 @@ RUN apt-get update \
 USER 1001
 WORKDIR /home/trainer/lit_g2rpo
 
-# HOME and USER serve any user that --user names
+# HOME and USER work for any user given by --user
 ENV PATH=/home/trainer/venv/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp USER=trainer
-# torch first: the layer is large and changes with the pin alone
+# torch first, since the layer is large and only changes with the pin
 RUN python3 -m venv /home/trainer/venv && pip install --no-cache-dir torch==2.13.0
 
 COPY --chown=1001:1001 . .

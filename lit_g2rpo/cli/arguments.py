@@ -1,4 +1,4 @@
-"""The parser of the verbs that read a command line of their own."""
+"""The parser of the verbs that parse their own command line."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from lit_g2rpo.errors import UserError
 
 
 class VerbParser(argparse.ArgumentParser):
-    """Raise a `UserError` of one line where the stock parser prints its usage and exits."""
+    """A parser that raises a one-line `UserError` where the stock parser prints its usage and exits."""
 
     @override
     def error(self, message: str) -> NoReturn:
@@ -18,7 +18,7 @@ class VerbParser(argparse.ArgumentParser):
 
 
 def new_file(text: str) -> Path:
-    """Read the path of a file that will be written, in a folder that exists, before the work that fills it."""
+    """Read the path of an output file, and check that its folder exists before the work starts."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder; give the name of a file")
@@ -28,7 +28,7 @@ def new_file(text: str) -> Path:
 
 
 def positive(text: str) -> int:
-    """Read a whole number above 0."""
+    """Read a positive whole number."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)

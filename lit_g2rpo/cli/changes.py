@@ -1,4 +1,4 @@
-"""What a resumed run changes of the configuration that its checkpoint was made with: what acts, and what is refused."""
+"""Changes to the config of a resumed run's checkpoint: which take effect, and which are refused."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from lit_g2rpo.training.schedule import optimizer_steps_per_rollout
 
 
 class Verdict(Enum):
-    """What becomes of a changed key."""
+    """What happens to a changed key."""
 
     ACTS = "acts from the first step on"
     BETWEEN = "acts, but not within a rollout"
@@ -35,7 +35,7 @@ TABLE: tuple[tuple[str, Verdict], ...] = (
     ("model.policy.m??_pixels", Verdict.BETWEEN),
     ("model.objective.class_path", Verdict.ON_REQUEST),
     ("seed_everything", Verdict.ON_REQUEST),
-    # the trainer counts optimizer steps; the module refuses another number of them
+    # the trainer counts optimizer steps; the module refuses to change their number
     ("model.update.*", Verdict.BETWEEN),
     ("trainer.accumulate_grad_batches", Verdict.BETWEEN),
     ("model.rollout.group_size", Verdict.BETWEEN),
@@ -43,7 +43,7 @@ TABLE: tuple[tuple[str, Verdict], ...] = (
     ("model.rollout.temperature", Verdict.BETWEEN),
     ("data.init_args.max_completion_tokens", Verdict.BETWEEN),
     ("data.init_args.mixture*", Verdict.BETWEEN),
-    # what is not one of these decides which rows are trained on
+    # all other keys affect which rows are trained on
     ("data.init_args.val*", Verdict.ACTS),
     ("data.init_args.test*", Verdict.ACTS),
     ("data.init_args.predict*", Verdict.ACTS),
@@ -69,10 +69,10 @@ class Change:
     """A key whose value differs.
 
     Args:
-        key: dotted; a callback is named by its class.
+        key: dotted key; a callback is named by its class.
         was: its value in the checkpoint.
         now: its value in this run.
-        follows: the key that it refers to, then as now, and only follows; empty if it refers to none.
+        follows: the key that it refers to in both recipes, whose value it follows; empty if there is none.
     """
 
     key: str
@@ -82,28 +82,28 @@ class Change:
 
     @property
     def verdict(self) -> Verdict:
-        """What becomes of it."""
+        """The verdict on this change."""
         return next(verdict for pattern, verdict in TABLE if fnmatchcase(self.key, pattern))
 
     @property
     def name(self) -> str:
-        """The key by which it is asked for."""
+        """The key with which to request this change."""
         return self.key.removesuffix(".class_path")
 
     def __str__(self) -> str:
         return f"{self.key}: {_shown(self.was)} in the checkpoint, {_shown(self.now)} from now on"
 
     def asked_for(self, keys: tuple[str, ...]) -> bool:
-        """Tell whether it, a group that it belongs to, or what it follows is among some keys."""
+        """Return whether the key, one of its groups, or the key that it follows is among some keys."""
         return any(f"{self.key}.".startswith(f"{key}.") or (self.follows and self.follows == key) for key in keys)
 
 
 def find_changes(was: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Compare two recipes, with what they refer to put in.
+    """Compare two recipes after resolving references.
 
     Args:
         was: the recipe in the checkpoint.
-        now: this run's.
+        now: this run's recipe.
     """
     return list(_differences("", resolved(was), resolved(now), was, now))
 
@@ -112,12 +112,12 @@ def admit(changes: list[Change], inside: bool, requested: tuple[str, ...] = ()) 
     """Refuse changes that a resumed run may not make.
 
     Args:
-        changes: what differs from the checkpoint.
-        inside: True if the checkpoint lies inside a rollout.
-        requested: keys, or groups of them, that may change although that makes another run.
+        changes: differences from the checkpoint.
+        inside: True if the checkpoint is inside a rollout.
+        requested: keys, or groups of keys, that may change even though that makes a different run.
 
     Returns:
-        A line for each change, those left out that follow from others.
+        A line for each change, except those that follow from others.
 
     Raises:
         UserError: if one of them is refused.
@@ -138,14 +138,14 @@ def admit(changes: list[Change], inside: bool, requested: tuple[str, ...] = ()) 
 
 
 def check_steps(was: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse another number of optimizer steps per rollout, in which the trainer counts the run.
+    """Refuse a different number of optimizer steps per rollout, since the trainer counts the run in steps.
 
     Args:
         was: the recipe in the checkpoint.
-        now: this run's.
+        now: this run's recipe.
 
     Raises:
-        UserError: if it differs.
+        UserError: if the number differs.
     """
     sizes = [[int(_value(resolved(recipe), key) or 1) for key in STEPS] for recipe in (was, now)]
     before, after = (optimizer_steps_per_rollout(*size) for size in sizes)
@@ -160,16 +160,16 @@ def check_steps(was: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def resolved(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Put in what a recipe refers to."""
+    """Resolve the references in a recipe."""
     found: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(recipe), resolve=True)  # type: ignore[assignment]
     return found
 
 
 def _differences(key: str, was: Any, now: Any, raw_was: Any, raw_now: Any) -> Iterator[Change]:
-    """Yield where two values differ; ``raw_was`` and ``raw_now`` are the same before references were put in."""
+    """Yield the differences between two values; ``raw_was`` and ``raw_now`` are the same with unresolved references."""
     named = [_by_class(value) for value in (was, now, raw_was, raw_now)]
     if isinstance(was, dict) and isinstance(now, dict) and was.get("class_path") != now.get("class_path"):
-        # arguments of another class are no changes of their own
+        # arguments of another class are not separate changes
         yield Change(f"{key}.class_path", was.get("class_path", ABSENT), now.get("class_path", ABSENT))
     elif isinstance(was, dict) and isinstance(now, dict):
         for name in dict.fromkeys((*now, *was)):
@@ -195,7 +195,7 @@ def _by_class(value: Any) -> dict[str, Any] | None:
 
 
 def _same_place(was: Any, now: Any) -> bool:
-    """Tell whether two texts are paths of one file or folder."""
+    """Return whether two strings are paths of the same file or folder."""
     try:
         return isinstance(was, str) and isinstance(now, str) and os.path.samefile(was, now)
     except OSError:

@@ -1,4 +1,4 @@
-"""Finding the checkpoint a command line means, and the run folder that a resumed run continues in."""
+"""Finding the checkpoint that a command line refers to, and the folder of a resumed run."""
 
 import shutil
 from pathlib import Path
@@ -9,17 +9,17 @@ from lit_g2rpo.training.records import LAST, NUMBERED
 
 
 def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -> Path:
-    """Turn ``last``, ``best`` or a path into a checkpoint that is whole.
+    """Resolve ``last``, ``best`` or a path to an intact checkpoint.
 
     Args:
-        experiment: folder that holds the experiment's runs, ``<save_dir>/<name>``.
-        run: the one run to look in; None looks in all and takes the newest.
+        experiment: folder of the experiment's runs, ``<save_dir>/<name>``.
+        run: the only run to look in; None to look in all runs and take the newest checkpoint.
 
     Returns:
-        The checkpoint. Where the newest of a run is broken it is the one before, and a warning says so.
+        The checkpoint. If the newest of a run is broken, this is the previous one, with a warning.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no such checkpoint.
     """
     if ckpt_path not in ("last", "best"):
         check_exists(ckpt_path)
@@ -57,18 +57,18 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
 
 
 def check_exists(ckpt_path: str) -> None:
-    """Refuse a path where nothing lies.
+    """Refuse a path that does not exist.
 
     Raises:
-        UserError: if it is neither a path of something nor ``last`` or ``best``.
+        UserError: if it is neither an existing path nor ``last`` or ``best``.
     """
     if ckpt_path not in ("last", "best") and not Path(ckpt_path).exists():
         raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a checkpoint, or last for the newest one")
 
 
 def newest_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints of the run that saved last: the link to its newest, and those before that."""
-    # a run that was killed in its first save has no link yet
+    """List the checkpoints of the run that saved last: the link to its newest, then the earlier ones."""
+    # a run killed in its first save has no link yet
     everywhere = _newest_first(folder, LAST) + _newest_first(folder, "rollout=*-step=*.ckpt")
     if not everywhere:
         return []
@@ -94,7 +94,7 @@ def _step(path: Path) -> int:
 
 
 def run_folder_of(path: Path, experiment: Path) -> Path | None:
-    """Find the run folder of an experiment that a checkpoint or config lies in; None if it lies outside."""
+    """Find the run folder that contains a checkpoint or config, in an experiment; None if it is elsewhere."""
     # absolute, not resolved: last.ckpt may be a link
     path, experiment = path.absolute(), experiment.absolute()
     if not path.is_relative_to(experiment) or path.parent == experiment:
@@ -103,21 +103,21 @@ def run_folder_of(path: Path, experiment: Path) -> Path | None:
 
 
 def version_of(run: Path) -> int | str:
-    """Name a run folder as a logger does: ``version_3`` is 3, any other name is itself."""
+    """Convert the name of a run folder to a logger's version: 3 for ``version_3``, otherwise the name itself."""
     number = run.name.removeprefix("version_")
     return int(number) if number.isdigit() and number != run.name else run.name
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read what a checkpoint says of its run; tensors stay on disk.
+    """Read the metadata of a checkpoint; tensors stay on disk.
 
     Args:
         path: a checkpoint file, or the folder of a sharded one.
 
     Raises:
-        UserError: if it cannot be read, or is not one of this trainer.
+        UserError: if it cannot be read, or was not written by this trainer.
     """
-    # heavy, and not needed to refuse a path
+    # a heavy import, not needed to refuse a path
     import pickle
 
     import torch
@@ -142,7 +142,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def remove_new(folders: list[Path]) -> None:
-    """Remove the folders made for a run that never began, and those above them that this leaves empty."""
+    """Remove the folders created for a run that never started, and parent folders that are then empty."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in (folder.parent, folder.parent.parent):

@@ -1,4 +1,4 @@
-"""Values of the trainer that follow from the schedule and the seed; giving them as well is an error."""
+"""Trainer values derived from the schedule and the seed; setting them too is an error."""
 
 from jsonargparse import Namespace
 
@@ -7,7 +7,7 @@ from lit_g2rpo.training import schedule
 
 
 def derived(key: str, value: int, group: Namespace, owner: str) -> int:
-    """Return a derived value; one that was also given would be overruled in silence.
+    """Return a derived value, which would otherwise silently overrule a given one.
 
     Args:
         key: the derived key, dotted.
@@ -44,10 +44,10 @@ def log_every_n_steps(log_every: int, epochs: int, microbatches: int, accumulate
 
 
 def seed(seed_everything: bool | int, rollout: Namespace) -> int:
-    """Seed sampling as everything else.
+    """Use the general seed for sampling too.
 
     Raises:
-        UserError: if it is not a number.
+        UserError: if the seed is not a number.
     """
     if isinstance(seed_everything, bool):
         word = str(seed_everything).lower()

@@ -1,4 +1,4 @@
-"""A message of the parser in one line that names the key and what would be right."""
+"""The parser's messages as one line that names the key and what would be right."""
 
 import ast
 import difflib
@@ -10,26 +10,26 @@ from jsonargparse import ArgumentParser
 
 from lit_g2rpo.cli import meant
 
-# lines of a parser's message that describe its search and not the mistake
+# lines of a parser's message that describe its search, not the mistake
 NOISE = re.compile(
     r"(Does not validate|Subtypes:|Errors:|Given value|Not a valid subclass|Subclass types expect|- an? |"
     r"Expected a <class 'NoneType'>|Expected a path but|Problem with given class_path|Parser key |Unable to load)"
 )
 
 COMPLETION = "print_shtab"
-"""An option of older parsers that the stock parser takes only to say that it is gone."""
+"""An option of older parsers that the stock parser accepts only to report that it is gone."""
 
 PLAIN = {"model.policy", "trainer", "schedule", "checkpoint", "model.rollout", "model.update", "model.evaluation"}
-"""Keys that hold settings and not a class."""
+"""Keys that hold settings, not a class."""
 
 REFERENCES = "give ${schedule.rollouts} for another key, ${oc.env:NAME,10} for a variable of the environment or else 10"
 
 EXAMPLES = {"model.policy.lora": "{rank: 32, alpha: 64}, or null for none"}
-"""What to write where a switch was given for a group of keys."""
+"""What to write instead of a boolean for a group of keys."""
 
 
 def explain(message: str, keys: list[str]) -> str:
-    """Say a parser's message in one line that names the key, and the nearest valid one for a misspelt key.
+    """Rewrite a parser's message as one line with the key, and the nearest valid key if it is misspelled.
 
     Args:
         keys: valid keys, dotted.
@@ -64,7 +64,7 @@ def explain(message: str, keys: list[str]) -> str:
 
 
 def _unrecognized(word: str, keys: list[str]) -> str:
-    """Say what a word is not that stands where a key is expected."""
+    """Explain a word that is in the place of a key."""
     name = re.sub(r"^[-\u2010-\u2015]+", "", word)
     if word.startswith("--"):
         return unknown(name, keys)
@@ -98,7 +98,7 @@ def _class(key: str, message: str) -> str:
 
 
 def _file(key: str, message: str) -> str:
-    """Explain which file is not there; empty if the message is about something else."""
+    """Explain which file does not exist; empty if the message is about something else."""
     if found := re.search(r"Path is not a file: '([^']+)'", message):
         return f"--{key}: {found[1]} is no file"
     missing = re.search(
@@ -126,7 +126,7 @@ def _file(key: str, message: str) -> str:
 
 
 def _value(key: str, message: str) -> str:
-    """Explain which value is not of its type; empty if the message is about something else."""
+    """Explain which value has the wrong type; empty if the message is about something else."""
     given = re.search(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
     value = given[1] if given else ""
     if "Not a valid subclass" in message or re.search(r"path string: (true|false)$", message, re.I | re.M):
@@ -146,7 +146,7 @@ def _value(key: str, message: str) -> str:
 
 
 def _typed(key: str, message: str) -> str:
-    """Say which type a value should have; empty if the message does not say it."""
+    """Describe the type that a value should have; empty if the message does not say."""
     if found := re.search(r"Expected an? (.+?)\. Got value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE):
         kind = re.sub(r"<class '([^']+)'>|typing\.", r"\1", found[1])
         return f"{key} is {found[2]}; expected {kind}"
@@ -154,7 +154,7 @@ def _typed(key: str, message: str) -> str:
 
 
 def _list(text: str) -> list[str | int]:
-    """Read the choices of a ``Literal``; those of a cut message are none."""
+    """Read the choices of a ``Literal``; empty if the message is cut off."""
     try:
         return list(ast.literal_eval(text))
     except (SyntaxError, ValueError):
@@ -162,7 +162,7 @@ def _list(text: str) -> list[str | int]:
 
 
 def _rest(key: str, message: str) -> str:
-    """Keep the lines of a message that say something."""
+    """Keep the informative lines of a message."""
     lines = [line.strip(" -") for line in message.splitlines()]
     kept = [line for line in lines if line and not NOISE.match(line)] or [line for line in lines if line]
     kept = [re.sub(r"<class '([^']+)'>", r"\1", line).replace("typing.", "") for line in kept]
@@ -171,10 +171,10 @@ def _rest(key: str, message: str) -> str:
 
 
 def key_of(message: str) -> str:
-    """Find the dotted key, or none, that a parser's message is about.
+    """Find the dotted key, if any, that a parser's message is about.
 
     Args:
-        message: a key inside a class is indented below the key of the class.
+        message: the message, in which a key inside a class is indented below the key of the class.
     """
     key, depth = "", -1
     for found in re.finditer(r'^(.*?)Parser key "([^"]+)"', message, re.MULTILINE):
@@ -185,7 +185,7 @@ def key_of(message: str) -> str:
 
 
 def unknown(key: str, keys: list[str], of: str = "") -> str:
-    """Say in one line that a dotted key does not exist, and which of the valid ones is meant.
+    """Explain in one line that a dotted key does not exist, and which valid one was probably meant.
 
     Args:
         of: the class the key should be an argument of, if any.
@@ -211,7 +211,7 @@ def unknown(key: str, keys: list[str], of: str = "") -> str:
 
 
 def arguments_of(class_path: str) -> list[str]:
-    """Name the arguments of a class."""
+    """List the arguments of a class."""
     module, name = class_path.rsplit(".", 1)
     parser = ArgumentParser(exit_on_error=False)
     return list(parser.add_class_arguments(getattr(importlib.import_module(module), name), fail_untyped=False))

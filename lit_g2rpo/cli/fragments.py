@@ -1,4 +1,4 @@
-"""The files that a command line names: there, and fragments under the key that their first line says they fill."""
+"""Checks of the files on a command line: they exist, and fragments fill the key that their first line names."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from lit_g2rpo.errors import UserError
 
 PARTS = ("policy", "objective", "optimizer", "lr_scheduler", "rollout", "update", "evaluation", "reward", "judge")
 FILLED = {"data", "trainer", "trainer.logger", "model", "schedule", "checkpoint", *(f"model.{part}" for part in PARTS)}
-"""Keys that a file may fill."""
+"""Keys that can be filled from a file."""
 
 
 def check_files(words: list[str]) -> None:
-    """Refuse files that are missing or stand in the wrong place, in the words and in the recipes that they name.
+    """Refuse files that are missing or under the wrong key, both on the command line and in its recipes.
 
     Raises:
-        UserError: for the first one.
+        UserError: for the first such file.
     """
     for option, value in pairs(words):
         key = option.removeprefix("--")
@@ -66,7 +66,7 @@ def _check_fills(key: str, where: str, value: str, path: Path) -> None:
 
 
 def _filled_key(path: Path) -> str | None:
-    """Read the key that a fragment's first line names; None for any other file."""
+    """Read the key in a fragment's first line; None for any other file."""
     try:
         with path.open(encoding="utf-8") as file:
             found = re.match(r"#\s*fills ([\w.]+)", file.readline())

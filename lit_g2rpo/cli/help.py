@@ -1,4 +1,4 @@
-"""The short help of a verb, made from the settings themselves without importing what they configure."""
+"""The short help of a verb, generated from the settings without importing what they configure."""
 
 import re
 import textwrap
@@ -36,7 +36,7 @@ PARTS = {
 }
 
 NOT_SWEPT = ("--name", "--ckpt_path", "--print_config")
-"""Keys that a sweep settles by itself for its runs."""
+"""Keys that a sweep sets itself for its runs."""
 
 EXTRA = {
     "fit": {
@@ -78,7 +78,7 @@ EXTRA = {
 
 
 def verb_help(verb: str, summary: str) -> str:
-    """Write the text of ``VERB --help``."""
+    """Return the text of ``VERB --help``."""
     out = [
         f"usage: python -m lit_g2rpo {verb} (--config FILE | --run FOLDER) [--KEY VALUE ...]",
         "",
@@ -105,7 +105,7 @@ def verb_help(verb: str, summary: str) -> str:
 
 
 def row(key: str, text: str) -> str:
-    """Set a key and its description in two columns, over lines as needed."""
+    """Lay out a key and its description in two columns, with line breaks as needed."""
     indent = " " * 42
     return textwrap.fill(text, 120, initial_indent=f"  {key:<40}", subsequent_indent=indent)
 

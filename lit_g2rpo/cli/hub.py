@@ -7,13 +7,13 @@ from lit_g2rpo.errors import UserError
 
 
 def check_push(name: str) -> None:
-    """Refuse a push that cannot succeed, before the export that it follows.
+    """Refuse a push that cannot succeed, before the export runs.
 
     Args:
         name: ``owner/name`` of the repository.
 
     Raises:
-        UserError: if the name is none, there is no token, or the Hub does not take it.
+        UserError: if the name is not valid, there is no token, or the Hub does not accept it.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -23,7 +23,7 @@ def check_push(name: str) -> None:
         raise UserError(f"--push {name} needs a token: run hf auth login, or set HF_TOKEN")
     try:
         user = HfApi().whoami()
-    # a refused token, no network, a server's error: each comes from another package
+    # a refused token, a missing network and a server error each come from a different package
     except Exception as error:
         raise UserError(f"--push {name}: the Hub does not answer to the token ({_first_line(error)})") from error
     owner = name.partition("/")[0]
@@ -32,18 +32,18 @@ def check_push(name: str) -> None:
 
 
 def push(folder: Path, name: str, private: bool | None) -> str:
-    """Upload a folder as one commit, to a repository that is made if need be.
+    """Upload a folder as one commit, to a repository that is created if necessary.
 
     Args:
         folder: an exported policy.
         name: ``owner/name`` of the repository.
-        private: whether a new repository is; None leaves that to its owner's settings.
+        private: whether a new repository is private; None to use its owner's settings.
 
     Returns:
-        The address of the repository.
+        The URL of the repository.
 
     Raises:
-        UserError: if the upload fails; the folder stays.
+        UserError: if the upload fails; the folder is kept.
     """
     from huggingface_hub import HfApi
 

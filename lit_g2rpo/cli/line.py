@@ -1,4 +1,4 @@
-"""A command line before anything heavy is imported: ``--run`` and what goes with it, spelt out in plain words."""
+"""Preparation of a command line before heavy imports: ``--run`` and related options become plain keys."""
 
 import re
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from lit_g2rpo.training.records import LAST, recorded_config
 
 READS_CHECKPOINT = ("fit", "validate", "test", "predict", "export")
 PLACE = re.compile(r"--(name|trainer\.logger\.(init_args\.)?(save_dir|name|version))")
-"""Keys that say where a run lies."""
+"""Keys that determine the folder of a run."""
 
 
 @dataclass(slots=True, frozen=True)
 class Line:
-    """The words of a command line, and what is not said in words of the configuration.
+    """The words of a command line, and options that are not keys of the config.
 
     Args:
         words: keys and values for the parser.
-        run: folder of the run that is meant; None if the words name none.
-        change: keys that a resumed run may change although that makes it another run.
+        run: folder of the run given with ``--run``; None if not given.
+        change: keys that a resumed run may change even though that makes it a different run.
     """
 
     words: list[str]
@@ -32,14 +32,14 @@ class Line:
 
 
 def read_line(verb: str, words: list[str]) -> Line:
-    """Spell a command line out and check the files that it names.
+    """Expand a command line and check the files that it names.
 
     Args:
         verb: the verb.
         words: the words after it.
 
     Raises:
-        UserError: if a file is missing or belongs elsewhere, or the folder is not that of a run.
+        UserError: if a file is missing or under the wrong key, or the folder is not a run's folder.
     """
     folder, words = take("--run", words)
     more, change = None, None
@@ -64,7 +64,7 @@ def read_line(verb: str, words: list[str]) -> Line:
 
 
 def _check_recipe(verb: str, words: list[str]) -> None:
-    """Refuse words that name no recipe and set nothing a recipe would, before anything heavy is imported."""
+    """Refuse a command line without a recipe or any of a recipe's keys, before heavy imports."""
     if not any(
         "help" in word or word.startswith(("--config", "--model", "--data", "--print_config")) for word in words
     ):
@@ -75,7 +75,7 @@ def _check_recipe(verb: str, words: list[str]) -> None:
 
 
 def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list[str]:
-    """Put config and newest checkpoint of a run in front of the words, and the length of the run behind them."""
+    """Add a run's config before the words, and its newest checkpoint and length after them."""
     own, words = words, ["--config", str(recorded_config(run)), *words]
     if verb not in READS_CHECKPOINT:
         return words
@@ -85,13 +85,13 @@ def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list
         if any(key == "--schedule.rollouts" for key, _ in pairs(words)):
             raise UserError("--more and --schedule.rollouts both say how long the run is; give one of them")
     asked, words = take("--ckpt_path", words)
-    # a training from any but the newest checkpoint is a new run, and an export goes where --output says
+    # training from any checkpoint but the newest is a new run, and an export is written to --output
     newest = asked in (None, "last")
     if verb in ("validate", "test", "predict") or (verb == "fit" and (newest or Path(str(asked)).name == LAST)):
         for key in (key for key, _ in pairs(own) if PLACE.fullmatch(key)):
             raise UserError(f"{key} asks for another folder, but --run goes on in {run}; give one of them")
     path = find_checkpoint(asked or "last", run.parent, run)
-    # fit goes on in the folder from what is the newest, whatever its name
+    # fit continues in the folder from the newest checkpoint, whatever its name
     words += ["--ckpt_path", "last" if verb == "fit" and newest else str(path)]
     if more is not None:
         words += ["--schedule.rollouts", str(read_state(path)["g2rpo"]["rollout_index"] + int(more))]

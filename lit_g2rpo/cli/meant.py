@@ -1,4 +1,4 @@
-"""What was meant by a word that is none: names that other trainers use, files and classes that are near."""
+"""Guesses at what an unknown word means: names from other trainers, and similar files and classes."""
 
 import difflib
 import importlib
@@ -47,7 +47,7 @@ ELSEWHERE = {
     "resume_from_checkpoint": "ckpt_path",
     "seed": "seed_everything",
 }
-"""Keys by what TRL, verl and transformers call them."""
+"""Keys by their names in TRL, verl and transformers."""
 
 VALUES = {
     "trainer.precision": {
@@ -68,7 +68,7 @@ VALUES = {
     },
     "model.policy.activation_checkpointing": {"true": "selective", "false": "off"},
 }
-"""Values of a key by what else they are called."""
+"""Values of a key by their other names."""
 
 MODULES = {
     "data": "lit_g2rpo.data",
@@ -78,7 +78,7 @@ MODULES = {
     "trainer.callbacks": "lit_g2rpo.callbacks",
     "trainer.logger": "lightning.pytorch.loggers",
 }
-"""Where the classes of a key usually lie."""
+"""Modules that usually contain the classes of a key."""
 
 FRAGMENTS = {
     "data": ("data",),
@@ -90,11 +90,11 @@ FRAGMENTS = {
 """Folders of ``configs`` whose files fill a key."""
 
 EXTRAS = {"bitsandbytes": "eight_bit", "optimi": "kahan", "peft": "lora", "deepspeed": "deepspeed"}
-"""Extras of the package by the module that they install."""
+"""Extras of the package, by the module that they install."""
 
 
 def near(word: str, known: Iterable[str]) -> str | None:
-    """Find the name that is nearest to a word, letters of either case alike; None if none is near."""
+    """Find the name nearest to a word, ignoring case; None if none is similar."""
     names = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), names, n=1)
     inside = sorted((name for name in names if len(word) > 3 and word.lower() in name), key=len)
@@ -102,7 +102,7 @@ def near(word: str, known: Iterable[str]) -> str | None:
 
 
 def near_file(path: Path) -> Path | None:
-    """Find the file that is nearest to one that does not exist: beside it, or of its name below ``configs``."""
+    """Find the file nearest to a missing one: next to it, or with its name below ``configs``."""
     if path.parent.is_dir():
         beside = {found.name for found in path.parent.iterdir() if found.suffix == path.suffix and found.is_file()}
         if beside and (name := near(path.name, beside)):
@@ -111,16 +111,16 @@ def near_file(path: Path) -> Path | None:
 
 
 def missing_file(path: Path) -> str:
-    """Say which file is meant by one that does not exist, to append to a message; empty if none is near."""
+    """Suggest a file for a missing one, as text to append to a message; empty if none is similar."""
     found = near_file(path)
     return f"; did you mean {found}?" if found else ""
 
 
 def part(key: str, word: str) -> str | None:
-    """Find the fragment or class that is meant by a word in the place of one; None if none is near.
+    """Find the fragment or class that a word in its place probably means; None if none is similar.
 
     Args:
-        key: the key that it should fill, dotted.
+        key: the dotted key that it should fill.
     """
     for folder in FRAGMENTS.get(key, ()):
         if (file := Path("configs", folder, f"{word}.yaml")).is_file():
@@ -129,7 +129,7 @@ def part(key: str, word: str) -> str | None:
 
 
 def near_class(path: str) -> str | None:
-    """Find the class that is meant by an import path whose last part is no name of its module."""
+    """Find the class probably meant by an import path whose last part does not exist in its module."""
     module, _, name = path.rpartition(".")
     try:
         members = vars(importlib.import_module(module))
@@ -141,7 +141,7 @@ def near_class(path: str) -> str | None:
 
 
 def class_with(key: str, argument: str) -> str | None:
-    """Find the class for a key, of those that usually fill it, that has an argument; None if there is none."""
+    """Find a class with a given argument among those that usually fill a key; None if there is none."""
     module = MODULES.get(key)
     found = importlib.import_module(module) if module else None
     for name in getattr(found, "__all__", ()):

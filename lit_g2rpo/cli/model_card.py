@@ -1,4 +1,4 @@
-"""The model card of an exported policy: what was trained on what, with which result, and how to load it."""
+"""The model card of an exported policy: its training, data and results, and how to load it."""
 
 import json
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ print(processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])[0])
 
 @dataclass(slots=True, frozen=True)
 class Facts:
-    """What a card says.
+    """The content of a card.
 
     Args:
-        name: title, and what the loading code names.
-        base: ``model.policy.path``: a name of the Hub, ``package:...`` or a folder.
-        license: license of the base by its identifier on the Hub; None if its folder does not say.
+        name: title, and the name in the loading code.
+        base: ``model.policy.path``: a Hub name, ``package:...`` or a folder.
+        license: the base's license by its identifier on the Hub; None if its folder does not say.
         objective: name of the objective's class.
         weights: number and type of the weights.
-        rollouts: rollouts that were done.
-        history: metrics of each validation by name, the first one first.
-        recipe: recipe of the run; None for a run without one.
+        rollouts: number of rollouts done.
+        history: metrics of each validation by name, in order.
+        recipe: recipe of the run; None if it has none.
         max_tokens: longest completion in training.
         versions: versions of packages by name.
     """
@@ -59,7 +59,7 @@ class Facts:
 
 
 def model_card(facts: Facts) -> str:
-    """Write the ``README.md`` of a folder."""
+    """Return the text of a folder's ``README.md``."""
     shown = "".join(f"| {key} | {value} |\n" for key, value in _rows(facts).items())
     parts = [
         f"# {facts.name}",
@@ -143,5 +143,5 @@ def _base(base: str) -> str:
         return f"The policy embedded in `{base.removeprefix(EMBEDDED).partition('/')[0]}`"
     if _on_the_hub(base):
         return f"[{base}](https://huggingface.co/{base})"
-    # where it lies on this machine is nobody's concern
+    # the path on this machine does not belong in the card
     return f"The policy of the folder `{Path(base).name}`"

@@ -1,4 +1,4 @@
-"""The recipes and fragments that the package ships: ``package:objective/grpo.yaml`` names one from any folder."""
+"""The recipes and fragments in the package: ``package:objective/grpo.yaml`` names one from any folder."""
 
 import difflib
 from pathlib import Path
@@ -13,14 +13,14 @@ FOLDER = Path(lit_g2rpo.__file__).with_name("configs")
 
 
 def packaged() -> list[str]:
-    """List the recipes, then the fragments, by their names after ``package:``."""
+    """List the recipes, then the fragments, by their name after ``package:``."""
     return [
         path.relative_to(FOLDER).as_posix() for depth in ("*", "*/*") for path in sorted(FOLDER.glob(f"{depth}.yaml"))
     ]
 
 
 def located(name: str) -> str:
-    """Turn ``package:objective/grpo.yaml`` into the path of that file; leave every other text as it is.
+    """Resolve ``package:objective/grpo.yaml`` to the path of that file; return every other text unchanged.
 
     Raises:
         UserError: if the package has no such file.
@@ -36,7 +36,7 @@ def located(name: str) -> str:
 
 
 def located_words(words: list[str]) -> list[str]:
-    """Locate the files of the package that a command line names, behind a key or joined to one by ``=``."""
+    """Locate the package files named on a command line, after a key or joined to it by ``=``."""
     found = []
     for word in words:
         key, joined, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -45,7 +45,7 @@ def located_words(words: list[str]) -> list[str]:
 
 
 def located_values(value: Any) -> Any:
-    """Locate the files of the package that the values of a recipe name, at any depth."""
+    """Locate the package files named in the values of a recipe, at any depth."""
     if isinstance(value, dict):
         return {key: located_values(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -54,6 +54,6 @@ def located_values(value: Any) -> Any:
 
 
 def shipped_instead(name: str) -> str:
-    """Say, behind "no such file", that the package ships what was meant; nothing if it does not."""
+    """Return a hint for "no such file" that the package has a file of this name; empty if it does not."""
     own = name.removeprefix(PREFIX).removeprefix("configs/").removesuffix(".yaml") + ".yaml"
     return f"; the package has it: {PREFIX}{own}" if own in packaged() else ""

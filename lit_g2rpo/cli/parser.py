@@ -1,4 +1,4 @@
-"""The parser of the command line, whose errors are one line with the key and what would be right."""
+"""The command-line parser, whose errors are one line with the key and what would be right."""
 
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,27 +12,27 @@ from lit_g2rpo.errors import UserError
 
 
 class ConfigParser(LightningArgumentParser):
-    """Raise a `UserError` of one line where the stock parser prints its usage and exits."""
+    """A parser that raises a one-line `UserError` where the stock parser prints its usage and exits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.start = Path.cwd()
         self.unresolved = ""
-        """The composed configuration, as YAML, before what it refers to was put in."""
+        """The composed config as YAML, with unresolved references."""
 
     @override
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        # the parser dumps what it has composed to put in what is referred to
+        # the parser dumps the composed config to resolve references
         text: str = super().dump(*args, **kwargs)
         if "${" in text:
             self.unresolved = text
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the error that lies at the bottom of a parse failure.
+        """Raise the root cause of a parse failure.
 
         Raises:
-            UserError: always, except from an inner parser, whose caller may have another reading of the value.
+            UserError: always, except from an inner parser, whose caller may interpret the value differently.
         """
         if not self.exit_on_error:
             super().error(message, ex)
@@ -45,7 +45,7 @@ class ConfigParser(LightningArgumentParser):
         raise UserError(where + explain(message, self.known_keys())) from ex
 
     def known_keys(self) -> list[str]:
-        """List the dotted keys that a config may have, without those inside a class that the config names."""
+        """List the dotted keys that a config may have, except those inside classes named by the config."""
         keys: list[str] = []
         for action in self._actions:
             for parser in (getattr(action, "_name_parser_map", None) or {}).values():
@@ -55,11 +55,11 @@ class ConfigParser(LightningArgumentParser):
         return keys
 
     def broken_file(self) -> str:
-        """Name the config on the command line that is not YAML, or holds no keys, with a colon; else nothing."""
+        """Return the config on the command line that is not YAML or has no keys, followed by a colon; empty if none."""
         words = " ".join(self.args).replace("=", " ").split()
         for word in (word for word in words if word.endswith((".yaml", ".yml"))):
             try:
-                # the parser has gone to the folder of the file it reads
+                # the parser changes to the folder of the file it reads
                 if isinstance(yaml.safe_load((self.start / word).read_text()), dict):
                     continue
             except OSError:

@@ -1,4 +1,4 @@
-"""What the verbs that need no trainer build from a configuration."""
+"""The parts that verbs without a trainer build from a config."""
 
 from typing_extensions import override
 
@@ -22,4 +22,4 @@ class PartsCLI(TrainerCLI):
 
     @override
     def after_instantiate_classes(self) -> None:
-        """Check nothing, since there is no trainer."""
+        """Skip the checks, since there is no trainer."""

@@ -1,4 +1,4 @@
-"""Where a run lies: the logger's arguments, which name its folder, or the trainer's folder where there is no logger."""
+"""The folder of a run, from the arguments of its logger, or from the trainer if there is no logger."""
 
 import os
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from lit_g2rpo.cli.checkpoints import run_folder_of, version_of
 
 
 class Place:
-    """Read and set the folder of a run, ``<save_dir>/<name>/version_<n>``, in the arguments of the first logger.
+    """Read and set a run's folder, ``<save_dir>/<name>/version_<n>``, in the arguments of the first logger.
 
     Args:
         trainer: ``trainer`` as configured; its ``logger`` is a class with arguments, a list of them, or a flag.
@@ -22,21 +22,21 @@ class Place:
         self._arguments = self._all[0] if self._all else None
 
     def fill_names(self, name: str) -> None:
-        """Give loggers without a name that of the experiment."""
+        """Give loggers without a name the name of the experiment."""
         for arguments in self._all:
             if arguments is not None and arguments.get("name", "") is None:
                 arguments["name"] = name
 
     @property
     def experiment(self) -> Path:
-        """Folder that holds the runs of one name."""
+        """Folder of all runs with this name."""
         arguments = self._arguments
         if arguments is None or not arguments.get("save_dir"):
             return Path("runs")
         return Path(arguments["save_dir"]) / (arguments.get("name") or "")
 
     def run_of_configs(self, configs: Iterable[Any]) -> Path | None:
-        """Find the one run that the configuration means; None if it may be any of the experiment.
+        """Find the run that the config refers to; None if it may be any run of the experiment.
 
         Args:
             configs: the files that the command line names as ``--config``.
@@ -51,11 +51,11 @@ class Place:
         return found
 
     def go_on(self, checkpoint: Path, run: Path | None) -> None:
-        """Go on in the folder of the run that a checkpoint is from.
+        """Continue in the folder of the run that a checkpoint is from.
 
         Args:
             checkpoint: the checkpoint.
-            run: the run's folder, wherever it lies now; None finds it in the experiment's.
+            run: the run's folder, wherever it is now; None to find it in the experiment's folder.
         """
         arguments = self._arguments
         if run is not None:
@@ -68,7 +68,7 @@ class Place:
             arguments["version"] = version_of(found)
 
     def lie_in(self, run: Path) -> None:
-        """Let a run lie in a folder.
+        """Set the folder of the run.
 
         Args:
             run: the folder of the run.

@@ -1,4 +1,4 @@
-"""Messages of other packages that a user cannot act on, each with the reason it is hidden; nothing else is hidden."""
+"""Messages from other packages that users cannot act on, each with the reason to hide it; nothing else is hidden."""
 
 import logging
 import os
@@ -13,47 +13,47 @@ from lit_g2rpo.hardware.steps import each
 
 PACKAGE = Path(__file__).parents[1]
 ENVIRONMENT = {
-    # the data workers fork after the tokenizer ran; its threads are of no use for batches this small
+    # the data workers fork after the tokenizer ran; its threads are useless for batches this small
     "TOKENIZERS_PARALLELISM": "false",
-    # "weight tying", "fast processor" and other notes of transformers to the writer of the model code
+    # "weight tying", "fast processor" and other notes from transformers to authors of model code
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    # announces the next major version, which lightning cannot use and the version pin excludes
+    # announces the next major version, which Lightning cannot use and the version pin excludes
     "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
-    # tensorboard's optional TensorFlow backend prints about CPU instructions
+    # TensorBoard's optional TensorFlow backend prints messages about CPU instructions
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
 WARNINGS: list[tuple[str, type[Warning]]] = [
-    # images are cheap beside generation: workers would only take cores from it
+    # images are cheap compared with generation, and workers would only take cores from it
     (r".*does not have many workers which may be a bottleneck.*", Warning),
-    # the run header says which device is used, and why not a bigger one is for the config to say
+    # the run header names the device, and the config decides why it is not a bigger one
     (r"GPU available but not used.*", Warning),
     # a logging interval is a whole number of rollouts by construction
     (r"The number of training batches .* is smaller than the logging interval.*", Warning),
-    # the run folder is shared on purpose when a run continues
+    # a resumed run reuses its folder on purpose
     (r"Checkpoint directory .* exists and is not empty.*", Warning),
     # the prompt stream keeps its own position and restores it
     (r".*You're resuming from a checkpoint that ended before the epoch ended.*", Warning),
-    # the engine switches the policy to evaluation mode and back itself
+    # the engine itself switches the policy to evaluation mode and back
     (r"Found \d+ module\(s\) in eval mode at the start of training.*", Warning),
-    # lightning builds an internal tree with a function torch has renamed
+    # Lightning builds an internal tree with a function that torch has renamed
     (r".*isinstance\(treespec, LeafSpec\).*is deprecated.*", Warning),
-    # peft asks transformers for the old name of a flag
+    # peft uses the old name of a flag in transformers
     (r".*is_gradient_checkpointing.* is deprecated.*", FutureWarning),
-    # the new name of this method is not in every release that the version pin allows
+    # not every release allowed by the version pin has the new name of this method
     (r".*gradient_checkpointing_enable.* is deprecated.*", FutureWarning),
-    # metrics are summed over ranks before they are logged, by counts that Lightning does not know
+    # metrics are summed over ranks before logging, with counts that Lightning does not know
     (r"It is recommended to use `self\.log\(.*sync_dist=True\)`.*", Warning),
-    # lightning gathers with a function torch has renamed
+    # Lightning gathers with a function that torch has renamed
     (r".*torch\.distributed\.nn\.functional\.all_gather is deprecated.*", Warning),
-    # deepspeed calls collectives by names that torch has changed
+    # DeepSpeed calls collectives by names that torch has changed
     (r".*`torch\.distributed\.\w+` is deprecated.*", FutureWarning),
-    # export reads the folder on any number of processes
+    # export can read the folder with any number of processes
     (r"When saving the DeepSpeed Stage 3 checkpoint.*", Warning),
-    # tensorboard reads protobuf descriptors the old way
+    # TensorBoard reads protobuf descriptors in a deprecated way
     (r".*(google\.protobuf|FieldDescriptor|message_factory).*", DeprecationWarning),
     (r".*pkg_resources is deprecated.*", Warning),
-    # lightning asks torch for the old name of the scheduler's epoch argument on restore
+    # Lightning restores schedulers with a deprecated epoch argument
     (r".*lr_scheduler\.step\(\)` before `optimizer\.step.*", UserWarning),
 ]
 
@@ -69,11 +69,11 @@ LOG_LINES = (
     "Loaded model weights from the checkpoint at",
     "Seed set to",  # in config.yaml
     "initializing deepspeed distributed",  # the run header names the strategy and the number of processes
-    "`weights_only` was not set",  # what the run loads, it wrote itself
-    "Setting accelerator to CPU. If you have GPU",  # the run header says what it computes on
-    "'[Errno",  # the closing line says that the hub cannot be reached
+    "`weights_only` was not set",  # the run only loads files that it wrote itself
+    "Setting accelerator to CPU. If you have GPU",  # the run header names the hardware
+    "'[Errno",  # the closing line reports that the Hub cannot be reached
     "Retrying in ",
-    "The following generation flags are not valid",  # the engine sets its own sampling, whatever the checkpoint says
+    "The following generation flags are not valid",  # the engine sets its own sampling options
 )
 LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
@@ -89,7 +89,7 @@ LOGGERS = (
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    # ranks other than the first say their number before some lines
+    # ranks other than the first prefix some lines with their number
     return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage()).startswith(LOG_LINES)
 
 
@@ -105,7 +105,7 @@ def apply() -> None:
 
 @cache
 def shorten_warnings() -> None:
-    """Show warnings of this project, such as alarms, without the place in its code and the line that stands there."""
+    """Show warnings from this project, such as alarms, without their source line."""
     usual = warnings.formatwarning
 
     def shown(message: Any, category: type[Warning], filename: str, *rest: Any, **options: Any) -> str:
@@ -116,7 +116,7 @@ def shorten_warnings() -> None:
 
 
 def count_steps() -> None:
-    """Show what transformers goes through one by one, such as weights, as steps of this project."""
+    """Show transformers' progress, such as loading weights, as steps of this project."""
     from transformers.utils import logging as transformers_logging
 
     def counted(factory: Callable[..., Any], args: Any, kwargs: Any) -> Any:

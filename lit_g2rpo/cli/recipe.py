@@ -1,4 +1,4 @@
-"""A run's own configuration as a recipe: what it refers to is kept, so that an override moves on it what it should."""
+"""A run's config as a recipe, which keeps references, so that overrides affect the keys that depend on them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ from lit_g2rpo.loggers import RunLogger
 from lit_g2rpo.training.records import add_record
 
 SECTIONS = ("name", "seed_everything", "schedule", "checkpoint", "model", "data", "trainer")
-"""What a recipe holds; verbs add words of their own, such as ``ckpt_path``, that none shares."""
+"""Sections of a recipe; the keys that verbs add, such as ``ckpt_path``, are not part of it."""
 DERIVED = ("trainer.max_steps", "trainer.val_check_interval", "trainer.log_every_n_steps", "model.rollout.seed")
-"""Keys that follow from others when a recipe is read."""
+"""Keys that are derived from others when a recipe is read."""
 
 
 def recipe_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Reduce a composed configuration to what makes a recipe, which is changed."""
+    """Reduce a composed config, which is modified, to a recipe."""
     for key in DERIVED:
         *path, last = key.split(".")
         place: Any = config
@@ -33,18 +33,18 @@ def recipe_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class RecipeCallback(SaveConfigCallback):
-    """Keep the recipe of a run in its folder, in its checkpoints and in its loggers.
+    """Save the recipe of a run in its folder, its checkpoints and its loggers.
 
-    ``fit`` adds a record to those that are there, but not before a resumed run has taken its checkpoint; other verbs
-    replace their own.
+    ``fit`` adds a record to the existing ones, but only after a resumed run has loaded its checkpoint; other verbs
+    replace their own record.
 
     Args:
-        parser: as Lightning's; not used.
-        config: as Lightning's; not used.
+        parser: Lightning's argument; not used.
+        config: Lightning's argument; not used.
         recipe: the recipe.
-        verb: the verb that runs.
-        rollout: rollouts that were done when the run was resumed; None if it is new.
-        lines: what differs from its checkpoint, to be said once that was taken.
+        verb: the current verb.
+        rollout: rollouts done when the run was resumed; None if it is new.
+        lines: differences from its checkpoint, printed once that is loaded.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RecipeCallback(SaveConfigCallback):
             print(line, flush=True)
 
     def _record(self, trainer: L.Trainer) -> None:
-        # the folder is agreed between ranks, so it cannot be asked for by one of them
+        # finding the folder is collective, so all ranks must call this
         folder = trainer.log_dir
         if folder is not None and trainer.is_global_zero:
             text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
@@ -92,7 +92,7 @@ class RecipeCallback(SaveConfigCallback):
 
     @override
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Do nothing more."""
+        """Do nothing."""
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

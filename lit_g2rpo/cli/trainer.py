@@ -1,4 +1,4 @@
-"""The verbs that run the trainer: arguments, links between them, and nothing else."""
+"""The verbs that run the trainer: only their arguments and the links between these."""
 
 import json
 import re
@@ -40,26 +40,26 @@ from lit_g2rpo.training import schedule
 from lit_g2rpo.training.records import LAST
 from lit_g2rpo.training.run import Run
 
-# what data and training ask of the module
+# what data and training need from the module
 _: tuple[type[PromptUser], type[Run]] = (G2RPOModule, G2RPOModule)
 
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "prog": "python -m lit_g2rpo"}
-# as the stock loader of this mode, and recipes may name fragments of the package
+# like the stock loader of this mode, but recipes may name fragments of the package
 set_loader(PARSER["parser_mode"], lambda text: located_values(get_loader("yaml")(text)), (yaml.YAMLError,))
 
 
 class NothingToDoError(Exception):
-    """The run has done all its rollouts; the message says so."""
+    """The run has already done all its rollouts, as the message says."""
 
 
 class TrainerCLI(LightningCLI):
-    """Build the parts from the configuration and run one verb on them.
+    """Build the parts from the config and run one verb on them.
 
     Args:
-        verb: the verb; None for a verb of the project's own, which adds its arguments and runs itself.
+        verb: the verb; None for one of the project's own, which adds its arguments and runs itself.
         arguments: the words after the verb.
-        run_folder: folder of the run that is gone on with; None if the configuration says where it lies.
-        change: keys that a resumed run may change although that makes it another run.
+        run_folder: folder of the run to continue; None if the config determines it.
+        change: keys that a resumed run may change even though that makes it a different run.
     """
 
     def __init__(
@@ -81,25 +81,25 @@ class TrainerCLI(LightningCLI):
             args=[verb, *arguments] if verb else arguments,
             run=verb is not None,
             auto_configure_optimizers=False,
-            # otherwise the values in a checkpoint silently beat the configuration
+            # otherwise the values in a checkpoint would silently override the config
             load_from_checkpoint_support=False,
         )
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        # the one verb that was asked for, since building a parser takes a second
+        # only the requested verb, since building a parser takes a second
         known = {verb: skipped | {"verbose"} for verb, skipped in LightningCLI.subcommands().items()}
         return {self.verb: known[self.verb]} if self.verb else known
 
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        # PredictionWriter prints the table: Lightning's own repeats it with a row for every metric
+        # PredictionWriter prints the table, which Lightning's own would repeat with a row for every metric
         quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     @override
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        # what the command line says of one task is laid over what the files say of it
+        # the command line's settings of a task are merged over those in files
         args, said = task_words(args)
         if said:
             before = parser.parse_args([word for word in args if not word.startswith("--print_config")])
@@ -114,13 +114,13 @@ class TrainerCLI(LightningCLI):
         except UnicodeDecodeError:
             raise UserError(f"{parser.broken_file()}a config must be a text in UTF-8") from None
         if self.verb:
-            # without anything referred to, it is what was composed
+            # without references, this equals the composed config
             text = parser.unresolved or parser.dump(self.config, skip_validation=True, skip_unset=False)
             self.save_config_kwargs = {"recipe": recipe_of(yaml.safe_load(text)[self.verb]), "verb": self.verb}
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Read no configuration from a checkpoint: it holds none, and is not proven yet."""
+        """Do not read a config from a checkpoint, which has none and is not verified yet."""
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -141,7 +141,7 @@ class TrainerCLI(LightningCLI):
                     f"trainer.accelerator is {settings.accelerator}, but torch finds none on this machine; leave out "
                     f"the fragment of configs/strategy that asks for it, or {ON_CPU}"
                 ) from error
-            # a device, a strategy or a precision that does not exist
+            # a device, strategy or precision that does not exist
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in trainer.loggers[1:]:
             if isinstance(logger, RunLogger) and trainer.loggers[0].log_dir:
@@ -165,12 +165,12 @@ class TrainerCLI(LightningCLI):
 
     @property
     def settings(self) -> Any:
-        """The composed configuration of the verb."""
+        """The composed config of the verb."""
         return self.config[self.verb] if self.verb else self.config
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Settle which checkpoint is meant and which folder the run lies in; refuse what Lightning would only raise."""
+        """Determine the checkpoint and the folder of the run, and refuse settings that would raise inside Lightning."""
         config = self.settings
         check_name(config.name)
         check_xla_precision(config.trainer.strategy, config.trainer.precision)
@@ -183,12 +183,12 @@ class TrainerCLI(LightningCLI):
             config.ckpt_path = str(path)
             if self.verb == "fit":
                 self._compare(path)
-            # a training from any but the newest checkpoint begins a run of its own, so that nothing is overwritten
+            # training from any checkpoint but the newest starts a new run, so that nothing is overwritten
             if self.verb != "fit" or newest or path.name == LAST:
                 place.go_on(path, self.run_folder)
 
     def _compare(self, path: Path) -> None:
-        """Name what differs from the checkpoint of a run that goes on, and refuse what may not."""
+        """List the differences from a resumed run's checkpoint, and refuse those that are not allowed."""
         saved, recipe = read_state(path), self.save_config_kwargs["recipe"]
         rollout, inside = saved["g2rpo"]["rollout_index"], "experience" in saved["g2rpo"]
         if "recipe" in saved:
@@ -204,7 +204,7 @@ class TrainerCLI(LightningCLI):
 
     @override
     def after_instantiate_classes(self) -> None:
-        """Check the sizes that need to know the number of ranks, and that what bands refer to will be measured."""
+        """Check the sizes that depend on the number of ranks, and that relative bands will have their lengths."""
         curriculum = any(isinstance(callback, LengthCurriculum) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         for name, task in self.datamodule.tasks.items():
             relative = task.relative_length
@@ -228,7 +228,7 @@ class TrainerCLI(LightningCLI):
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
-        # a mistake found before the first step leaves no run folder behind, and no rank waits
+        # a mistake found before the first step leaves no run folder and no waiting rank behind
         folders = [Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir]
         new = [folder for folder in folders if not folder.exists()]
         for folder in folders:
@@ -253,7 +253,7 @@ def run(verb: str, line: Line) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
-        UserError: if a part of the configuration is wrong.
+        UserError: if a part of the config is wrong.
     """
     words = line.words
     if verb != "fit":
@@ -270,10 +270,10 @@ def run(verb: str, line: Line) -> None:
 
 
 def unwrapped(error: ValueError) -> Exception:
-    """Find what a part of the configuration said while it was built, which the parser wraps.
+    """Find the error of a part that failed to build, which the parser wraps.
 
     Returns:
-        The part's own `UserError`, one that names the part that could not be built, or the error itself.
+        The part's own `UserError`, one that names the part, or the error itself.
     """
     cause: BaseException = error
     while not isinstance(cause, UserError) and (deeper := cause.__cause__ or cause.__context__):

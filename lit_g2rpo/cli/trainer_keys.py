@@ -1,4 +1,4 @@
-"""Keys of Lightning's trainer: what this machine does not have, and what goes against the schedule of a run."""
+"""Checks of Lightning's trainer keys against this machine and the run's schedule."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,10 +17,10 @@ OWN = "lit_g2rpo.callbacks."
 
 
 def check_machine(trainer: Namespace) -> None:
-    """Refuse devices, precisions and strategies that there are not.
+    """Refuse devices, precisions and strategies that do not exist.
 
     Raises:
-        UserError: if one is asked for.
+        UserError: if one is requested.
     """
     accelerator, devices, precision = trainer.accelerator, trainer.devices, str(trainer.precision)
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
@@ -50,7 +50,7 @@ def check_machine(trainer: Namespace) -> None:
 
 
 def check_length(trainer: Namespace) -> None:
-    """Refuse keys of Lightning's trainer that would end a run, or thin its data, against the schedule, or do nothing.
+    """Refuse trainer keys that would end a run or reduce its data against the schedule, or have no effect.
 
     Raises:
         UserError: if one is set.
@@ -75,13 +75,13 @@ def check_length(trainer: Namespace) -> None:
 
 
 def check_callbacks(trainer: Namespace) -> bool:
-    """Refuse a callback of this package that is there twice.
+    """Refuse duplicate callbacks of this package.
 
     Returns:
-        True if checkpoints are kept to go on from.
+        True if checkpoints are kept for resuming.
 
     Raises:
-        UserError: if one is.
+        UserError: if there is a duplicate.
     """
     found: Any = trainer.callbacks or []
     names = [part.class_path for part in (found if isinstance(found, list) else [found])]
@@ -94,10 +94,10 @@ def check_callbacks(trainer: Namespace) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name of the experiment that is no folder below the one for runs.
+    """Refuse a name of the experiment that is not a folder below the one for runs.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not.
     """
     if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"--name is {name!r}; give the name of a folder, such as g2rpo: the runs of one name lie in it")

@@ -1,4 +1,4 @@
-"""Words of a command line that stand for others, or for what the parser's nested keys do not reach."""
+"""Words of a command line that are short for others, or set what the parser's nested keys cannot."""
 
 import re
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ SHORT = {
     "--repeats": "--model.evaluation.repeats",
     "--baseline": "--model.evaluation.baseline",
 }
-"""Short names of keys that only evaluation has."""
+"""Short names of keys that only exist in evaluation."""
 
 TASK_KEY = re.compile(r"--data\.(?:init_args\.)?tasks\.(?P<task>[^.=]+)\.(?P<key>[^.=]+)(?:=(?P<value>.*))?", re.DOTALL)
 
 
 def task_words(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Take out the words that set one key of one task, which the parser's nested keys do not reach.
+    """Extract the words that set one key of one task, which the parser's nested keys cannot.
 
     Returns:
         The other words, and the values by task and key.
@@ -60,10 +60,10 @@ def pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def take(key: str, words: list[str]) -> tuple[str | None, list[str]]:
-    """Take an option out of the words.
+    """Remove an option from the words.
 
     Returns:
-        Its last value, None if it is not there, and the other words.
+        Its last value, or None if it is missing, and the other words.
 
     Raises:
         UserError: if it has no value.

@@ -1,4 +1,4 @@
-"""A file of configuration, held to be YAML with each key once before the parser reads it."""
+"""A check, before the parser reads a config file, that it is YAML without duplicate keys."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ def read_yaml(where: str, path: Path) -> Any:
     """Read the keys of a file.
 
     Args:
-        where: the file and what names it, for messages.
+        where: the file and what refers to it, for messages.
         path: a file that exists.
 
     Returns:
-        Its keys and values; None where these are the parser's alone to read.
+        Its keys and values; None if only the parser can read them.
 
     Raises:
-        UserError: if it is not YAML, holds no keys or one of them twice.
+        UserError: if it is not YAML, or has no keys or duplicate ones.
     """
     try:
         text = path.read_text(encoding="utf-8")

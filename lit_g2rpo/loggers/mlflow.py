@@ -20,16 +20,16 @@ from lit_g2rpo.loggers.service import ServiceLogger, completion_rows
 from lit_g2rpo.registry import one_line
 
 METRICS, PARAMETERS = 1000, 100
-"""Most of each in a request. Source: MLflow's REST API, ``runs/log-batch``."""
+"""Maximum number of each per request. Source: MLflow's REST API, ``runs/log-batch``."""
 
 T = TypeVar("T")
 
 
 class MLflow(ServiceLogger):
-    """Log to MLflow: metrics by their names with the rollout as step, groups as tables, figures, and the run's files.
+    """Log to MLflow: metrics by name with the rollout as step, groups as tables, figures, and the run's files.
 
-    A resumed run goes on in the same run of MLflow and sends no point twice. MLflow lets no parameter change, so those
-    of the start stay; the records among the artifacts have the others.
+    A resumed run continues the same MLflow run and sends no point twice. MLflow does not allow parameters to change, so
+    it keeps those of the start; the records among the artifacts have later ones.
 
     Args:
         save_dir: folder of all runs.
@@ -55,12 +55,12 @@ class MLflow(ServiceLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The client of MLflow, with the run begun or gone on with."""
+        """MLflow's client, with the run started or resumed."""
         if self._client is None:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
-            # set to say more as it is imported: that it makes the tables of a database
+            # importing MLflow enables messages about creating database tables
             for name in ("mlflow", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -75,7 +75,7 @@ class MLflow(ServiceLogger):
             except (MlflowException, OSError) as error:
                 raise UserError(f"trainer.logger: MLflow cannot begin the run at {uri}: {one_line(error)}") from error
             self.tracking_uri = uri
-            # the address of a server may hold a password
+            # a server's URL may contain a password
             self.keep_identity({"run_id": self._run_id} | ({} if given else {"tracking_uri": uri}))
             self._client = client
         return self._client
@@ -96,7 +96,7 @@ class MLflow(ServiceLogger):
     def _begin(self, client: Any, artifacts: Path) -> str:
         known = client.get_experiment_by_name(self.experiment_name)
         if known is None:
-            # a database has no place for files
+            # a database cannot store files
             place = f"file://{artifacts}" if str(client.tracking_uri).startswith("sqlite:") else None
             experiment_id = client.create_experiment(self.experiment_name, artifact_location=place)
         else:
@@ -135,7 +135,7 @@ class MLflow(ServiceLogger):
     def show_groups(self, groups: Sequence[ShownGroup], rollout: int) -> None:
         path = f"groups/rollout_{rollout:06d}.json"
         if any(found.path == path for found in self.experiment.list_artifacts(self._run_id, "groups")):
-            # of the part that this one resumes; MLflow would put these rows below the same ones
+            # logged by the part that this run resumes; MLflow would append the same rows again
             return
         rows = [row for group in groups for row in completion_rows(group)]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -163,7 +163,7 @@ class MLflow(ServiceLogger):
 
 
 def batches(values: Sequence[T], size: int) -> Iterator[list[T]]:
-    """Cut a sequence into lists of at most ``size``."""
+    """Split a sequence into lists of at most ``size``."""
     rest = iter(values)
     while part := list(islice(rest, size)):
         yield part

@@ -1,4 +1,4 @@
-"""What a run asks of its loggers beyond numbers: where it lies, what to forget, and what else to show."""
+"""What a run needs from its loggers beyond numbers: its folder, dropping points, and other things to show."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ShownGroup:
     """A group of completions to show.
 
     Args:
-        name: ``groups/<task>``, with a number behind it for a further group of the task.
+        name: ``groups/<task>``, followed by a number for additional groups of the task.
         record: prompt, gold answer, and each completion with its scores, as plain values.
         text: the record as Markdown.
         images: images of the prompt, ``[height, width, 3]`` uint8 each.
@@ -32,31 +32,31 @@ class ShownGroup:
 
 
 class RunLogger(Logger):
-    """A logger whose run lies in ``<save_dir>/<name>/version_<n>``.
+    """A logger whose run is in ``<save_dir>/<name>/version_<n>``.
 
-    A subclass overrides what its tool can show; the rest shows nothing. The first rank alone calls all of it.
+    A subclass overrides what its tool can show; the rest shows nothing. Only the first rank calls these methods.
     """
 
     repeated: Repeated = MappingProxyType({})
-    """What the run that was resumed here logs again."""
+    """Metrics that the resumed run logs again."""
 
     @property
     def place(self) -> TensorBoardLogger | CSVLogger:
-        """The logger of Lightning's that finds the folder."""
+        """Lightning's logger that finds the folder."""
         raise NotImplementedError
 
     def lie_in(self, folder: Path) -> None:
-        """Use a folder that another logger of the run has found."""
+        """Use a folder found by another logger of the run."""
         vars(self.place).update(
             _root_dir=str(folder.parent), _save_dir=str(folder.parent), _name="", _version=folder.name
         )
 
     def forget(self, rollout: int, repeated: Repeated) -> None:
-        """Drop what comes after a rollout, or log none of it again.
+        """Drop all points after a rollout, or skip them when they are logged again.
 
         Args:
-            rollout: rollouts that are done; -1 drops everything.
-            repeated: what was logged after it.
+            rollout: rollouts done so far; -1 drops everything.
+            repeated: metrics that were logged after it.
         """
         self.repeated = repeated
 
@@ -67,16 +67,16 @@ class RunLogger(Logger):
         """Show an image, ``[height, width, 3]`` uint8."""
 
     def show_histogram(self, name: str, values: Tensor, rollout: int) -> None:
-        """Show how values are distributed, at least one of them."""
+        """Show the distribution of one or more values."""
 
     def show_groups(self, groups: Sequence[ShownGroup], rollout: int) -> None:
         """Show groups of a rollout."""
 
     def how_to_open(self, folder: Path) -> str:
-        """Say in one line how to look at the run.
+        """Explain in one line how to view the run.
 
         Args:
-            folder: folder of the run, as people gave it.
+            folder: folder of the run, as given by the user.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""What loggers of a service share: the run's folder, its id there, and no point sent twice."""
+"""Base of loggers for online services: the run's folder, its id in the service, and no duplicate points."""
 
 import importlib.util
 import json
@@ -21,10 +21,10 @@ class ServiceLogger(RunLogger):
     """A logger of a service that cannot forget points.
 
     Lightning keeps the files of a run in the first logger's ``save_dir``, and its checkpoints below ``name`` and
-    ``version`` there. Here ``save_dir`` is the folder of the run, and both others are empty.
+    ``version`` there. Here ``save_dir`` is the folder of the run, and the other two are empty.
 
     Args:
-        package: the package that talks to the service, and the extra that installs it.
+        package: the service's client package, and the extra that installs it.
         save_dir: folder of all runs.
         name: name of the experiment; None for none.
         version: number, or name, of the run's folder; None for the next number.
@@ -75,7 +75,7 @@ class ServiceLogger(RunLogger):
         return f"{folder.parent.name}/{folder.name}"
 
     def fresh(self, metrics: Mapping[str, float], rollout: int) -> dict[str, float]:
-        """Leave out what an earlier part of the run has sent."""
+        """Remove points that an earlier part of the run has sent."""
         sent = self.repeated.get(rollout, frozenset())
         return {name: value for name, value in metrics.items() if name not in sent}
 
@@ -85,23 +85,23 @@ class ServiceLogger(RunLogger):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the service knows the run by; empty for a run that it does not know yet."""
+        """Id of the run in the service; empty if the service does not know the run yet."""
         path = self._identity_file
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return found
 
     def keep_identity(self, identity: Mapping[str, str]) -> None:
-        """Write down what the service knows the run by, for the parts that resume it."""
+        """Save the run's id in the service for when the run is resumed."""
         write_text(self._identity_file, json.dumps(identity) + "\n")
 
     def files(self) -> list[Path]:
-        """List the records, curves, predictions and metrics of the run, which the service is to keep."""
+        """List the files of records, curves, predictions and metrics to upload to the service."""
         files = sorted(path for path in Path(self.log_dir).iterdir() if path.suffix in (".yaml", ".json", ".jsonl"))
         return [path for path in files if path != self._identity_file]
 
 
 def completion_rows(group: ShownGroup) -> list[dict[str, Any]]:
-    """Lay a group out as a table, a row per completion."""
+    """Lay out a group as a table with one row per completion."""
     record = group.record
     prompt = {"task": record["task"], "id": record["id"], "prompt": record["prompt"], "gold": record["gold"]}
     return [

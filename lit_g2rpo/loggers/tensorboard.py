@@ -1,4 +1,4 @@
-"""TensorBoard that opens on the answer: its own names for what comes first and last, and settings beside results."""
+"""TensorBoard with an overview first: names that sort the sections, and settings next to results."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -27,7 +27,7 @@ BY_TASK = {
     "rollout/length": "5 length by task",
     "rollout/entropy": "6 entropy by task",
 }
-"""Metrics whose values per task have a section of their own."""
+"""Metrics whose values per task get their own section."""
 
 SETTINGS = (
     "name",
@@ -47,20 +47,20 @@ SETTINGS = (
 
 
 def tag_of(name: str) -> str:
-    """Name a metric, image, text or histogram as TensorBoard is to sort it, by the part before the first slash."""
+    """Return the TensorBoard name of a metric, image, text or histogram, sorted by the part before the first slash."""
     if name in OVERVIEW:
         return f"1 overview/{OVERVIEW[name]}"
     metric, _, task = name.rpartition("/")
     if metric in BY_TASK:
         return f"{BY_TASK[metric]}/{task}"
     if name.startswith("alarm/"):
-        # behind every letter
+        # sorts after every letter
         return f"⚠ {name}"
     return name
 
 
 def settings_of(recipe: Mapping[str, Any]) -> dict[str, bool | str | float]:
-    """Pick out of a recipe what people compare runs by.
+    """Select the settings from a recipe by which people compare runs.
 
     Returns:
         Values by key; a class by its name, without the path.
@@ -74,9 +74,9 @@ def settings_of(recipe: Mapping[str, Any]) -> dict[str, bool | str | float]:
 
 
 def drop_later(logger: TensorBoardLogger, rollout: int) -> None:
-    """Have TensorBoard drop what comes after a rollout; -1 drops everything.
+    """Make TensorBoard drop all points after a rollout; -1 drops everything.
 
-    Source: the purge_step of torch.utils.tensorboard.SummaryWriter, which is known only after its writer exists.
+    Source: the purge_step of torch.utils.tensorboard.SummaryWriter, which is only known once its writer exists.
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -86,9 +86,9 @@ def drop_later(logger: TensorBoardLogger, rollout: int) -> None:
 
 
 class TensorBoard(RunLogger, TensorBoardLogger):
-    """Log to TensorBoard: an overview first, then the tasks, a chart and so a colour per run each; alarms last.
+    """Log to TensorBoard: an overview first, then a chart per task, with a color per run; alarms last.
 
-    The names of the overview, of the tasks and of alarms are `tag_of` the metric's; all others are its own.
+    The names of the overview, tasks and alarms come from `tag_of`; all others are the metric's own.
 
     Args:
         save_dir: folder of all runs.
@@ -120,7 +120,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         from torch.utils.tensorboard.summary import hparams
 
         self.hparams = settings_of(params)
-        results = {tag_of(name): 0.0 for name in OVERVIEW}  # their names alone count
+        results = {tag_of(name): 0.0 for name in OVERVIEW}  # only their names matter
         writer: Any = self.experiment.file_writer
         for summary in hparams(self.hparams, results):  # type: ignore[no-untyped-call]
             writer.add_summary(summary, 0)

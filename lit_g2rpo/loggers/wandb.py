@@ -19,17 +19,17 @@ from lit_g2rpo.registry import one_line
 
 
 class Wandb(ServiceLogger):
-    """Log to Weights & Biases: metrics by their names over ``rollout``, groups as tables, figures and histograms.
+    """Log to Weights & Biases: metrics by name over ``rollout``, groups as tables, figures and histograms.
 
-    A resumed run goes on with the same id and sends no point twice. Records, curves and predictions are kept with it.
+    A resumed run continues with the same id and sends no point twice. Records, curves and predictions are uploaded.
 
     Args:
         save_dir: folder of all runs.
         name: name of the experiment; None for that of the recipe, and for none without one.
         version: number, or name, of the run's folder; None for the next number.
         project: project that the run belongs to.
-        offline: write into the folder of the run alone; ``wandb sync`` sends it later.
-        options: further arguments of ``wandb.init``, such as ``{entity: my-team, tags: [ablation]}``.
+        offline: only write to the run's folder; ``wandb sync`` uploads it later.
+        options: other arguments of ``wandb.init``, such as ``{entity: my-team, tags: [ablation]}``.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Wandb(ServiceLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run of Weights & Biases, begun or gone on with."""
+        """The run in Weights & Biases, started or resumed."""
         if self._experiment is None:
             import wandb
 
@@ -127,7 +127,7 @@ class Wandb(ServiceLogger):
     def finalize(self, status: str) -> None:
         if self._experiment is not None:
             for path in self.files():
-                # in its own folder already: otherwise it would link the file there, and warn of that
+                # already in wandb's own folder; otherwise wandb would link the file there and print a warning
                 copy = shutil.copy(path, self._experiment.dir)
                 self._experiment.save(copy, base_path=self._experiment.dir, policy="now")
             self._experiment.finish(exit_code=int(status == "failed"))

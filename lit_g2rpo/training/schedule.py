@@ -27,7 +27,7 @@ class Checkpoints:
     """What a run keeps for resuming.
 
     Args:
-        partial_rollouts: keep finished groups between checkpoints, so that a run killed inside a rollout keeps them.
+        partial_rollouts: keep finished groups between checkpoints, so that they survive a kill inside a rollout.
     """
 
     partial_rollouts: bool = False

@@ -1,4 +1,4 @@
-"""A real browser that opens a page from disk and says what it became."""
+"""A real browser that opens a page from disk and returns the resulting document."""
 
 import html
 import re
@@ -21,7 +21,7 @@ QUIET = [
     "--dump-dom",
 ]
 FRAMES = "<script>requestAnimationFrame = (draw) => setTimeout(draw, 16);</script>"
-"""A browser that dumps a document paints no frames, which would hold back what waits for one."""
+"""Without this, code that waits for a frame would hang, since a browser that dumps a document paints none."""
 DARK = "--blink-settings=preferredColorScheme=0"
 
 
@@ -34,7 +34,7 @@ def dump(commands: Commands, page: Path, *options: str) -> str:
 
 
 def acting(page: Path, script: str) -> Path:
-    """Copy a page and add a reader who does something once it is there."""
+    """Copy a page and add a script that acts like a reader once the page is loaded."""
     copy = page.with_name("acting.html")
     text = page.read_text(encoding="utf-8")
     before, mark, after = text.rpartition("</body>")
@@ -44,5 +44,5 @@ def acting(page: Path, script: str) -> Path:
 
 
 def text_of(document: str, pattern: str) -> list[str]:
-    """Return the text of what a pattern finds in a document."""
+    """Return the text of a pattern's matches in a document."""
     return [html.unescape(re.sub("<[^>]*>", "", found)) for found in re.findall(pattern, document, re.DOTALL)]

@@ -1,4 +1,4 @@
-"""Builds small runs on the mini tasks with a random policy."""
+"""Small runs on the mini tasks with a random policy."""
 
 import hashlib
 from functools import partial
@@ -18,7 +18,7 @@ from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConf
 
 
 def varied_score(text: str, sample: dict[str, Any], config: Any = None) -> RewardResult:
-    """A reward that a random policy's completions differ in: a number from the text's digest."""
+    """A reward that varies between a random policy's completions: a number from the text's digest."""
     value = hashlib.sha256(text.encode()).digest()[0] / 255
     return RewardResult(
         total=0.9 * value + 0.1, accuracy=value, format=1.0, structure=0.0, components={}, error=None, seconds=0.0
@@ -26,7 +26,7 @@ def varied_score(text: str, sample: dict[str, Any], config: Any = None) -> Rewar
 
 
 def module(folder: str, objective: Objective | None = None, **sizes: Any) -> G2RPOModule:
-    """A module with 12 prompts x 4 completions a rollout and 2 optimizer steps of 2 micro-batches."""
+    """A module with 12 prompts x 4 completions per rollout and 2 optimizer steps of 2 micro-batches."""
     rollout = {"prompts": 12, "group_size": 4, "seed": 7} | sizes.pop("rollout", {})
     update = {"epochs": 1, "microbatches": 4} | sizes.pop("update", {})
     return G2RPOModule(
@@ -46,7 +46,7 @@ def data(**options: Any) -> MiniPrompts:
 
 
 def trainer(folder: Path, steps: int, **options: Any) -> pl.Trainer:
-    """A quiet CPU trainer of so many optimizer steps."""
+    """A quiet CPU trainer for a number of optimizer steps."""
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,

@@ -1,4 +1,4 @@
-"""A chat endpoint of OpenAI's form on this machine, whose replies a test makes."""
+"""A local chat endpoint with OpenAI's interface, whose replies come from the test."""
 
 import json
 import threading
@@ -12,10 +12,10 @@ def chat_server(reply: Callable[[str], str | int]) -> Iterator[tuple[str, list[s
     """Serve until the block ends.
 
     Args:
-        reply: makes of a request's text the text of the reply, or the HTTP status of a failure.
+        reply: returns the text of the reply to a request's text, or the HTTP status of a failure.
 
     Yields:
-        The endpoint's address, and the texts of the requests so far.
+        The endpoint's URL, and the texts of the requests so far.
     """
     requests: list[str] = []
 
@@ -33,7 +33,7 @@ def chat_server(reply: Callable[[str], str | int]) -> Iterator[tuple[str, list[s
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

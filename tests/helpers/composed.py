@@ -1,4 +1,4 @@
-"""The recipes and fragments, and command lines parsed and not run."""
+"""The recipes and fragments, and command lines that are parsed but not run."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ KEYS = {
     "logger": "trainer.logger",
 }
 RECIPE_CALLBACKS = [type(callback).__name__ for callback in default_callbacks()[1:]]
-"""Without the first, RunFolder, which the command line adds itself."""
+"""The default callbacks without the first, RunFolder, which the command line adds itself."""
 
 
 class Composed(TrainerCLI):
-    """Parses, and builds nothing."""
+    """Parse without building anything."""
 
     def before_instantiate_classes(self) -> None: ...
 
@@ -34,7 +34,7 @@ class Composed(TrainerCLI):
 
 
 def compose(*words: str, verb: str = "fit") -> Any:
-    """Return the configuration of a command line; ``@name`` is a file in ``configs``."""
+    """Return the config of a command line; ``@name`` is a file in ``configs``."""
     return Composed(verb, [str(CONFIGS / word.removeprefix("@")) if word[0] == "@" else word for word in words]).config[
         verb
     ]

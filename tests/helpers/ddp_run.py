@@ -1,6 +1,6 @@
-"""One rollout of training or two on so many processes; writes what a test compares.
+"""One or two rollouts of training on a number of processes; writes values for a test to compare.
 
-``python tests/helpers/ddp_run.py POLICY OUT DEVICES KIND ...`` trains each kind on so many processes.
+``python tests/helpers/ddp_run.py POLICY OUT DEVICES KIND ...`` trains each kind on this many processes.
 """
 
 import json
@@ -23,7 +23,7 @@ from lit_g2rpo.tasks import Task
 
 
 class MixedRows:
-    """Rows 0, 2, 4, ... without an image, the others with one: under two ranks, one rank has none at all."""
+    """Rows 0, 2, 4, ... without an image, the others with one: with two ranks, one rank has no images at all."""
 
     def __len__(self) -> int:
         return 12
@@ -47,7 +47,7 @@ class MixedData(PromptData):
 
 
 class NeuronOnCPU(NeuronAccelerator):
-    """The accelerator of Trainium with the CPU for a device."""
+    """The accelerator of Trainium with the CPU as its device."""
 
     device_type = "cpu"
     package = None
@@ -58,7 +58,7 @@ class NeuronOnCPU(NeuronAccelerator):
 
 
 class Record(pl.Callback):
-    """Keep the loss, the gradient and the advantages of every optimizer step."""
+    """Record the loss, the gradient and the advantages of every optimizer step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -78,14 +78,14 @@ class Record(pl.Callback):
 
 
 def run(folder: str, out: Path, devices: int, kind: str) -> None:
-    """Train one rollout; two where it is ``uneven``.
+    """Train one rollout, or two if ``uneven``.
 
     Args:
-        folder: the policy.
-        out: where the figures go.
-        devices: how many processes.
-        kind: ``mini``, ``neuron`` (the same on the path of Trainium), ``mixed``, or ``uneven``: the sizes of the
-            default run, whose 18 prompts in two optimizer steps no even number of processes divides.
+        folder: folder of the policy.
+        out: output for the results.
+        devices: number of processes.
+        kind: ``mini``, ``neuron`` (the same with Trainium's code path), ``mixed``, or ``uneven``: the sizes of the
+            default run, whose 18 prompts in two optimizer steps are not divisible by any even number of processes.
     """
     torch.manual_seed(0)
     record = Record()
@@ -95,13 +95,13 @@ def run(folder: str, out: Path, devices: int, kind: str) -> None:
     source: PromptData
     if kind == "mixed":
         source = MixedData(rollouts_per_epoch=1, max_completion_tokens=8)
-        # Two prompts an optimizer step in two micro-batches: on two ranks each has an empty one.
+        # Two prompts per optimizer step in two micro-batches: with two ranks, each has an empty one.
         objective = G2RPO(filtering="off", entropy_coefficient=0.05)
         run = module(folder, objective, rollout={"prompts": 8}, update={"microbatches": 8})
     elif kind == "uneven":
         source = data(max_completion_tokens=8, val_per_task=2)
         run = module(folder, rollout={"prompts": 18}, update={"microbatches": 2})
-        # no state divides a gradient by its own size, so rounding stays rounding over two rollouts
+        # without state that divides a gradient by its own size, rounding errors stay small over two rollouts
         run.optimizer = partial(torch.optim.SGD, lr=0.1)
         sizes["accumulate_grad_batches"] = 1
     else:

@@ -1,4 +1,4 @@
-"""The documents, and the shell commands and links in them."""
+"""The documents, and their shell commands and links."""
 
 import re
 import shlex
@@ -34,7 +34,7 @@ PROGRAMS = [
     "tests/xla.sh",
     ".ci/run",
 ]
-"""First words of commands; code in a line of text that starts with none of them is no command."""
+"""First words of commands; inline code that starts with none of them is not a command."""
 
 
 def shell_blocks(text: str) -> list[str]:
@@ -43,11 +43,11 @@ def shell_blocks(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Split the shell code of a document into commands, each as words, without assignments before them."""
+    """Split the shell code of a document into commands, each as words without leading assignments."""
     lines = [line for block in shell_blocks(text) for line in block.replace("\\\n", " ").splitlines()]
     for span in INLINE.findall(FENCE.sub("", text)):
         program = next((word for word in span.split() if not re.match(r"\w+=", word)), "")
-        # a program alone is a name
+        # a program without arguments is just a name
         if program in PROGRAMS and (" " in span or "/" in span):
             lines.append(span)
     return [command for line in lines for command in _split(line)]
@@ -68,7 +68,7 @@ def _split(line: str) -> list[list[str]]:
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors of a document's headings, as GitHub and mkdocs make them."""
+    """Return the anchors of a document's headings, as created by GitHub and mkdocs."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
@@ -77,7 +77,7 @@ def anchors(text: str) -> set[str]:
 
 
 def links(path: Path) -> list[tuple[Path, str]]:
-    """Return the links of a document to files beside it, each with the anchor it names, or none."""
+    """Return a document's links to local files, each with its anchor, if any."""
     found = []
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text())):
         if not re.match(r"\w+:", target):

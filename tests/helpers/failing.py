@@ -8,11 +8,11 @@ import lightning.pytorch as pl
 
 
 class Fail(pl.Callback):
-    """Raise on one rank where it is told to.
+    """Raise on one rank at a given place.
 
     Args:
         rank: the rank.
-        where: ``training_step``, ``reward`` or ``data``; ``killed`` sends SIGKILL there.
+        where: ``training_step``, ``reward`` or ``data``; ``killed`` sends SIGKILL instead.
     """
 
     def __init__(self, rank: int, where: str) -> None:

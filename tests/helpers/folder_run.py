@@ -1,4 +1,4 @@
-"""Checkpoints that are folders: saved on two ranks, resumed, and what a rank that cannot write does.
+"""Checkpoints that are folders: saved on two ranks, resumed, and with a rank that cannot write.
 
 Runs once in each process: python folder_run.py POLICY OUT STRATEGY.
 """
@@ -44,7 +44,7 @@ def fit(policy: str, out: Path, name: str, steps: int, ckpt_path: Path | None = 
             write(content, file, *args, **kwargs)
 
         torch.save = full
-        # DeepSpeed's writer and torch's own look it up here when they write
+        # DeepSpeed's writer and torch's own look up the function here
     fitting.fit(run, data(), ckpt_path=ckpt_path)
     with generation_context(fitting.strategy, run.policy):
         found = {key: weight.detach().clone() for key, weight in run.policy.named_parameters()}

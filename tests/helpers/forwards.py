@@ -1,4 +1,4 @@
-"""Policies that learn from the same micro-batches and sample the same completions, in one shape or another."""
+"""Policies that learn from the same micro-batches and sample the same completions, with different tensor shapes."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from lit_g2rpo.policy.policy import Policy
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 FROZEN: list[Any] = ["vision", "merger"]
 OBJECTIVE = G2RPO(entropy_coefficient=0.1, kl_coefficient=0.05)
-# rows of each group; groups are interleaved, some completions are of one token
+# rows of each group; groups are interleaved, and some completions have one token
 LENGTHS = {"text": [4, 1, 9], "one": [1, 1], "two": [12, 3, 5, 7], "long": [6]}
 
 
@@ -36,7 +36,7 @@ def batch(prompts: list[Prompt], dtype: torch.dtype, lengths: dict[str, list[int
 
 
 def load(folder: str, packing: bool, dtype: torch.dtype = torch.float32, **options: Any) -> Policy:
-    torch.manual_seed(0)  # adapters start at random
+    torch.manual_seed(0)  # start adapters at random values
     policy = load_policy(PolicyConfig(path=folder, packing=packing, **options)).to(dtype).train()
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
@@ -58,7 +58,7 @@ def assert_equal(
     torch.testing.assert_close(ours[0], theirs[0], rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert ours[1].keys() == theirs[1].keys()
     for name, expected in theirs[1].items():
-        assert expected.norm() > 1e-6, name  # an equality of zeros would say nothing
+        assert expected.norm() > 1e-6, name  # comparing zeros would prove nothing
         assert (ours[1][name] - expected).norm() / expected.norm() < TOLERANCE[dtype], name
 
 

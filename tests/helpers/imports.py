@@ -1,4 +1,4 @@
-"""Who imports whom, read from the sources."""
+"""Imports between modules, read from the sources."""
 
 import ast
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from helpers.paths import ROOT
 
-# on 3.11 rglob does not follow the link to callbacks
+# on Python 3.11, rglob does not follow the link to callbacks
 FILES = sorted({*(ROOT / "lit_g2rpo").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")})
 FILES = [path for path in FILES if (ROOT / "lit_g2rpo" / "callbacks") not in path.parents]
 
 
 def module_of(path: Path) -> str:
-    """Dotted name by which a file is imported."""
+    """Return the dotted name by which a file is imported."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     parts = parts if parts[0] == "lit_g2rpo" else ("lit_g2rpo", *parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
@@ -24,7 +24,7 @@ def part_of(path: Path) -> str:
 
 
 def imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
-    """Modules that a file imports, and whether inside a function or for type checking only."""
+    """Return the modules that a file imports, and whether inside a function or only for type checking."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, inside) for alias in node.names)
@@ -40,7 +40,7 @@ def imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
 
 
 def graph() -> dict[str, set[str]]:
-    """Modules of the package that each of them imports, wherever in the file the import stands."""
+    """Return the package's modules that each module imports, anywhere in the file."""
     modules = {module_of(path): path for path in FILES}
     edges: dict[str, set[str]] = {}
     for module, path in modules.items():
@@ -49,7 +49,7 @@ def graph() -> dict[str, set[str]]:
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                # a name is a module of the package, or comes out of the package itself
+                # a name is a module of the package, or is defined in the package itself
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= {name if name in modules else str(node.module) for name in names}
         edges[module] = found & modules.keys() - {module}

@@ -1,6 +1,6 @@
-"""A toy run killed at its n-th file operation in the folder of checkpoints, for every n; and resumed.
+"""A toy run that is killed at its n-th file operation in the folder of checkpoints, for every n, and resumed.
 
-``python tests/helpers/killed_saves.py FOLDER`` prints a line per kill: n, and the digest of the weights in the end.
+``python tests/helpers/killed_saves.py FOLDER`` prints a line per kill: n, and the digest of the final weights.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.mkdir"
 
 
 def train(folder: Path, checkpoint: str | None = None) -> str:
-    """Train to the end and give the digest of the weights."""
+    """Train to the end and return the digest of the weights."""
     module = ToyModule(validation=lambda rollout: rollout / 10)
     keeper = RolloutCheckpoint(every_rollouts=1, keep_last=2)
     fit(module, folder, [keeper], rollouts=ROLLOUTS, checkpoint=checkpoint)
@@ -27,7 +27,7 @@ def train(folder: Path, checkpoint: str | None = None) -> str:
 
 
 def kill_at(operation: int, folder: Path) -> None:
-    """End this process by SIGKILL before its n-th operation on what lies in a folder of checkpoints."""
+    """Kill this process with SIGKILL before its n-th operation in a folder of checkpoints."""
     count = 0
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
@@ -44,7 +44,7 @@ def kill_at(operation: int, folder: Path) -> None:
 
 
 def forked(work: "object") -> int:
-    """Call a function in a child, and say how that ended: 0, or the number of its signal."""
+    """Call a function in a child process, and return 0 or the number of the signal that ended it."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -58,7 +58,7 @@ def forked(work: "object") -> int:
 
 
 def main(root: Path) -> None:
-    """Kill at every operation until a run comes to its end unharmed."""
+    """Kill at every operation until a run reaches its end."""
     print("straight", train(root / "straight"), flush=True)
     operation = 0
     while True:
@@ -73,7 +73,7 @@ def main(root: Path) -> None:
             try:
                 path = str(find_checkpoint("last", folder / "toy"))
             except UserError:
-                # killed before there was any
+                # killed before there was a checkpoint
                 path = None
             digest = train(folder, path)
             left = [path.name for path in (folder / "toy/version_0/checkpoints").iterdir() if path.name[0] == "."]

@@ -1,7 +1,7 @@
-"""Runs that die inside a rollout and go on: python partial_run.py POLICY FOLDER DEVICES RESUME GROUPS.
+"""Runs that die inside a rollout and resume: python partial_run.py POLICY FOLDER DEVICES RESUME GROUPS.
 
-GROUPS is how many groups of the third rollout a rank has done when all ranks are killed; 0 for never. A run that is not
-killed writes what a test compares.
+GROUPS is the number of groups of the third rollout that a rank has done when all ranks are killed; 0 for never. A run
+that is not killed writes values for a test to compare.
 """
 
 import os
@@ -28,11 +28,11 @@ STEPS = 8
 
 
 class Killed(BaseException):
-    """Stands for the end of a process: nothing is saved on the way out."""
+    """Stands for the death of a process: nothing is saved on exit."""
 
 
 class Kill(NativeEngine):
-    """Die when so many groups of a rollout, or a refill of it, are done: at (rollout, wave, groups)."""
+    """Die when a number of groups of a rollout, or of a refill, are done: at (rollout, wave, groups)."""
 
     at: tuple[int, int, int] | None = None
     real = False
@@ -49,7 +49,7 @@ class Kill(NativeEngine):
             done += 1
             if (sampling.rollout, sampling.wave, done) == self.at:
                 if self.real:
-                    # all ranks, at once
+                    # all ranks at once
                     os.killpg(0, signal.SIGKILL)
                 raise Killed
 
@@ -57,7 +57,7 @@ class Kill(NativeEngine):
 
 
 class Trace(pl.Callback):
-    """Keep every metric but durations, and what each rollout cost, by optimizer step."""
+    """Record every metric except durations, and the cost of each rollout, by optimizer step."""
 
     def __init__(self) -> None:
         self.steps: dict[int, dict[str, float]] = {}
@@ -87,11 +87,11 @@ def start(
     devices: int = 1,
     **rollout: Any,
 ) -> tuple[G2RPOModule, Trace]:
-    """Train four rollouts of 12 groups, four of which are decoded together; see the module.
+    """Train four rollouts of 12 groups, decoded four at a time; see the module.
 
     Args:
-        at: where to die.
-        resume: go on from the newest checkpoint.
+        at: place to die.
+        resume: resume from the newest checkpoint.
         partial: keep finished groups.
         tokens: longest completion.
     """

@@ -1,4 +1,4 @@
-"""A pickle that runs code when it is read without care: it leaves a file behind."""
+"""A pickle that runs code when read carelessly, and leaves a file behind."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Payload:
-    """Make a folder when it is unpickled."""
+    """Create a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -1,4 +1,4 @@
-"""A module whose rows follow from their numbers, tested with a ``PredictionWriter``.
+"""A module whose rows are computed from their numbers, tested with a ``PredictionWriter``.
 
 Runs once in each of two processes: python prediction_run.py FOLDER ROW, where rank 1 dies at a row.
 """
@@ -89,7 +89,7 @@ class Batches:
 
 
 class Data(PromptData):
-    """Row numbers in batches of two, but those that are done."""
+    """Row numbers in batches of two, except those that are done."""
 
     def __init__(self, size=SIZE):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Two ranks train without and with the pre-flight check, then with a reward that fails on one of them."""
+"""Two ranks train without and with the pre-flight check, then with a reward that fails on one rank."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Commands that end with the test that started them, however it ends; a pytest plugin with the fixtures for it."""
+"""Commands that end with the test that started them, however it ends: a pytest plugin with fixtures."""
 
 import os
 import resource
@@ -14,26 +14,26 @@ from typing import IO, Any
 
 import pytest
 
-# a shell that starts the tests in the background has them ignore Ctrl-C, and so would all that they start
+# a shell that runs the tests in the background makes them, and all their children, ignore Ctrl-C
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HANG_SECONDS = 900.0
-"""Wall clock after which a command is taken to hang: a guard and no limit, since a busy machine may be slow."""
+"""Wall-clock time after which a command is considered hung: a guard, not a limit, since a busy machine may be slow."""
 
 
 WATCH = "read -r _; kill -s KILL -- -$1"
-"""Kill a process group once the pipe to this shell closes, as it does when the tests are killed themselves."""
+"""Kill a process group once the pipe to this shell closes, which also happens when the tests are killed."""
 
 
 class Commands:
-    """Start commands in process groups of their own, and end whole groups: ranks that a command has started too."""
+    """Start commands in their own process groups, and end whole groups, including ranks started by a command."""
 
     def __init__(self) -> None:
         self._started: list[tuple[subprocess.Popen[str], subprocess.Popen[bytes], threading.Timer]] = []
 
     def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
-        """Start a command whose output is read from pipes; options are those of ``Popen``."""
+        """Start a command with output to pipes; options are those of ``Popen``."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [str(word) for word in words]
         process = subprocess.Popen(command, text=True, start_new_session=True, **(pipes | options))
@@ -46,7 +46,7 @@ class Commands:
         return process
 
     def run(self, *words: object, input: str | None = None, **options: Any) -> "subprocess.CompletedProcess[str]":
-        """Wait until a command and all that share its pipes have ended."""
+        """Wait until a command and all processes that share its pipes have ended."""
         if input is not None:
             options["stdin"] = subprocess.PIPE
         process = self.start(*words, **options)
@@ -54,13 +54,13 @@ class Commands:
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def python(self, *words: object, **options: Any) -> str:
-        """Run Python, which must succeed, and return what it prints."""
+        """Run Python, which must succeed, and return its output."""
         done = self.run(sys.executable, *words, **options)
         assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
     def end(self) -> None:
-        """Kill what is left of every command."""
+        """Kill the remaining processes of every command."""
         while self._started:
             process, watcher, guard = self._started.pop()
             guard.cancel()
@@ -79,7 +79,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def read_until(pipe: IO[str] | None, start: str) -> str:
-    """Read lines until one that begins so, and return them."""
+    """Read lines until one starts with a prefix, and return them."""
     assert pipe is not None
     seen = ""
     for line in pipe:
@@ -90,14 +90,14 @@ def read_until(pipe: IO[str] | None, start: str) -> str:
 
 
 def finished(process: subprocess.Popen[str]) -> "subprocess.CompletedProcess[str]":
-    """Wait for a command of which lines were read; ``communicate`` would lose what is buffered behind them."""
+    """Wait for a command after reading some of its lines; ``communicate`` would lose buffered output."""
     out = process.stdout.read() if process.stdout else ""
     errors = process.stderr.read() if process.stderr else ""
     return subprocess.CompletedProcess(process.args, process.wait(), out, errors)
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for what comes without a signal."""
+    """Poll until a condition holds."""
     deadline = time.monotonic() + HANG_SECONDS
     while not holds():
         assert time.monotonic() < deadline
@@ -105,7 +105,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def alive(pid: int) -> bool:
 
 
 def children_seconds() -> float:
-    """CPU time of all processes that this one started and waited for, and of theirs."""
+    """Return the CPU time of all waited-for child processes and their descendants."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -128,7 +128,7 @@ def commands() -> Iterator[Commands]:
 
 @pytest.fixture(scope="module")
 def shared_commands() -> Iterator[Commands]:
-    """Commands that end with the module's last test, for what several tests look at."""
+    """Commands that end with the module's last test, for results shared by several tests."""
     started = Commands()
     yield started
     started.end()

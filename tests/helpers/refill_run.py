@@ -1,4 +1,4 @@
-"""Runs whose groups are half tied and are refilled: python refill_run.py POLICY OUT on two ranks."""
+"""Runs in which half of the groups are tied and refilled: python refill_run.py POLICY OUT on two ranks."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ def coin_score(text: str, sample: dict[str, Any], config: Any = None) -> RewardR
 
 
 class Notes(Callback):
-    """Keep what each rollout came to."""
+    """Record the results of each rollout."""
 
     def __init__(self) -> None:
         self.rollouts: list[dict[str, Any]] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch[1] == 1:  # metrics are there after an optimizer step, of two micro-batches
+        if batch[1] == 1:  # metrics exist after an optimizer step, which has two micro-batches
             experience = pl_module.experience
             self.rollouts.append(
                 {

@@ -1,4 +1,4 @@
-"""One gold answer for every problem type, and how to ask for its score."""
+"""One gold answer for every problem type, and a function that scores it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Training under a strategy: straight, resumed, evaluated, sampled unevenly, stopped; writes what a test compares.
+"""Training under a strategy: straight, resumed, evaluated, sampled unevenly, stopped; writes values for tests.
 
 Runs once in each process: python sharded_run.py POLICY OUT DEVICES STRATEGY.
 """
@@ -36,7 +36,7 @@ from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 GRADIENTS = ("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_tensor", "reduce_scatter_single")
 WEIGHTS = ("all_gather", "all_gather_into_tensor", "all_gather_single")
 LARGE = 4096
-"""Entries from which a tensor is taken for weights or gradients: metrics and flags are smaller."""
+"""Size from which a tensor is assumed to be weights or gradients: metrics and flags are smaller."""
 METRICS = ("train/loss", "train/grad_norm", "train/kl", "train/tokens", "rollout/reward", "rollout/length")
 
 calls = {"gradients": 0, "weights": 0}
@@ -58,7 +58,7 @@ def count_collectives() -> None:
 
 
 def counted_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """What DDP does by default, counted: it sends gradients past the functions above."""
+    """DDP's default hook, with a counter, since DDP does not send gradients through the functions above."""
     calls["gradients"] += 1
     return allreduce_hook(dist.group.WORLD, bucket)
 
@@ -68,7 +68,7 @@ def build_strategy(name: str) -> Any:
         from lit_g2rpo.strategies import G2RPODeepSpeedStrategy
 
         strategy = G2RPODeepSpeedStrategy(stage=int(name[-1]))
-        # as in a large policy: otherwise ZeRO-3 keeps every weight of this small one
+        # as in a large policy; otherwise ZeRO-3 does not split the weights of this small one
         strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return strategy
     if name == "fsdp2":
@@ -88,7 +88,7 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 class Record(pl.Callback):
-    """Keep metrics of optimizer steps and collectives of micro-batches, and save after so many of them."""
+    """Record metrics of optimizer steps and collectives of micro-batches, and save after a number of them."""
 
     def __init__(self, path: Path, save_after: int) -> None:
         self.path, self.save_after = path, save_after
@@ -114,7 +114,7 @@ class Record(pl.Callback):
 
 
 class Watch:
-    """Count gathered weights when a rollout's context is entered, inside it, and when it is left."""
+    """Count gathered weights before, inside and after a rollout's context."""
 
     def __init__(self) -> None:
         self.counts: list[list[int]] = []
@@ -154,8 +154,8 @@ class Run:
         run.optimizer = partial(torch.optim.AdamW, **({"lr": 1e-3, "eps": 1e-2} | (optimizer or {})))
         run.lr_scheduler = lr_scheduler
         record = Record(self.out / path, save_after)
-        # of the norms of the four gradients three are larger
-        # a backward that no step follows, and a checkpoint before the first step, must leave nothing behind
+        # three of the four gradient norms are larger
+        # a backward without a step, and a checkpoint before the first step, must leave nothing behind
         tries = save_after == 6 and self.devices > 1
         tried = [Preflight(rewards=False), RolloutCheckpoint(monitor=None)] if tries else []
         made = trainer(
@@ -204,7 +204,7 @@ def main(folder: str, out: Path, devices: int, name: str) -> None:
     result["validation"] = judge.validate(fresh, data(val_per_task=3), ckpt_path=inside, verbose=False)[0]
     result["validated_difference"] = difference(straight.saved, weights(judge, fresh))
 
-    # in the precision of its fragments: in any other, DeepSpeed makes all weights float32
+    # the precision of its fragments, since with any other, DeepSpeed converts all weights to float32
     precision = "bf16-mixed" if name.startswith("zero") else "32-true"
     torch.manual_seed(0)
     halves: dict[str, Any] = {"dtype": "bfloat16", "lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision", "merger"]}
@@ -213,7 +213,7 @@ def main(folder: str, out: Path, devices: int, name: str) -> None:
     result["frozen_types"] = sorted({str(w.dtype) for w in module_.policy.parameters() if not w.requires_grad})
 
     if name in ("zero3", "fsdp2"):
-        # modules run for every token here, and rank 1 stops earlier
+        # modules run for every token here, but rank 1 stops earlier
         watch.counts = []
         whole = HuggingFaceEngine._generate
         HuggingFaceEngine._generate = lambda engine, rows, sampling: whole(

@@ -1,4 +1,4 @@
-"""A callback that signals its own process; python signals.py FOLDER trains on two ranks, one of which has it."""
+"""A callback that signals its own process; python signals.py FOLDER trains on two ranks, with the callback on one."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
 
 
 class Raise(GracefulInterrupt):
-    """Send itself a signal at a given batch, or while a validation runs, or the one before the training."""
+    """Send itself a signal at a given batch, during a validation, or during the validation before training."""
 
     def __init__(self, at):
         super().__init__()

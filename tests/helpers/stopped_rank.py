@@ -1,4 +1,4 @@
-"""Two ranks, of which one stops or hangs; ``python stopped_rank.py FOLDER WHERE HOW RANK [CHECKPOINT]``.
+"""Two ranks, one of which stops or hangs; ``python stopped_rank.py FOLDER WHERE HOW RANK [CHECKPOINT]``.
 
 WHERE is ``sampling``, ``learning`` or ``nowhere``; HOW is ``stop`` (SIGSTOP) or ``hang``.
 """

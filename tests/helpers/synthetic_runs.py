@@ -1,4 +1,4 @@
-"""Folders of runs with made-up curves, as a run writes them."""
+"""Run folders with synthetic curves, in the format of real ones."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ TASKS = ("chart_figure_qa", "math_reasoning", "ocr")
 
 
 def recipe(seed: int, **changed: Any) -> dict[str, Any]:
-    """A small recipe; ``changed`` are keys of it, dotted or at its top, or of the objective."""
+    """A small recipe; ``changed`` holds dotted or top-level keys, or keys of the objective."""
     found: dict[str, Any] = {
         "name": "made",
         "seed_everything": seed,
@@ -45,8 +45,8 @@ def points(seed: int, rollouts: int = 150, gain: float = 0.2, others: int = 0, e
     """Curves of a run that learns, different for each seed.
 
     Args:
-        gain: what accuracy grows by in 150 rollouts.
-        others: further metrics of training.
+        gain: increase in accuracy over 150 rollouts.
+        others: other training metrics.
         every: rollouts between validations.
     """
     draw = np.random.default_rng([seed, 7])
@@ -78,7 +78,7 @@ def make_run(folder: Path, recipe: dict[str, Any], curve: Sequence[dict[str, Any
 
     Args:
         curve: its points.
-        page: lay down something where its rollout page is.
+        page: also create a placeholder for its rollout page.
     """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))

@@ -1,4 +1,4 @@
-"""Train a step and write what each rank measures of its tasks: python task_gradients_run.py POLICY OUT on two ranks."""
+"""Train a step and write each rank's task gradients: python task_gradients_run.py POLICY OUT on two ranks."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from lit_g2rpo.training.task_gradients import task_gradients
 
 
 class Write(pl.Callback):
-    """Write what each rank found."""
+    """Write the measurements of each rank."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         found = task_gradients(pl_module, pl_module.experience.microbatches[0])
@@ -27,7 +27,7 @@ class Write(pl.Callback):
 
 def train(folder, out, **options):
     run = module(folder, G2RPO(filtering="off"), update={"microbatches": 1})
-    # a small step, so that no clip decides
+    # a small step, so that nothing is clipped
     run.optimizer = partial(torch.optim.SGD, lr=1e-4)
     trainer(out, 1, callbacks=[Write()], accumulate_grad_batches=1, **options).fit(run, data())
 

@@ -10,7 +10,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal(io.StringIO):
-    """Stand for standard output as a terminal of 120 columns."""
+    """Replace standard output with a terminal of 120 columns."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -24,5 +24,5 @@ class Terminal(io.StringIO):
 
     @property
     def text(self) -> str:
-        """All that was ever shown, without colours and movements of the cursor."""
+        """All output so far, without colors and cursor movements."""
         return CONTROL.sub("", self.getvalue()).replace("\r", "")

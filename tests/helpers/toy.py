@@ -1,4 +1,4 @@
-"""A tiny module with the public handles of the real one, for tests of callbacks on a real trainer.
+"""A tiny module with the real module's public handles, for tests of callbacks on a real trainer.
 
 ``python tests/helpers/toy.py FOLDER ...`` trains it once in each folder, and waits to be interrupted.
 """
@@ -40,7 +40,7 @@ class ToyTokenizer:
 
 
 class ToyLoader:
-    """Repeat each rollout number once per micro-batch, and can go on from where it was."""
+    """Repeat each rollout number once per micro-batch, and resume from a saved position."""
 
     def __init__(self, rollouts: int = 1000) -> None:
         self.size = rollouts * MICROBATCHES
@@ -75,7 +75,7 @@ def prompt(name: str, task: str, images: int = 1) -> Prompt:
 
 
 class ToyModule(CurvesModule):
-    """A linear policy whose rollouts and metrics follow from their number.
+    """A linear policy whose rollouts and metrics are computed from their number.
 
     Args:
         entropy: entropy of task ``a`` in a rollout.
@@ -84,7 +84,7 @@ class ToyModule(CurvesModule):
     """
 
     if TYPE_CHECKING:
-        # torch's own answers every name with Any, so that no checker would see a renamed member
+        # torch's own returns Any for every name, which would hide renamed members from type checkers
         __getattr__: None  # type: ignore[misc, assignment]
 
     def __init__(
@@ -189,7 +189,7 @@ class ToyModule(CurvesModule):
         self.log("train/loss", loss)
         return loss
 
-    # rows reach callbacks, which Lightning's types do not know
+    # callbacks receive rows, which Lightning's types do not allow
     def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
         if batch:
             prompts, rows = batch
@@ -269,10 +269,10 @@ def fit(
 
 
 def main(folder: str) -> None:
-    """Train and wait at the beginning of the third rollout for a line, so that signals find it there."""
+    """Train, and wait for a line of input at the start of the third rollout, so that signals arrive there."""
     from lit_g2rpo.callbacks import GracefulInterrupt, RolloutCheckpoint
 
-    # a signal that whoever started the tests ignores is ignored here too
+    # restore handlers, since a signal ignored by the parent of the tests is ignored here too
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     class Wait(L.Callback):

@@ -1,4 +1,4 @@
-"""A toy run whose validation prompts ``RolloutLog`` writes; python validation_run.py FOLDER runs it on two ranks."""
+"""A toy run with validation prompts written by ``RolloutLog``; python validation_run.py FOLDER runs it on two ranks."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ class Module(ToyModule):
 
 
 def run(folder, rollouts=2, callbacks=(), **options):
-    """Train with two validation prompts of each task written."""
+    """Train, writing two validation prompts per task."""
     log = RolloutLog(validation_prompts=2)
     fit(Module(), Path(folder), [log, *callbacks], rollouts, validation=(), **options)
 

@@ -1,1 +1,1 @@
-"""Several runs from one command line: which they are, what is left of them to do, and their processes."""
+"""Several runs from one command line: the list of runs, what remains to do, and their processes."""

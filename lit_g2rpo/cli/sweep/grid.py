@@ -1,4 +1,4 @@
-"""The command line of a sweep: which keys have several values, and the runs that they come to."""
+"""The command line of a sweep: the keys with several values, and the resulting runs."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SEED = "seed_everything"
 VARY = "--vary"
 EXAMPLE = "--vary model.objective.clip_low 0.1 0.2"
 LONGEST_NAME = 200
-"""Characters of a run's name; file systems allow a little more."""
+"""Maximum length of a run's name, characters; file systems allow a little more."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -23,8 +23,8 @@ class Varied:
     """A key with several values.
 
     Args:
-        key: dotted.
-        values: its values, as the command line gives them.
+        key: the dotted key.
+        values: its values, as given on the command line.
     """
 
     key: str
@@ -48,11 +48,11 @@ class Varied:
 
 @dataclass(slots=True, frozen=True)
 class Cell:
-    """A combination of values, which has a run for each seed.
+    """A combination of values, with one run per seed.
 
     Args:
-        name: what tells it from the others; empty where nothing varies but seeds.
-        values: its value of each varied key, in their order.
+        name: name that distinguishes it from the others; empty if only seeds vary.
+        values: its value of each varied key, in order.
         words: the command line of `fit` without a seed.
     """
 
@@ -63,14 +63,14 @@ class Cell:
 
 @dataclass(slots=True, frozen=True)
 class Grid:
-    """What a sweep's command line asks for.
+    """The contents of a sweep's command line.
 
     Args:
         varied: keys with several values.
-        seeds: seeds of each combination; empty where the recipe has one.
-        parallel: runs at a time.
+        seeds: seeds of each combination; empty to use the recipe's seed.
+        parallel: number of runs at a time.
         output: folder of the runs.
-        cells: the combinations, the last key varying fastest.
+        cells: the combinations; the last key varies fastest.
     """
 
     varied: tuple[Varied, ...]
@@ -80,15 +80,15 @@ class Grid:
     cells: tuple[Cell, ...]
 
     def name(self, cell: Cell, seed: int | None) -> str:
-        """Name a run, which is the name of its folder too."""
+        """Return the name of a run, which is also the name of its folder."""
         return ",".join(filter(None, [cell.name, "" if seed is None else f"seed={seed}"]))
 
 
 def read_grid(words: Sequence[str]) -> Grid:
-    """Read the words behind ``sweep``.
+    """Read the words after ``sweep``.
 
     Raises:
-        UserError: if they ask for nothing that can be run.
+        UserError: if they do not describe runs.
     """
     for key, _ in pairs(list(words)):
         if PLACE.fullmatch(key):
@@ -121,7 +121,7 @@ def _count(key: str, words: list[str], what: str) -> tuple[int | None, list[str]
 
 
 def _parts(words: list[str]) -> tuple[list[str | int], list[Varied]]:
-    """Split the words into those of every run and, as numbers, the places of the varied keys."""
+    """Split the words into those of every run and, as indices, the positions of the varied keys."""
     parts: list[str | int] = []
     varied: list[Varied] = []
     rest = list(words)
@@ -169,12 +169,12 @@ def _cell(parts: list[str | int], varied: list[Varied], values: tuple[str, ...])
 
 
 def plain(key: str) -> str:
-    """Leave out of a key what a command line may leave out."""
+    """Remove the parts of a key that a command line may omit."""
     return key.replace(".init_args.", ".").removesuffix(".class_path")
 
 
 def short_keys(keys: list[str]) -> list[str]:
-    """Name keys by their last parts, as many as tell them apart; the seed is called so."""
+    """Shorten keys to the fewest last parts that are distinct; the seed is named ``seed``."""
     found = []
     for key in keys:
         parts = key.split(".")
@@ -185,7 +185,7 @@ def short_keys(keys: list[str]) -> list[str]:
 
 
 def short_value(value: str) -> str:
-    """Write a value as a part of a file's name: a file of configuration by its own name, a class by its last part."""
+    """Format a value as part of a file name: a config file by its own name, a class by its last part."""
     if value.endswith((".yaml", ".yml")):
         value = Path(value).stem
     elif re.fullmatch(r"[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+", value):

@@ -1,4 +1,4 @@
-"""The processes of a sweep: so many at a time, each with its lines in a file; one that fails stops no other."""
+"""The processes of a sweep: several at a time, each with its output in a file; a failure does not stop the others."""
 
 import os
 import signal
@@ -20,11 +20,11 @@ SECONDS_BETWEEN_LOOKS = 0.3
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the runs that a sweep has started.
+    """The outcome of a sweep's runs.
 
     Args:
         failed: the reason for each run that failed, one line.
-        stopped: rollouts done in each run that ended before its last rollout without an error.
+        stopped: rollouts done by each run that ended before its last rollout without an error.
         waiting: runs that were not started.
     """
 
@@ -42,15 +42,15 @@ class _Child:
 
 
 class Processes:
-    """Run the runs of a sweep.
+    """Execute the runs of a sweep.
 
-    The first signal of a person, a scheduler or a closing terminal is passed on to the runs, which save and leave, and
-    no further run starts; the second one has them leave without saving, and the third one kills them.
+    The first signal from a person, a scheduler or a closing terminal is passed on to the runs, which save and exit, and
+    no more runs start; the second one makes them exit without saving, and the third one kills them.
 
     Args:
-        parallel: runs at a time.
-        progress: shows how far each is.
-        environment: environment of each slot's runs.
+        parallel: number of runs at a time.
+        progress: shows the progress of each run.
+        environment: environment of the runs in each slot.
     """
 
     def __init__(self, parallel: int, progress: Progress, environment: Callable[[int], Mapping[str, str]]) -> None:
@@ -59,9 +59,9 @@ class Processes:
         self._children: list[_Child] = []
 
     def run(self, runs: Sequence[SweepRun]) -> Outcome:
-        """Run them, the first ones first."""
+        """Execute them in order."""
         outcome = Outcome(waiting=list(runs))
-        # what nohup has started ignores a terminal that closes
+        # a process started with nohup ignores a closing terminal
         taken = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         before: dict[signal.Signals, Any] = {number: signal.signal(number, self._pass_on) for number in taken}
         try:
@@ -90,7 +90,7 @@ class Processes:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=self.environment(slot),
-            # Ctrl-C of the terminal reaches the sweep alone, which passes it on once
+            # Ctrl-C in the terminal only reaches the sweep, which passes it on once
             start_new_session=True,
         )
         self._children.append(_Child(run, process, log, slot))
@@ -102,7 +102,7 @@ class Processes:
         self._children.remove(child)
         child.log.close()
         run, code = child.run, child.process.returncode
-        # ranks that a killed run has left behind
+        # end ranks left behind by a killed run
         _kill(child.process)
         if not code and run.finished():
             ending = "finished"
@@ -140,7 +140,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 
 def reason(run: SweepRun, code: int) -> str:
-    """Say in one line why a run failed: its own words, or how its process ended."""
+    """Explain in one line why a run failed: its own message, or how its process ended."""
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     with suppress(OSError):
         lines = run.log.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]

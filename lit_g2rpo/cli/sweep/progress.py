@@ -1,4 +1,4 @@
-"""How far the runs of a sweep are: a bar for each on a terminal, a line now and then in a log file."""
+"""Progress of a sweep's runs: a bar for each on a terminal, an occasional line in a log file."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ class CurveTail:
     """Read the points that a run adds to its curves.
 
     Args:
-        path: the file, which may not be there yet, and which a resumed run shortens.
+        path: the file, which may not exist yet, and which a resumed run shortens.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class CurveTail:
         self._place = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the whole lines that are new."""
+        """Read the new complete lines."""
         points = []
         try:
             if self.path.stat().st_size < self._place:
@@ -43,17 +43,17 @@ class CurveTail:
                     self._place += len(line)
                     points.append(json.loads(line))
         except (OSError, ValueError):
-            # gone, or damaged: the run has its own words for that
+            # gone or damaged, which the run itself will report
             return points
         return points
 
 
 class Progress:
-    """Show the runs that run.
+    """Show the active runs.
 
     Args:
         runs: all runs of the sweep.
-        ready: how many are finished already.
+        ready: number of runs that are already finished.
     """
 
     def __init__(self, runs: list[SweepRun], ready: int) -> None:
@@ -80,14 +80,14 @@ class Progress:
         self._bars.stop()
 
     def start(self, run: SweepRun) -> None:
-        """Note that a run begins, or goes on."""
+        """Record that a run starts or resumes."""
         self._tails[run.name] = CurveTail(run.folder / CURVES)
         self._started[run.name] = time.monotonic()
         self._tasks[run.name] = self._bars.add_task(run.name, total=run.rollouts, accuracy="")
         self._say(f"{run.name}: started, output in {run.log}")
 
     def look(self, run: SweepRun) -> None:
-        """Show what a run has done since the last look."""
+        """Show a run's progress since the last update."""
         for point in self._tails[run.name].read():
             task, rollout = self._tasks[run.name], point.get("rollout", 0)
             self._bars.update(task, completed=rollout)
@@ -98,7 +98,7 @@ class Progress:
                     self._say(f"{run.name}: rollout {rollout} of {run.rollouts}, {accuracy}")
 
     def end(self, run: SweepRun, ending: str) -> None:
-        """Note how a run has ended."""
+        """Record how a run ended."""
         self.look(run)
         self._bars.remove_task(self._tasks[run.name])
         self.ready += ending == "finished"
@@ -110,10 +110,10 @@ class Progress:
 
 
 def show_runs(grid: Grid, runs: list[SweepRun], done: dict[str, int | None]) -> None:
-    """Print what will run.
+    """Print the runs.
 
     Args:
-        done: rollouts that each run has done; None if it is new.
+        done: rollouts done by each run; None if it is new.
     """
     table = Table(box=None, pad_edge=False)
     keys = [one.key for one in grid.varied]

@@ -1,4 +1,4 @@
-"""The runs of a sweep: composed and tried before the first one starts, and held against what the folder has."""
+"""The runs of a sweep: they are composed, tried and compared with the folder's contents before the first one starts."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from lit_g2rpo.files import check_writable
 from lit_g2rpo.training.records import records
 
 RECIPES, LOGS = "recipes", "logs"
-"""Folders beside the runs: what each is started with, and its printed lines."""
+"""Folders next to the runs: the recipe that each starts with, and its output."""
 PLACES = ("trainer.logger.", "trainer.default_root_dir")
 
 
@@ -34,7 +34,7 @@ class SweepRun:
         folder: its folder.
         values: its value of each varied key.
         seed: its seed.
-        recipe: what it is started with.
+        recipe: the recipe that it starts with.
     """
 
     name: str
@@ -45,38 +45,38 @@ class SweepRun:
 
     @property
     def rollouts(self) -> int:
-        """Rollouts of the whole run."""
+        """Number of rollouts in the whole run."""
         return int(self.recipe["schedule"]["rollouts"])
 
     @property
     def recipe_file(self) -> Path:
-        """Where its recipe lies."""
+        """Path of its recipe."""
         return self.folder.parent / RECIPES / f"{self.name}.yaml"
 
     @property
     def log(self) -> Path:
-        """Where its printed lines lie."""
+        """Path of its output."""
         return self.folder.parent / LOGS / f"{self.name}.log"
 
     def done(self) -> int | None:
-        """Count the rollouts that its newest checkpoint holds; None without one."""
+        """Read the number of rollouts in its newest checkpoint; None if there is none."""
         if not (found := newest_checkpoints(self.folder)):
             return None
         try:
             state = read_state(found[0])["g2rpo"]
         except UserError:
-            # a broken one, which the run itself says more of when it goes on from the one before
+            # a broken checkpoint, on which the run reports more when it resumes from the previous one
             return 0
-        # a rollout that is half learned from is not done
+        # a partially trained rollout is not done
         return int(state["rollout_index"]) - ("experience" in state)
 
     def finished(self) -> bool:
-        """Tell whether nothing is left to do."""
+        """Return whether nothing is left to do."""
         return (self.done() or 0) >= self.rollouts
 
 
 class Trial(TrainerCLI):
-    """Build the parts of a run, which checks its configuration, and do not run it.
+    """Build the parts of a run to check its config, without running it.
 
     Args:
         words: the command line of ``fit``.
@@ -102,7 +102,7 @@ class Trial(TrainerCLI):
             )
 
     def check_data(self) -> None:
-        """Read the data as the run will."""
+        """Read the data like the run will."""
         self.trainer.strategy.connect(self.model)
         self.datamodule.trainer = self.trainer
         self.datamodule.prepare_data()
@@ -113,7 +113,7 @@ def compose(grid: Grid) -> list[SweepRun]:
     """Compose the runs of a sweep.
 
     Raises:
-        UserError: if one of them could not start, or two are the same.
+        UserError: if one of them cannot start, or two are the same.
     """
     runs: list[SweepRun] = []
     read: list[Any] = []
@@ -149,7 +149,7 @@ def _with_seeds(cell: Cell, grid: Grid, recipe: dict[str, Any]) -> Iterator[Swee
 
 
 def check_output(output: Path) -> None:
-    """Refuse a folder that cannot be written, or holds something else than a sweep.
+    """Refuse a folder that cannot be written, or contains anything but a sweep.
 
     Raises:
         UserError: if it is such a folder.
@@ -160,10 +160,10 @@ def check_output(output: Path) -> None:
 
 
 def check_recipes(grid: Grid, runs: list[SweepRun]) -> None:
-    """Refuse to mix a sweep with one of another recipe.
+    """Refuse a folder with a sweep of another recipe.
 
     Raises:
-        UserError: if the folder holds one.
+        UserError: if the folder contains one.
     """
     own = grid.output / RECIPES
     varied = [plain(one.key) for one in grid.varied] + [SEED]
@@ -186,7 +186,7 @@ def check_recipes(grid: Grid, runs: list[SweepRun]) -> None:
 
 
 def _content(recipe: dict[str, Any]) -> str:
-    """Write what a recipe comes to, but for where its files lie."""
+    """Return a resolved recipe as text, without the paths of its files."""
     content = resolved(recipe)
     content.pop("name", None)
     content["trainer"] = {
@@ -196,7 +196,7 @@ def _content(recipe: dict[str, Any]) -> str:
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Find what differs between two recipes, where their files lie and what only follows left out."""
+    """Find the differences between two recipes, without paths of files and derived keys."""
     changes = find_changes(was, now)
     return [
         change
@@ -206,7 +206,7 @@ def _differences(was: dict[str, Any], now: dict[str, Any]) -> list[Change]:
 
 
 def command(run: SweepRun) -> list[str]:
-    """Spell the words that start a run, or go on with it where it has saved something."""
+    """Return the words that start a run, or resume it if it has a checkpoint."""
     if run.done() is not None and records(run.folder):
         return ["fit", "--run", str(run.folder)]
     return ["fit", "--config", str(run.recipe_file)]

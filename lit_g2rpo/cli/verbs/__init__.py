@@ -1,1 +1,1 @@
-"""One file for each verb of the project's own."""
+"""The project's own verbs, one per file."""

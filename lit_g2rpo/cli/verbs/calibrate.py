@@ -1,4 +1,4 @@
-"""``calibrate``: roll out the starting policy, and propose length and entropy bands."""
+"""``calibrate``: roll out the starting policy and propose length and entropy bands."""
 
 import math
 import time
@@ -29,7 +29,7 @@ OWN_KEYS = ("--prompts_per_task", "--output", "--styles")
 
 
 class CalibrateCLI(PartsCLI):
-    """Ask how much is measured and where the proposal goes."""
+    """Add the options for the amount to measure and the output."""
 
     @override
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -44,10 +44,10 @@ class CalibrateCLI(PartsCLI):
 
 
 def run(verb: str, line: Line) -> None:
-    """Measure the starting policy on training prompts, and write a fragment of bands with a plot beside it.
+    """Measure the starting policy on training prompts, and write a fragment of bands and a plot.
 
     Raises:
-        UserError: if the output exists or is no YAML file, or a number or a style is wrong.
+        UserError: if the output exists or is not a YAML file, or a number or style is wrong.
     """
     start = time.perf_counter()
     cli = CalibrateCLI(line.words)
@@ -78,10 +78,10 @@ def run(verb: str, line: Line) -> None:
 
 
 def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dict[str, Measured]:
-    """Roll out the starting policy on training prompts, one completion each.
+    """Roll out the starting policy on training prompts, with one completion each.
 
     Returns:
-        What was measured, by task, for the tasks that have rows.
+        Measurements by task, for the tasks that have rows.
     """
     data.module = module
     data.prepare_data()
@@ -94,7 +94,7 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
     names = set(dataset.task_names())
     total = prompts_per_task * len(names)
     size = min(module.rollout.max_rows, total)
-    # the tasks are dealt in turn, so the first so many prompts are equally many of each
+    # the tasks are dealt in turn, so the first prompts contain equally many of each
     loader = RolloutLoader(
         dataset,
         prompts=size,
@@ -145,9 +145,9 @@ def propose(task: str, measured: Measured, styles: dict[str, str], longest: int)
     """Propose the bands of a task.
 
     Args:
-        task: its name.
-        measured: what the starting policy wrote.
-        styles: style by task, where it is given.
+        task: name of the task.
+        measured: measurements of the starting policy.
+        styles: style by task, if given.
         longest: longest completion, tokens.
     """
     style = style_of(task, problem_type_named(measured.usual_problem_type).style, styles)
@@ -155,14 +155,13 @@ def propose(task: str, measured: Measured, styles: dict[str, str], longest: int)
 
 
 def fragment(data: Any, proposals: list[Proposal], origin: str) -> str:
-    """Write the proposals as a fragment that fills ``data`` on top of the recipe's own.
+    """Format the proposals as a fragment that fills ``data`` on top of the recipe's own.
 
-    What the configuration says of a task besides bands stays, and so does a length band that it leaves out or gives
-    relative to another length.
+    Other settings of a task are kept, and so is a length band that is null or relative to another length.
 
     Args:
         data: class path and arguments of the data, as configured.
-        origin: what the proposals come from, for the first line.
+        origin: origin of the proposals, for the first line.
 
     Returns:
         YAML.
@@ -179,12 +178,12 @@ def fragment(data: Any, proposals: list[Proposal], origin: str) -> str:
 
 
 def in_numbers(band: Any) -> bool:
-    """Tell whether a configured band is one in tokens or nats, which a proposal may replace."""
+    """Return whether a configured band is in tokens or nats, so that a proposal may replace it."""
     return isinstance(band, list) and all(isinstance(value, int | float) for value in band)
 
 
 def without_own_keys(arguments: list[str]) -> list[str]:
-    """Leave out the words that only ``calibrate`` knows, and ``fit`` does not."""
+    """Remove the words that ``calibrate`` knows but ``fit`` does not."""
     kept, skip = [], False
     for word in arguments:
         own = word.split("=")[0].split(".")[0] in OWN_KEYS

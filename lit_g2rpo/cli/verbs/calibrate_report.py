@@ -1,4 +1,4 @@
-"""What ``calibrate`` shows: a table and a plot."""
+"""The report of ``calibrate``: a table and a plot."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ MANY_TRUNCATED = 0.1
 
 @dataclass(slots=True, frozen=True)
 class Proposal:
-    """The bands of a task and what they come from.
+    """The bands of a task and their origin.
 
     Args:
-        style: how it should be answered.
-        measured: what the starting policy wrote.
+        style: intended style of answers.
+        measured: measurements of the starting policy.
         length: proposed length band, tokens.
         entropy: proposed entropy band, nats.
     """
@@ -31,16 +31,16 @@ class Proposal:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Say the 0.1, 0.5 and 0.9 quantiles with so many decimals; a dash without values."""
+    """Format the 0.1, 0.5 and 0.9 quantiles with a number of decimals; a dash without values."""
     return " ".join(f"{quantile(values, q):.{digits}f}" for q in (0.1, 0.5, 0.9)) if values else "-"
 
 
 def show(proposals: list[Proposal], longest: int, entropy: str) -> None:
-    """Print what was measured and proposed.
+    """Print the measurements and proposals.
 
     Args:
         longest: longest completion, tokens.
-        entropy: which entropy was measured, ``exact`` or ``sampled``.
+        entropy: the kind of entropy measured, ``exact`` or ``sampled``.
     """
     from rich import box
     from rich.console import Console
@@ -78,7 +78,7 @@ def show(proposals: list[Proposal], longest: int, entropy: str) -> None:
 
 
 def figure(proposals: list[Proposal]) -> Any:
-    """Draw lengths and entropies of right and wrong completions by task, with the proposed bands shaded."""
+    """Plot lengths and entropies of right and wrong completions by task, with the proposed bands shaded."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(11, 1.2 + 1.5 * len(proposals)), layout="constrained")

@@ -1,4 +1,4 @@
-"""``compare``: runs over seeds, as tables, a file for programs, and a page."""
+"""``compare``: compare runs over seeds in tables, a file for programs, and a page."""
 
 import argparse
 import json
@@ -16,10 +16,11 @@ differences paired by seed, and what each run has cost. Print tables; write comp
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Compare runs, which may still be going.
+    """Compare runs, which may still be running.
 
     Raises:
-        UserError: if a word means no run, no run can be read, or an option names what is not there.
+        UserError: if a word does not match any run, no run can be read, or an option names something that does not
+            exist.
     """
     parser = VerbParser("python -m lit_g2rpo compare", description=DESCRIPTION)
     parser.add_argument(
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--output {output} is a file; give a folder")
     check_writable(output / "compare.json")
 
-    # here, so that --help is quick
+    # imported here to keep --help fast
     from lit_g2rpo.comparison.compare import Options, compare
     from lit_g2rpo.comparison.finding import find_runs
     from lit_g2rpo.comparison.page import page

@@ -1,4 +1,4 @@
-"""``data check`` and ``data convert``: what is in files of rows, and the same rows in the project's own format."""
+"""``data check`` and ``data convert``: examine files of rows, and convert them to the project's own format."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lit_g2rpo.data.files.row_reader import RowReader
 
 SHOWN = 5
-"""Messages printed of each kind of error."""
+"""Maximum number of messages to print for each kind of error."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Examine files and print what is in them and what is wrong.
+    """Examine files, and print their contents and errors.
 
     Raises:
         UserError: if there are errors.
@@ -149,7 +149,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Write the rows of some files in the project's format.
+    """Write the rows of files in the project's format.
 
     Raises:
         UserError: if a row cannot be understood, or the output exists.
@@ -164,10 +164,10 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def reader(options: argparse.Namespace, root: Path = Path()) -> "RowReader":
-    """Build what reads the rows.
+    """Build the reader of the rows.
 
     Args:
-        root: folder of the images where the command line names none.
+        root: folder of the images if the command line names none.
 
     Raises:
         UserError: if the folder does not exist, or a pair has no ``=``.
@@ -181,10 +181,10 @@ def reader(options: argparse.Namespace, root: Path = Path()) -> "RowReader":
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
-    """Map what is before the first ``=`` of each word to what is behind it.
+    """Split each word at its first ``=`` into key and value.
 
     Raises:
-        UserError: for a word without one.
+        UserError: for a word without ``=``.
     """
     for word in words:
         if not word.partition("=")[1]:

@@ -1,4 +1,4 @@
-"""``eval-export``: all it takes to evaluate an exported policy with lmms-eval and VLMEvalKit."""
+"""``eval-export``: write everything needed to evaluate an exported policy with lmms-eval and VLMEvalKit."""
 
 import json
 import shlex
@@ -19,7 +19,7 @@ LMMS_TASKS = (
     "mmmu_val", "mmstar", "ai2d", "chartqa", "docvqa_val", "infovqa_val", "ocrbench", "embspatial",
     "refspatial_location_json", "refspatial_placement_json", "refspatial_unseen_json", "robo_spatial_all",
 )  # fmt: skip
-# name: class of VLMEvalKit
+# name: class in VLMEvalKit
 VLMEVALKIT_DATA = {
     "MMMU_DEV_VAL": "MMMUDataset", "MMBench_DEV_EN": "ImageMCQDataset", "MMStar": "ImageMCQDataset",
     "MathVista_MINI": "MathVista", "MathVerse_MINI": "MathVerse", "MathVision": "MathVision",
@@ -28,7 +28,7 @@ VLMEVALKIT_DATA = {
     "EmbSpatialBench": "EmbSpatialBench", "RefSpatial": "RefSpatialBench", "RoboSpatialHome": "RoboSpatialBench",
     "RefCOCO": "RefCOCODataset",
 }  # fmt: skip
-# what VLMEvalKit cannot grade without a judge
+# benchmarks that VLMEvalKit cannot grade without a judge
 NEEDS_JUDGE = ("MathVista_MINI", "MathVerse_MINI", "MathVision", "CharXiv_reasoning_val")
 NO_JUDGE = "exact_matching"
 MAX_NEW_TOKENS = 8192
@@ -158,15 +158,15 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def instruction(thinking_tag: str, answer_tag: str) -> str:
-    """Write the request for the tags, in the words of the training prompts."""
+    """Return the instruction for the tags, in the wording of the training prompts."""
     from lit_g2rpo.data.messages import TEMPLATE, render
 
     return render(TEMPLATE, thinking_tag=thinking_tag, answer_tag=answer_tag)
 
 
 def lmms_command(options: Any) -> str:
-    """Write the shell script that runs lmms-eval."""
-    # a limit given to the model is needed too: tasks ask for as few as 16 tokens
+    """Return the shell script that runs lmms-eval."""
+    # the model also needs a limit, since some tasks only request 16 tokens
     model = f"model={options.policy},tensor_parallel_size=1,gpu_memory_utilization=0.85"
     model += f",max_new_tokens={options.max_new_tokens}"
     tags = json.dumps([[f"<{options.thinking_tag}>", f"</{options.thinking_tag}>"]])
@@ -184,7 +184,7 @@ def lmms_command(options: Any) -> str:
 
 
 def vlmevalkit_command(options: Any) -> str:
-    """Write the shell script that runs VLMEvalKit."""
+    """Return the shell script that runs VLMEvalKit."""
     return (
         "#!/bin/sh\n# needs: a checkout of github.com/open-compass/VLMEvalKit, installed, with vllm; give its folder\n"
         'set -e\nhere="$(cd "$(dirname "$0")" && pwd)"\ncd "${1:?give the folder of VLMEvalKit}"\n'
@@ -194,7 +194,7 @@ def vlmevalkit_command(options: Any) -> str:
 
 
 def vlmevalkit_config(options: Any, request: str) -> dict[str, Any]:
-    """Write the configuration of VLMEvalKit, with the request as its system prompt."""
+    """Return the config of VLMEvalKit, with the instruction as its system prompt."""
     model = {
         "class": "G2RPOQwen3VLChat",
         "model_path": options.policy,

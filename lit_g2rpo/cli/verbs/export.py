@@ -1,4 +1,4 @@
-"""``export``: a Hugging Face folder from a checkpoint, with a model card, and its way to the Hub."""
+"""``export``: write a Hugging Face folder with a model card from a checkpoint, and push it to the Hub."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class ExportCLI(PartsCLI):
-    """Ask for the checkpoint, the folder to write and what becomes of it."""
+    """Add the options for the checkpoint, the output folder and the Hub."""
 
     @override
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -49,7 +49,7 @@ class ExportCLI(PartsCLI):
     def before_instantiate_classes(self) -> None:
         if not self.config.ckpt_path:
             raise UserError("--ckpt_path is not given; give last, best or the path of a checkpoint")
-        # before a large checkpoint is gone through
+        # before reading a large checkpoint
         output = Path(self.config.output).absolute()
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(f"--output {self.config.output} exists and is not empty; give a new folder")
@@ -60,11 +60,11 @@ class ExportCLI(PartsCLI):
 
 
 def run(verb: str, line: Line) -> None:
-    """Write the policy of a checkpoint as a Hugging Face folder, and push it where asked to.
+    """Write the policy of a checkpoint as a Hugging Face folder, and push it if requested.
 
     Raises:
-        UserError: if the output is not empty or does not fit the disk, the checkpoint is missing or of another model,
-            or the push cannot succeed.
+        UserError: if the output is not empty or does not fit on the disk, the checkpoint is missing or of another
+            model, or the push cannot succeed.
     """
     cli = ExportCLI(line.words)
     config, module, checkpoint = cli.config, cli.model, Path(cli.config.ckpt_path)
@@ -107,7 +107,7 @@ def run(verb: str, line: Line) -> None:
 
 
 def load_weights(module: G2RPOModule, path: Path) -> None:
-    """Load the policy and put a checkpoint's weights into it.
+    """Load the policy with a checkpoint's weights.
 
     Args:
         path: a checkpoint file, or the folder of a sharded one.
@@ -128,15 +128,15 @@ def load_weights(module: G2RPOModule, path: Path) -> None:
 
 
 def merged(policy: Policy) -> Any:
-    """Return the policy's model, adapters merged into its weights."""
+    """Return the policy's model, with adapters merged into its weights."""
     return policy.model.merge_and_unload() if hasattr(policy.model, "merge_and_unload") else policy.model
 
 
 def cast(model: Any, dtype: torch.dtype) -> None:
-    """Give all weights one type, in place.
+    """Convert all weights to one type, in place.
 
     Raises:
-        UserError: if one lies beyond its range.
+        UserError: if a weight is out of its range.
     """
     for name, weight in model.named_parameters():
         if (largest := float(weight.detach().abs().max())) > torch.finfo(dtype).max:
@@ -151,7 +151,7 @@ def save(model: Any, policy: Policy, origin: str, folder: Path) -> None:
     Args:
         model: as `merged` returns it.
         policy: the policy it belongs to.
-        origin: folder or Hub name of the policy that training began with.
+        origin: folder or Hub name of the policy that training started from.
         folder: a new folder.
     """
     model.save_pretrained(folder)
@@ -161,7 +161,7 @@ def save(model: Any, policy: Policy, origin: str, folder: Path) -> None:
 
 
 def base_dtype(origin: str) -> str:
-    """Read the type of the weights of the policy that training began with; single precision if it does not say."""
+    """Read the weight type of the policy that training started from; single precision if it does not say."""
     from transformers import PreTrainedConfig
 
     config = PreTrainedConfig.get_config_dict(origin)[0]
@@ -169,7 +169,7 @@ def base_dtype(origin: str) -> str:
 
 
 def license_of(origin: str) -> str | None:
-    """Read the license on the model card beside the base's weights; None if there is none."""
+    """Read the license from the model card next to the base's weights; None if there is none."""
     from huggingface_hub import ModelCard
 
     path = origin_file(origin, "README.md")
@@ -178,7 +178,7 @@ def license_of(origin: str) -> str | None:
 
 
 def origin_file(origin: str, name: str) -> str | None:
-    """Find a file of the policy that training began with, without the network; None if it is not there."""
+    """Find a file of the policy that training started from, without using the network; None if it does not exist."""
     from transformers.utils.hub import cached_file
 
     found: str | None = cached_file(
@@ -193,15 +193,15 @@ def origin_file(origin: str, name: str) -> str | None:
 
 
 def bytes_of(model: Any, dtype: torch.dtype) -> int:
-    """Count the bytes of the weights in a type; tied ones count once."""
+    """Compute the size of the weights in a type, bytes; tied weights count once."""
     return int(sum(weight.numel() for weight in model.parameters()) * dtype.itemsize)
 
 
 def check_room(output: Path, needed: int) -> None:
-    """Refuse a folder on a disk that is too small.
+    """Refuse a folder on a disk without enough space.
 
     Raises:
-        UserError: if it is.
+        UserError: if there is not enough space.
     """
     folder = next(parent for parent in output.parents if parent.exists())
     if (free := shutil.disk_usage(folder).free) < needed:
@@ -210,10 +210,10 @@ def check_room(output: Path, needed: int) -> None:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Name a type as the command line does."""
+    """Return the name of a type on the command line."""
     return str(dtype).removeprefix("torch.")
 
 
 def gigabytes(count: int) -> str:
-    """Write bytes in decimal units, as the Hub does."""
+    """Format bytes in decimal units, like the Hub."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

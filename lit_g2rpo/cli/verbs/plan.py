@@ -1,4 +1,4 @@
-"""``plan``: memory per device, derived sizes and the largest micro-batch of a run, without its weights."""
+"""``plan``: compute memory per device, derived sizes and the largest micro-batch of a run, without its weights."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
 
 GIB = 2**30
 USABLE = 0.92
-"""Share of a device that a run may plan with: its driver and what the allocator cannot join take the rest."""
+"""Share of a device's memory that a plan may use; the driver and fragmentation take the rest."""
 
 
 class PlanCLI(PartsCLI):
@@ -43,7 +43,7 @@ class PlanCLI(PartsCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        # a strategy may need packages or devices that are not here
+        # a strategy may need packages or devices that this machine lacks
         config = self.config.clone()
         config.trainer.strategy, config.trainer.callbacks, config.trainer.logger = "auto", None, False
         built = self.parser.instantiate(config)
@@ -51,10 +51,10 @@ class PlanCLI(PartsCLI):
 
 
 def run(verb: str, line: Line) -> None:
-    """Print what a run will hold.
+    """Print the memory plan of a run.
 
     Raises:
-        UserError: if sizes contradict each other, or the devices or what the strategy splits are not known.
+        UserError: if sizes contradict each other, or the devices or the strategy's sharding are unknown.
     """
     cli = PlanCLI(line.words)
     config, module, data = cli.config, cli.model, cli.datamodule
@@ -77,12 +77,12 @@ def run(verb: str, line: Line) -> None:
     family, shape = planned_model(policy)
     dtype, autocast = types_of(policy.dtype, str(trainer.precision), sharding)
     grids, image_tokens = images_of(policy, family.image_sizes(shape), config.images, data.max_prompt_tokens)
-    # of the ranks with the largest share
+    # for the ranks with the largest share
     own = -(-module.rollout.prompts // ranks)
     of_step = -(-module.rollout.prompts // (module.update.microbatches // accumulate) // ranks)
     group = module.rollout.group_size
     groups = -(-of_step // accumulate)
-    # Fewer groups than micro-batches: groups are cut, and their prompts repeated.
+    # With fewer groups than micro-batches, groups are split, and their prompts repeated.
     rows = group if of_step >= accumulate else max(1, group * of_step // accumulate)
     size = MicrobatchSize(data.max_prompt_tokens, grids, ((data.max_completion_tokens,) * rows,) * groups)
     with Step("laying out the model"):
@@ -121,21 +121,21 @@ def run(verb: str, line: Line) -> None:
 
 
 def kind_of_device(accelerator: str) -> str:
-    """Say whose kernels and sizes are meant: ``cuda`` stands for every device that is not the CPU."""
+    """Return whose kernels and sizes to assume; ``cuda`` stands for every device but the CPU."""
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return "cpu"
     return "cuda"
 
 
 def number_of_devices(devices: Any, device: str) -> int:
-    """Read ``trainer.devices``: devices of a machine.
+    """Read the number of devices per machine from ``trainer.devices``.
 
     Args:
         devices: as configured.
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: if that depends on a machine that this is not, or there are none.
+        UserError: if it depends on another machine, or there are none.
     """
     if isinstance(devices, list):
         return len(devices)
@@ -150,10 +150,10 @@ def number_of_devices(devices: Any, device: str) -> int:
 
 
 def device_memory(device: str) -> float:
-    """Read the memory of the device here, GiB.
+    """Read the memory of this machine's device, GiB.
 
     Raises:
-        UserError: if there is none here.
+        UserError: if there is no such device.
     """
     if device == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
@@ -163,10 +163,10 @@ def device_memory(device: str) -> float:
 
 
 def types_of(dtype: str, precision: str, sharding: Sharding) -> tuple[torch.dtype, bool]:
-    """Say in which type weights lie where they compute, and whether products are cast to bfloat16."""
+    """Return the type of the weights on the device, and whether matrix products are cast to bfloat16."""
     half = precision.startswith("bf16") or precision.startswith("16")
     if sharding.deepspeed:
-        # it gives all weights, frozen ones too, the type of the precision
+        # it converts all weights, even frozen ones, to the type of the precision
         return torch.bfloat16 if half else torch.float32, half and "true" not in precision
     return torch.bfloat16 if half and "true" in precision else getattr(torch, dtype), half and "true" not in precision
 
@@ -174,19 +174,19 @@ def types_of(dtype: str, precision: str, sharding: Sharding) -> tuple[torch.dtyp
 def images_of(
     policy: PolicyConfig, sizes: ImageSizes, count: int, prompt_tokens: int
 ) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Size the images of the worst prompt.
+    """Compute the image sizes of the worst prompt.
 
     Args:
         policy: settings of the policy.
-        sizes: how images become tokens.
-        count: images of a prompt.
-        prompt_tokens: longest prompt.
+        sizes: sizes by which images become tokens.
+        count: number of images in a prompt.
+        prompt_tokens: longest prompt, tokens.
 
     Returns:
-        Height and width in patches of each image, and their tokens together.
+        Height and width of each image in patches, and the tokens of all images.
 
     Raises:
-        UserError: if the largest area is not known.
+        UserError: if the largest area is unknown.
     """
     pixels = policy.max_pixels
     if pixels is None and count:
@@ -209,7 +209,7 @@ def images_of(
 
 
 def show(items: list[Item]) -> None:
-    """Print the items that take memory on the device, GiB."""
+    """Print the items that use memory on the device, GiB."""
     table = Table("GiB on each device", *PHASES, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -229,15 +229,15 @@ def verdict(
     memory: float,
     advice: list[str],
 ) -> None:
-    """Say whether it fits, the largest micro-batch that does, and what to change.
+    """Print whether it fits, the largest micro-batch that does, and what to change.
 
     Args:
         a_pass: the worst micro-batch.
-        size: what it holds.
+        size: its content.
         smaller: a smaller one; None if there is none.
-        half: what that holds.
+        half: content of the smaller one.
         memory: memory of the device, GiB.
-        advice: what makes a run smaller.
+        advice: how to make the run smaller.
     """
     room = USABLE * memory * GIB
     peaks = totals(items)

@@ -1,4 +1,4 @@
-"""``recipes``: list the recipes and fragments that the package ships, or copy them to a folder."""
+"""``recipes``: list the package's recipes and fragments, or copy them to a folder."""
 
 import shutil
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     """List or copy the files.
 
     Raises:
-        UserError: if the folder to copy to is not empty or cannot be written.
+        UserError: if the target folder is not empty or cannot be written.
     """
     parser = VerbParser("python -m lit_g2rpo recipes", description=DESCRIPTION)
     parser.add_argument("--copy", type=Path, metavar="FOLDER", help="folder to copy them to, such as configs")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def listing() -> str:
-    """List every file with the words that name it and the first line of its comment."""
+    """List every file with the words that select it and the first line of its comment."""
     lines = {}
     for name in packaged():
         first = (FOLDER / name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")

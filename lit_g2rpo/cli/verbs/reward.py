@@ -1,4 +1,4 @@
-"""``reward test``: score a file of completions and show the parts, before anything is trained."""
+"""``reward test``: score a file of completions and show the components, before any training."""
 
 import argparse
 import json
@@ -10,9 +10,9 @@ from lit_g2rpo.errors import UserError
 
 SHOWN = 50
 ROW_FAULTS = ("bad_gold", "no_gold", "bad_row", "unknown_problem_type", "no_reward")
-"""Errors of a row, whatever the completion."""
+"""Errors that concern the row, whatever the completion."""
 WIDTH = 140
-"""Columns of the table where there is no terminal to ask."""
+"""Width of the table without a terminal, columns."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def test(options: argparse.Namespace) -> None:
-    """Score a file and print what came of it.
+    """Score a file and print the results.
 
     Raises:
         UserError: as ``main``.
@@ -95,11 +95,11 @@ def test(options: argparse.Namespace) -> None:
 
 
 def read_cases(path: str, config: Any) -> tuple[list[dict[str, Any]], list[str], bool]:
-    """Read what is to be scored.
+    """Read the completions to score.
 
     Returns:
         A case per completion (``place``, ``sample``, ``completion``), a line per row that cannot be read, and True if
-        the file has no completions and its gold answers take their place.
+        the file has no completions, so that its gold answers are scored instead.
 
     Raises:
         UserError: if the file cannot be read at all, or is empty.
@@ -143,7 +143,7 @@ def read_cases(path: str, config: Any) -> tuple[list[dict[str, Any]], list[str],
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Average scored completions per problem type, in the order they come."""
+    """Average scored completions per problem type, in order of appearance."""
     out = []
     for kind in dict.fromkeys(row["problem_type"] for row in rows):
         part = [row for row in rows if row["problem_type"] == kind]
@@ -172,7 +172,7 @@ def show(rows: list[dict[str, Any]], summary: list[dict[str, Any]]) -> None:
         table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=32)
     for row in rows[:SHOWN]:
         figures = [f"{row[name]:.3f}" for name in parts] + [f"{1000 * row['seconds']:.1f}"]
-        # as they are: an answer may look like markup, and take one line
+        # as plain text, since an answer may look like markup, and on one line
         texts = [" ".join(str(row[name] or "").split()) for name in ("error", "answer", "gold")]
         table.add_row(row["place"].rpartition(", ")[2], str(row["problem_type"]), *figures, *map(Text, texts))
     console.print(table)

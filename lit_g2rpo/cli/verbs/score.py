@@ -1,4 +1,4 @@
-"""``score``: the figures of predictions that are there already, by the present rules, without the model."""
+"""``score``: compute the figures of existing predictions by the current rules, without the model."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     """Score predictions.
 
     Raises:
-        UserError: if a file is not what it should be.
+        UserError: if a file does not have the expected content.
     """
     parser = VerbParser("python -m lit_g2rpo score", description=DESCRIPTION)
     parser.add_argument("predictions", type=Path, help="predictions.jsonl of a test")
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     if bool(options.judge_url) != bool(options.judge_model):
         parser.error("a judge needs both --judge_url and --judge_model")
 
-    # here, so that --help is quick
+    # imported here to keep --help fast
     from lit_g2rpo.evaluation.predictions import read_predictions
     from lit_g2rpo.evaluation.report import read_baseline, summarize
     from lit_g2rpo.evaluation.table import show
@@ -60,12 +60,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def judge(rows: list[dict[str, Any]], settings: dict[str, Any], config: "JudgeConfig") -> None:
-    """Let a judge read the answers that the protocols of their benchmarks give to one.
+    """Let a judge grade the answers for which the benchmark's protocol requires one.
 
     Args:
-        rows: scored predictions, which are changed.
-        settings: what they were made with, which are told of the judge.
-        config: the judge.
+        rows: scored predictions, modified in place.
+        settings: settings that produced them, to which the judge is added.
+        config: settings of the judge.
     """
     from lit_g2rpo.evaluation.judging import Judging
     from lit_g2rpo.rewards.config import RewardConfig
@@ -75,10 +75,10 @@ def judge(rows: list[dict[str, Any]], settings: dict[str, Any], config: "JudgeCo
 
 
 def settings_beside(predictions: Path) -> dict[str, Any]:
-    """Read what predictions were made with.
+    """Read the settings that produced predictions.
 
     Returns:
-        The settings of the ``metrics.json`` in the same folder; empty without one.
+        The settings in ``metrics.json`` in the same folder; empty if there is none.
 
     Raises:
         UserError: if that file is broken.
@@ -94,12 +94,12 @@ def settings_beside(predictions: Path) -> dict[str, Any]:
 
 
 def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str | None = None) -> None:
-    """Score rows by the present rules.
+    """Score rows by the current rules.
 
     Args:
-        rows: rows of predictions, which are changed.
-        settings: what they were made with; ``reward`` and ``reward_functions`` of it are used.
-        benchmark: benchmark that all rows count for; None for the one that each row names.
+        rows: rows of predictions, modified in place.
+        settings: settings that produced them, of which ``reward`` and ``reward_functions`` are used.
+        benchmark: benchmark of all rows; None for the one that each row names.
 
     Raises:
         UserError: if a row does not fit its benchmark, or a setting is unknown.
@@ -120,7 +120,7 @@ def rescore(rows: list[dict[str, Any]], settings: dict[str, Any], benchmark: str
     scorer = Scorer(config, settings.get("reward_functions", {}))
     batch = Batch(
         [row["completion"] for row in rows],
-        # a prediction does without its question, which no built-in reward reads
+        # a prediction lacks its question, which no built-in reward reads
         [{"problem": row["prompt"], "images": []} | row["sample"] for row in rows],
         [row["task"] for row in rows],
         [row["prompt"] for row in rows],

@@ -1,13 +1,13 @@
-"""What an evaluation suite must do around this project's policies: ask for the tags, and hand on the answer alone.
+"""An adapter of this project's policies for evaluation suites: it requests the tags, and passes on only the answer.
 
-This file is copied into the folder that ``eval-export`` writes and runs there without this package, beside a copy of
+``eval-export`` copies this file to its output folder, where it runs without this package, next to a copy of
 ``envelope.py`` and the file ``settings.json``.
 """
 
 import copy
 from typing import Any
 
-# How suites ask for short answers, and what that means where the answer stands between tags.
+# How suites request short answers, and the equivalent for an answer between tags.
 REQUESTS = {
     "Answer with the option's letter from the given choices directly.": "The answer is the letter of the right option.",
     "Answer with the option letter from the given choices directly.": "The answer is the letter of the right option.",
@@ -18,10 +18,10 @@ REQUESTS = {
 
 
 def with_instruction(messages: list[dict[str, Any]], instruction: str) -> list[dict[str, Any]]:
-    """Ask for the tags at the end of the last user turn, in the place of requests for a bare answer.
+    """Request the tags at the end of the last user turn, instead of a bare answer.
 
     Args:
-        messages: chat messages, content a text or a list of items; not changed.
+        messages: chat messages, whose content is a text or a list of items; not modified.
 
     Raises:
         ValueError: if there is no user turn.
@@ -42,14 +42,14 @@ def with_instruction(messages: list[dict[str, Any]], instruction: str) -> list[d
 
 
 def answer_alone(text: str, envelope: Any, thinking_tag: str, answer_tag: str) -> str:
-    """Take reasoning and tags off a completion.
+    """Remove reasoning and tags from a completion.
 
     Args:
         envelope: the function of that name in ``envelope.py``.
 
     Returns:
-        The answer, else all that stands behind the reasoning, so that a policy that does not know the tags is graded by
-        the suite's own reading; an empty text where the reasoning does not end.
+        The answer, or else everything after the reasoning, so that the suite itself parses a policy that does not know
+        the tags; empty if the reasoning does not end.
     """
     parts = envelope(text, thinking_tag, answer_tag)
     return str(parts.tail if parts.answer is None else parts.answer)

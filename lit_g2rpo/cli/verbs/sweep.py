@@ -1,4 +1,4 @@
-"""``sweep``: a run for each combination of values and each seed, and in the end their comparison."""
+"""``sweep``: run every combination of values and seeds, and compare the runs at the end."""
 
 import os
 import subprocess
@@ -24,12 +24,12 @@ def run(verb: str, line: Line) -> None:
     """Train the runs of a sweep and compare them.
 
     Raises:
-        UserError: before the first run starts, if one of them could not.
+        UserError: before the first run starts, if any run could not start.
         SystemExit: with code 1 if a run failed or is not finished.
     """
     grid = read_grid(line.words)
     check_output(grid.output)
-    # composing seeds this process, and its runs take no seed but their own
+    # composing seeds this process, but its runs must only use their own seeds
     environment = dict(os.environ)
     runs = compose(grid)
     check_recipes(grid, runs)
@@ -55,14 +55,14 @@ def run(verb: str, line: Line) -> None:
 
 
 def slots(environment: Mapping[str, str], run: SweepRun) -> Callable[[int], Mapping[str, str]]:
-    """Give runs of one device each that run at the same time a GPU of their own, as far as there are enough.
+    """Assign simultaneous single-device runs to different GPUs, if there are enough.
 
     Args:
         environment: environment of all runs.
         run: one of the runs.
 
     Returns:
-        What gives a slot its environment.
+        A function from a slot to its environment.
     """
     names = (
         environment[DEVICES].split(",")
@@ -75,7 +75,7 @@ def slots(environment: Mapping[str, str], run: SweepRun) -> Callable[[int], Mapp
 
 
 def report(runs: list[SweepRun], outcome: Outcome) -> None:
-    """Print what became of the runs."""
+    """Print the outcome of the runs."""
     unfinished = len(outcome.failed) + len(outcome.stopped) + len(outcome.waiting)
     print(f"{len(runs) - unfinished} of {len(runs)} runs are finished")
     if outcome.failed:
