@@ -42,9 +42,9 @@ LISTED = [
     ("--model.rollout.temperature=0", "model.rollout.temperature is 0, which samples one and the same completion"),
     ("--seed_everything=-1", "seed_everything is -1; it must be from 0 to 4294967295"),
     pytest.param(
-        "--trainer.logger=lightning.pytorch.loggers.WandbLogger",
-        "lightning.pytorch.loggers.WandbLogger cannot be built: ModuleNotFoundError: Requirement 'wandb",
-        marks=without("wandb"),
+        "--trainer.logger=lightning.pytorch.loggers.CometLogger",
+        "lightning.pytorch.loggers.CometLogger cannot be built: ModuleNotFoundError: Requirement 'comet",
+        marks=without("comet_ml"),
     ),
     pytest.param(
         "--trainer=configs/strategy/deepspeed_zero1.yaml",
