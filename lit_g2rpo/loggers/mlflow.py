@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -159,7 +160,7 @@ class MLflow(ServiceLogger):
     @override
     def how_to_open(self, folder: Path) -> str:
         uri = re.sub(r"//[^/@]*@", "//", str(self.tracking_uri))
-        return f"MLflow:      {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}"
+        return f"MLflow:      {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {shlex.quote(uri)}'}"
 
 
 def batches(values: Sequence[T], size: int) -> Iterator[list[T]]:

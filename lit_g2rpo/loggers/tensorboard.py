@@ -1,5 +1,6 @@
 """TensorBoard with an overview first: names that sort the sections, and settings next to results."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -154,4 +155,4 @@ class TensorBoard(RunLogger, TensorBoardLogger):
 
     @override
     def how_to_open(self, folder: Path) -> str:
-        return f"TensorBoard: tensorboard --logdir {folder}"
+        return f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder))}"

@@ -1,6 +1,7 @@
 """The loggers that write into the folder of a run: what TensorBoard opens on, and a table that a run goes on with."""
 
 import csv
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from helpers.cut_run import curves, cut_and_resume
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from lit_g2rpo.callbacks.run_folder import resume_command
 from lit_g2rpo.loggers import CSV, TensorBoard
 from lit_g2rpo.loggers.tensorboard import OVERVIEW, settings_of, tag_of
 
@@ -116,3 +118,12 @@ def test_a_second_logger_lies_in_the_folder_of_the_first(tmp_path: Path) -> None
     first, second = TensorBoard(str(tmp_path), "toy"), CSV("elsewhere", "other", 7)
     second.lie_in(Path(first.log_dir))
     assert second.log_dir == first.log_dir == str(tmp_path / "toy/version_0")
+
+
+def test_commands_can_be_copied_for_a_folder_with_spaces(tmp_path: Path) -> None:
+    folder = tmp_path / "my runs #1" / "it's"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    opens = TensorBoard(str(tmp_path)).how_to_open(folder)
+    for command in (opens, resume_command(folder, str(folder / "checkpoints/last.ckpt"))):
+        assert shlex.split(command)[-1] == str(folder)
