@@ -68,6 +68,11 @@ class MLflow(ServiceLogger):
             known = self.identity
             base = Path(self._place.save_dir).absolute()
             given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+            if not given and re.search("[#?%]", str(base)):
+                raise UserError(
+                    f"trainer.logger: MLflow cannot keep its database in {base}: it reads #, ? and % as parts of an "
+                    "address; give another save_dir, or a tracking_uri"
+                )
             uri = given or known.get("tracking_uri") or f"sqlite:///{base / 'mlflow.db'}"
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             try:
