@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shlex
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -174,7 +175,7 @@ def resume_command(folder: Path, checkpoint: str) -> str:
         checkpoint: path of the newest checkpoint, ``last.ckpt``.
     """
     if records(folder) and Path(checkpoint).absolute().is_relative_to(folder.absolute()):
-        return f"python -m lit_g2rpo fit --run {shown(folder)}"
+        return f"python -m lit_g2rpo fit --run {shlex.quote(str(shown(folder)))}"
     return f'trainer.fit(module, datamodule=data, ckpt_path="{shown(Path(checkpoint))}")'
 
 

@@ -96,7 +96,9 @@ def compare(folders: Sequence[Path], options: Options) -> Comparison:
     notes += replaced
     runs = [run for group in groups for run in group.runs.values()]
     names = sorted({name for run in runs for name in run.curves.metrics})
-    metric = options.metric or next((name for name in HEADLINES if name in names), names[0] if names else "")
+    if not names:
+        raise UserError("no run can be compared: none has a metric with a finite value")
+    metric = options.metric or next((name for name in HEADLINES if name in names), names[0])
     if metric not in names:
         near = difflib.get_close_matches(metric, names, n=3, cutoff=0.4) or names[:3]
         raise UserError(f"--metric {metric}: no run has it; runs have, among {len(names)}, {', '.join(near)}")

@@ -19,6 +19,8 @@ from lit_g2rpo.training.records import records
 Array = NDArray[np.float64]
 Seed = tuple[int | str, ...]
 """``seed_everything``, along with all other seeds of the recipe that are not derived from it."""
+LARGEST = 1e100
+"""Size from which a value counts as not finite: its square, in an interval, would overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +122,10 @@ def curves_of(points: list[dict[str, Any]]) -> Curves:
 def _column(values: list[Any]) -> Array:
     try:
         column = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        column = np.array([value if isinstance(value, int | float) else np.nan for value in values], dtype=np.float64)
-    column[~np.isfinite(column)] = np.nan
+    except (TypeError, ValueError, OverflowError):
+        numbers = [value if isinstance(value, int | float) and abs(value) < LARGEST else np.nan for value in values]
+        column = np.array(numbers, dtype=np.float64)
+    column[~(np.abs(column) < LARGEST)] = np.nan
     return column
 
 

@@ -162,7 +162,7 @@ def estimate_text(figure: Figure | None) -> str:
 
 def difference_text(difference: PairedDifference[Seed] | None) -> str:
     """Format a difference with its interval."""
-    return interval(difference.estimate, "+.3f") if difference else ""
+    return interval(difference.estimate, "+z.3f") if difference else ""
 
 
 def _seeds(figure: Figure | None, runs: int) -> str:

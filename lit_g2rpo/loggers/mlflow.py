@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -67,6 +68,11 @@ class MLflow(ServiceLogger):
             known = self.identity
             base = Path(self._place.save_dir).absolute()
             given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+            if not given and re.search("[#?%]", str(base)):
+                raise UserError(
+                    f"trainer.logger: MLflow cannot keep its database in {base}: it reads #, ? and % as parts of an "
+                    "address; give another save_dir, or a tracking_uri"
+                )
             uri = given or known.get("tracking_uri") or f"sqlite:///{base / 'mlflow.db'}"
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             try:
@@ -159,7 +165,7 @@ class MLflow(ServiceLogger):
     @override
     def how_to_open(self, folder: Path) -> str:
         uri = re.sub(r"//[^/@]*@", "//", str(self.tracking_uri))
-        return f"MLflow:      {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}"
+        return f"MLflow:      {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {shlex.quote(uri)}'}"
 
 
 def batches(values: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -1,5 +1,6 @@
 """TensorBoard with an overview first: names that sort the sections, and settings next to results."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -112,7 +113,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
     @override
     @rank_zero_only
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
-        """Fill the HParams tab, whose results are the newest values of the overview.
+        """Fill the HParams tab.
 
         Args:
             params: the recipe.
@@ -120,9 +121,11 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         from torch.utils.tensorboard.summary import hparams
 
         self.hparams = settings_of(params)
-        results = {tag_of(name): 0.0 for name in OVERVIEW}  # only their names matter
+        # no summary of an experiment: TensorBoard would take that of any one run for all of them, without the settings
+        # that only others have, and without knowing which differ
+        _, start, end = hparams(self.hparams, {})  # type: ignore[no-untyped-call]
         writer: Any = self.experiment.file_writer
-        for summary in hparams(self.hparams, results):  # type: ignore[no-untyped-call]
+        for summary in (start, end):
             writer.add_summary(summary, 0)
 
     @override
@@ -154,4 +157,4 @@ class TensorBoard(RunLogger, TensorBoardLogger):
 
     @override
     def how_to_open(self, folder: Path) -> str:
-        return f"TensorBoard: tensorboard --logdir {folder}"
+        return f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder))}"

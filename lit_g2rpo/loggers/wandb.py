@@ -1,5 +1,6 @@
 """Weights & Biases."""
 
+import shlex
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ class Wandb(ServiceLogger):
             run.define_metric("*", step_metric="rollout")
             self.keep_identity({"id": run.id, "project": run.project})
             append = "--append " if known else ""
-            self._opens = f"wandb sync {append}{run.settings.sync_dir}" if run.offline else str(run.url)
+            self._opens = f"wandb sync {append}{shlex.quote(run.settings.sync_dir)}" if run.offline else str(run.url)
             self._experiment = run
         return self._experiment
 

@@ -51,7 +51,7 @@ def scan_points(path: Path) -> tuple[list[dict[str, Any]], int | None]:
         try:
             point = json.loads(line)
             points.setdefault(int(point["rollout"]), {}).update(point)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             broken = number if line.endswith("\n") else None
             break
     return [points[rollout] for rollout in sorted(points)], broken

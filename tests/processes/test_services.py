@@ -124,6 +124,15 @@ def test_mlflow_in_a_database(
     assert client.get_run(run.info.run_id).data.params == {"model.lr": "1", "model.seed": "3"}
 
 
+@pytest.mark.parametrize("name", ["runs #1", "50%20", "what?"])
+def test_a_folder_that_mlflow_would_misread_is_one_line(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("mlflow")
+    logger = MLflow(str(tmp_path / name), "toy", 0)
+    with pytest.raises(UserError, match=r"MLflow cannot keep its database in .* save_dir"):
+        logger.log_metrics({"rollout/reward": 0.5}, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_password_in_an_address_is_neither_kept_nor_shown(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     logger = MLflow(str(tmp_path), "toy", 0, tracking_uri="http://me:secret@localhost:1")

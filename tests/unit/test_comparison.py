@@ -15,7 +15,8 @@ from lit_g2rpo.comparison.finding import find_runs
 from lit_g2rpo.comparison.groups import form_groups, short_keys
 from lit_g2rpo.comparison.report import report, rounded
 from lit_g2rpo.comparison.runs import curves_of, flat, read_run
-from lit_g2rpo.comparison.words import amount, duration, ranges
+from lit_g2rpo.comparison.statistics import Estimate
+from lit_g2rpo.comparison.words import amount, duration, interval, ranges
 from lit_g2rpo.errors import UserError
 
 
@@ -113,6 +114,19 @@ def test_points_become_columns() -> None:
     assert set(curves.metrics) == {"a", "b"}
     assert curves.metrics["a"] == pytest.approx([1.0, np.nan, np.nan], nan_ok=True)
     assert curves.metrics["b"] == pytest.approx([np.nan, np.nan, 4.0], nan_ok=True)
+
+
+def test_values_too_large_to_average_are_not_there(tmp_path: Path) -> None:
+    folders = arm(tmp_path, "arm", range(2), rollouts=2)
+    for folder, value in zip(folders, (1.7e308, -1.7e308), strict=True):
+        more = [{"rollout": 1, "large": value, "whole": 10**400}, {"rollout": 2, "large": 1e90, "whole": 1}]
+        with (folder / "curves.jsonl").open("a") as file:
+            file.writelines(f"{json.dumps(point)}\n" for point in more)
+    found = compare(folders, Options())
+    large, whole = found.metrics["large"], found.metrics["whole"]
+    assert (large.rollouts.tolist(), whole.rollouts.tolist()) == ([2], [2])
+    assert large.bands[0].half.tolist() == [0.0]
+    json.dumps(report(found), allow_nan=False)
 
 
 # ---- groups
@@ -350,6 +364,12 @@ def test_no_run_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     (folder / "curves.jsonl").unlink()
     with pytest.raises(UserError, match=r"no run can be compared: .* it has no curves"):
         compare([folder], Options())
+    (folder / "curves.jsonl").write_text('{"rollout": 0, "time": 1.0, "val/accuracy": NaN}\n')
+    with pytest.raises(UserError, match="none has a metric with a finite value"):
+        compare([folder], Options())
+    (folder / "curves.jsonl").write_text('{"rollout": Infinity}\n')
+    with pytest.raises(UserError, match=r"line 1 of curves\.jsonl is damaged"):
+        compare([folder], Options())
 
 
 # ---- costs
@@ -414,6 +434,11 @@ def test_the_report_has_every_figure_and_no_nan(tmp_path: Path) -> None:
 def test_rounding_keeps_significant_digits() -> None:
     values = [0.123456789, -123456.789, 0.0, float("nan"), 1.5e-300]
     assert rounded(values, 4) == [0.1235, -123500.0, 0.0, None, 1.5e-300]
+
+
+def test_a_difference_that_rounds_to_zero_is_not_negative() -> None:
+    assert interval(Estimate(2, -1e-17, 0.1, -0.2, 0.2), "+z.3f") == "+0.000 ±0.200"
+    assert interval(Estimate(1, -0.002), "+z.3f") == "-0.002"
 
 
 def test_figures_in_words() -> None:

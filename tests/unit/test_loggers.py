@@ -1,15 +1,23 @@
 """The loggers that write into the folder of a run: what TensorBoard opens on, and a table that a run goes on with."""
 
 import csv
+import shlex
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.composed import compose
 from helpers.cut_run import curves, cut_and_resume
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams.backend_context import Context
 
+from lit_g2rpo.callbacks.run_folder import resume_command
 from lit_g2rpo.loggers import CSV, TensorBoard
 from lit_g2rpo.loggers.tensorboard import OVERVIEW, settings_of, tag_of
 
@@ -69,15 +77,13 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def test_the_hparams_tab_has_the_settings_and_where_their_results_are(tmp_path: Path) -> None:
+def test_the_hparams_tab_has_the_settings(tmp_path: Path) -> None:
     logger = TensorBoard(str(tmp_path), "toy", 0)
     logger.log_hyperparams(RECIPE)
     logger.save()
     metadata = EventAccumulator(logger.log_dir).Reload().summary_metadata
-    content = {
-        tag: plugin_data_pb2.HParamsPluginData.FromString(data.plugin_data.content) for tag, data in metadata.items()
-    }
-    shown = content["_hparams_/session_start_info"].session_start_info.hparams
+    content = metadata["_hparams_/session_start_info"].plugin_data.content
+    shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert {key: value.WhichOneof("kind") for key, value in shown.items()} == {
         "name": "string_value",
         "seed_everything": "number_value",
@@ -89,8 +95,28 @@ def test_the_hparams_tab_has_the_settings_and_where_their_results_are(tmp_path: 
         "update.epochs": "number_value",
     }
     assert (shown["objective"].string_value, shown["optimizer.lr"].number_value) == ("G2RPO", 1e-3)
-    metrics = content["_hparams_/experiment"].experiment.metric_infos
-    assert [info.name.tag for info in metrics] == [tag_of(name) for name in OVERVIEW]
+
+
+def test_the_hparams_tab_opens_on_what_differs_and_on_the_overview(tmp_path: Path) -> None:
+    other = deepcopy(RECIPE)
+    other["model"]["objective"] = {"class_path": "lit_g2rpo.objectives.GRPO", "init_args": {"clip_low": 0.2}}
+    runs = EventMultiplexer()
+    for name, recipe in (("a", other), ("b", RECIPE)):
+        logger = TensorBoard(str(tmp_path), name, 0)
+        logger.log_hyperparams(recipe)
+        logger.log_metrics(dict.fromkeys((*OVERVIEW, "data/rows", "alarm/truncated", "zeta"), 0.5), 1)
+        logger.save()
+        runs.AddRun(logger.log_dir, name)
+    backend = Context(TBContext(data_provider=MultiplexerDataProvider(runs.Reload(), str(tmp_path))))
+    request = RequestContext()
+    found = backend.experiment_from_metadata(
+        request, "", True, backend.hparams_metadata(request, ""), [], hparams_limit=1000
+    )
+    assert found.hparam_infos[0].name == "objective"
+    # only the second run has one
+    assert "objective.scope" in [info.name for info in found.hparam_infos]
+    shown = [info.name.tag for info in found.metric_infos]
+    assert shown[: len(OVERVIEW)] == sorted(map(tag_of, OVERVIEW))
 
 
 def test_the_settings_of_the_default_run_are_all_there() -> None:
@@ -116,3 +142,12 @@ def test_a_second_logger_lies_in_the_folder_of_the_first(tmp_path: Path) -> None
     first, second = TensorBoard(str(tmp_path), "toy"), CSV("elsewhere", "other", 7)
     second.lie_in(Path(first.log_dir))
     assert second.log_dir == first.log_dir == str(tmp_path / "toy/version_0")
+
+
+def test_commands_can_be_copied_for_a_folder_with_spaces(tmp_path: Path) -> None:
+    folder = tmp_path / "my runs #1" / "it's"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    opens = TensorBoard(str(tmp_path)).how_to_open(folder)
+    for command in (opens, resume_command(folder, str(folder / "checkpoints/last.ckpt"))):
+        assert shlex.split(command)[-1] == str(folder)

@@ -97,8 +97,8 @@ class Trial(TrainerCLI):
         place = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         if place.absolute() != self.folder.absolute():
             raise UserError(
-                f"trainer.logger: the files of a run would lie in {place}, and a sweep gives each run a folder; give a "
-                "TensorBoardLogger or CSVLogger first, or false"
+                f"trainer.logger: the files of a run would lie in {place}, and a sweep gives each run a folder; give "
+                "one of configs/logger first, or false"
             )
 
     def check_data(self) -> None:
