@@ -112,11 +112,11 @@ class PromptData(LightningDataModule):
 
     def train_dataset(self) -> PromptDataset:
         """Return the training rows."""
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} has no train_dataset; write it, or take JsonPrompts for files of rows")
 
     def val_dataset(self) -> PromptDataset | None:
         """Return the validation rows; None to train without validation."""
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} has no val_dataset; write it, and return None for no validation")
 
     def test_dataset(self) -> PromptDataset | None:
         """Return the rows of ``test``: the validation rows unless a subclass has others."""
@@ -141,6 +141,12 @@ class PromptData(LightningDataModule):
             "test": lambda: [self.test_dataset()],
             "predict": lambda: [self.predict_dataset()],
         }[stage]()
+        for dataset in datasets:
+            if dataset is not None and not hasattr(dataset, "task_names"):
+                raise UserError(
+                    f"a dataset of {type(self).__name__} is a {type(dataset).__name__}, which has no task_names(); "
+                    "give an object with it, which returns the task of each row"
+                )
         present = {task for dataset in datasets if dataset is not None for task in dataset.task_names()}
         if unknown := sorted(present - self.tasks.keys()):
             raise UserError(

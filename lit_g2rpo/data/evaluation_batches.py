@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 from lit_g2rpo.data.lengths import check_prompt
-from lit_g2rpo.data.loader import PromptDataset
+from lit_g2rpo.data.loader import PromptDataset, opened
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
@@ -79,7 +79,7 @@ class ShardedBatches:
         reason = ""
         for step in range(size):
             try:
-                prompt = self.dataset[(row + step) % size]
+                prompt = opened(self.dataset, (row + step) % size)
             except ImageError as error:
                 if self.image_errors == "raise":
                     raise

@@ -1,6 +1,5 @@
 """Prompts from data files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,8 @@ from lit_g2rpo.data.messages import TEMPLATE, check_template
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.config import RewardConfig
 
-Files = str | list[str] | None
+File = str | Path
+Files = File | list[File] | None
 
 SPLITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 
@@ -45,11 +45,11 @@ class JsonPrompts(PromptData):
 
     def __init__(
         self,
-        train: str | list[str] | None = None,
-        val: str | list[str] | None = None,
-        test: str | list[str] | None = None,
-        predict: str | list[str] | None = None,
-        image_root: str = ".",
+        train: Files = None,
+        val: Files = None,
+        test: Files = None,
+        predict: Files = None,
+        image_root: File = ".",
         columns: dict[str, str] | None = None,
         defaults: dict[str, str] | None = None,
         exif_rotation: bool = False,
@@ -100,7 +100,7 @@ class JsonPrompts(PromptData):
     def _open(self, split: str) -> None:
         files = self.files[split]
         if files and split not in self._rows:
-            paths: Sequence[str | os.PathLike[str]] = [files] if isinstance(files, str) else files
+            paths: Sequence[File] = [files] if isinstance(files, File) else files
             user = self.user() if self.module or self.trainer else None
             reward, template = user.reward if user else RewardConfig(), self.prompt_template
             if template is None and user is not None and user.prompt_template is not None:

@@ -30,6 +30,19 @@ class PromptDataset(Protocol):
         ...
 
 
+def opened(dataset: PromptDataset, row: int) -> Prompt:
+    """Open a row as a prompt.
+
+    Raises:
+        UserError: if the dataset returns something else.
+    """
+    prompt = dataset[row]
+    if not isinstance(prompt, Prompt):
+        kind = type(prompt).__name__
+        raise UserError(f"row {row} of {type(dataset).__name__} is a {kind}; give a lit_g2rpo.Prompt")
+    return prompt
+
+
 class Loaded(NamedTuple):
     """The opened prompts of a rollout, and a message for each row that was left out."""
 
@@ -223,7 +236,12 @@ class RolloutLoader:
         raise UserError(f"no row of task {task} can be used; the last reason: {reason}")
 
     def _prepared(self, row: int) -> Prompt:
-        prompt = self.dataset[row]
+        prompt = opened(self.dataset, row)
+        if prompt.task != (said := self._task_names[row]):
+            raise UserError(
+                f"row {row} of {type(self.dataset).__name__} has task {prompt.task!r}, but its task_names() says "
+                f"{said!r}; give both the same"
+            )
         if self.prepare is not None:
             self.prepare(prompt)
         check_prompt(prompt, self.max_prompt_tokens)

@@ -1,5 +1,6 @@
 """Checks that stop a run before it learns from a number that is not finite, or in shapes that do not fit."""
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -25,15 +26,33 @@ HOTTEST = 10.0
 """Temperature above which all tokens are about equally likely."""
 
 
+def check_estimator(objective: Objective) -> None:
+    """Refuse an objective whose advantages no function computes.
+
+    Raises:
+        UserError: if it has no estimator, or one that cannot be called as `Estimator` is.
+    """
+    name = type(objective).__name__
+    if not hasattr(objective, "estimator"):
+        raise UserError(f"model.objective {name} has neither an estimator nor advantages of its own; give one of them")
+    signature = inspect.signature(objective.estimator)
+    try:
+        signature.bind("rewards", "group_ids", "task_ids", valid="valid")
+    except TypeError:
+        raise UserError(
+            f"model.objective {name} has an estimator{signature}; give one of the form staticmethod(function), with "
+            "function(rewards, group_ids, task_ids, *, valid=None)"
+        ) from None
+
+
 def check_settings(objective: Objective, rollout: RolloutConfig, engine: RolloutEngine) -> None:
     """Refuse settings that contradict each other.
 
     Raises:
         UserError: if the objective cannot learn from what the engine returns.
     """
-    if type(objective).advantages is Objective.advantages and not hasattr(objective, "estimator"):
-        name = type(objective).__name__
-        raise UserError(f"model.objective {name} has neither an estimator nor advantages of its own; give one of them")
+    if type(objective).advantages is Objective.advantages:
+        check_estimator(objective)
     check_sampling("model.rollout", rollout.temperature, rollout.top_p, rollout.top_k)
     if engine.samples and rollout.temperature == 0:
         raise UserError(

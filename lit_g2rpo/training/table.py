@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Experience, Microbatch, Prompt, RolloutTable
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
 from lit_g2rpo.objectives.filtering import kept_groups
@@ -119,13 +120,19 @@ def build_table(column: Columns, usable: Tensor, objective: Objective, tasks: di
         problem_type_ids=problem_type_ids.flatten(),
         valid=kept.flatten(),
     )
+    advantages = objective.advantages(batch)
+    if advantages.shape != batch.rewards.shape:
+        raise UserError(
+            f"the advantages of model.objective {type(objective).__name__} have shape {list(advantages.shape)}; return "
+            f"one for each completion: {list(batch.rewards.shape)}"
+        )
     unmasked = ~(column["truncated"].bool() & objective.mask_truncated)
     return RolloutTable(
         rewards=column["reward"],
         lengths=column["length"].long(),
         valid=kept & unmasked,
         entropy_counts=unmasked,
-        advantages=objective.advantages(batch).view(shape),
+        advantages=advantages.view(shape),
         task_ids=task_ids[:, 0],
         problem_type_ids=problem_type_ids[:, 0],
         entropy_direction=_entropy_directions(column, objective, tasks),

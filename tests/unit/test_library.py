@@ -24,6 +24,7 @@ from lit_g2rpo import (
     MiniPrompts,
     Objective,
     PolicyConfig,
+    Prompt,
     PromptData,
     RolloutConfig,
     Task,
@@ -32,6 +33,7 @@ from lit_g2rpo import (
 )
 from lit_g2rpo.callbacks import Alarms, RolloutCheckpoint
 from lit_g2rpo.training.checks import check_strategy
+from lit_g2rpo.training.table import COLUMNS, build_table
 
 MINI = PolicyConfig("package:lit_g2rpo.mini/weights")
 
@@ -142,6 +144,71 @@ def test_an_objective_without_advantages_is_named() -> None:
 
     with pytest.raises(UserError, match="Empty has neither an estimator nor advantages"):
         G2RPOModule(MINI, Empty())
+
+
+def test_an_estimator_of_another_form_is_named() -> None:
+    def without_valid(rewards: Any, group_ids: Any, task_ids: Any) -> Any:
+        return rewards
+
+    def with_valid(rewards: Any, group_ids: Any, task_ids: Any, *, valid: Any = None) -> Any:
+        return rewards
+
+    wanted = (
+        r"give one of the form staticmethod\(function\), with function\(rewards, group_ids, task_ids, \*, valid=None"
+    )
+    for estimator in (staticmethod(without_valid), with_valid):
+        own = type("Own", (Objective,), {"estimator": estimator})
+        with pytest.raises(UserError, match=r"model\.objective Own has an estimator\(.*; " + wanted):
+            G2RPOModule(MINI, own())
+    G2RPOModule(MINI, type("Own", (Objective,), {"estimator": staticmethod(with_valid)})())
+
+
+def test_advantages_of_another_shape_are_named() -> None:
+    class Short(Objective):
+        def advantages(self, batch: Any) -> Any:
+            return batch.rewards[:2]
+
+    columns = {name: torch.zeros(3, 2) for name in (*COLUMNS, "reward")}
+    with pytest.raises(UserError, match=r"of model\.objective Short have shape \[2\]; return one for .*: \[6\]"):
+        build_table(columns, torch.ones(3, dtype=torch.bool), Short(), {})
+
+
+class Described(list[Any]):
+    def task_names(self) -> list[str]:
+        return ["ocr"] * len(self)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (None, "Given has no train_dataset; write it, or take JsonPrompts for files of rows"),
+        ([1], "a dataset of Given is a list, which has no task_names(); give an object with it"),
+        (Described([{"id": 1}] * 48), "of Described is a dict; give a lit_g2rpo.Prompt"),
+        (
+            Described([Prompt("1", "chart_figure_qa", "math", [], [], {})] * 48),
+            "of Described has task 'chart_figure_qa', but its task_names() says 'ocr'; give both the same",
+        ),
+    ],
+)
+def test_a_wrong_data_source_is_named(tmp_path: Path, rows: Any, message: str) -> None:
+    class Given(PromptData):
+        def val_dataset(self) -> None:
+            return None
+
+    if rows is not None:
+        Given.train_dataset = lambda self: rows  # type: ignore[method-assign]
+    with pytest.raises(UserError) as error:
+        trainer(tmp_path, 1).fit(G2RPOModule(MINI, G2RPO()), datamodule=Given(max_completion_tokens=8))
+    assert message in str(error.value)
+
+
+def test_files_may_be_paths(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"problem": "What is 1 + 1?", "answer": "2", "problem_type": "numerical"}\n')
+    for files in (file, [file]):
+        data = JsonPrompts(train=files, image_root=tmp_path, defaults={"task_type": "ocr"})
+        data.setup("fit")
+        assert len(data.train_dataset()) == 1
 
 
 def test_a_run_without_prompts_is_told_what_to_give(tmp_path: Path) -> None:
