@@ -50,6 +50,8 @@ def explain(message: str, keys: list[str]) -> str:
         return f"a config refers to {found[1]}, which cannot be read; {REFERENCES}"
     if found := re.match(r"the following arguments are required: (.*)", message):
         missing = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
+        if "output" in missing.split(", "):
+            return "--output is not given; give a new folder, such as --output exported"
         return f"not given: {missing}; start from a recipe, such as --config configs/g2rpo.yaml"
     if message.startswith("Unexpected config"):
         return "--config holds no keys; give a recipe, such as configs/g2rpo.yaml"
@@ -122,6 +124,8 @@ def _file(key: str, message: str) -> str:
         own = "its keys, each with a colon and a blank behind it, or a config file"
         other = "a config file or a class path such as package.module.Class"
         return f"{key}: there is no {word}; give {own if key in PLAIN else other}"
+    if key == "model.judge" and "://" in word:
+        return f"{key} is {word}; give its keys: --model.judge.url {word} --model.judge.model NAME"
     return f"{key}: no such file: {word}{meant.missing_file(Path(word))}"
 
 

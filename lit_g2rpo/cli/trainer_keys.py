@@ -1,11 +1,16 @@
 """Checks of Lightning's trainer keys against this machine and the run's schedule."""
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.lsf import LSFEnvironment
+from lightning.fabric.plugins.environments.mpi import MPIEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_g2rpo.cli import meant
@@ -35,6 +40,16 @@ def check_machine(trainer: Namespace) -> None:
     if on_cpu and precision.startswith("16") and precision != "16":
         raise UserError(
             f"trainer.precision is {precision}, which needs a GPU; on the CPU give bf16{precision[2:]} or 32-true"
+        )
+    if (nodes := trainer.get("num_nodes", 1)) > 1 and not (trainer.get("plugins") or _knows_machines()):
+        raise UserError(
+            f"trainer.num_nodes is {nodes}, but nothing says where the other machines are; start with torchrun or "
+            "srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each of them"
+        )
+    if (folder := trainer.get("default_root_dir")) and _places_runs(trainer.get("logger")):
+        raise UserError(
+            f"trainer.default_root_dir is {folder}, but a run lies in the folder of its logger; give it there: "
+            f"--trainer.logger.save_dir {folder}"
         )
     strategy = trainer.strategy
     if isinstance(strategy, str) and strategy.endswith(YAML):
@@ -105,3 +120,13 @@ def check_name(name: str) -> None:
 
 def _positive(devices: Any) -> bool:
     return str(devices).isdecimal() and int(devices) > 0
+
+
+def _knows_machines() -> bool:
+    environments = (LSFEnvironment, MPIEnvironment, SLURMEnvironment, TorchElasticEnvironment)
+    return "MASTER_ADDR" in os.environ or any(environment.detect() for environment in environments)
+
+
+def _places_runs(logger: Any) -> bool:
+    arguments = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
+    return "save_dir" in arguments and "version" in arguments

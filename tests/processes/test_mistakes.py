@@ -138,6 +138,18 @@ VALUES = [
         "--trainer.check_val_every_n_epoch=1",
         "trainer.check_val_every_n_epoch is 1; leave it out: schedule.validate_every",
     ),
+    (
+        "--trainer.num_nodes=2",
+        "trainer.num_nodes is 2, but nothing says where the other machines are; start with torch",
+    ),
+    (
+        "--trainer.default_root_dir=mine",
+        "trainer.default_root_dir is mine, but a run lies in the folder of its logger; give it there: --trainer.lo",
+    ),
+    (
+        "--model.judge=http://localhost:8000/v1",
+        "give its keys: --model.judge.url http://localhost:8000/v1 --model.judge",
+    ),
     ("--trainer.min_epochs=3", "trainer.min_epochs is 3; leave it out"),
     ("--trainer.overfit_batches=1", "trainer.overfit_batches is 1; leave it out"),
     ("--trainer.num_sanity_val_steps=-5", "trainer.num_sanity_val_steps is -5; give -1 for a whole validation"),
@@ -253,6 +265,10 @@ def test_a_finished_run_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) 
 )
 def test_a_verb_of_another_trainer(capsys: pytest.CaptureFixture[str], verb: str, meant: str) -> None:
     assert refused(capsys, verb, *RECIPE) == f"unknown verb {verb!r}; did you mean {meant}?"
+
+
+def test_an_export_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "export", *RECIPE).startswith("--output is not given; give a new folder")
 
 
 def test_a_plan_needs_devices(capsys: pytest.CaptureFixture[str]) -> None:
