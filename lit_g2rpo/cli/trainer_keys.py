@@ -7,17 +7,10 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-<<<<<<< HEAD
 from lightning.fabric.plugins.environments.lsf import LSFEnvironment
 from lightning.fabric.plugins.environments.mpi import MPIEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-=======
-from lightning.fabric.plugins.environments.lsf import LSFEnvironment
-from lightning.fabric.plugins.environments.mpi import MPIEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
->>>>>>> wt-b16
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_g2rpo.cli import meant

@@ -54,7 +54,7 @@ def test_a_signal_saves_leaves_and_resumes(tmp_path, interrupted, number):
     # the signal came in the first half of rollout 3, so its first optimizer step is the last
     last = interrupted.folder / number.name / "toy/version_0/checkpoints/last.ckpt"
     assert "Stopped after optimizer step 5 (rollout 3)" in output
-    assert f"--ckpt_path {last}" in output
+    assert f'ckpt_path="{last}"' in output
     assert last.resolve().name == "rollout=00003-step=000005.ckpt"
     assert torch.load(last, weights_only=False)["global_step"] == 5
     assert "validation" not in output
