@@ -25,10 +25,10 @@ FRAMES = "<script>requestAnimationFrame = (draw) => setTimeout(draw, 16);</scrip
 DARK = "--blink-settings=preferredColorScheme=0"
 
 
-def dump(commands: Commands, page: Path, *options: str) -> str:
-    """Return the document after its scripts have run."""
+def dump(commands: Commands, page: Path, *options: str, address: str = "") -> str:
+    """Return the document after its scripts have run; ``address`` is what follows the page's own."""
     profile = page.parent.parent / "profile"
-    done = commands.run(BROWSER, *QUIET, *options, f"--user-data-dir={profile}", page.as_uri())
+    done = commands.run(BROWSER, *QUIET, *options, f"--user-data-dir={profile}", page.as_uri() + address)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

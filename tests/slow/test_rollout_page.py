@@ -3,30 +3,17 @@
 import html
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.browser import BROWSER, dump, text_of
 from helpers.processes import Commands
 from PIL import Image
 
 from lit_g2rpo.callbacks.rollouts.files import RolloutFiles
 
-BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on the path")
-QUIET = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=5000",
-    "--dump-dom",
-]
 
 
 def completion(text, reward, advantage, **changed):
@@ -131,17 +118,7 @@ def validated(folder):
 def dumped(commands: Commands) -> Callable[..., str]:
     """The document after its scripts have run."""
 
-    def dump(page: Path, address: str = "") -> str:
-        profile = page.parent.parent / "profile"
-        done = commands.run(BROWSER, *QUIET, f"--user-data-dir={profile}", f"{page.as_uri()}{address}")
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return dump
-
-
-def text_of(document: str, pattern: str) -> list[str]:
-    return [html.unescape(re.sub("<[^>]*>", "", found)) for found in re.findall(pattern, document, re.DOTALL)]
+    return lambda page, address="": dump(commands, page, address=address)
 
 
 def cards(document: str) -> list[str]:
