@@ -19,10 +19,10 @@ GROUPS: dict[str, Any] = {
 }
 DERIVED = ("model.rollout.seed",)
 PARTS = {
-    "--run FOLDER": "a run, such as runs/g2rpo/version_0: its configuration and, where one is read, its newest "
-    "checkpoint; the other words change what they name",
+    "--run FOLDER": "an existing run, such as runs/g2rpo/version_0: use its configuration and its newest checkpoint; "
+    "other options override it",
     "--config FILE": "a recipe, such as configs/g2rpo.yaml; may be repeated, later ones win",
-    "--name NAME": "name of the experiment: its runs lie together",
+    "--name NAME": "name of the experiment; its runs share a folder",
     "--seed_everything N": "seed of the run",
     "--model.policy FILE": "the policy: a file of configs/model, or its keys below",
     "--model.objective FILE": "advantages and loss: a file of configs/objective, or a class and its arguments",
@@ -32,7 +32,7 @@ PARTS = {
     "--trainer FILE": "a file of configs/strategy or configs/trainer; --trainer.KEY is a key of Lightning's Trainer",
     "--trainer.logger FILE": "a file of configs/logger, or a class and its arguments; false for none",
     "--ckpt_path PATH": "a checkpoint; last for the newest of the experiment, best for the best",
-    "--print_config": "show the configuration that the other words come to, and do nothing",
+    "--print_config": "print the resolved configuration and exit",
 }
 
 NOT_SWEPT = ("--name", "--ckpt_path", "--print_config")
@@ -40,31 +40,31 @@ NOT_SWEPT = ("--name", "--ckpt_path", "--print_config")
 
 EXTRA = {
     "fit": {
-        "--more N": "with --run: go on for N more rollouts than are done",
-        "--change KEY,...": "keys that a resumed run may change although that makes it another run, such as "
-        "model.objective, data or seed_everything",
+        "--more N": "with --run: train for N more rollouts",
+        "--change KEY,...": "with --run: allow these keys to differ from the run, such as model.objective, data or "
+        "seed_everything",
     },
     "sweep": {
         "--seeds N": "a run for each of the seeds 0 to N-1",
         "--vary KEY VALUE VALUE ...": "a run for each value, such as --vary model.objective "
         "configs/objective/grpo.yaml configs/objective/g2rpo.yaml; repeated, a run for each combination",
         "--parallel N": "runs at a time (default: 1)",
-        "--output FOLDER": "folder of the runs; in that of the same sweep what is finished is not repeated, and what "
-        "was cut off goes on (default: runs/sweep)",
+        "--output FOLDER": "folder of the runs; repeat the command to resume: finished runs are skipped, interrupted "
+        "ones continue (default: runs/sweep)",
     },
     "export": {
         "--output DIR": "folder to write; must be new or empty",
         "--dtype TYPE": "float32, bfloat16 or float16 (default: that of the policy training began with)",
         "--push OWNER/NAME": "push the folder to the Hugging Face Hub, with the token of hf auth login or HF_TOKEN",
-        "--private true|false": "of a repository that the push creates (default: as its owner has set)",
+        "--private true|false": "visibility of a repository that the push creates (default: the owner's setting)",
     },
     "calibrate": {
         "--prompts_per_task N": "training prompts per task, a completion each (default: 200)",
-        "--output FILE": "config fragment to write, a plot beside it; must be new (default: bands.yaml)",
-        "--styles.TASK STYLE": "reasoning, hybrid or vision, in the place of what the task's name or answers say",
+        "--output FILE": "config fragment to write, with a plot next to it; must be new (default: bands.yaml)",
+        "--styles.TASK STYLE": "reasoning, hybrid or vision; overrides what the task's name or answers suggest",
     },
     "plan": {
-        "--memory_gib X": "memory of a device, GiB; read from the device that is here",
+        "--memory_gib X": "memory of a device, GiB (default: that of the device in this machine)",
         "--images N": "images of a prompt, each of the largest area (default: 1)",
     },
     "validate": {"--limit N": "the first N rows only"},
