@@ -47,7 +47,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named(commands: Commands, sweep:
     done = commands.run(*words)
     assert done.returncode == 1, done.stderr
     table = done.stdout.partition("4 of 4 runs are to do, 2 at a time, in runs/sweep")[0]
-    assert [line.split()[0] for line in table.splitlines()[1:5]] == [
+    assert [line.split()[0] for line in table.strip().splitlines()[-4:]] == [
         f"trainer={name},seed={seed}" for name in ("whole", "failing") for seed in (0, 1)
     ]
     assert "2 of 4 runs are finished\n2 failed:\n" in done.stdout
