@@ -12,6 +12,13 @@ from lit_g2rpo.hardware import steps
 from lit_g2rpo.hardware.steps import Bar, Step, clock, counted, each
 
 
+@pytest.fixture(autouse=True)
+def _first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the rank that trainers of earlier tests have left in the environment."""
+    for name in steps.RANKS:
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Show steps from their first moment, and again and again."""
