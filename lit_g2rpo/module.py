@@ -25,17 +25,7 @@ from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
-from lit_g2rpo.training.checks import (
-    check_attention,
-    check_gradient,
-    check_parts,
-    check_rate,
-    check_rounding,
-    check_settings,
-    check_shapes,
-    check_strategy,
-    gradient_norm,
-)
+from lit_g2rpo.training.checks import check_attention, check_gradient, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
 from lit_g2rpo.training.group_records import GroupRecords
 from lit_g2rpo.training.metrics import StepMetrics
@@ -44,6 +34,7 @@ from lit_g2rpo.training.resumed_optimizer import OptimizerSettings
 from lit_g2rpo.training.rollout import collect
 from lit_g2rpo.training.run import PromptLoader
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
+from lit_g2rpo.training.settings_checks import check_parts, check_rate, check_rounding, check_settings, check_strategy
 from lit_g2rpo.training.table import Cut, build_microbatches
 
 T = TypeVar("T")

@@ -24,9 +24,9 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.tasks import Task
-from lit_g2rpo.training.checks import check_sampling
 from lit_g2rpo.training.curves import CurvesModule
 from lit_g2rpo.training.run import PromptSettings
+from lit_g2rpo.training.settings_checks import check_sampling
 from lit_g2rpo.training.tags import tags_error
 
 Rows = list[dict[str, Any]]

@@ -32,7 +32,7 @@ from lit_g2rpo import (
     default_callbacks,
 )
 from lit_g2rpo.callbacks import Alarms, RolloutCheckpoint
-from lit_g2rpo.training.checks import check_strategy
+from lit_g2rpo.training.settings_checks import check_strategy
 from lit_g2rpo.training.table import COLUMNS, build_table
 
 MINI = PolicyConfig("package:lit_g2rpo.mini/weights")

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.collectives import Ranks
-from lit_g2rpo.training.checks import check_rounding
+from lit_g2rpo.training.settings_checks import check_rounding
 
 RATE = 2e-6
 """The paper's learning rate."""
