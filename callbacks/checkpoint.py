@@ -176,7 +176,7 @@ class RolloutCheckpoint(ModelCheckpoint):
             # not the trainer's step, which may not be restored yet
             step = NUMBERED.search(Path(self.last_model_path).resolve().name)
             where = f"step {int(step['step'])}" if step else self.last_model_path
-            exception.add_note(f"once mended, {command} continues from the checkpoint of {where}")
+            exception.add_note(f"to resume after a fix, {command} continues from the checkpoint of {where}")
 
     @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

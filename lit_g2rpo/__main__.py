@@ -46,9 +46,9 @@ def usage() -> str:
         "       python -m lit_g2rpo --version\n\n"
         "Gaussian GRPO for vision-language models.\n\n"
         f"verbs:\n{verbs}\n\n"
-        "VERB --help lists its keys; VERB --config FILE --print_config shows the configuration they come to.\n"
+        "VERB --help lists its keys; VERB --config FILE --print_config prints the resulting configuration.\n"
         "first run: python -m lit_g2rpo fit --config package:g2rpo.yaml\n"
-        "to go on with it: python -m lit_g2rpo fit --run runs/g2rpo/version_0"
+        "to resume it: python -m lit_g2rpo fit --run runs/g2rpo/version_0"
     )
 
 

@@ -61,7 +61,7 @@ def arguments(
     own = {parameter.name: parameter for parameter in parameters if parameter.name not in keys}
     for parameter in parameters:
         if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
-            raise UserError(f"{where}: name the arguments that hide behind {parameter}")
+            raise UserError(f"{where}: replace {parameter} by named arguments")
     for name in options:
         if name not in own:
             raise UserError(f"{where} has {name!r}; known: {', '.join(own) or 'none'}")

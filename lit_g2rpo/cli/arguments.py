@@ -30,5 +30,5 @@ def new_file(text: str) -> Path:
 def positive(text: str) -> int:
     """Read a positive whole number."""
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)

@@ -18,9 +18,9 @@ from lit_g2rpo.training.schedule import optimizer_steps_per_rollout
 class Verdict(Enum):
     """What happens to a changed key."""
 
-    ACTS = "acts from the first step on"
-    BETWEEN = "acts, but not within a rollout"
-    ON_REQUEST = "makes another run; acts if --change names it"
+    ACTS = "takes effect from the first step"
+    BETWEEN = "takes effect, but not within a rollout"
+    ON_REQUEST = "makes it a different run; takes effect if --change names it"
     NEVER = "does not fit the state in the checkpoint"
 
 
@@ -124,16 +124,18 @@ def admit(changes: list[Change], inside: bool, requested: tuple[str, ...] = ()) 
     """
     for change in changes:
         if change.verdict is Verdict.NEVER:
-            raise UserError(f"{_differs(change)}, which its state does not fit; resume with the same, or {NEW_RUN}")
+            raise UserError(f"{_differs(change)}, which does not fit its state; resume with the same, or {NEW_RUN}")
         if change.verdict is Verdict.BETWEEN and inside:
             raise UserError(
-                f"{_differs(change)}, but the checkpoint lies inside a rollout; change it at one between two rollouts, "
-                f"or {NEW_RUN}"
+                f"{_differs(change)}, but the checkpoint was saved within a rollout; change it at one between two "
+                f"rollouts, or {NEW_RUN}"
             )
     wanting = [c for c in changes if c.verdict is Verdict.ON_REQUEST and not c.asked_for(requested)]
     if wanting:
         keys = ",".join(dict.fromkeys((*requested, *(change.follows or change.name for change in wanting))))
-        raise UserError(f"{_differs(wanting[0])}, which makes another run: add --change {keys} to do so, or {NEW_RUN}")
+        raise UserError(
+            f"{_differs(wanting[0])}, which makes it a different run: add --change {keys} to allow it, or {NEW_RUN}"
+        )
     return [str(change) for change in changes if not change.follows]
 
 

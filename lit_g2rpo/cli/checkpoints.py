@@ -29,7 +29,7 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
 
         if wrong := verify(path):
             raise UserError(
-                f"--ckpt_path {ckpt_path} is no whole checkpoint: {wrong}; last takes the newest that is one"
+                f"--ckpt_path {ckpt_path} is not an intact checkpoint: {wrong}; last is the newest intact one"
             )
         return path
     folder = run or experiment
@@ -52,8 +52,8 @@ def find_checkpoint(ckpt_path: str, experiment: Path, run: Path | None = None) -
     for path in found:
         if not (wrong := verify(path)):
             return path
-        rank_zero_warn(f"--ckpt_path {ckpt_path}: {path.resolve()} is not whole: {wrong}; trying the one before it")
-    raise UserError(f"--ckpt_path {ckpt_path}: of {len(found)} checkpoints in {found[0].parent} none is whole")
+        rank_zero_warn(f"--ckpt_path {ckpt_path}: {path.resolve()} is not intact: {wrong}; trying the previous one")
+    raise UserError(f"--ckpt_path {ckpt_path}: of {len(found)} checkpoints in {found[0].parent} none is intact")
 
 
 def check_exists(ckpt_path: str) -> None:
@@ -134,10 +134,10 @@ def read_state(path: Path) -> dict[str, Any]:
             state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"--ckpt_path {path} cannot be read: it is cut short, changed or no checkpoint; give another one of the run"
+            f"--ckpt_path {path} cannot be read: it is truncated, modified or no checkpoint; give another of the run"
         ) from error
     if not isinstance(state, dict) or "g2rpo" not in state:
-        raise UserError(f"--ckpt_path {path} is not a checkpoint of this trainer (it holds no rollout state)")
+        raise UserError(f"--ckpt_path {path} is not a checkpoint of this trainer (it has no rollout state)")
     return state
 
 

@@ -51,7 +51,7 @@ def seed(seed_everything: bool | int, rollout: Namespace) -> int:
     """
     if isinstance(seed_everything, bool):
         word = str(seed_everything).lower()
-        raise UserError(f"seed_everything is {word}; give a whole number, since every completion follows from it")
+        raise UserError(f"seed_everything is {word}; give a whole number, since all sampling depends on it")
     if not 0 <= seed_everything < 2**32:
         raise UserError(f"seed_everything is {seed_everything}; it must be from 0 to {2**32 - 1}")
     return derived("model.rollout.seed", seed_everything, rollout, "seed_everything")

@@ -22,7 +22,7 @@ COMPLETION = "print_shtab"
 PLAIN = {"model.policy", "trainer", "schedule", "checkpoint", "model.rollout", "model.update", "model.evaluation"}
 """Keys that hold settings, not a class."""
 
-REFERENCES = "give ${schedule.rollouts} for another key, ${oc.env:NAME,10} for a variable of the environment or else 10"
+REFERENCES = "give ${schedule.rollouts} for another key, ${oc.env:NAME,10} for an environment variable, or else 10"
 
 EXAMPLES = {"model.policy.lora": "{rank: 32, alpha: 64}, or null for none"}
 """What to write instead of a boolean for a group of keys."""
@@ -41,7 +41,7 @@ def explain(message: str, keys: list[str]) -> str:
     if found := re.search(r"does not accept (?:option|nested key) '([^']+)'", message):
         return unknown(found[1], keys)
     if found := re.match(r"argument --(\S+): expected one argument", message):
-        return f"{found[1]} has no value; give it behind the key"
+        return f"{found[1]} has no value; give one after the key"
     if found := re.match(r'Linked "([^"]+)" must be given via "([^"]+)"', message):
         return f"{found[1]} follows from {found[2].split(',')[0]}; set that instead"
     if found := re.match(r"argument .*?\((\S+?),.*--> (\S+): invalid", message):
@@ -54,7 +54,7 @@ def explain(message: str, keys: list[str]) -> str:
             return "--output is not given; give a new folder, such as --output exported"
         return f"not given: {missing}; start from a recipe, such as --config configs/g2rpo.yaml"
     if message.startswith("Unexpected config"):
-        return "--config holds no keys; give a recipe, such as configs/g2rpo.yaml"
+        return "--config has no keys; give a recipe, such as configs/g2rpo.yaml"
     key = key_of(message)
     return (
         _class(key, message)
@@ -87,7 +87,7 @@ def _class(key: str, message: str) -> str:
         return f"{key} is {kind}, which needs {found[1]}; give {key}.{found[1].split(',')[0]}"
     if found := re.search(r"No module named '([\w.]+)'", message):
         package = found[1].split(".")[0]
-        how = f': pip install "lit_g2rpo[{meant.EXTRAS[package]}]"' if package in meant.EXTRAS else ", or misspelt"
+        how = f': pip install "lit_g2rpo[{meant.EXTRAS[package]}]"' if package in meant.EXTRAS else ", or misspelled"
         return f"{key} needs the module {found[1]}, which is not installed{how}"
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         hint = (near := meant.near_class(f"{found[1]}.{found[2]}")) and f"; did you mean {near}?"
@@ -95,14 +95,14 @@ def _class(key: str, message: str) -> str:
     if "does not correspond to a subclass of" in message:
         wanted = re.findall(r"subclass of ([\w.]+)", message)[-1]
         value = re.search(r"Given value: (\S+)$|a path but (\S+) either", message, re.MULTILINE)
-        return f"{key} is {value[1] or value[2] if value else 'a class'}, which is no {wanted}"
+        return f"{key} is {value[1] or value[2] if value else 'a class'}, which is not a {wanted}"
     return ""
 
 
 def _file(key: str, message: str) -> str:
     """Explain which file does not exist; empty if the message is about something else."""
     if found := re.search(r"Path is not a file: '([^']+)'", message):
-        return f"--{key}: {found[1]} is no file"
+        return f"--{key}: {found[1]} is not a file"
     missing = re.search(
         r"""File does not exist: '([^']+)'|Unable to load config ['"]([^'"]+)|"""
         r"Expected a path but (\S+\.ya?ml|\S+/\S+) either not accessible|"
@@ -121,7 +121,7 @@ def _file(key: str, message: str) -> str:
     if key == "model.policy":
         return f"{key}: no such file: {word}; give a file of configs/model, or --model.policy.path for a checkpoint"
     if missing[4] or "/" not in word:
-        own = "its keys, each with a colon and a blank behind it, or a config file"
+        own = "its keys, each followed by a colon and a space, or a config file"
         other = "a config file or a class path such as package.module.Class"
         return f"{key}: there is no {word}; give {own if key in PLAIN else other}"
     if key == "model.judge" and "://" in word:

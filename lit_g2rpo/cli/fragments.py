@@ -35,7 +35,7 @@ def check_files(words: list[str]) -> None:
                 raise UserError(f"--config: no such file: {value}{shipped_instead(value) or missing_file(path)}")
             if path.is_dir():
                 run = f"; for the folder of a run give --run {value}" if (path / "config.yaml").exists() else ""
-                raise UserError(f"--config: {value} is no file{run}")
+                raise UserError(f"--config: {value} is not a file{run}")
             _check_fills("config", "--config ", value, path)
             for inner, name in _named_files(value, path):
                 _check(inner, f"{value}: {inner}: ", name, path.parent / located(name))

@@ -25,7 +25,7 @@ def check_push(name: str) -> None:
         user = HfApi().whoami()
     # a refused token, a missing network and a server error each come from a different package
     except Exception as error:
-        raise UserError(f"--push {name}: the Hub does not answer to the token ({_first_line(error)})") from error
+        raise UserError(f"--push {name}: cannot log in to the Hub ({_first_line(error)})") from error
     owner = name.partition("/")[0]
     if owner not in (owners := [user["name"], *(group["name"] for group in user.get("orgs", []))]):
         raise UserError(f"--push {name}: the token is of {user['name']}; it can push to {', '.join(owners)}")
@@ -54,7 +54,7 @@ def push(folder: Path, name: str, private: bool | None) -> str:
     # as above
     except Exception as error:
         raise UserError(
-            f"--push {name} failed ({_first_line(error)}); {folder} is whole, try again: hf upload {name} {folder}"
+            f"--push {name} failed ({_first_line(error)}); {folder} is complete, try again: hf upload {name} {folder}"
         ) from error
     return str(address)
 

@@ -49,9 +49,9 @@ def read_line(verb: str, words: list[str]) -> Line:
     else:
         for key, _ in pairs(words):
             if key in ("--more", "--change"):
-                raise UserError(f"{key} belongs to fit; {verb} goes on with no run")
+                raise UserError(f"{key} is an option of fit, not of {verb}")
     if more is not None and folder is None:
-        raise UserError("--more goes on with a run: say which, --run FOLDER")
+        raise UserError("--more continues a run; name it with --run FOLDER")
     run = None if folder is None else Path(folder)
     if run is not None:
         words = _spelt_out(verb, words, run, more)
@@ -69,7 +69,7 @@ def _check_recipe(verb: str, words: list[str]) -> None:
         "help" in word or word.startswith(("--config", "--model", "--data", "--print_config")) for word in words
     ):
         raise UserError(
-            f"{verb} needs a recipe: give --config configs/g2rpo.yaml, or a run to go on with, --run "
+            f"{verb} needs a recipe: give --config configs/g2rpo.yaml, or an existing run, --run "
             f"runs/g2rpo/version_0; {verb} --help lists the keys"
         )
 
@@ -81,7 +81,7 @@ def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list
         return words
     if more is not None:
         if not more.isdecimal() or not int(more):
-            raise UserError(f"--more is {more}; give the rollouts to go on for, a whole number above 0")
+            raise UserError(f"--more is {more}; give the number of rollouts to add, a whole number above 0")
         if any(key == "--schedule.rollouts" for key, _ in pairs(words)):
             raise UserError("--more and --schedule.rollouts both say how long the run is; give one of them")
     asked, words = take("--ckpt_path", words)
@@ -89,7 +89,7 @@ def _spelt_out(verb: str, words: list[str], run: Path, more: str | None) -> list
     newest = asked in (None, "last")
     if verb in ("validate", "test", "predict") or (verb == "fit" and (newest or Path(str(asked)).name == LAST)):
         for key in (key for key, _ in pairs(own) if PLACE.fullmatch(key)):
-            raise UserError(f"{key} asks for another folder, but --run goes on in {run}; give one of them")
+            raise UserError(f"{key} asks for another folder, but --run continues in {run}; give one of them")
     path = find_checkpoint(asked or "last", run.parent, run)
     # fit continues in the folder from the newest checkpoint, whatever its name
     words += ["--ckpt_path", "last" if verb == "fit" and newest else str(path)]

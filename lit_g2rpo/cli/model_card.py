@@ -98,7 +98,7 @@ def _front_matter(facts: Facts) -> str:
 def _rows(facts: Facts) -> dict[str, str]:
     rows = {
         "base policy": _base(facts.base),
-        "license of the base" if facts.license else "license": facts.license or "not stated beside the base's weights",
+        "license of the base" if facts.license else "license": facts.license or "not stated next to the base's weights",
         "weights": facts.weights,
         "objective": f"`{facts.objective}`",
         "rollouts": str(facts.rollouts),

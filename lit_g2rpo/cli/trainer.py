@@ -130,8 +130,8 @@ class TrainerCLI(LightningCLI):
             check_length(settings)
             if not check_callbacks(settings):
                 say(
-                    "trainer.callbacks has no RolloutCheckpoint: this run keeps nothing to go on from; a list given as "
-                    "trainer.callbacks replaces the recipe's, --trainer.callbacks+= adds to it"
+                    "trainer.callbacks has no RolloutCheckpoint: this run keeps no checkpoint to resume from; a list "
+                    "given as trainer.callbacks replaces the recipe's, --trainer.callbacks+= adds to it"
                 )
         try:
             trainer = super().instantiate_trainer(**kwargs)
@@ -151,7 +151,7 @@ class TrainerCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: Any) -> None:
-        parser.add_argument("--name", type=str, default="g2rpo", help="Name of the experiment: its runs lie together.")
+        parser.add_argument("--name", type=str, default="g2rpo", help="Name of the experiment; runs share a folder.")
         parser.add_class_arguments(schedule.Schedule, "schedule")
         parser.add_class_arguments(schedule.Checkpoints, "checkpoint")
         sizes = ("model.update.epochs", "model.update.microbatches", "trainer.accumulate_grad_batches")
@@ -195,11 +195,11 @@ class TrainerCLI(LightningCLI):
             lines = admit(find_changes(saved["recipe"], recipe), inside, self.change)
             check_steps(saved["recipe"], recipe)
         else:
-            lines = [f"--ckpt_path {path} holds no configuration: what it was made with is not compared"]
+            lines = [f"--ckpt_path {path} has no configuration to compare this run's with"]
         rollouts = self.settings.schedule.rollouts
         if rollout >= rollouts and not inside:
             more = "--more N" if self.run_folder else f"--run {path.absolute().parent.parent} --more N"
-            raise NothingToDoError(f"{rollout} of {rollouts} rollouts are done; {more} goes on")
+            raise NothingToDoError(f"{rollout} of {rollouts} rollouts are done; to continue, add {more}")
         self.save_config_kwargs |= {"rollout": rollout, "lines": lines}
 
     @override

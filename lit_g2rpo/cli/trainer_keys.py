@@ -48,7 +48,7 @@ def check_machine(trainer: Namespace) -> None:
         )
     if (folder := trainer.get("default_root_dir")) and _places_runs(trainer.get("logger")):
         raise UserError(
-            f"trainer.default_root_dir is {folder}, but a run lies in the folder of its logger; give it there: "
+            f"trainer.default_root_dir is {folder}, but a run is stored in the folder of its logger; set that: "
             f"--trainer.logger.save_dir {folder}"
         )
     strategy = trainer.strategy
@@ -77,13 +77,13 @@ def check_length(trainer: Namespace) -> None:
         ("limit_train_batches", (None, 1.0), "the length of a run is schedule.rollouts"),
         ("overfit_batches", (0.0,), "the length of a run is schedule.rollouts"),
         ("check_val_every_n_epoch", (None,), "schedule.validate_every says how often a run is validated"),
-        ("reload_dataloaders_every_n_epochs", (0,), "the loader of a run goes on where it was"),
+        ("reload_dataloaders_every_n_epochs", (0,), "the loader of a run resumes where it was"),
     ):
         value = trainer.get(key)
         if value not in neutral:
             raise UserError(f"trainer.{key} is {value}; leave it out: {owner}")
     if (checked := trainer.get("num_sanity_val_steps")) is not None and checked < -1:
-        raise UserError(f"trainer.num_sanity_val_steps is {checked}; give -1 for a whole validation first, 0 for none")
+        raise UserError(f"trainer.num_sanity_val_steps is {checked}; give -1 for a full validation first, 0 for none")
     clip = trainer.get("gradient_clip_val") or 0
     if not 0 <= clip < float("inf"):
         raise UserError(f"trainer.gradient_clip_val is {clip}; it must be 0, which clips nothing, or more")
@@ -115,7 +115,7 @@ def check_name(name: str) -> None:
         UserError: if it is not.
     """
     if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"--name is {name!r}; give the name of a folder, such as g2rpo: the runs of one name lie in it")
+        raise UserError(f"--name is {name!r}; give the name of a folder, such as g2rpo, for its runs")
 
 
 def _positive(devices: Any) -> bool:

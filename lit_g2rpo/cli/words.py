@@ -37,7 +37,7 @@ def task_words(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, Any
         value = next(words, None) if found["value"] is None else found["value"]
         where = f"data.tasks.{found['task']}.{found['key']}"
         if value is None or value.startswith("--"):
-            raise UserError(f"{where} has no value; give it behind the key")
+            raise UserError(f"{where} has no value; give one after the key")
         try:
             said.setdefault(found["task"], {})[found["key"]] = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -76,5 +76,5 @@ def take(key: str, words: list[str]) -> tuple[str | None, list[str]]:
             continue
         value = word.partition("=")[2] if "=" in word else rest.pop(0) if rest else ""
         if not value or value.startswith("--"):
-            raise UserError(f"{key} has no value; give it behind the key")
+            raise UserError(f"{key} has no value; give one after the key")
     return value, others

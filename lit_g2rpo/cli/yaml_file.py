@@ -32,11 +32,11 @@ def read_yaml(where: str, path: Path) -> Any:
         raise UserError(f"{where} is not YAML: {error.reason}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        tab = "; indent with blanks, not tabs" if "\\t" in str(error.problem) else ""
+        tab = "; indent with spaces, not tabs" if "\\t" in str(error.problem) else ""
         line = f" in line {mark.line + 1}" if mark else ""
         raise UserError(f"{where} is not YAML: {error.problem}{line}{tab}") from None
     if not isinstance(tree, yaml.MappingNode):
-        raise UserError(f"{where} holds no keys; give a recipe, such as configs/g2rpo.yaml")
+        raise UserError(f"{where} has no keys; give a recipe, such as configs/g2rpo.yaml")
     _check_keys(where, tree)
     try:
         return yaml.safe_load(text)

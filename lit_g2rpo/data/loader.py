@@ -183,7 +183,7 @@ class RolloutLoader:
         """
         if state["microbatch"] and state["microbatches"] != self.microbatches:
             raise UserError(
-                f"the checkpoint lies inside a rollout of {state['microbatches']} micro-batches, but "
+                f"the checkpoint was saved within a rollout of {state['microbatches']} micro-batches, but "
                 f"update.epochs x update.microbatches is {self.microbatches}; resume with the same number"
             )
         self.sampler.load_state_dict(state)

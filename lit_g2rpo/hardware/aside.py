@@ -41,7 +41,7 @@ class Aside:
             self.failures += 1
             if self.failures == 1:
                 reason = one_line(system_error(error) or error)
-                warnings.warn(f"{self.what}: {reason}; the run goes on without it", stacklevel=4)
+                warnings.warn(f"{self.what}: {reason}; the run continues without it", stacklevel=4)
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Guard every call of a function, which then returns None on failure."""

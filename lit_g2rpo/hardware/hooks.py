@@ -29,7 +29,7 @@ def shard(strategy: object, policy: nn.Module) -> None:
     if hasattr(type(strategy), "device_mesh"):
         # otherwise each rank would silently train a whole copy by itself
         raise UserError(
-            f"trainer.strategy {type(strategy).__name__} has a device mesh, but nobody says how it splits a policy: "
+            f"trainer.strategy {type(strategy).__name__} has a device mesh, but no hook says how it splits a policy: "
             "import lit_g2rpo.strategies, or register lit_g2rpo.hardware.hooks.shard for it"
         )
 

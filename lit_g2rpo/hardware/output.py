@@ -60,7 +60,7 @@ class Lossy:
         if self.lost == 1 and self._other is not None:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             with suppress(OSError, ValueError):
-                print(f"{self._name} cannot be written ({reason}); the run goes on without it", file=self._other)
+                print(f"{self._name} cannot be written ({reason}); the run continues without it", file=self._other)
 
 
 @contextmanager

@@ -125,10 +125,10 @@ class RankWatch:
         silent = self._silent(seconds)
         if silent:
             gone = time.monotonic() - min(self._signs[other][1] for other in silent)
-            return f"{_ranks(silent)} has not been heard of for {gone:.0f} s (stopped, or its machine is gone)"
+            return f"{_ranks(silent)} has been silent for {gone:.0f} s (stopped, or its machine is gone)"
         behind = [other for other, (sign, _) in self._signs.items() if sign and int(sign.split()[1]) < PROGRESS.count]
         waited = time.monotonic() - self._since
-        return f"{_ranks(behind)} has not come as far for {waited:.0f} s (it is slow, or hangs)" if behind else ""
+        return f"{_ranks(behind)} has been behind for {waited:.0f} s (it is slow, or hangs)" if behind else ""
 
 
 def end_at_once(trainer: L.Trainer, code: int) -> None:

@@ -46,7 +46,7 @@ def read_shards(path: Path) -> Shards:
         UserError: if it is not a complete DeepSpeed checkpoint, or holds anything but tensors and plain values.
     """
     if not is_deepspeed(path):
-        raise UserError(f"--ckpt_path {path} is no checkpoint of DeepSpeed (a folder that holds {FILES}/)")
+        raise UserError(f"--ckpt_path {path} is not a DeepSpeed checkpoint (a folder with {FILES}/)")
     with only_plain(path):
         # every file, since DeepSpeed will read them all; tensors stay on disk
         states = {file.name: read(file, mmap=True) for file in sorted((path / FILES).glob("*.pt"))}
@@ -56,9 +56,9 @@ def read_shards(path: Path) -> Shards:
         ranks, stage = state["dp_world_size"], state["ds_config"]["zero_optimization"]["stage"]
         shapes = {name: tuple(shape) for group in state["param_shapes"] for name, shape in group.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--ckpt_path {path} is no whole checkpoint of DeepSpeed ({one_line(error)})") from None
+        raise UserError(f"--ckpt_path {path} is not an intact DeepSpeed checkpoint ({one_line(error)})") from None
     if found != ranks:
-        raise UserError(f"--ckpt_path {path} is incomplete: {ranks} processes wrote it, it holds the files of {found}")
+        raise UserError(f"--ckpt_path {path} is incomplete: {ranks} processes wrote it, but it has files of {found}")
     return Shards(stage, ranks, shapes, state)
 
 

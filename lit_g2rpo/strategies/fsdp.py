@@ -98,7 +98,7 @@ def check_index(path: Path) -> None:
             _IndexReader(file).load()
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than places of tensors ({error}); it is not read, since reading it could run any code"
+            f"{path} has more than tensor locations ({error}); it is not read, since reading it could run any code"
         ) from None
     except (OSError, EOFError, ValueError, AttributeError, TypeError, IndexError, KeyError) as error:
         raise UserError(f"{path} cannot be read as the index of a checkpoint ({one_line(error)})") from None

@@ -93,8 +93,8 @@ def check_xla_precision(strategy: Any, precision: Any) -> None:
     """
     if strategy == "g2rpo_xla" and str(precision or "32-true") not in ("32-true", "32"):
         raise UserError(
-            f"trainer.precision is {precision}, but g2rpo_xla takes 32-true alone: weights keep the type that "
-            "model.policy.dtype gives them"
+            f"trainer.precision is {precision}, but g2rpo_xla only supports 32-true; weights keep the type "
+            "given by model.policy.dtype"
         )
 
 

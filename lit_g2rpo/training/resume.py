@@ -73,7 +73,7 @@ def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Pro
     own = {name: tensor[rank::world] for name, tensor in state.items() if name not in (*TABLE, "refills")}
     if table.lengths.shape[1] != run.rollout.group_size:
         raise UserError(
-            f"the checkpoint lies inside a rollout of groups of {table.lengths.shape[1]}, but model.rollout.group_size "
+            f"the checkpoint was saved within a rollout of groups of {table.lengths.shape[1]}, but model.rollout.group_size "
             f"is {run.rollout.group_size}; finish the rollout with the same, or resume from between two rollouts"
         )
     prompts = _refilled(run, state["refills"], table, prompts)
@@ -136,7 +136,7 @@ def check_checkpoint(module: nn.Module, policy_path: str, checkpoint: dict[str, 
         UserError: if names or shapes differ.
     """
     if "g2rpo" not in checkpoint:
-        raise UserError("--ckpt_path is not a checkpoint of this trainer (it holds no rollout state)")
+        raise UserError("--ckpt_path is not a checkpoint of this trainer (it has no rollout state)")
     if "state_dict" in checkpoint:
         check_weights(
             module, policy_path, {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
@@ -224,7 +224,7 @@ def _check_pace(run: Run, checkpoint: dict[str, Any]) -> None:
         return
     if "experience" in checkpoint["g2rpo"]:
         raise UserError(
-            f"the checkpoint lies inside a rollout of {saved['microbatches']} micro-batches, but model.update.epochs x "
+            f"the checkpoint was saved within a rollout of {saved['microbatches']} micro-batches, but model.update.epochs x "
             f"microbatches is {now['microbatches']}; resume with the same number"
         )
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

@@ -38,7 +38,7 @@ def headed(tmp_path_factory: pytest.TempPathFactory, shared_commands: Commands) 
 
 def test_a_closed_pipe_ends_nothing(headed: tuple[Path, str]) -> None:
     folder, errors = headed
-    assert errors.count("standard output cannot be written (Broken pipe); the run goes on without it") == 1
+    assert errors.count("standard output cannot be written (Broken pipe); the run continues without it") == 1
     assert "Traceback" not in errors
     assert "Exception ignored" not in errors
     run = folder / "runs/g2rpo/version_0"
@@ -81,7 +81,7 @@ def test_the_one_before_a_broken_checkpoint_is_taken_in_its_folder(
     newest = (checkpoints / "last.ckpt").resolve()
     whole = newest.read_bytes()
     newest.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
-    with pytest.warns(UserWarning, match=r"rollout=00002-step=000004.ckpt is not whole: .*; trying the one before it"):
+    with pytest.warns(UserWarning, match=r"rollout=00002-step=000004.ckpt is not intact: .*; trying the previous one"):
         code = main(["fit", *RECIPE, "--schedule.rollouts=2", "--ckpt_path", "last"])
     assert code == 0, capsys.readouterr().err
     # from the first rollout again, bit for bit, and in the same folder
@@ -107,4 +107,4 @@ def test_a_broken_checkpoint_named_by_its_path_is_one_line(
     for verb in ("fit", "test"):
         assert main([verb, *RECIPE, "--schedule.rollouts=3", "--ckpt_path", "cut.ckpt"]) == 2
         [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-        assert re.match(r"error: --ckpt_path cut.ckpt is no whole checkpoint: .*; last takes the newest", line)
+        assert re.match(r"error: --ckpt_path cut.ckpt is not an intact checkpoint: .*; last is the newest", line)

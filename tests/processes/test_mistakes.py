@@ -37,7 +37,7 @@ LISTED = [
         "rows.jsonl is a file of rows; data takes a config file or a class: --data configs/data/files.",
     ),
     ("--trainer.max_epochs=3", "trainer.max_epochs is 3; leave it out: the length of a run is schedule.rollouts"),
-    ("--ckpt_path=damaged.ckpt", "--ckpt_path damaged.ckpt is no whole checkpoint: the checksum of"),
+    ("--ckpt_path=damaged.ckpt", "--ckpt_path damaged.ckpt is not an intact checkpoint: the checksum of"),
     ("--data.max_completion_tokens=0", "data.max_completion_tokens is 0; it must be 1 or more"),
     ("--model.rollout.temperature=0", "model.rollout.temperature is 0, which samples one and the same completion"),
     ("--seed_everything=-1", "seed_everything is -1; it must be from 0 to 4294967295"),
@@ -83,7 +83,7 @@ KEYS = [
     ("-model.rollout.group_size=4", "a key starts with two hyphens: --model.rollout.group_size"),
     ("–model.rollout.group_size=4", "a key starts with two hyphens: --model.rollout.group_size"),  # noqa: RUF001
     ("configs/g2rpo.yaml", "unexpected word 'configs/g2rpo.yaml'; a recipe is given by --config configs/g2rpo.yaml"),
-    ("--model.rollout.group_size", "model.rollout.group_size has no value; give it behind the key"),
+    ("--model.rollout.group_size", "model.rollout.group_size has no value; give one after the key"),
     ("--model.optimizer=Adamw", "model.optimizer: there is no Adamw; did you mean torch.optim.AdamW?"),
     ("--model.optimizer=torch.optim.Adamw", "'torch.optim' has no attribute 'Adamw'; did you mean torch.optim.AdamW?"),
     ("--model.lr_scheduler=cosine", "did you mean torch.optim.lr_scheduler.CosineAnnealingLR?"),
@@ -95,7 +95,7 @@ KEYS = [
     ("--trainer=configs/strategy/dpp.yaml", "no such file: configs/strategy/dpp.yaml; did you mean configs/strategy"),
     ("--trainer.callbacks+=lit_g2rpo.callbacks.Alarm", "did you mean lit_g2rpo.callbacks.Alarms?"),
     ("--trainer.callbacks+=lit_g2rpo.callbacks.Alarms", "trainer.callbacks has lit_g2rpo.callbacks.Alarms 2 times"),
-    ("--trainer.callbacks+=lit_g2rpo.objectives.GRPO", "lit_g2rpo.objectives.GRPO, which is no Callback"),
+    ("--trainer.callbacks+=lit_g2rpo.objectives.GRPO", "lit_g2rpo.objectives.GRPO, which is not a Callback"),
     ("--trainer.logger=tensorboard", "did you mean lightning.pytorch.loggers.TensorBoardLogger?"),
     ("--data.tasks.ocrr.entropy=[0.1,0.2]", "data.tasks.ocrr: no row has this task; did you mean ocr?"),
     ("--data.mixture.weights={ocrr: 2}", "data.mixture.weights.ocrr: the data has no such task; it has"),
@@ -144,7 +144,7 @@ VALUES = [
     ),
     (
         "--trainer.default_root_dir=mine",
-        "trainer.default_root_dir is mine, but a run lies in the folder of its logger; give it there: --trainer.lo",
+        "trainer.default_root_dir is mine, but a run is stored in the folder of its logger; set that: --trainer.lo",
     ),
     (
         "--model.judge=http://localhost:8000/v1",
@@ -152,7 +152,7 @@ VALUES = [
     ),
     ("--trainer.min_epochs=3", "trainer.min_epochs is 3; leave it out"),
     ("--trainer.overfit_batches=1", "trainer.overfit_batches is 1; leave it out"),
-    ("--trainer.num_sanity_val_steps=-5", "trainer.num_sanity_val_steps is -5; give -1 for a whole validation"),
+    ("--trainer.num_sanity_val_steps=-5", "trainer.num_sanity_val_steps is -5; give -1 for a full validation"),
     ("--trainer.val_check_interval=5", "trainer.val_check_interval follows from schedule.validate_every"),
     ("--trainer.devices=two", "trainer.devices is two; on the CPU give the number of processes, 1 or more"),
     ("--trainer.accelerator=tpu", "trainer: Requirement 'torch_xla"),
@@ -209,7 +209,7 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         ("model: {rollout: [8]}", "model.rollout is [8]; give its keys, each with its value"),
         ("trainer: cpu", "trainer: there is no cpu; did you mean configs/strategy/cpu.yaml?"),
         ("schedule:\n  rollouts:5", "schedule: there is no rollouts:5; give its keys, each with a colon and a blank"),
-        ("trainer:\n\tdevices: 1", "cannot start any token in line 2; indent with blanks, not tabs"),
+        ("trainer:\n\tdevices: 1", "cannot start any token in line 2; indent with spaces, not tabs"),
         ("schedule: {log_every: 1}\nschedule: {rollouts: 2}", "mine.yaml has schedule twice, again in line 2; give it"),
         ("a:\n- b: 1\n  b: 2", "mine.yaml has a.b twice, again in line 3"),
         ("schedule: *nope", "mine.yaml is not YAML: found undefined alias 'nope' in line 1"),
@@ -237,8 +237,8 @@ def test_a_mistake_in_a_recipe_is_one_line(capsys: pytest.CaptureFixture[str], t
             "group_size: 4\ngroup_size: 2",
             "--model.rollout mine.yaml has group_size twice, again in line 2; give it once",
         ),
-        ("", "--model.rollout mine.yaml holds no keys"),
-        ("- 1", "--model.rollout mine.yaml holds no keys"),
+        ("", "--model.rollout mine.yaml has no keys"),
+        ("- 1", "--model.rollout mine.yaml has no keys"),
     ],
 )
 def test_a_mistake_in_a_fragment_is_one_line(capsys: pytest.CaptureFixture[str], text: str, says: str) -> None:
@@ -256,7 +256,7 @@ def test_a_finished_run_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) 
     (run / "checkpoints/last.ckpt").symlink_to("rollout=00150-step=000300.ckpt")
     before = sorted(run.rglob("*"))
     assert main(["fit", "--run", str(run)]) == 0
-    assert capsys.readouterr().out.endswith("150 of 150 rollouts are done; --more N goes on\n")
+    assert capsys.readouterr().out.endswith("150 of 150 rollouts are done; to continue, add --more N\n")
     assert sorted(run.rglob("*")) == before
 
 
@@ -285,4 +285,4 @@ def test_a_missing_file_of_rows_names_its_key(capsys: pytest.CaptureFixture[str]
 def test_callbacks_given_as_a_whole_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--trainer.callbacks=[lit_g2rpo.callbacks.RunSummary]", "--model.optimizer.lr=0"]
     assert main(["fit", *RECIPE, *words]) == 2
-    assert "trainer.callbacks has no RolloutCheckpoint: this run keeps nothing to go on from" in capsys.readouterr().out
+    assert "trainer.callbacks has no RolloutCheckpoint: this run keeps no checkpoint to resume from" in capsys.readouterr().out

@@ -142,7 +142,7 @@ def copied(
 
 def test_a_finished_run_says_how_to_go_on(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(RUN.rglob("*"))
-    assert on_run(capsys, "fit").endswith("\n2 of 2 rollouts are done; --more N goes on\n")
+    assert on_run(capsys, "fit").endswith("\n2 of 2 rollouts are done; to continue, add --more N\n")
     assert sorted(RUN.rglob("*")) == before
 
 

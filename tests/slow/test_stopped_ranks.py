@@ -25,14 +25,14 @@ def test_a_rank_that_is_stopped_is_named_and_the_last_step_is_saved(
     good = 1 - bad
     run = start(commands, tmp_path, "sampling", "stop", bad)
     stopped = int(read_until(run.stdout, "pid").rpartition(" ")[2])
-    read_until(run.stdout, f"rank {good} waits: rank {bad} has not been heard of for ")
+    read_until(run.stdout, f"rank {good} waits: rank {bad} has been silent for ")
     read_until(run.stdout, f"saved step 4 as {tmp_path}/checkpoints/rollout=00002-step=000004.ckpt")
     children = [int(child) for child in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
     other = next(child for child in children if b"stopped_rank" in Path(f"/proc/{child}/cmdline").read_bytes())
     assert stopped == (other if bad else run.pid)
     working = run.pid if bad else other
     os.kill(working, signal.SIGTERM)
-    read_until(run.stdout, f"SIGTERM: rank {good} cannot stop yet; rank {bad} has not been heard of for ")
+    read_until(run.stdout, f"SIGTERM: rank {good} cannot stop yet; rank {bad} has been silent for ")
     os.kill(working, signal.SIGTERM)
     read_until(run.stdout, f"SIGTERM again: rank {good} ends without saving more")
     if bad:
@@ -51,8 +51,8 @@ def test_a_rank_that_is_stopped_is_named_and_the_last_step_is_saved(
 
 def test_a_rank_that_hangs_in_the_midst_of_a_rollout_is_named(tmp_path: Path, commands: Commands) -> None:
     run = start(commands, tmp_path, "learning", "hang", 1)
-    read_until(run.stdout, "rank 0 waits: rank 1 has not come as far for ")
-    for said in ("SIGINT: rank 0 cannot stop yet; rank 1 has not come as far", "SIGINT again: rank 0 ends"):
+    read_until(run.stdout, "rank 0 waits: rank 1 has been behind for ")
+    for said in ("SIGINT: rank 0 cannot stop yet; rank 1 has been behind", "SIGINT again: rank 0 ends"):
         os.kill(run.pid, signal.SIGINT)
         read_until(run.stdout, said)
     assert finished(run).returncode == 128 + signal.SIGINT

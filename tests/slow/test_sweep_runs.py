@@ -46,7 +46,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named(commands: Commands, sweep:
     words = [*sweep, "--schedule.rollouts", "1", "--vary", "trainer", "whole.yaml", "failing.yaml"]
     done = commands.run(*words)
     assert done.returncode == 1, done.stderr
-    table = done.stdout.partition("4 of 4 runs are to do, 2 at a time, in runs/sweep")[0]
+    table = done.stdout.partition("4 of 4 runs to do, 2 at a time, in runs/sweep")[0]
     assert [line.split()[0] for line in table.strip().splitlines()[-4:]] == [
         f"trainer={name},seed={seed}" for name in ("whole", "failing") for seed in (0, 1)
     ]
@@ -73,14 +73,14 @@ def test_ctrl_c_saves_the_runs_and_the_same_command_goes_on(commands: Commands, 
     assert stopped.returncode == 1
     assert "SIGINT: the runs save and leave" in stopped.stderr
     assert "0 of 2 runs are finished" in stopped.stdout
-    assert "The same command goes on where they are." in stopped.stdout
+    assert "Repeat the command to resume them." in stopped.stdout
     for seed in (0, 1):
         assert "SIGINT: saving at the next optimizer step" in Path(f"runs/sweep/logs/seed={seed}.log").read_text()
     # another length is another recipe
     other = commands.run(*words, "401")
     assert other.returncode == 2
     assert other.stderr == (
-        "error: --output runs/sweep holds a sweep of another recipe: schedule.rollouts is 400 in seed=0.yaml and 401 "
+        "error: --output runs/sweep contains a sweep of another recipe: schedule.rollouts is 400 in seed=0.yaml and 401 "
         "here; give another --output\n"
     )
 
@@ -100,8 +100,8 @@ def test_what_is_finished_is_not_repeated_and_what_was_cut_off_goes_on(commands:
     (checkpoints / "last.ckpt").symlink_to(earlier.name)
     again = commands.run(*words)
     assert again.returncode == 0, again.stderr
-    assert "goes on after rollout 1" in again.stdout
-    assert "1 of 2 runs are to do" in again.stdout
+    assert "resumes after rollout 1" in again.stdout
+    assert "1 of 2 runs to do" in again.stdout
     assert Path("runs/sweep/seed=0/curves.jsonl").stat().st_mtime_ns == times["seed=0"]
 
     def figures(text: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_what_is_measured_and_written(random_folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--output", "bands.txt"], "--output bands.txt is no YAML file; give a name such as bands.yaml"),
+        (["--output", "bands.txt"], "--output bands.txt is not a YAML file; give a name such as bands.yaml"),
         (["--output", "old.yaml"], "--output old.yaml: old.png exists; give a new name"),
         (["--prompts_per_task", "0"], "--prompts_per_task is 0; it must be at least 1"),
         (["--styles.orc", "vision"], "--styles.orc: no such task"),

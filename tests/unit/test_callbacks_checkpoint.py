@@ -99,7 +99,7 @@ def test_an_error_says_how_to_go_on(tmp_path):
     with pytest.raises(UserError, match="the reward fails") as caught:
         fit(ToyModule(length=fails), tmp_path, [RolloutCheckpoint(every_rollouts=1)], rollouts=4)
     [note] = caught.value.__notes__
-    assert note.startswith("once mended, trainer.fit(module, datamodule=data, ckpt_path=")
+    assert note.startswith("to resume after a fix, trainer.fit(module, datamodule=data, ckpt_path=")
     assert note.endswith("continues from the checkpoint of step 4")
     with pytest.raises(UserError) as caught:
         fit(ToyModule(length=fails), tmp_path / "none", [RolloutCheckpoint(every_rollouts=9)], rollouts=4)

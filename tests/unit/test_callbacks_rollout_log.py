@@ -220,7 +220,7 @@ def test_a_validation_that_cannot_be_described_ends_no_run(tmp_path, monkeypatch
         raise OSError("no")
 
     monkeypatch.setattr("lit_g2rpo.callbacks.rollouts.validation_groups.group_record", failing)
-    with pytest.warns(match="RolloutLog: OSError: no; the run goes on without it"):
+    with pytest.warns(match="RolloutLog: OSError: no; the run continues without it"):
         run(tmp_path, rollouts=2)
     assert len(lines(tmp_path, 2)) == 2
     assert validated(tmp_path / "toy/version_0/rollouts") == {}

@@ -132,7 +132,7 @@ def test_what_the_state_does_not_fit_is_refused(default: dict[str, Any], key: st
 )
 def test_what_makes_another_run_is_asked_for(default: dict[str, Any], key: str, value: Any, asked: str) -> None:
     now = changed(default, **{key: value})
-    with pytest.raises(UserError, match=f"makes another run: add --change {asked} to do so, or start a new run"):
+    with pytest.raises(UserError, match=f"makes it a different run: add --change {asked} to allow it, or start a new run"):
         lines(default, now)
     (line,) = lines(default, now, False, asked)
     assert line.startswith(asked)
@@ -161,7 +161,7 @@ def test_all_that_is_to_be_asked_for_is_named_at_once(default: dict[str, Any]) -
 def test_what_a_rollout_was_sampled_with_changes_between_two(default: dict[str, Any], key: str, value: Any) -> None:
     now = changed(default, **{key: value})
     assert len(lines(default, now)) == 1
-    with pytest.raises(UserError, match="the checkpoint lies inside a rollout"):
+    with pytest.raises(UserError, match="the checkpoint was saved within a rollout"):
         lines(default, now, inside=True)
 
 

@@ -87,7 +87,7 @@ def test_a_flipped_bit_of_the_directory_in_a_file_is_found_or_changes_nothing(tm
 def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.ckpt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"^--ckpt_path .*a.ckpt is no whole checkpoint: [^\n]+$"):
+    with pytest.raises(UserError, match=r"^--ckpt_path .*a.ckpt is not an intact checkpoint: [^\n]+$"):
         find_checkpoint(str(path), tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> No
 def test_a_truncated_checkpoint_is_one_line(tmp_path: Path, share: float) -> None:
     path = written(tmp_path / "a.ckpt")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="not an intact checkpoint"):
         find_checkpoint(str(path), tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_what_took_the_place_of_the_newest_is_passed_over(tmp_path: Path, instea
     if instead in ("list", "null"):
         (newest / CHECKSUMS).write_text({"list": "[[]]", "null": "null"}[instead])
     os.utime(before, (0, 0))
-    with pytest.warns(UserWarning, match=r"last\.ckpt is not whole: [^\n]+; trying the one before it"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is not intact: [^\n]+; trying the previous one"):
         assert find_checkpoint("last", tmp_path, tmp_path) == before
 
 
@@ -192,7 +192,7 @@ class TestLast:
     def test_the_one_before_a_broken_one(self, checkpoints: Path, tmp_path: Path) -> None:
         assert find_checkpoint("last", tmp_path) == checkpoints / "last.ckpt"
         flip(checkpoints / "last.ckpt", 3000, 3)
-        with pytest.warns(UserWarning, match=r"rollout=00004-step=000008.ckpt is not whole: .*; trying the one before"):
+        with pytest.warns(UserWarning, match=r"rollout=00004-step=000008.ckpt is not intact: .*; trying the previous one"):
             assert find_checkpoint("last", tmp_path).name == "rollout=00003-step=000006.ckpt"
 
     def test_one_without_a_link(self, checkpoints: Path, tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ class TestLast:
     def test_none_is_whole(self, checkpoints: Path, tmp_path: Path) -> None:
         for path in checkpoints.glob("rollout=*"):
             path.write_bytes(b"")
-        with pytest.warns(UserWarning, match="not whole"), pytest.raises(UserError, match=r"of 3 .* none is whole"):
+        with pytest.warns(UserWarning, match="not intact"), pytest.raises(UserError, match=r"of 3 .* none is intact"):
             find_checkpoint("last", tmp_path)
 
     def test_a_broken_best_one(self, checkpoints: Path, tmp_path: Path) -> None:
         [best] = checkpoints.glob("best*")
         flip(best, 3000, 3)
-        with pytest.warns(UserWarning, match="not whole"), pytest.raises(UserError, match=r"of 1 .* none is whole"):
+        with pytest.warns(UserWarning, match="not intact"), pytest.raises(UserError, match=r"of 1 .* none is intact"):
             find_checkpoint("best", tmp_path)
 
 
@@ -232,7 +232,7 @@ class TestCode:
         torch.save({"g2rpo": {}, "callbacks": payload}, tmp_path / "a.ckpt")
         with pytest.raises(UserError, match=r"a.ckpt holds more than tensors.*mkdir.*run any code"):
             read(tmp_path / "a.ckpt")
-        with pytest.raises(UserError, match="no whole checkpoint"):
+        with pytest.raises(UserError, match="not an intact checkpoint"):
             find_checkpoint(str(tmp_path / "a.ckpt"), tmp_path)
 
     def test_in_a_resumed_file(self, tmp_path: Path, payload: Payload) -> None:
@@ -269,7 +269,7 @@ class TestCode:
         check_index(tmp_path / "whole" / INDEX)
         with (tmp_path / INDEX).open("wb") as file:
             pickle.dump({"storage": payload}, file)
-        with pytest.raises(UserError, match=r"holds more than places of tensors \(posix.mkdir\)"):
+        with pytest.raises(UserError, match=r"contains more than locations of tensors \(posix.mkdir\)"):
             check_index(tmp_path / INDEX)
 
     def test_in_shards(self, tmp_path: Path, payload: Payload) -> None:

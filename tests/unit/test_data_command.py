@@ -154,7 +154,7 @@ def test_the_options_that_messages_name_are_taken(capsys: pytest.CaptureFixture[
         (["check", "rows.jsonl", "--column", "problem"], "--column problem: give NAME=..."),
         (["check", "rows.jsonl", "--policy", "./none"], "none holds no config.json"),
         (["check", "rows.jsonl", "--policy", "x", "--images", "ignore"], "leave out --images ignore"),
-        (["check", "rows.jsonl", "--max_pixels", "-3"], "--max_pixels: '-3' is no whole number above 0"),
+        (["check", "rows.jsonl", "--max_pixels", "-3"], "--max_pixels: '-3' is not a whole number above 0"),
         (
             ["convert", "rows.jsonl", "/proc/out.jsonl"],
             "/proc/out.jsonl cannot be written (No such file or directory)",

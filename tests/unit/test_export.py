@@ -105,7 +105,7 @@ def test_weights_take_the_type_that_is_asked_for_and_their_sizes_are_said(
         assert torch.equal(weight, weights[f"policy.model.{name}"].bfloat16())
     before, after = [line for line in capsys.readouterr().out.splitlines() if " MB" in line]
     count = sum(weight.numel() for weight in model.parameters())
-    assert f"{4 * count / 1e6:.1f} MB of weights in float32, to be {2 * count / 1e6:.1f} MB in bfloat16" in before
+    assert f"{4 * count / 1e6:.1f} MB of weights in float32, written as {2 * count / 1e6:.1f} MB in bfloat16" in before
     size = sum(path.stat().st_size for path in Path("out").iterdir()) / 1e6
     assert after.startswith(f"{Path('out').absolute()}: {size:.1f} MB")
     assert size < 2.2 * count / 1e6
@@ -120,7 +120,7 @@ def test_weights_beyond_the_range_of_a_type_are_refused() -> None:
     torch.nn.init.constant_(model.weight, 7e4)
     cast(model, torch.bfloat16)
     assert model.weight.dtype == torch.bfloat16
-    with pytest.raises(UserError, match=r"--dtype float16 ends at 65504 and weight reaches 70144; take bfloat16"):
+    with pytest.raises(UserError, match=r"--dtype float16 has a maximum of 65504, but weight reaches 70144; use bf"):
         cast(model, torch.float16)
 
 
@@ -142,7 +142,7 @@ def test_the_license_is_what_the_card_beside_the_base_says(tmp_path: Path) -> No
     ("name", "token", "said"),
     [
         ("lab/mine", None, "--push lab/mine needs a token: run hf auth login, or set HF_TOKEN"),
-        ("lab/mine", "hf_bad", "--push lab/mine: the Hub does not answer to the token ("),
+        ("lab/mine", "hf_bad", "--push lab/mine: cannot log in to the Hub ("),
         ("other/mine", TOKEN, "--push other/mine: the token is of me; it can push to me, lab"),
         ("mine", TOKEN, "--push is 'mine'; give owner/name, such as me/my-policy"),
     ],
@@ -171,7 +171,7 @@ def test_an_upload_that_fails_leaves_the_folder(monkeypatch: pytest.MonkeyPatch,
         hub.full = True
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         with pytest.raises(
-            UserError, match=rf"^--push me/mine failed .*; {tmp_path} is whole, try again: hf upload me/"
+            UserError, match=rf"^--push me/mine failed .*; {tmp_path} is complete, try again: hf upload me/"
         ):
             push(tmp_path, "me/mine", None)
     assert (tmp_path / "config.json").exists()

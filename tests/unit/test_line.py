@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:.*trying the one before it")
+@pytest.mark.filterwarnings("ignore:.*trying the previous one")
 def test_a_training_goes_on_from_the_last_whole_checkpoint_in_its_own_folder(run: Path) -> None:
     """A path to any but ``last.ckpt`` would begin another run."""
     line = read_line("fit", ["--run", str(run), "--more", "5"])
@@ -38,12 +38,12 @@ def test_a_training_goes_on_from_the_last_whole_checkpoint_in_its_own_folder(run
     assert read_line("test", ["--run", str(run)]).words[2:] == ["--ckpt_path", whole]
 
 
-@pytest.mark.filterwarnings("ignore:.*trying the one before it")
+@pytest.mark.filterwarnings("ignore:.*trying the previous one")
 @pytest.mark.parametrize("key", ["name", "trainer.logger.save_dir", "trainer.logger.init_args.version"])
 def test_a_run_that_goes_on_takes_no_other_folder(run: Path, key: str) -> None:
     words, other = ["--run", str(run), f"--{key}=other"], str(run / "checkpoints" / "rollout=00001-step=000001.ckpt")
     for verb in ("fit", "test"):
-        with pytest.raises(UserError, match=rf"--{key} asks for another folder, but --run goes on in {run}"):
+        with pytest.raises(UserError, match=rf"--{key} asks for another folder, but --run continues in {run}"):
             read_line(verb, words)
     # a run of its own, and verbs that write nowhere there
     assert f"--{key}=other" in read_line("fit", [*words, "--ckpt_path", other]).words

@@ -242,7 +242,7 @@ def test_a_loss_from_outside_that_takes_the_ids_is_not_elementwise():
         ("ppo", {"clip_low": 0.1}, "loss_options has 'clip_low'; known: none"),
         (PATH, {"strenght": 1}, "loss_options has 'strenght'; known: strength, power"),
         (PATH, {}, "loss_options has no 'strength', which is required"),
-        (f"{__name__}.hidden", {"strength": 1}, r"name the arguments that hide behind \*\*options"),
+        (f"{__name__}.hidden", {"strength": 1}, r"replace \*\*options by named arguments"),
     ],
 )
 def test_what_is_no_loss_or_not_its_option_is_refused(loss, options, message):

@@ -47,7 +47,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 def test_what_is_not_known_is_not_claimed() -> None:
     card = model_card(replace(FACTS, base="/home/me/private/policy-7", license=None, history=[]))
     assert not {"license", "base_model"} & front_matter(card).keys()
-    assert "not stated beside the base's weights" in card
+    assert "not stated next to the base's weights" in card
     assert "`policy-7`" in card
     assert "private" not in card
     assert "The run has no validation." in card

@@ -86,7 +86,7 @@ def test_a_failure_is_said_once_and_counted() -> None:
                 raise FULL
         aside.report()
     assert [str(warning.message) for warning in found] == [
-        "the page: OSError: [Errno 28] No space left on device; the run goes on without it",
+        "the page: OSError: [Errno 28] No space left on device; the run continues without it",
         "the page: failed 5 times in this run",
     ]
 

@@ -220,7 +220,7 @@ def test_the_default_run_fits(random_folder: str, capsys: pytest.CaptureFixture[
             ["--trainer.strategy", f'{{"class_path": "{__name__}.ZeroThreeStrategy"}}'],
             "hooks.sharding for it in its file",
         ),
-        (["--model.policy.packing", "false"], "plan knows packed groups alone"),
+        (["--model.policy.packing", "false"], "plan only supports packed groups"),
         (["--trainer.accelerator", "gpu", "--trainer.devices", "auto"], "say how many: --trainer.devices 8"),
         (["--trainer.accelerator", "gpu"], "say how much memory it has: --memory_gib 80"),
         (["--model.policy.path", "./nowhere"], "holds no config.json"),

@@ -294,7 +294,7 @@ def test_micro_batches_may_change_between_rollouts_where_the_steps_stay(
             2,
             "a rollout of the checkpoint is 2 optimizer steps, here it is 4",
         ),
-        ("10.ckpt", {"update": {"microbatches": 8}}, 4, "lies inside a rollout of 4 micro-batches"),
+        ("10.ckpt", {"update": {"microbatches": 8}}, 4, "was saved within a rollout of 4 micro-batches"),
         (
             "10.ckpt",
             {"rollout": {"group_size": 2}},

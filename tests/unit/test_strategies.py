@@ -45,7 +45,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no checkpoint of DeepSpeed"):
+    with pytest.raises(UserError, match="is not a DeepSpeed checkpoint"):
         read_weights(tmp_path)
 
 

@@ -57,8 +57,8 @@ REFUSED = [
     (["--vary", CLIP], f"--vary {CLIP} has no values"),
     ([f"--vary={CLIP}", "0.1"], f"--vary={CLIP}: give the key and its values as words"),
     (["--vary", CLIP, "0.1", "0.1"], f"--vary {CLIP} has 0.1 twice"),
-    (["--vary", CLIP, "0.1", "0.10"], "clip_low=0.1 and clip_low=0.10 come to the same run"),
-    (["--vary", CLIP, "0.1", "--vary", "model.objective.init_args.clip_low", "0.2"], "is there twice"),
+    (["--vary", CLIP, "0.1", "0.10"], "clip_low=0.1 and clip_low=0.10 are the same run"),
+    (["--vary", CLIP, "0.1", "--vary", "model.objective.init_args.clip_low", "0.2"], "is given twice"),
     (["--vary", f"{CLIP}s", "0.1"], f"unknown key {CLIP}s; did you mean {CLIP}?"),
     (["--vary", CLIP, "0.1", "-1"], f"{CLIP} is -1.0; it must be in [0, 1)"),
     (["--vary", CLIP, "0.1", "much"], f"{CLIP} is much; expected float"),
@@ -70,13 +70,13 @@ REFUSED = [
     (["--seeds", "2", "--vary", "seed_everything", "1"], "--seeds N stands for --vary seed_everything 0 1 ..."),
     (["--seeds", "2", "--seed_everything", "1"], "--seed_everything is given, and --seeds N has others"),
     (["--vary", CLIP, "0.1", f"--{CLIP}", "0.2"], f"--{CLIP} is given and varied"),
-    (["--seeds", "2", "--name", "x"], "--name says where a run lies"),
-    (["--vary", "name", "x", "y"], "--vary name: it says where a run lies"),
+    (["--seeds", "2", "--name", "x"], "--name sets the folder of a run"),
+    (["--vary", "name", "x", "y"], "--vary name: it sets the folder of a run"),
     (["--seeds", "2", "--ckpt_path", "last"], "--ckpt_path: the runs of a sweep are new"),
-    (["--seeds", "2", "--more", "3"], "--more belongs to fit"),
+    (["--seeds", "2", "--more", "3"], "--more is an option of fit, not of sweep"),
     (["--seeds", "2", "--trainer.logger", "true"], "trainer.logger: the files of a run would lie in"),
     (["--seeds", "2", "--output", "/proc/x"], "/proc/x/recipes cannot be written"),
-    (["--seeds", "2", "--output", str(CONFIGS)], "is there and holds no sweep; give a new folder"),
+    (["--seeds", "2", "--output", str(CONFIGS)], "exists and is not the folder of a sweep; give a new folder"),
     (
         [
             "--seeds",
@@ -148,7 +148,7 @@ def test_a_sweep_may_grow_but_not_become_another(written):
     with pytest.raises(UserError, match=f"another recipe: {CLIP.replace('objective', 'objective.init_args')} is"):
         checked("--seeds", "2")
     Path("runs/sweep/recipes/clip_low=0.1,seed=0.yaml").write_text("[")
-    with pytest.raises(UserError, match=r"seed=0\.yaml is no recipe; remove it"):
+    with pytest.raises(UserError, match=r"seed=0\.yaml is not a recipe; remove it"):
         checked("--seeds", "2", "--vary", CLIP, "0.1", "0.3")
 
 

@@ -32,11 +32,11 @@ class Varied:
 
     def __post_init__(self) -> None:
         if PLACE.fullmatch(f"--{self.key}"):
-            raise UserError(f"{VARY} {self.key}: it says where a run lies, which --output FOLDER does for all of them")
+            raise UserError(f"{VARY} {self.key}: it sets the folder of a run; --output FOLDER sets it for all of them")
         if self.key in ("ckpt_path", "run"):
             raise UserError(f"{VARY} {self.key}: the runs of a sweep are new; vary a key of the recipe")
         if not self.values:
-            raise UserError(f"{VARY} {self.key} has no values; give them behind the key: {EXAMPLE}")
+            raise UserError(f"{VARY} {self.key} has no values; give them after the key: {EXAMPLE}")
         if twice := next((value for value in self.values if self.values.count(value) > 1), None):
             raise UserError(f"{VARY} {self.key} has {twice} twice; give each value once")
         shorts = [short_value(value) for value in self.values]
@@ -93,10 +93,10 @@ def read_grid(words: Sequence[str]) -> Grid:
     for key, _ in pairs(list(words)):
         if PLACE.fullmatch(key):
             raise UserError(
-                f"{key} says where a run lies; the runs of a sweep lie in --output FOLDER (default: {OUTPUT})"
+                f"{key} sets the folder of a run; the runs of a sweep are in --output FOLDER (default: {OUTPUT})"
             )
         if key == "--ckpt_path":
-            raise UserError("--ckpt_path: the runs of a sweep are new; what was cut off of them goes on by itself")
+            raise UserError("--ckpt_path: the runs of a sweep are new; interrupted ones resume by themselves")
     seeds, rest = _count("--seeds", list(words), "seeds")
     parallel, rest = _count("--parallel", rest, "runs at a time")
     output, rest = take("--output", rest)
@@ -147,12 +147,12 @@ def _check_keys(varied: list[Varied], words: list[str], seeded: bool) -> None:
         raise UserError(f"sweep: nothing varies; give --seeds N, {VARY} KEY VALUE VALUE ..., or both")
     keys = [plain(one.key) for one in varied]
     if twice := next((one.key for one, key in zip(varied, keys, strict=True) if keys.count(key) > 1), None):
-        raise UserError(f"{VARY} {twice} is there twice; give its values behind one {VARY}")
+        raise UserError(f"{VARY} {twice} is given twice; put all its values after one {VARY}")
     if seeded and SEED in keys:
         raise UserError(f"--seeds N stands for {VARY} {SEED} 0 1 ...; give one of them")
     given = {plain(key.removeprefix("--")) for key, _ in pairs(words)}
     if both := next((one.key for one, key in zip(varied, keys, strict=True) if key in given), None):
-        raise UserError(f"--{both} is given and varied; leave it out, or out of {VARY}")
+        raise UserError(f"--{both} is both given and varied; remove one of the two")
     if seeded and SEED in given:
         raise UserError(f"--{SEED} is given, and --seeds N has others; leave one of them out")
 

@@ -122,6 +122,6 @@ def show_runs(grid: Grid, runs: list[SweepRun], done: dict[str, int | None]) -> 
         table.add_column(key, overflow="fold")
     for run in runs:
         found = done[run.name]
-        state = "new" if found is None else "finished" if found >= run.rollouts else f"goes on after rollout {found}"
+        state = "new" if found is None else "finished" if found >= run.rollouts else f"resumes after rollout {found}"
         table.add_row(run.name, *run.values, *([str(run.seed)] if seeded else []), state)
     Console(markup=False).print(table)

@@ -124,7 +124,7 @@ def compose(grid: Grid) -> list[SweepRun]:
         recipe = trial.save_config_kwargs["recipe"]
         other = cells.setdefault(_content(recipe), cell)
         if other is not cell:
-            raise UserError(f"{other.name} and {cell.name} come to the same run; leave one of the values out")
+            raise UserError(f"{other.name} and {cell.name} are the same run; leave out one of the values")
         data = [recipe["data"], recipe["model"]["reward"]]
         if data not in read:
             trial.check_data()
@@ -155,7 +155,7 @@ def check_output(output: Path) -> None:
         UserError: if it is such a folder.
     """
     if output.exists() and not (output / RECIPES).is_dir() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output} is there and holds no sweep; give a new folder")
+        raise UserError(f"--output {output} exists and is not the folder of a sweep; give a new folder")
     check_writable(output / RECIPES)
 
 
@@ -174,13 +174,13 @@ def check_recipes(grid: Grid, runs: list[SweepRun]) -> None:
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             was = None
         if not isinstance(was, dict):
-            raise UserError(f"{path} is no recipe; remove it, or give another --output")
+            raise UserError(f"{path} is not a recipe; remove it, or give another --output")
         run = by_name.get(path.stem)
         free = [] if run else varied
         for change in _differences(was, (run or runs[0]).recipe):
             if "config" not in free and not any(f"{plain(change.key)}.".startswith(f"{key}.") for key in free):
                 raise UserError(
-                    f"--output {grid.output} holds a sweep of another recipe: {change.key} is {change.was} in "
+                    f"--output {grid.output} contains a sweep of another recipe: {change.key} is {change.was} in "
                     f"{path.name} and {change.now} here; give another --output"
                 )
 

@@ -55,7 +55,7 @@ def run(verb: str, line: Line) -> None:
     output = Path(config.output)
     plot = output.with_suffix(".png")
     if output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--output {output} is no YAML file; give a name such as bands.yaml")
+        raise UserError(f"--output {output} is not a YAML file; give a name such as bands.yaml")
     if found := next((path for path in (output, plot) if path.exists()), None):
         raise UserError(f"--output {output}: {found} exists; give a new name")
     check_writable(output)

@@ -11,8 +11,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.files import check_writable, write_text
 
 DESCRIPTION = """\
-Group runs by what their recipes differ in beside seeds, and compare the groups: means over seeds with 95 % intervals,
-differences paired by seed, and what each run has cost. Print tables; write compare.json and compare.html."""
+Group runs by the differences in their recipes other than seeds, and compare the groups: means over seeds with 95 %
+intervals, differences paired by seed, and the cost of each run. Print tables; write compare.json and compare.html."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -79,12 +79,12 @@ def finite(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; give one such as 0.7")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; give one such as 0.7")
     return value
 
 
 def rollout(text: str) -> int:
     """Read a number of rollouts, which may be 0."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of rollouts")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of rollouts")
     return int(text)

@@ -176,7 +176,7 @@ def reader(options: argparse.Namespace, root: Path = Path()) -> "RowReader":
 
     root = options.image_root or root
     if not root.is_dir():
-        raise UserError(f"--image_root {root} is no folder; give the folder of the images")
+        raise UserError(f"--image_root {root} is not a folder; give the folder of the images")
     return RowReader(root, pairs("--column", options.column), pairs("--default", options.default), turns=options.turns)
 
 

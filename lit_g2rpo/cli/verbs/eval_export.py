@@ -13,8 +13,8 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.answers import parse
 
 DESCRIPTION = """\
-Write the commands that evaluate an exported policy with lmms-eval and VLMEvalKit, and the adapters that ask for the
-tags and hand on the answer alone. Neither suite is needed to write them."""
+Write the commands that evaluate an exported policy with lmms-eval and VLMEvalKit, and the adapters that request
+the tags and pass on only the answer. Neither suite needs to be installed for this."""
 LMMS_TASKS = (
     "mmmu_val", "mmstar", "ai2d", "chartqa", "docvqa_val", "infovqa_val", "ocrbench", "embspatial",
     "refspatial_location_json", "refspatial_placement_json", "refspatial_unseen_json", "robo_spatial_all",
@@ -65,7 +65,7 @@ class G2RPOVLLM(VLLM):
 MANIFEST = ModelManifest(model_id="g2rpo_vllm", chat_class_path="g2rpo_suites.lmms_plugin.G2RPOVLLM")
 '''
 VLMEVALKIT_RUN = '''\
-"""Runs VLMEvalKit's run.py, from its checkout, with a model class that hands on the answer alone."""
+"""Runs VLMEvalKit's run.py, from its checkout, with a model class that passes on only the answer."""
 
 import json
 import runpy
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> None:
         path.write_text(text, encoding="utf-8")
     print(f"{folder}: lmms_eval.sh and vlmevalkit.sh evaluate {options.policy}; each says first what it needs")
     if options.judge == NO_JUDGE:
-        print(f"left out, since they need a judge: {', '.join(NEEDS_JUDGE)}; --judge gpt-4o-mini brings them back")
+        print(f"left out, since they need a judge: {', '.join(NEEDS_JUDGE)}; --judge gpt-4o-mini includes them")
 
 
 def instruction(thinking_tag: str, answer_tag: str) -> str:

@@ -76,7 +76,7 @@ def run(verb: str, line: Line) -> None:
     weights = f"{sum(weight.numel() for weight in model.parameters()) / 1e6:,.1f} M in {name_of(dtype)}"
     now = next(model.parameters()).dtype
     print(
-        f"{config.ckpt_path}: {gigabytes(bytes_of(model, now))} of weights in {name_of(now)}, to be "
+        f"{config.ckpt_path}: {gigabytes(bytes_of(model, now))} of weights in {name_of(now)}, written as "
         f"{gigabytes(bytes_of(model, dtype))} in {name_of(dtype)}",
         flush=True,
     )
@@ -140,8 +140,8 @@ def cast(model: Any, dtype: torch.dtype) -> None:
     """
     for name, weight in model.named_parameters():
         if (largest := float(weight.detach().abs().max())) > torch.finfo(dtype).max:
-            raise UserError(f"--dtype {name_of(dtype)} ends at {torch.finfo(dtype).max:g} and {name} reaches "
-                            f"{largest:g}; take bfloat16")  # fmt: skip
+            raise UserError(f"--dtype {name_of(dtype)} has a maximum of {torch.finfo(dtype).max:g}, but {name} reaches "
+                            f"{largest:g}; use bfloat16")  # fmt: skip
     model.to(dtype)
 
 
@@ -205,8 +205,8 @@ def check_room(output: Path, needed: int) -> None:
     """
     folder = next(parent for parent in output.parents if parent.exists())
     if (free := shutil.disk_usage(folder).free) < needed:
-        raise UserError(f"--output {output} takes {gigabytes(needed)} and {gigabytes(free)} are free; give a folder on "
-                        "a larger disk, or --dtype bfloat16")  # fmt: skip
+        raise UserError(f"--output {output} needs {gigabytes(needed)}, but {gigabytes(free)} are free; give a folder "
+                        "on a larger disk, or --dtype bfloat16")  # fmt: skip
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -64,7 +64,7 @@ def run(verb: str, line: Line) -> None:
     if config.images < 0:
         raise UserError(f"--images is {config.images}; give the images of a prompt, 0 or more")
     if not policy.packing:
-        raise UserError("model.policy.packing is false; plan knows packed groups alone")
+        raise UserError("model.policy.packing is false; plan only supports packed groups")
     trainer = config.trainer
     device = kind_of_device(trainer.accelerator)
     ranks = number_of_devices(trainer.devices, device) * trainer.num_nodes
@@ -252,7 +252,7 @@ def verdict(
         if largest > 0:
             print(f"largest micro-batch that fits: about {int(largest):,} tokens, {per_token / 2**10:.0f} KiB a token")
         else:
-            print("no micro-batch fits beside the weights, gradients and optimizer state")
+            print("no micro-batch fits next to the weights, gradients and optimizer state")
     if not fits:
         print("to make it fit, what costs least first:")
         for line in advice:

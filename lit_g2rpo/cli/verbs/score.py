@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Score a predictions.jsonl again, without the model, and print the table that test prints. The tags and rewards are those
-of the metrics.json beside it, if there is one."""
+of the metrics.json next to it, if there is one."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ def settings_beside(predictions: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: has no settings; give predictions whose metrics.json is whole, or none") from None
+        raise UserError(f"{path}: has no settings; give predictions with an intact metrics.json, or none") from None
     return settings
 
 

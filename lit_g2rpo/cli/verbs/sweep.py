@@ -38,7 +38,7 @@ def run(verb: str, line: Line) -> None:
         left = [one for one in runs if (done[one.name] or 0) < one.rollouts]
         show_runs(grid, runs, done)
         at_a_time = min(grid.parallel, len(left))
-        print(f"{len(left)} of {len(runs)} runs are to do, {at_a_time} at a time, in {grid.output}", flush=True)
+        print(f"{len(left)} of {len(runs)} runs to do, {at_a_time} at a time, in {grid.output}", flush=True)
         for one in runs:
             write_text(one.recipe_file, yaml.safe_dump(one.recipe, sort_keys=False, allow_unicode=True))
         with Progress(runs, len(runs) - len(left)) as progress:
@@ -88,4 +88,4 @@ def report(runs: list[SweepRun], outcome: Outcome) -> None:
     if outcome.waiting:
         print(f"not started: {', '.join(one.name for one in outcome.waiting)}")
     if unfinished:
-        print("The same command goes on where they are.", flush=True)
+        print("Repeat the command to resume them.", flush=True)
