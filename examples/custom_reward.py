@@ -1,4 +1,4 @@
-"""Rewards of one's own, one in each form that is understood.
+"""Custom rewards, one in each accepted form.
 
 python -m lit_g2rpo reward test rows.jsonl --reward examples/custom_reward.py:short_and_right
 """
@@ -16,13 +16,13 @@ def short_and_right(completion: str, sample: dict[str, Any]) -> dict[str, float]
 
 
 async def looked_up(completion: str, sample: dict[str, Any], task: str) -> float:
-    """Score one completion by something one waits for, such as a service; many wait at a time."""
+    """Score one completion with something slow, such as a service; many calls wait concurrently."""
     await asyncio.sleep(0.01)
     return float(task in completion)
 
 
 def contains_solution(completions: list[str], solution: list[str], **columns: Any) -> list[float | None]:
-    """Score a batch: the form of TRL and ms-swift, columns of the rows by name; None does not apply."""
+    """Score a batch: the form of TRL and ms-swift, columns of the rows by name; None means it does not apply."""
     return [None if not s else float(s in c) for c, s in zip(completions, solution, strict=True)]
 
 
@@ -32,5 +32,5 @@ def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_
 
 
 def overall(reward_inputs: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Score a batch: the form of EasyR1, whose module may say REWARD_TYPE, "batch" or "sequential"."""
+    """Score a batch: the form of EasyR1, whose module may set REWARD_TYPE to "batch" or "sequential"."""
     return [{"overall": float(one["ground_truth"] in one["response"]), "format": 1.0} for one in reward_inputs]
