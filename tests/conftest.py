@@ -22,6 +22,9 @@ TESTS = Path(__file__).resolve().parent
 # processes that tests start find the checkout and the helpers
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
 
+CURRENT = "PYTEST_CURRENT_TEST"
+"""The variable that pytest itself changes."""
+
 # How long a case takes says more about the machine than about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -39,12 +42,19 @@ def _in_tmp(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(scope="session")
+def first_environment() -> dict[str, str]:
+    """The environment before the first test."""
+    return {name: value for name, value in os.environ.items() if name != CURRENT}
+
+
 @pytest.fixture(autouse=True)
-def _no_seed_for_others() -> Iterator[None]:
-    """Forget the seed that a run leaves in the environment, where a strategy of the next one would take it up."""
+def _restored_environment(first_environment: dict[str, str]) -> Iterator[None]:
+    """Undo changes to the environment, where a run leaves its seed, its rank and its process."""
     yield
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        os.environ.pop(name, None)
+    for name in os.environ.keys() - first_environment.keys() - {CURRENT}:
+        del os.environ[name]
+    os.environ.update(first_environment)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ SETTINGS = (
     "seed_everything",
     "schedule.rollouts",
     "model.policy.path",
-    "model.policy.lora.r",
+    "model.policy.lora.rank",
     "model.objective.class_path",
     *(f"model.objective.init_args.{key}" for key in ("scope", "loss", "mean", "clip_*", "*_coefficient", "filtering")),
     *(f"model.objective.init_args.{key}" for key in ("entropy", "length_weight", "length_needs_accuracy")),

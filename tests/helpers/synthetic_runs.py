@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lit_g2rpo.comparison.runs import Run, read_run
+
 TASKS = ("chart_figure_qa", "math_reasoning", "ocr")
 
 
@@ -87,3 +89,18 @@ def make_run(folder: Path, recipe: dict[str, Any], curve: Sequence[dict[str, Any
         (folder / "rollouts").mkdir()
         (folder / "rollouts" / "index.html").write_text("<title>rollouts</title>")
     return folder
+
+
+def arm(root: Path, place: str, seeds: range, gain: float = 0.2, rollouts: int = 150, **changed: object) -> list[Path]:
+    """A run for each seed, whose curves differ by seed and gain alone."""
+    return [
+        make_run(root / place / f"version_{seed}", recipe(seed, **changed), points(seed, rollouts, gain))
+        for seed in seeds
+    ]
+
+
+def read(folders: list[Path]) -> list[Run]:
+    """Read runs, of which none may have a problem."""
+    runs = [read_run(folder) for folder in folders]
+    assert [problem for _, problem in runs if problem] == []
+    return [run for run, _ in runs if run]

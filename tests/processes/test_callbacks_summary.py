@@ -42,7 +42,7 @@ def test_the_last_lines_name_the_page_of_rollouts(tmp_path, capsys):
     assert last.split()[:2] == ["rollouts:", str(page)]
 
 
-def test_gains_are_green_and_losses_red_on_a_terminal_that_may_have_colour(monkeypatch):
+def test_gains_are_green_and_losses_red_on_a_terminal_that_may_have_color(monkeypatch):
     before = {"val/accuracy": 0.5, "val/accuracy/a": 0.2, "val/accuracy/b": 0.8, "val/accuracy/c": 0.5}
     after = {"val/accuracy": 0.5, "val/accuracy/a": 0.3, "val/accuracy/b": 0.7, "val/accuracy/c": 0.5002}
     terminal = Terminal(monkeypatch)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import runpy
 import subprocess
@@ -102,8 +101,7 @@ def checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recorded: str) -> 
         (saved.parent / "config.yaml").write_text(recorded)
         (saved.parent / "predictions.jsonl").write_text(json.dumps(predicted) + "\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 def stop_where_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +202,7 @@ def test_a_mistake_is_seen(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         check(["python", "-m", "lit_g2rpo", *line.split()], monkeypatch)
 
 
-def test_blocks_are_shell(commands: Commands) -> None:
+def test_shell_blocks_have_no_syntax_error(commands: Commands) -> None:
     for path in DOCUMENTS:
         for block in shell_blocks(path.read_text()):
             done = commands.run("bash", "-n", input=block)

@@ -177,14 +177,14 @@ def test_a_wrong_word_is_one_line(capsys: pytest.CaptureFixture[str], word: str,
     assert says in refused(capsys, "fit", *RECIPE, *device, word)
 
 
-def test_attention_and_precision_that_the_device_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_attention_and_precision_that_the_device_lacks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "fit", *RECIPE, "--trainer.accelerator=cpu", "--model.policy.packed_attention=flex")
     assert line.startswith("model.policy.packed_attention is flex, which needs CUDA, and this is cpu; leave it out")
     line = refused(capsys, "fit", *RECIPE, "--trainer.accelerator=cpu", "--trainer.precision=16-mixed")
     assert line == "trainer.precision is 16-mixed, which needs a GPU; on the CPU give bf16-mixed or 32-true"
 
 
-def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
     def check(devices: Any) -> None:
@@ -263,7 +263,9 @@ def test_a_finished_run_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("verb", "meant"), [("train", "fit"), ("eval", "test"), ("generate", "predict"), ("ft", "fit")]
 )
-def test_a_verb_of_another_trainer(capsys: pytest.CaptureFixture[str], verb: str, meant: str) -> None:
+def test_a_verb_of_another_trainer_is_answered_with_ours(
+    capsys: pytest.CaptureFixture[str], verb: str, meant: str
+) -> None:
     assert refused(capsys, verb, *RECIPE) == f"unknown verb {verb!r}; did you mean {meant}?"
 
 

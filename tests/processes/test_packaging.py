@@ -34,7 +34,7 @@ def test_the_package_exports_every_callback():
     assert callbacks.__file__ == str(ROOT / "lit_g2rpo" / "callbacks" / "__init__.py")
 
 
-def test_a_wheel_holds_every_file_of_the_package_and_the_licences_of_its_data(tmp_path, commands):
+def test_a_wheel_holds_every_file_of_the_package_and_the_licenses_of_its_data(tmp_path, commands):
     pytest.importorskip("build")
     source = copy_source(tmp_path / "source")
     # isolated, it would install its build tools anew

@@ -51,7 +51,7 @@ def told(commands: Commands, path: Path, script: str, *options: str) -> Any:
     return json.loads(text_of(document, '<output id="told">.*?</output>')[0])
 
 
-def test_tables_charts_and_links(written: Path, commands: Commands) -> None:
+def test_the_page_has_tables_charts_and_links(written: Path, commands: Commands) -> None:
     document = dump(commands, written, "--window-size=1280,2400")
     titles = text_of(document, "<h3>.*?</h3>")
     assert titles[:4] == [

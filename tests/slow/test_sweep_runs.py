@@ -30,10 +30,10 @@ callbacks:
 
 @pytest.fixture
 def sweep() -> list[str]:
-    """A small sweep of two seeds, in the working directory."""
-    for name, rank in {"failing": "0", "whole": "1"}.items():
+    """A small sweep in the working directory, without its seeds."""
+    for name, rank in {"failing": "0", "whole": "1", "later": "1"}.items():
         Path(f"{name}.yaml").write_text(TRAINER.replace("RANK", rank))
-    words = [sys.executable, "-m", "lit_g2rpo", "sweep", "--config", str(CONFIGS / "g2rpo.yaml"), "--seeds", "2"]
+    words = [sys.executable, "-m", "lit_g2rpo", "sweep", "--config", str(CONFIGS / "g2rpo.yaml")]
     words += ["--model.rollout.prompts", "2", "--data.max_completion_tokens", "4", "--data.val_per_task", "1"]
     return [*words, "--model.rollout.group_size", "2", "--schedule.validate_every", "1", "--parallel", "2"]
 
@@ -43,27 +43,22 @@ def curves(name: str) -> str:
 
 
 def test_a_run_that_fails_stops_no_other_and_is_named(commands: Commands, sweep: list[str]) -> None:
-    words = [*sweep, "--schedule.rollouts", "1", "--vary", "trainer", "whole.yaml", "failing.yaml"]
+    # the second runs beside the one that fails, and the third starts after it
+    words = [*sweep, "--schedule.rollouts", "1", "--vary", "trainer", "failing.yaml", "whole.yaml", "later.yaml"]
     done = commands.run(*words)
     assert done.returncode == 1, done.stderr
-    table = done.stdout.partition("4 of 4 runs to do, 2 at a time, in runs/sweep")[0]
-    assert [line.split()[0] for line in table.strip().splitlines()[-4:]] == [
-        f"trainer={name},seed={seed}" for name in ("whole", "failing") for seed in (0, 1)
-    ]
-    assert "2 of 4 runs are finished\n2 failed:\n" in done.stdout
-    for seed in (0, 1):
-        log = f"runs/sweep/logs/trainer=failing,seed={seed}.log"
-        assert f"{log}" in done.stdout
-        assert "a fault in training_step" in Path(log).read_text()
-    # seeds differ, and each run has its own
-    assert curves("trainer=whole,seed=0") != curves("trainer=whole,seed=1")
-    recipe = yaml.safe_load(Path("runs/sweep/trainer=whole,seed=1/config.yaml").read_text())
-    assert recipe["seed_everything"] == 1
+    table = done.stdout.partition("3 of 3 runs to do, 2 at a time, in runs/sweep")[0]
+    names = [f"trainer={name}" for name in ("failing", "whole", "later")]
+    assert [line.split()[0] for line in table.strip().splitlines()[-3:]] == names
+    assert "2 of 3 runs are finished\n1 failed:\n" in done.stdout
+    log = "runs/sweep/logs/trainer=failing.log"
+    assert log in done.stdout
+    assert "a fault in training_step" in Path(log).read_text()
     assert Path("runs/sweep/compare.html").exists()
 
 
-def test_ctrl_c_saves_the_runs_and_the_same_command_goes_on(commands: Commands, sweep: list[str]) -> None:
-    words = [*sweep, "--trainer", "whole.yaml", "--schedule.rollouts"]
+def test_ctrl_c_ends_the_runs_and_says_how_they_go_on(commands: Commands, sweep: list[str]) -> None:
+    words = [*sweep, "--seeds", "2", "--trainer", "whole.yaml", "--schedule.rollouts"]
     process = commands.start(*words, "400")
     seen = read_until(process.stdout, "seed=0: rollout 1 of 400")
     while "seed=1: rollout" not in seen:
@@ -86,10 +81,11 @@ def test_ctrl_c_saves_the_runs_and_the_same_command_goes_on(commands: Commands, 
 
 
 def test_what_is_finished_is_not_repeated_and_what_was_cut_off_goes_on(commands: Commands, sweep: list[str]) -> None:
-    words = [*sweep, "--trainer", "whole.yaml", "--schedule.rollouts", "2"]
+    words = [*sweep, "--seeds", "2", "--trainer", "whole.yaml", "--schedule.rollouts", "2"]
     first = commands.run(*words)
     assert first.returncode == 0, first.stderr
     whole = {name: curves(name) for name in ("seed=0", "seed=1")}
+    assert yaml.safe_load(Path("runs/sweep/seed=1/config.yaml").read_text())["seed_everything"] == 1
     times = {name: Path("runs/sweep", name, "curves.jsonl").stat().st_mtime_ns for name in whole}
     # as if seed 1 had been killed after its first rollout, before it saved the second
     checkpoints = Path("runs/sweep/seed=1/checkpoints")

@@ -75,6 +75,28 @@ def lines(tmp_path, rollout):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def listed(tmp_path):
+    """What the page is told that there is."""
+    return json.loads((tmp_path / "toy/version_0/rollouts/rollouts.js").read_text()[len("const RUN = ") : -2])
+
+
+def saved_after_two(tmp_path):
+    return str(next((tmp_path / "toy/version_0/checkpoints").glob("rollout=00002*")))
+
+
+# by hand from the toy: five tokens, with the entropies 0, 0.1, .. 0.4
+TOKENS = {
+    "error": None,
+    "length": 5,
+    "entropy": 0.2,
+    "logprobs": {"mean": -0.2, "min": -0.4},
+    "boxes": [],
+    "points": [],
+    "tokens": ["<0>", "<1>", "<2>", "<3>", "<4>"],
+    "token_entropy": [0.0, 0.1, 0.2, 0.3, 0.4],
+}
+
+
 def test_rollouts_are_written_group_by_group(tmp_path):
     fit(ToyModule(images=2), tmp_path, [RolloutLog()], rollouts=3)
     folder = tmp_path / "toy/version_0/rollouts"
@@ -86,22 +108,14 @@ def test_rollouts_are_written_group_by_group(tmp_path):
     assert first["prompt"] == "[image]\n[image]\nWhat is <2-a>?"
     assert [Image.open(folder / path).size for path in first["images"]] == [(40, 20), (40, 20)]
     assert second["images"] == []
-    # by hand from the toy: rewards row / 4, its own total 0.5, entropies 0, 0.1, .. 0.4 of five tokens
-    assert first["completions"][1] == {
+    # by hand from the toy: rewards row / 4, its own total 0.5
+    assert first["completions"][1] == TOKENS | {
         "text": "<thinking>``` 1</thinking><answer>1</answer>",
         "reward": 0.25,
         "parts": {"accuracy": 0.25, "format": 1.0, "shaping": -0.25},
-        "error": None,
         "advantage": -0.3333,
         "valid": True,
         "truncated": True,
-        "length": 5,
-        "entropy": 0.2,
-        "logprobs": {"mean": -0.2, "min": -0.4},
-        "boxes": [],
-        "points": [],
-        "tokens": ["<0>", "<1>", "<2>", "<3>", "<4>"],
-        "token_entropy": [0.0, 0.1, 0.2, 0.3, 0.4],
     }
     assert [c["valid"] for c in second["completions"]] == [True, False]
 
@@ -138,7 +152,7 @@ def test_the_trainers_logprobs_are_compared_with_the_engines(tmp_path):
 def test_a_resumed_run_goes_on_where_its_checkpoint_is(tmp_path):
     folder = tmp_path / "toy/version_0/rollouts"
     fit(ToyModule(), tmp_path, [RolloutLog(), RolloutCheckpoint(every_rollouts=2, monitor=None)], rollouts=2)
-    checkpoint = str(next((tmp_path / "toy/version_0/checkpoints").glob("rollout=00002*")))
+    checkpoint = saved_after_two(tmp_path)
     before = (folder / "rollout_000002.jsonl").read_bytes()
     # an earlier attempt got further and was killed before it saved
     (folder / "rollout_000007.jsonl").write_text("")
@@ -148,7 +162,7 @@ def test_a_resumed_run_goes_on_where_its_checkpoint_is(tmp_path):
     numbers = [int(path.stem[-6:]) for path in sorted(folder.glob("*.jsonl"))]
     assert numbers == [1, 2, 3, 4]
     assert (folder / "rollout_000002.jsonl").read_bytes() == before
-    assert json.loads((folder / "rollouts.js").read_text()[len("const RUN = ") : -2])["rollouts"] == numbers
+    assert listed(tmp_path)["rollouts"] == numbers
 
 
 def test_without_tensorboard_the_files_are_written_all_the_same(tmp_path):
@@ -183,29 +197,15 @@ def test_the_same_validation_prompts_are_written_after_every_validation(tmp_path
     assert (folder / first["images"][0]).exists()
     # by hand from the toy: an accuracy of rollout / 100, and nothing that only training has
     assert first["completions"] == [
-        {
-            "text": "to row-0",
-            "reward": 0.02,
-            "parts": {"accuracy": 0.02, "format": 1.0},
-            "error": None,
-            "truncated": False,
-            "length": 5,
-            "entropy": 0.2,
-            "logprobs": {"mean": -0.2, "min": -0.4},
-            "boxes": [],
-            "points": [],
-            "tokens": ["<0>", "<1>", "<2>", "<3>", "<4>"],
-            "token_entropy": [0.0, 0.1, 0.2, 0.3, 0.4],
-        }
+        TOKENS | {"text": "to row-0", "reward": 0.02, "parts": {"accuracy": 0.02, "format": 1.0}, "truncated": False}
     ]
-    listed = json.loads((folder / "rollouts.js").read_text()[len("const RUN = ") : -2])
-    assert (listed["rollouts"], listed["validations"]) == ([1, 2, 3, 4], [0, 2, 4])
+    assert (listed(tmp_path)["rollouts"], listed(tmp_path)["validations"]) == ([1, 2, 3, 4], [0, 2, 4])
 
 
 def test_a_resumed_run_keeps_the_validations_before_its_checkpoint_and_no_later_one(tmp_path):
     folder = tmp_path / "toy/version_0/rollouts"
     run(tmp_path, 2, [RolloutCheckpoint(every_rollouts=2, monitor=None)])
-    checkpoint = str(next((tmp_path / "toy/version_0/checkpoints").glob("rollout=00002*")))
+    checkpoint = saved_after_two(tmp_path)
     before = (folder / "validation_000000.jsonl").read_bytes()
     # an earlier attempt got further and was killed before it saved
     for suffix in ("jsonl", "js"):

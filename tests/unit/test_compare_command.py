@@ -30,7 +30,7 @@ def row(printed: str, *words: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("runs")
-def test_tables_file_and_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_tables_and_writes_a_file_and_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     main(["tasks", "groups", "runs/tasks/version_1", "--target", "0.55"])
     printed = capsys.readouterr().out
     assert row(printed, "scope ", "task", "group") == ["scope", "task", "group"]

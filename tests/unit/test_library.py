@@ -65,7 +65,7 @@ def test_the_version_is_written_once() -> None:
     assert lit_g2rpo.__version__.count(".") == 2
 
 
-def test_a_misspelt_name_is_an_attribute_error() -> None:
+def test_a_misspelled_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="G2RPOModul"):
         lit_g2rpo.G2RPOModul  # type: ignore[attr-defined]  # noqa: B018
 

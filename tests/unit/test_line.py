@@ -1,4 +1,4 @@
-"""What ``--run`` is spelt out as, and the folder in which a run goes on."""
+"""What ``--run`` is spelled out as, and the folder in which a run goes on."""
 
 from pathlib import Path
 

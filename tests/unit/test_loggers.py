@@ -3,6 +3,7 @@
 import csv
 import shlex
 from copy import deepcopy
+from fnmatch import filter as filter_names
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from lit_g2rpo.callbacks.run_folder import resume_command
 from lit_g2rpo.loggers import CSV, TensorBoard
-from lit_g2rpo.loggers.tensorboard import OVERVIEW, settings_of, tag_of
+from lit_g2rpo.loggers.run_logger import flat
+from lit_g2rpo.loggers.tensorboard import OVERVIEW, SETTINGS, settings_of, tag_of
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -125,6 +127,12 @@ def test_the_settings_of_the_default_run_are_all_there() -> None:
     for key in ("name", "seed_everything", "objective", "objective.scope", "optimizer.lr", "rollout.group_size"):
         assert key in shown
     assert "rollout.max_rows" not in shown
+
+
+def test_every_setting_of_the_hparams_tab_is_a_key_of_recipes() -> None:
+    recipe = compose("--config", "@g2rpo.yaml", "--model.policy", "@model/qwen3_vl_2b_lora.yaml").as_dict()
+    keys = [key for key, _ in flat(recipe)]
+    assert [pattern for pattern in SETTINGS if not filter_names(keys, pattern)] == []
 
 
 def test_a_table_holds_each_point_once_however_often_the_run_was_cut(tmp_path: Path) -> None:

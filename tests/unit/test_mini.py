@@ -99,7 +99,7 @@ def test_the_material_is_what_every_figure_was_measured_on() -> None:
     assert all(name in notice for name in found)
 
 
-def test_images_are_small_colour_pictures() -> None:
+def test_images_are_small_color_pictures() -> None:
     for task in TASKS:
         image = make_sample(task, 0, "train", 0).image
         assert (image.size, image.mode) == ((SIDE, SIDE), "RGB")

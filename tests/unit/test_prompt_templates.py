@@ -55,7 +55,7 @@ def prompts(folder: Path, policy: str | None = None, **options: Any) -> list[Any
     return [rows[index] for index in range(len(rows))]
 
 
-def test_the_default_wording() -> None:
+def test_a_question_is_worded_with_its_form_and_options() -> None:
     [turn] = build_messages("Which?", ["A. {{ cat }}", "B. dog"], "multiple choice", 0, thinking_tag="think")
     text = turn["content"][0]["text"]
     assert text.startswith(DEFAULT)

@@ -21,6 +21,8 @@ def test_a_line_to_a_terminal_that_is_gone_ends_no_thread() -> None:
     os.close(ours)
     os.dup2(theirs, 2)
     try:
+        with pytest.raises(BrokenPipeError):
+            os.write(2, b"what Python would raise")
         _say("rank 1 waits")
     finally:
         os.dup2(before, 2)

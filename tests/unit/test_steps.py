@@ -12,13 +12,6 @@ from lit_g2rpo.hardware import steps
 from lit_g2rpo.hardware.steps import Bar, Step, clock, counted, each
 
 
-@pytest.fixture(autouse=True)
-def _first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the rank that trainers of earlier tests have left in the environment."""
-    for name in steps.RANKS:
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Show steps from their first moment, and again and again."""
@@ -113,11 +106,11 @@ def test_later_ranks_are_silent(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "0:05"), (125, "2:05"), (3725, "1:02:05")])
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_have_hours_only_from_one_on(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_counts() -> None:
+def test_counts_are_shown_with_their_unit() -> None:
     assert counted(0, None, "rows") == ""
     assert counted(3, 12, "") == "3/12"
     assert counted(1200, 5000, "rows") == "1,200/5,000 rows"

@@ -39,7 +39,7 @@ BOX = '{"boxes": [0, 0, 500, 500]}'
         ("B - green", "B"),
         ("B\n", "B"),
         ("I think it must be B, clearly so.", "B"),
-        # alone in the last four words, or stated, or spelt
+        # alone in the last four words, or stated, or spelled
         ("B is right since the leaves are so", None),
         ("The correct answer is B. The leaves in the picture are neither red nor dark blue.", "B"),
         ("the answer is **c**, as the sky in this picture is of the darkest kind that there is", "C"),

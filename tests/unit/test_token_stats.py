@@ -66,7 +66,7 @@ def error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.double() - theirs).detach().norm() / theirs.detach().norm())
 
 
-def centred(logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> tuple[Tensor, dict[str, Tensor]]:
+def centered(logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> tuple[Tensor, dict[str, Tensor]]:
     """A loss that needs all tokens of the sequence at once."""
     ratio = (logprobs - fields.old_logprobs).mean().exp()
     return fields.weight * ratio * (logprobs + entropy), {"ratio": ratio.expand(len(logprobs))}
@@ -74,11 +74,11 @@ def centred(logprobs: Tensor, entropy: Tensor, fields: TokenFields) -> tuple[Ten
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("name", [*LOSSES, "centred"])
+@pytest.mark.parametrize("name", [*LOSSES, "centered"])
 def test_loss_metrics_and_gradients_are_those_of_full_logits(name, temperature, dtype):
     hidden, weight, targets = leaves(dtype)
     given = fields(hidden, weight, targets, temperature)
-    token_loss = LOSSES.get(name, centred)
+    token_loss = LOSSES.get(name, centered)
     loss, metrics = head_loss(
         hidden, weight, targets, given, token_loss, temperature=temperature, elementwise=name in LOSSES
     )

@@ -43,7 +43,7 @@ def test_it_counts_for_nothing() -> None:
     column = shaped_columns(rows, objective, TASKS)
     usable = usable_groups(column, objective)
     table = build_table(column, usable, objective, TASKS)
-    assert table.valid.tolist() == [[True, True, False]], "not in the normaliser of the loss either"
+    assert table.valid.tolist() == [[True, True, False]], "not in the normalizer of the loss either"
     assert trained_rows(table, objective).tolist() == [[True, True, False]]
     metrics = rollout_metrics(table, usable, column, ["a"])
     assert metrics["rollout/accuracy"] == metrics["rollout/accuracy/a"] == 0.5
