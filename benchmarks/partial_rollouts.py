@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from common import machine, write_json
 
@@ -73,8 +74,12 @@ def measure(rollouts: int, repeats: int, words: list[str]) -> dict[str, Times]:
             ended = now()
         return step(self, batch, batch_idx)
 
-    G2RPOModule.training_step = training_step  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(io.StringIO()),
+        patch.object(G2RPOModule, "training_step", training_step),
+    ):
         options = ["--schedule.rollouts", str(rollouts), "--trainer.limit_val_batches", "0", *words]
         importlib.import_module("lit_g2rpo.__main__").dispatch("fit", ["--config", str(CONFIG), *options])
     return times

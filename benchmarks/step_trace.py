@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from types import CodeType
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lit_g2rpo"
@@ -64,8 +65,12 @@ def trace() -> list[tuple[set[CodeType], set[CodeType]]]:
 
     # threads are traced from their start
     threading.setprofile(note)
-    G2RPOModule.training_step = training_step  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(io.StringIO()),
+        patch.object(G2RPOModule, "training_step", training_step),
+    ):
         importlib.import_module("lit_g2rpo.__main__").dispatch(
             "fit", ["--config", str(ROOT / "configs" / "g2rpo.yaml"), "--schedule.rollouts", "1"]
         )

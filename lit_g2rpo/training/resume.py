@@ -73,8 +73,8 @@ def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Pro
     own = {name: tensor[rank::world] for name, tensor in state.items() if name not in (*TABLE, "refills")}
     if table.lengths.shape[1] != run.rollout.group_size:
         raise UserError(
-            f"the checkpoint was saved within a rollout of groups of {table.lengths.shape[1]}, but model.rollout.group_size "
-            f"is {run.rollout.group_size}; finish the rollout with the same, or resume from between two rollouts"
+            f"the checkpoint was saved within a rollout of groups of {table.lengths.shape[1]}, but "
+            f"model.rollout.group_size is {run.rollout.group_size}; finish the rollout with the same, or resume from between two rollouts"
         )
     prompts = _refilled(run, state["refills"], table, prompts)
     if own["prompt_keys"].tolist() != [prompt_key(p.id) for p in prompts]:
@@ -224,8 +224,8 @@ def _check_pace(run: Run, checkpoint: dict[str, Any]) -> None:
         return
     if "experience" in checkpoint["g2rpo"]:
         raise UserError(
-            f"the checkpoint was saved within a rollout of {saved['microbatches']} micro-batches, but model.update.epochs x "
-            f"microbatches is {now['microbatches']}; resume with the same number"
+            f"the checkpoint was saved within a rollout of {saved['microbatches']} micro-batches, but "
+            f"model.update.epochs x microbatches is {now['microbatches']}; resume with the same number"
         )
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):

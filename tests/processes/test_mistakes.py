@@ -287,4 +287,7 @@ def test_a_missing_file_of_rows_names_its_key(capsys: pytest.CaptureFixture[str]
 def test_callbacks_given_as_a_whole_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--trainer.callbacks=[lit_g2rpo.callbacks.RunSummary]", "--model.optimizer.lr=0"]
     assert main(["fit", *RECIPE, *words]) == 2
-    assert "trainer.callbacks has no RolloutCheckpoint: this run keeps no checkpoint to resume from" in capsys.readouterr().out
+    assert (
+        "trainer.callbacks has no RolloutCheckpoint: this run keeps no checkpoint to resume from"
+        in capsys.readouterr().out
+    )

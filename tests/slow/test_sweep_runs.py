@@ -75,8 +75,8 @@ def test_ctrl_c_ends_the_runs_and_says_how_they_go_on(commands: Commands, sweep:
     other = commands.run(*words, "401")
     assert other.returncode == 2
     assert other.stderr == (
-        "error: --output runs/sweep contains a sweep of another recipe: schedule.rollouts is 400 in seed=0.yaml and 401 "
-        "here; give another --output\n"
+        "error: --output runs/sweep contains a sweep of another recipe: schedule.rollouts is 400 in seed=0.yaml and "
+        "401 here; give another --output\n"
     )
 
 

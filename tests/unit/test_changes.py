@@ -132,7 +132,9 @@ def test_what_the_state_does_not_fit_is_refused(default: dict[str, Any], key: st
 )
 def test_what_makes_another_run_is_asked_for(default: dict[str, Any], key: str, value: Any, asked: str) -> None:
     now = changed(default, **{key: value})
-    with pytest.raises(UserError, match=f"makes it a different run: add --change {asked} to allow it, or start a new run"):
+    with pytest.raises(
+        UserError, match=f"makes it a different run: add --change {asked} to allow it, or start a new run"
+    ):
         lines(default, now)
     (line,) = lines(default, now, False, asked)
     assert line.startswith(asked)

@@ -192,7 +192,9 @@ class TestLast:
     def test_the_one_before_a_broken_one(self, checkpoints: Path, tmp_path: Path) -> None:
         assert find_checkpoint("last", tmp_path) == checkpoints / "last.ckpt"
         flip(checkpoints / "last.ckpt", 3000, 3)
-        with pytest.warns(UserWarning, match=r"rollout=00004-step=000008.ckpt is not intact: .*; trying the previous one"):
+        with pytest.warns(
+            UserWarning, match=r"rollout=00004-step=000008.ckpt is not intact: .*; trying the previous one"
+        ):
             assert find_checkpoint("last", tmp_path).name == "rollout=00003-step=000006.ckpt"
 
     def test_one_without_a_link(self, checkpoints: Path, tmp_path: Path) -> None:
