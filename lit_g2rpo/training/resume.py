@@ -74,7 +74,8 @@ def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Pro
     if table.lengths.shape[1] != run.rollout.group_size:
         raise UserError(
             f"the checkpoint was saved within a rollout of groups of {table.lengths.shape[1]}, but "
-            f"model.rollout.group_size is {run.rollout.group_size}; finish the rollout with the same, or resume from between two rollouts"
+            f"model.rollout.group_size is {run.rollout.group_size}; finish the rollout with the same, or resume from "
+            "between two rollouts"
         )
     prompts = _refilled(run, state["refills"], table, prompts)
     if own["prompt_keys"].tolist() != [prompt_key(p.id) for p in prompts]:
