@@ -107,7 +107,7 @@ class Clip:
             ImageError: as in ``read``.
         """
         header = self.header()
-        self.read([header.first + header.count - 1], lambda frame: frame)
+        self.read([header.first, header.first + header.count - 1], lambda frame: frame)
 
 
 def videos_can_be_read() -> bool:
