@@ -14,14 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from lit_g2rpo.cli.verbs.data import main
+from lit_g2rpo.data.evaluation_batches import ShardedBatches
 from lit_g2rpo.data.files.file_check import FileCheck
 from lit_g2rpo.data.files.json_rows import JsonRows
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
+from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.data.media.images import ImageError
 from lit_g2rpo.data.media.videos import Clip
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import VideoHeader, VideoLimits
+from lit_g2rpo.experience import Prompt, VideoHeader, VideoLimits
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.tasks import Task
@@ -199,3 +201,26 @@ def test_without_the_extra_there_is_one_line(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("lit_g2rpo.data.media.videos.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"rows.jsonl, line 1: is a video row, which needs the extra video: pip"):
         JsonRows([written(root, ROW)], RowReader(root), TASKS, RewardConfig())
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_row_whose_video_is_cut_off_is_replaced_when_it_is_encoded(root: Path, evaluated: bool) -> None:
+    whole, processor = film(kind="matroska"), ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
+    (root / "whole.mkv").write_bytes(whole)
+    (root / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    names = ["cut.mkv", "whole.mkv"]
+    file = written(root, *(ROW | {"problem": f"{name} <video>", "videos": [name]} for name in names))
+    rows = JsonRows([file], RowReader(root), TASKS, RewardConfig())
+
+    def prepare(prompt: Prompt) -> None:
+        processor.frames(prompt.videos[0])
+
+    if evaluated:
+        batches = ShardedBatches(rows, 2, prepare=prepare)
+        [(prompts, numbers)] = batches
+        assert (numbers, batches.failures) == ([None, 1], 1)
+    else:
+        loader = RolloutLoader(rows, prompts=2, microbatches=1, rollouts_per_epoch=1, seed=0, prepare=prepare)
+        [(prompts, _)] = loader
+        assert loader.failures == 1
+    assert all("whole.mkv" in prompt.text for prompt in prompts)
