@@ -45,8 +45,6 @@ class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
         self.video_settings = video or shared
         # not an attribute of the stock class, which would check that torchvision is installed
         self.video_processor = VideoProcessor.from_dict(self.video_settings)
-        # what None means, without a warning about it
-        self.video_processor.cap_pixels_per_frame = bool(self.video_processor.cap_pixels_per_frame)
         for name in ("image", "video", "vision_start", "vision_end"):
             token = f"<|{name}_pad|>" if name in ("image", "video") else f"<|{name}|>"
             setattr(self, f"{name}_token", token)

@@ -58,7 +58,22 @@ class FramePlan:
 
 
 class VideoProcessor(Qwen3VLVideoProcessor, _InTorch):  # type: ignore[misc]
-    """Choose, resize and cut frames exactly as the stock processor does."""
+    """Choose, resize and cut frames exactly as the stock processor does.
+
+    Args:
+        **settings: those of the checkpoint.
+
+    Raises:
+        ValueError: if frames are resized in a way that torch has not.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.resample not in MODES:
+            known = " or ".join(f"{mode.value} ({name})" for mode, name in MODES.items())
+            raise ValueError(f"its videos are resized with resample {self.resample}; it must be {known}")
+        # what None means, without a warning about it
+        self.cap_pixels_per_frame = bool(self.cap_pixels_per_frame)
 
     def plan(self, header: VideoHeader, limits: VideoLimits) -> FramePlan:
         """Choose the frames of a video, and their size.

@@ -23,6 +23,7 @@ from lit_g2rpo.experience import Prompt, VideoHeader, VideoLimits
 from lit_g2rpo.policy.config import LoraConfig
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
+from lit_g2rpo.policy.video_processor import VideoProcessor
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native.engine import NativeEngine
@@ -276,6 +277,11 @@ def test_the_checkpoints_settings_choose_frames_and_sizes(tmp_path: Path) -> Non
     assert planned(VideoLimits(max_frames=2), max_frames=48, size=size)[0] == 2
     assert planned(VideoLimits(max_pixels=64 * 64), max_frames=48, size=size) == (48, 48, 80)
     assert planned(VideoLimits(total_pixels=48 * 64 * 64), max_frames=48, size=size) == (48, 48, 80)
+
+
+def test_a_way_of_resizing_that_torch_has_not_is_named() -> None:
+    with pytest.raises(ValueError, match=r"resized with resample 1; it must be 3 \(bicubic\) or 2 \(bilinear\)"):
+        VideoProcessor(resample=1)
 
 
 def test_places_without_a_video_are_named(random_folder: str, films: Path) -> None:
