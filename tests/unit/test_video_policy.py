@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.films import RATE, film, grey, light, square
+from helpers.films import film, grey, light, square
 from helpers.forwards import FROZEN, assert_equal, assert_same, batch, learn, load
 from helpers.paths import WEIGHTS
 from PIL import Image
@@ -290,7 +290,3 @@ def test_places_without_a_video_are_named(random_folder: str, films: Path) -> No
     one.videos = []
     with pytest.raises(UserError, match="row video: 1 video places in the prompt but 0 videos"):
         policy.encode(one)
-
-
-def test_frame_times_are_by_the_rate_of_the_file() -> None:
-    assert Clip(film(1)).header().rate == RATE
