@@ -73,7 +73,7 @@ class VideoProcessor(Qwen3VLVideoProcessor, _InTorch):  # type: ignore[misc]
             known = " or ".join(f"{mode.value} ({name})" for mode, name in MODES.items())
             raise ValueError(f"its videos are resized with resample {self.resample}; it must be {known}")
         # what None means, without a warning about it
-        self.cap_pixels_per_frame = bool(self.cap_pixels_per_frame)
+        self.cap_pixels_per_frame: Any = bool(self.cap_pixels_per_frame)
 
     def plan(self, header: VideoHeader, limits: VideoLimits) -> FramePlan:
         """Choose the frames of a video, and their size.
