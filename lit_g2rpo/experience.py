@@ -1,12 +1,13 @@
 """Plain data of a rollout, with a shape for every field."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
 from torch import Tensor
 
+from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.rewards import RewardResult
 from lit_g2rpo.rewards.answers.parse import unwrap
@@ -18,7 +19,85 @@ class Encoded(Protocol):
 
     @property
     def input_ids(self) -> Tensor:
-        """Tokens, with image-pad tokens expanded, ``[L]`` long."""
+        """Tokens, with image and video pads expanded, ``[L]`` long."""
+
+
+@dataclass(slots=True, frozen=True)
+class VideoLimits:
+    """Configure how many frames of a video the policy sees, and how large; None keeps the checkpoint's own setting.
+
+    Args:
+        fps: frames per second of video.
+        min_frames: fewest frames, unless the video has fewer.
+        max_frames: most frames; in a longer video they are farther apart.
+        max_pixels: largest frame, pixels; larger ones are scaled down.
+        total_pixels: most pixels of all frames together; more frames are scaled down more.
+
+    Raises:
+        UserError: if a number is not positive, or ``min_frames`` exceeds ``max_frames``.
+    """
+
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"data.video.{name} is {value}; it must be more than 0")
+        for name in ("min_frames", "max_frames"):
+            if getattr(self, name) == 1:
+                raise UserError(f"data.video.{name} is 1; it must be 2 or more, since a patch spans two frames")
+        if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
+            raise UserError(f"data.video.min_frames {self.min_frames} is more than max_frames {self.max_frames}")
+
+
+@dataclass(slots=True, frozen=True)
+class VideoHeader:
+    """The frames of a video or of a clip of one.
+
+    Args:
+        first: number of the first frame, counted from the start of the file.
+        count: number of frames.
+        rate: frames per second.
+        width: width of a frame as it is shown, pixels.
+        height: height of a frame as it is shown, pixels.
+    """
+
+    first: int
+    count: int
+    rate: float
+    width: int
+    height: int
+
+
+class Video(Protocol):
+    """A video that is read when the policy encodes its prompt."""
+
+    @property
+    def limits(self) -> VideoLimits:
+        """Number and size of the frames to read."""
+
+    @property
+    def shown(self) -> Sequence[Image.Image]:
+        """A few of the frames that were read, for logs and rewards."""
+
+    def header(self) -> VideoHeader:
+        """Read which frames there are, without decoding all of them."""
+
+    def read(self, numbers: Sequence[int], resize: Callable[[Tensor], Tensor]) -> Tensor:
+        """Decode frames.
+
+        Args:
+            numbers: their numbers from the start of the file, ascending, ``T`` of them.
+            resize: called with each frame, RGB, ``[3, H, W]`` uint8.
+
+        Returns:
+            The resized frames, ``[T, 3, h, w]`` uint8.
+        """
 
 
 @dataclass(slots=True)
@@ -29,11 +108,13 @@ class Prompt:
         id: name of the data row, which seeds completions and is named in errors.
         task: name of the task (the unit of length and entropy shaping).
         problem_type: answer format (the unit of the Gaussian map).
-        messages: chat messages; an image's place is a content item ``{"type": "image"}``.
+        messages: chat messages; an image's place is a content item ``{"type": "image"}``, a video's ``{"type":
+            "video"}``.
         images: the images, RGB, in the order of their places; empty for a text-only prompt.
         sample: the data row as a dict, which the reward reads.
         demonstration: a completion to imitate, only for supervised training.
         encoded: the prompt as tensors, which the policy stores here so that images are preprocessed only once.
+        videos: the videos, in the order of their places.
     """
 
     id: str
@@ -44,6 +125,12 @@ class Prompt:
     sample: dict[str, Any]
     demonstration: str | None = None
     encoded: Encoded | None = None
+    videos: Sequence[Video] = ()
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        """The images, and once the prompt is encoded, a few frames of each video."""
+        return [*self.images, *(frame for video in self.videos for frame in video.shown)]
 
     @property
     def answer(self) -> str:
@@ -93,7 +180,7 @@ def to_score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Ba
         [prompt.task for prompt in of_row],
         [prompt.text for prompt in of_row],
         [completion.token_ids.tolist() for completion in completions],
-        [prompt.images for prompt in of_row],
+        [prompt.pictures for prompt in of_row],
     )
 
 

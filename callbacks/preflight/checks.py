@@ -158,6 +158,8 @@ def _scores(run: Run, task: str, indices: list[int], dataset: PromptDataset) -> 
     for index in indices:
         try:
             prompt = dataset[index]
+            for video in prompt.videos:
+                run.policy.processor.frames(video)
         except ImageError as error:
             reasons.append(str(error))
             continue
@@ -166,7 +168,7 @@ def _scores(run: Run, task: str, indices: list[int], dataset: PromptDataset) -> 
             continue
         texts = [gold_completion(prompt.sample, run.reward), NONSENSE]
         token_ids = [run.tokenizer(text)["input_ids"] for text in texts]
-        batch = Batch(texts, [prompt.sample] * 2, [task] * 2, [prompt.text] * 2, token_ids, [prompt.images] * 2)
+        batch = Batch(texts, [prompt.sample] * 2, [task] * 2, [prompt.text] * 2, token_ids, [prompt.pictures] * 2)
         with run.scorer.uncounted():
             gold, nonsense = run.scorer.score(batch)
             failure = run.scorer.last_failure

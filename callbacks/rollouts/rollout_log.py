@@ -143,7 +143,7 @@ class RolloutLog(Observer):
             with self.aside.guard():
                 number = len(rollout.prompts) if self.write_groups is None else self.write_groups
                 chosen = sorted(choose(rollout.prompts, number, past // self.write_every))
-                groups = [(self._record(run, rollout, index), rollout.prompts[index].images) for index in chosen]
+                groups = [(self._record(run, rollout, index), rollout.prompts[index].pictures) for index in chosen]
                 self._files.write(run.rollout_index, groups)
         loggers = run_loggers(trainer)
         if loggers and past % self.every_rollouts == 0:
@@ -161,7 +161,7 @@ class RolloutLog(Observer):
             copies[prompt.task] += 1
             name = f"groups/{prompt.task}" + (f"/{copies[prompt.task]}" if copies[prompt.task] > 1 else "")
             record = self._record(run, rollout, index)
-            images = [np.asarray(small_image(image)) for image in prompt.images]
+            images = [np.asarray(small_image(image)) for image in prompt.pictures]
             found.append(ShownGroup(name, record, group_text(record), images))
         return found
 

@@ -50,7 +50,7 @@ class ValidationGroups:
             if row in self._chosen:
                 record = group_record(batch, index, run.reward, spell)
                 self._found[row] = {"step": run.trainer.global_step, **record}
-                self._images.setdefault(row, [small_image(image) for image in batch.prompts[index].images])
+                self._images.setdefault(row, [small_image(image) for image in batch.prompts[index].pictures])
 
     def gather(self, ranks: Ranks) -> list[tuple[Record, list[Image]]]:
         """Collect the groups of all ranks; all of them must call this, even if something failed on one.
@@ -68,7 +68,10 @@ class ValidationGroups:
         if row not in self._images:
             # evaluated by another rank, and images are not sent
             assert self._loader is not None
-            self._images[row] = [small_image(image) for image in self._loader.dataset[row].images]
+            prompt = self._loader.dataset[row]
+            if prompt.videos and self._loader.prepare is not None:
+                self._loader.prepare(prompt)
+            self._images[row] = [small_image(image) for image in prompt.pictures]
         return self._images[row]
 
 

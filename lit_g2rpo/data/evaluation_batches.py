@@ -80,6 +80,8 @@ class ShardedBatches:
         for step in range(size):
             try:
                 prompt = opened(self.dataset, (row + step) % size)
+                if self.prepare is not None:
+                    self.prepare(prompt)
             except ImageError as error:
                 if self.image_errors == "raise":
                     raise
@@ -88,8 +90,6 @@ class ShardedBatches:
                     self.failures += 1
                     log.warning("row left out of the evaluation: %s", reason)
                 continue
-            if self.prepare is not None:
-                self.prepare(prompt)
             check_prompt(prompt, self.max_prompt_tokens)
             return prompt, row if ours and step == 0 else None
         raise UserError(f"no evaluation row has images that open; the last reason: {reason}")

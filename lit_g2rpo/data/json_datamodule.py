@@ -9,9 +9,9 @@ from typing_extensions import override
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.files.json_rows import JsonRows
 from lit_g2rpo.data.files.row_reader import RowReader
-from lit_g2rpo.data.media.videos import VideoLimits
 from lit_g2rpo.data.messages import TEMPLATE, check_template
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import VideoLimits
 from lit_g2rpo.rewards.config import RewardConfig
 
 File = str | Path
@@ -36,7 +36,7 @@ class JsonPrompts(PromptData):
             in a name lead into objects, names separated by commas make one list, an empty name leaves images out.
         defaults: values of columns that a row does not have, such as ``{"task_type": "ocr"}``.
         exif_rotation: rotate images according to their EXIF data; turn this off if boxes refer to the stored pixels.
-        video: number and size of the frames to read from a video; None for the defaults.
+        video: number and size of the frames to read from a video; None for the checkpoint's own.
         turns: keep the system turn and the turns before the question, or ask only the question.
         prompt_template: wording of the prompts, as Jinja text; None for ``prompt_template.jinja`` in the policy's
             folder, or the default one if there is none. A task may have its own.

@@ -1,4 +1,4 @@
-"""Lengths of prompts including their images, computed without opening the images."""
+"""Lengths of prompts including their images and videos, computed without decoding them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -23,7 +23,7 @@ class Outlined(Protocol):
     def __len__(self) -> int: ...
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
-        """Read a row: the prompt without its images, and the width and height of each image, pixels."""
+        """Read a row: the prompt without its images but with its videos, and width and height of each image, pixels."""
         ...
 
 
@@ -35,14 +35,19 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
 
 
 def expanded_length(processor: Any, prompt: Prompt, sizes: Sequence[tuple[int, int]] | None = None) -> int:
-    """Count the tokens of a prompt as the model sees it, with image-pad tokens expanded.
+    """Count the tokens of a prompt as the model sees it, with image and video pads expanded.
 
     Args:
         processor: the policy's processor.
         sizes: width and height of each of its images, pixels; None uses the opened images.
+
+    Raises:
+        UserError: if the header of a video cannot be read.
     """
     sizes = [image.size for image in prompt.images] if sizes is None else sizes
     text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+    for video in prompt.videos:
+        text = text.replace(processor.video_token, processor.video_text(video), 1)
     # the template writes one pad token for each image
     return len(processor.tokenizer(text)["input_ids"]) + sum(image_tokens(processor, *size) - 1 for size in sizes)
 
@@ -83,6 +88,7 @@ def check_lengths(processor: Any, rows: Outlined, limit: int) -> None:
 
 def _too_long(prompt: Prompt, length: int, limit: int) -> LongPrompt:
     return LongPrompt(
-        f"row {prompt.id}: its prompt has {length} tokens with its images; data.max_prompt_tokens allows {limit}; "
-        "allow more, lower model.policy.max_pixels, or take the row out, as data.long_prompts: skip does in training"
+        f"row {prompt.id}: its prompt has {length} tokens with its images and videos; data.max_prompt_tokens allows "
+        f"{limit}; allow more, lower model.policy.max_pixels or data.video.total_pixels, or take the row out, as "
+        "data.long_prompts: skip does in training"
     )

@@ -1,13 +1,14 @@
 """The wording of prompts: the question, and instructions to put reasoning and answer in tags."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.rewards.problem_types import problem_type_named
-from lit_g2rpo.rewards.rows.canonical import IMAGE
+from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -44,30 +45,33 @@ def build_messages(
     thinking_tag: str = "thinking",
     answer_tag: str = "answer",
     earlier: Sequence[tuple[str, str]] = (),
+    n_videos: int = 0,
 ) -> list[dict[str, Any]]:
     """Build the chat messages of a prompt: the row's earlier turns, and a user turn that asks the question.
 
     Args:
-        question: the question, with ``<image>`` in the place of each image.
+        question: the question, with ``<image>`` in the place of each image and ``<video>`` in that of each video.
         options: the options, each ``"A. text"``; empty if it is not multiple choice.
         problem_type: form of the answer, by short name or import path.
         n_images: number of images, equal to the number of their places, including earlier turns.
-        template: wording of the user turn after its last image, as Jinja text.
+        template: wording of the user turn after its last image or video, as Jinja text.
         task: name of the task, for the template.
         earlier: role and text of the turns before the question.
+        n_videos: number of videos, equal to the number of their places, including earlier turns.
 
     Returns:
-        The messages, whose content is a list of text and image items.
+        The messages, whose content is a list of text, image and video items.
 
     Raises:
-        UserError: if places and images do not match, or the problem type is unknown.
+        UserError: if places do not match images and videos, or the problem type is unknown.
     """
-    places = sum(text.count(IMAGE) for text in (question, *(text for _, text in earlier)))
-    if places != n_images:
-        raise UserError(f"{places} {IMAGE} places for {n_images} images; there must be one each")
+    texts = question, *(text for _, text in earlier)
+    for mark, number in ((IMAGE, n_images), (VIDEO, n_videos)):
+        if (places := sum(text.count(mark) for text in texts)) != number:
+            raise UserError(f"{places} {mark} places for {number} {mark[1:-1]}s; there must be one each")
     turns = [{"role": role, "content": _items(text)} for role, text in earlier]
-    before, _, last = question.rpartition(IMAGE)
-    content = _items(before + IMAGE) if len(last) < len(question) else []
+    last = re.split(f"{IMAGE}|{VIDEO}", question)[-1]
+    content = _items(question.removesuffix(last)) if len(last) < len(question) else []
     text = render(
         template,
         question=last.strip(),
@@ -83,14 +87,10 @@ def build_messages(
 
 
 def _items(text: str) -> list[dict[str, Any]]:
-    """Split a text into text and image items."""
-    pieces = [piece.strip() for piece in text.split(IMAGE)]
-    items: list[dict[str, Any]] = [{"type": "text", "text": pieces[0]}] if pieces[0] else []
-    for piece in pieces[1:]:
-        items.append({"type": "image"})
-        if piece:
-            items.append({"type": "text", "text": piece})
-    return items
+    """Split a text into text, image and video items."""
+    pieces = (piece.strip() for piece in re.split(f"({IMAGE}|{VIDEO})", text))
+    kinds = {IMAGE: "image", VIDEO: "video"}
+    return [{"type": kinds[piece]} if piece in kinds else {"type": "text", "text": piece} for piece in pieces if piece]
 
 
 def answer_form(problem_type: str, thinking_tag: str = "thinking", answer_tag: str = "answer") -> str:

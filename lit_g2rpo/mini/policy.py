@@ -12,7 +12,7 @@ from lit_g2rpo.mini.images import SIDE
 from lit_g2rpo.mini.pretraining import LESSONS, make_lesson
 from lit_g2rpo.mini.tasks import TASKS, TEMPLATE, make_sample, prompt_text
 from lit_g2rpo.mini.tokenizer import build_tokenizer
-from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
+from lit_g2rpo.policy.processor import SHARED, ImageOnlyQwen3VLProcessor
 from lit_g2rpo.policy.wording import PROMPT_TEMPLATE
 
 PATCH = 8
@@ -20,6 +20,14 @@ MERGE = 2
 HIDDEN = 128
 HEADS = 4
 CORPUS_PER_FAMILY = 200
+VIDEO = {
+    "fps": 2,
+    "min_frames": 4,
+    "max_frames": 16,
+    # of all frames together
+    "size": {"shortest_edge": 4 * (PATCH * MERGE) ** 2, "longest_edge": 16 * SIDE * SIDE},
+}
+"""Settings for videos: as many frames of the size of its images as fit into about a hundred tokens."""
 
 
 def build_processor() -> ImageOnlyQwen3VLProcessor:
@@ -39,7 +47,9 @@ def build_processor() -> ImageOnlyQwen3VLProcessor:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    return ImageOnlyQwen3VLProcessor(image_processor, build_tokenizer(texts))
+    images = image_processor.to_dict()
+    video = {"video_processor_type": "Qwen3VLVideoProcessor"} | {name: images[name] for name in SHARED} | VIDEO
+    return ImageOnlyQwen3VLProcessor(image_processor, build_tokenizer(texts), video=video)
 
 
 def mini_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:

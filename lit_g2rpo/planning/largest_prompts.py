@@ -37,14 +37,18 @@ def extreme_prompts(processor: Any, dataset: Any, limit: int) -> list[Prompt]:
         sizes = [image.size for image in prompt.images] if sizes is None else sizes
         length = expanded_length(processor, prompt, sizes)
         if length <= limit:
-            measured.append((length, sum(width * height for width, height in sizes), index))
+            pixels = sum(width * height for width, height in sizes) + sum(map(processor.video_pixels, prompt.videos))
+            measured.append((length, pixels, index))
     found: dict[int, Prompt] = {}
     for key in (lambda row: row[:2], lambda row: row[1]):
         for *_, index in sorted(measured, key=key, reverse=True):
             if index in found:
                 break
             try:
-                found[index] = dataset[index]
+                prompt = dataset[index]
+                for video in prompt.videos:
+                    processor.frames(video)
+                found[index] = prompt
                 break
             except ImageError as error:
                 reason = str(error)

@@ -1,6 +1,7 @@
 """Conversion of prompts to the tensors of a forward."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from lit_g2rpo.policy.families.family import Family
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class Features:
-    """Output of the vision tower for a prompt's images: ``n`` image tokens in the order of their places.
+    """Output of the vision tower for a prompt's images and videos: ``n`` tokens in the order of their places.
 
     Args:
-        embeddings: embeddings that replace the image-pad tokens, ``[n, H]``.
-        added: features that the first layers of the text model add at image tokens, ``[n, H]`` per layer.
+        embeddings: embeddings that replace the pad tokens, ``[n, H]``.
+        added: features that the first layers of the text model add at these tokens, ``[n, H]`` per layer.
     """
 
     embeddings: Tensor
@@ -38,16 +39,19 @@ class Features:
 
 @dataclass(slots=True)
 class EncodedPrompt:
-    """A prompt as tokens and image patches.
+    """A prompt as tokens and patches of images and videos.
 
     Args:
-        input_ids: ``[L]`` long, with image-pad tokens expanded.
-        token_types: 1 at image tokens, 0 elsewhere, ``[L]`` long.
+        input_ids: ``[L]`` long, with image and video pads expanded.
+        token_types: 1 at image tokens, 2 at video tokens, 0 elsewhere, ``[L]`` long.
         positions: position of each token: time, height, width, ``[3, L]`` long.
         next_position: position of the first completion token; later ones continue from it.
-        pixel_values: patches of all images, ``[patches, channels]``; None without images.
-        image_grid: frames, rows and columns of patches of each image, ``[images, 3]`` long; None without images.
-        features: the encoded images, kept here if the vision tower is frozen.
+        pixel_values: patches of all images and videos, in the order of their places, ``[patches, values]``; None
+            without any.
+        image_grid: pairs of frames, rows and columns of patches of each image and video, in the same order,
+            ``[images, 3]`` long; None without any.
+        features: the encoded images and videos, kept here if the vision tower is frozen.
+        video_times: for each row of ``image_grid`` that is a video, the mean time of each pair of frames, seconds.
     """
 
     input_ids: Tensor
@@ -57,29 +61,56 @@ class EncodedPrompt:
     pixel_values: Tensor | None
     image_grid: Tensor | None
     features: Features | None = None
+    video_times: dict[int, list[float]] = field(default_factory=dict)
 
     @property
     def patches(self) -> int:
-        """Number of patches of all images."""
+        """Number of patches of all images and videos."""
         return 0 if self.pixel_values is None else len(self.pixel_values)
+
+    def media(self) -> dict[str, Tensor]:
+        """Return patches and grids as the model's own forward takes them: images and videos apart."""
+        if self.pixel_values is None or self.image_grid is None:
+            return {}
+        if not self.video_times:
+            return {"pixel_values": self.pixel_values, "image_grid_thw": self.image_grid}
+        patches = torch.split(self.pixel_values, self.image_grid.prod(1).tolist())
+        video = torch.tensor([row in self.video_times for row in range(len(patches))])
+        found = {
+            "pixel_values_videos": torch.cat([patches[row] for row in video.nonzero()[:, 0]]),
+            "video_grid_thw": self.image_grid[video],
+        }
+        if not video.all():
+            found["pixel_values"] = torch.cat([patches[row] for row in (~video).nonzero()[:, 0]])
+            found["image_grid_thw"] = self.image_grid[~video]
+        return found
 
 
 def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> EncodedPrompt:
-    """Tokenize a prompt and split its images into patches, on the CPU.
+    """Tokenize a prompt, read its videos, and split images and frames into patches, on the CPU.
 
     Raises:
-        UserError: if the prompt's places and images do not match.
+        UserError: if the prompt's places do not match its images and videos, or a video cannot be read.
     """
-    text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
-    places = text.count(processor.image_token)
-    if places != len(prompt.images):
-        raise UserError(f"row {prompt.id}: {places} image places in the prompt but {len(prompt.images)} images")
-    inputs = processor(text=[text], images=prompt.images or None, return_tensors="pt")
-    input_ids, grid = inputs["input_ids"][0], inputs.get("image_grid_thw")
+    text = prompt_text(processor, prompt)
+    videos = [processor.frames(video) for video in prompt.videos]
+    options: dict[str, Any] = {}
+    if videos:
+        options["videos"] = [frames for frames, _ in videos]
+        options["videos_kwargs"] = {
+            "do_sample_frames": False,
+            "do_resize": False,
+            "input_data_format": "channels_first",
+            "video_metadata": [metadata for _, metadata in videos],
+        }
+    inputs = processor(text=[text], images=prompt.images or None, return_tensors="pt", **options)
+    input_ids = inputs["input_ids"][0]
     token_types = (input_ids == processor.image_token_id).long()
+    token_types[input_ids == processor.video_token_id] = 2
+    grid, video_grid = inputs.get("image_grid_thw"), inputs.get("video_grid_thw")
     # On the CPU, where the loops in the model's function do not synchronize with a device.
-    positions = family.positions(model, input_ids[None], token_types[None], grid)
-    return EncodedPrompt(
+    positions = family.positions(model, input_ids[None], token_types[None], grid, video_grid)
+    encoded = EncodedPrompt(
         input_ids=input_ids,
         token_types=token_types,
         positions=positions[:, 0],
@@ -87,6 +118,43 @@ def encode(processor: Any, model: Any, family: Family, prompt: Prompt) -> Encode
         pixel_values=inputs.get("pixel_values"),
         image_grid=grid,
     )
+    if videos:
+        _insert_videos(encoded, inputs, [processor.times(metadata) for _, metadata in videos], _places(processor, text))
+    return encoded
+
+
+def prompt_text(processor: Any, prompt: Prompt) -> str:
+    """Write a prompt in the policy's chat template, with one pad token for each image and video.
+
+    Raises:
+        UserError: if its places do not match its images and videos.
+    """
+    text: str = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+    for kind, token, given in (
+        ("image", processor.image_token, len(prompt.images)),
+        ("video", processor.video_token, len(prompt.videos)),
+    ):
+        if text.count(token) != given:
+            raise UserError(f"row {prompt.id}: {text.count(token)} {kind} places in the prompt but {given} {kind}s")
+    return text
+
+
+def _places(processor: Any, text: str) -> list[bool]:
+    """Return whether each place is a video, in order."""
+    tokens = f"{re.escape(processor.image_token)}|{re.escape(processor.video_token)}"
+    return [token == processor.video_token for token in re.findall(tokens, text)]
+
+
+def _insert_videos(encoded: EncodedPrompt, inputs: Any, times: list[list[float]], places: list[bool]) -> None:
+    """Merge the patches of videos with those of images, in the order of their places."""
+    apart = []
+    for name, grid in (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw")):
+        grids = inputs.get(grid, torch.empty(0, 3, dtype=torch.long))
+        apart.append(iter(zip(inputs[name].split(grids.prod(1).tolist()) if len(grids) else (), grids, strict=True)))
+    found = [next(apart[is_video]) for is_video in places]
+    encoded.pixel_values = torch.cat([patches for patches, _ in found])
+    encoded.image_grid = torch.stack([grid for _, grid in found])
+    encoded.video_times = dict(zip((row for row, is_video in enumerate(places) if is_video), times, strict=True))
 
 
 def blank_prompt(side: int) -> Prompt:
@@ -111,8 +179,8 @@ def collate(rows: list[EncodedPrompt], completions: list[Tensor], pad: int, side
         side: ``left`` for generation, ``right`` for training.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``mm_token_type_ids``, ``[N, L]`` each, and ``pixel_values`` and
-        ``image_grid_thw`` of all images in row order if there are any.
+        ``input_ids``, ``attention_mask`` and ``mm_token_type_ids``, ``[N, L]`` each, and the patches and grids of all
+        images, and of all videos, in row order if there are any (see ``EncodedPrompt.media``).
     """
     lengths = [len(row.input_ids) + len(tokens) for row, tokens in zip(rows, completions, strict=True)]
     shape = (len(rows), max(lengths))
@@ -127,8 +195,7 @@ def collate(rows: list[EncodedPrompt], completions: list[Tensor], pad: int, side
         mask[i, start : start + lengths[i]] = 1
         types[i, start:prompt_end] = row.token_types
     batch = {"input_ids": input_ids, "attention_mask": mask, "mm_token_type_ids": types}
-    images = [row for row in rows if row.pixel_values is not None]
-    if images:
-        batch["pixel_values"] = torch.cat([row.pixel_values for row in images if row.pixel_values is not None])
-        batch["image_grid_thw"] = torch.cat([row.image_grid for row in images if row.image_grid is not None])
+    media = [row.media() for row in rows]
+    for name in dict.fromkeys(name for found in media for name in found):
+        batch[name] = torch.cat([found[name] for found in media if name in found])
     return batch

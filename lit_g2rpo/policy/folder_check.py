@@ -41,6 +41,8 @@ def check_folder(path: str, processor: Any, model: Any, family: Family) -> None:
     pairs = {
         "patch_size": (images.patch_size, sizes.patch),
         "merge_size": (images.merge_size, sizes.merge),
+        "patch_size of videos": (processor.video_processor.patch_size, sizes.patch),
+        "merge_size of videos": (processor.video_processor.merge_size, sizes.merge),
         "the id of the image token": (processor.image_token_id, config.image_token_id),
     }
     for name, (own, of_model) in pairs.items():

@@ -111,7 +111,7 @@ class Policy(nn.Module):
         """Tokenize a prompt, on the CPU, once; later calls for the same object return the same tensors."""
         if prompt.encoded is None:
             prompt.encoded = encode(self.processor, self.base, self.backbone.family, prompt)
-            self.backbone.counters.images_preprocessed += len(prompt.images)
+            self.backbone.counters.images_preprocessed += len(prompt.images) + len(prompt.videos)
         return cast(EncodedPrompt, prompt.encoded)
 
     def decode(self, token_ids: Tensor) -> str:

@@ -79,6 +79,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: change_images(folder, patch_size=14),
         "patch_size is 14 in the processor's files and 8 in config.json; take all files from one checkpoint",
     ),
+    "patches of videos of another model": (
+        lambda folder: write_config(folder, "video_preprocessor_config.json", patch_size=14),
+        "patch_size of videos is 14 in the processor's files and 8 in config.json; take all files from one checkpoint",
+    ),
     "image token of another model": (
         lambda folder: write_config(folder, "config.json", image_token_id=7),
         "the id of the image token is 5 in the processor's files and 7 in config.json",

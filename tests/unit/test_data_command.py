@@ -109,7 +109,7 @@ def test_the_table_and_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert (vqa["rows"], vqa["longest_prompt"], grounding["rows_with_errors"]) == (3, vqa["mean_prompt"], 1)
     with pytest.raises(UserError, match="errors in 5 rows"):
         main(["check", "rows.jsonl", "--policy", "package:lit_g2rpo.mini/weights", "--max_prompt_tokens", "20"])
-    assert "tokens with its images; 20 are allowed" in capsys.readouterr().out
+    assert "tokens with its images and videos; 20 are allowed" in capsys.readouterr().out
 
 
 def test_sound_rows_pass(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,5 +77,7 @@ def test_a_prepared_prompt_is_checked() -> None:
     one.encoded = SimpleNamespace(input_ids=range(5))
     check_prompt(one, 5)
     check_prompt(one, None)
-    with pytest.raises(LongPrompt, match=r"row f:1: its prompt has 5 tokens with its images; data.max_prompt_tokens"):
+    with pytest.raises(
+        LongPrompt, match=r"row f:1: its prompt has 5 tokens with its images and videos; data.max_prompt_tokens"
+    ):
         check_prompt(one, 4)

@@ -12,8 +12,9 @@ from lit_g2rpo.objectives import GRPO
 
 SIZES: dict[str, Any] = {"rollout": {"prompts": 12, "group_size": 2}, "update": {"microbatches": 4}}
 SAYS = (
-    r"row \S+: its prompt has \d+ tokens with its images; data.max_prompt_tokens allows 20; allow more, lower "
-    r"model.policy.max_pixels, or take the row out, as data.long_prompts: skip does in training"
+    r"row \S+: its prompt has \d+ tokens with its images and videos; data.max_prompt_tokens allows 20; allow more, "
+    r"lower model.policy.max_pixels or data.video.total_pixels, or take the row out, as data.long_prompts: skip does "
+    r"in training"
 )
 
 

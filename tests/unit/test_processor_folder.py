@@ -27,8 +27,10 @@ def test_the_folder_names_the_stock_classes(folder: Path) -> None:
     settings = BaseVideoProcessor.get_video_processor_dict(folder)[0]
     assert settings["video_processor_type"] == "Qwen3VLVideoProcessor"
     images = json.loads((folder / "processor_config.json").read_text())["image_processor"]
-    for name in ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "size"):
+    for name in ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std"):
         assert settings[name] == images[name]
+    # of all frames together
+    assert settings["size"]["longest_edge"] == settings["max_frames"] * images["size"]["longest_edge"]
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -1,4 +1,4 @@
-"""Videos as frames with their times."""
+"""Rows with videos: which frames are read, how they are shown in the prompt, and what is refused."""
 
 import io
 import json
@@ -8,39 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.films import RATE, film
 from helpers.paths import WEIGHTS
 from PIL import Image
+from torch import Tensor
 
 from lit_g2rpo.cli.verbs.data import main
+from lit_g2rpo.data.evaluation_batches import ShardedBatches
 from lit_g2rpo.data.files.file_check import FileCheck
 from lit_g2rpo.data.files.json_rows import JsonRows
 from lit_g2rpo.data.files.row_reader import RowReader
 from lit_g2rpo.data.lengths import expanded_length
+from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.data.media.images import ImageError
-from lit_g2rpo.data.media.videos import Clip, VideoLimits, frame_plan, load_frames
+from lit_g2rpo.data.media.videos import Clip
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Prompt, VideoHeader, VideoLimits
+from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.tasks import Task
 
-av = pytest.importorskip("av")
+pytest.importorskip("av")
 TASKS = {"video": Task("video")}
 ROW = {
     "problem": "When does it turn light? <video>", "problem_type": "temporal grounding", "task_type": "video",
     "answer": '{"time": [1, 3]}', "videos": ["a.mp4"], "data_type": "video",
 }  # fmt: skip
-
-
-def film(seconds: int = 3, size: tuple[int, int] = (64, 32)) -> bytes:
-    """Ten frames a second, frame n of grey 8 n."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for n in range(10 * seconds):
-            image = Image.new("RGB", size, (8 * n % 256,) * 3)
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode())
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -55,56 +48,110 @@ def written(root: Path, *rows: dict[str, Any]) -> str:
     return str(root / "rows.jsonl")
 
 
-def grey(frames: list[Image.Image]) -> list[int]:
-    return [frame.getpixel((5, 5))[0] for frame in frames]
+def whole(frame: Tensor) -> Tensor:
+    return frame
 
 
+@pytest.mark.parametrize("kind", ["mp4", "matroska", "avi"])
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_frames_lie_at_even_steps_of_time(root: Path, as_bytes: bool) -> None:
-    source = (root / "a.mp4").read_bytes() if as_bytes else root / "a.mp4"
-    times, frames = load_frames(Clip(source), VideoLimits(fps=1, min_frames=1))
-    assert times == pytest.approx([0, 1.45, 2.9])
-    assert grey(frames) == pytest.approx([0, 8 * 14.5, 8 * 29], abs=8)
-    times, frames = load_frames(Clip(source, 1.0, 2.0), VideoLimits(fps=2, min_frames=1, max_pixels=512))
-    assert times == pytest.approx([1.0, 1.9])
-    assert grey(frames) == pytest.approx([80, 152], abs=6)
-    assert frame_plan(Clip(source, 1.0, 2.0), VideoLimits(fps=2, min_frames=1, max_pixels=512)) == (times, (32, 16))
-    assert {frame.size for frame in frames} == {(32, 16)}
-    assert len(load_frames(Clip(source), VideoLimits(fps=100, max_frames=64))[1]) == 30
+def test_frames_are_those_of_their_numbers(root: Path, as_bytes: bool, kind: str) -> None:
+    (root / "a").write_bytes(film(kind=kind))
+    clip = Clip((root / "a").read_bytes() if as_bytes else root / "a")
+    assert clip.header() == VideoHeader(0, 30, RATE, 64, 32)
+    numbers = [0, 3, 14, 15, 29]
+    frames = clip.read(numbers, whole)
+    assert frames.shape == (5, 3, 32, 64)
+    assert frames[:, 0, 5, 5].tolist() == pytest.approx([8 * number for number in numbers], abs=4)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [(1.0, 2.0, 10, 20), (0.95, 1.05, 10, 10), (0.41, 99.0, 5, 29), (2.0, None, 20, 29)],
+)
+def test_a_clip_keeps_the_numbers_of_the_file(start: float, end: float | None, first: int, last: int) -> None:
+    clip = Clip(film(), start, end)
+    if first == last:
+        with pytest.raises(ImageError, match=r"has one frame from 0\.95 to 1\.05 seconds; a video"):
+            clip.header()
+        return
+    header = clip.header()
+    assert (header.first, header.first + header.count - 1) == (first, last)
+    assert clip.read([last], whole)[0, 0, 5, 5] == pytest.approx(8 * last, abs=4)
+
+
+def test_frames_are_rotated_as_the_file_says() -> None:
+    def corner(image: Image.Image, _: int) -> None:
+        image.paste((255, 0, 0), (0, 0, 16, 16))
+
+    # counterclockwise, the top left corner becomes the bottom left, the bottom right, and the top right one
+    for rotation, (row, column) in {0: (8, 8), 90: (56, 8), 180: (24, 56), -90: (8, 24)}.items():
+        clip = Clip(film(0.4, (64, 32), corner, rotation=rotation))
+        height, width = (64, 32) if abs(rotation) == 90 else (32, 64)
+        assert (clip.header().height, clip.header().width) == (height, width)
+        [frame] = clip.read([2], whole)
+        assert frame.shape == (3, height, width)
+        red = (frame[0].int() - frame[1] > 128).nonzero().float().mean(0)
+        assert red.tolist() == pytest.approx([row, column], abs=2), rotation
+
+
+def test_a_few_frames_are_kept_to_be_shown() -> None:
+    clip = Clip(film())
+    clip.read(range(30), whole)
+    assert [image.getpixel((5, 5))[0] for image in clip.shown] == pytest.approx(
+        [8 * number for number in (0, 4, 8, 12, 17, 21, 25, 29)], abs=4
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"fps": 0}, "data.video.fps is 0; it must be more than 0"),
+        ({"max_pixels": -1}, "data.video.max_pixels is -1; it must be more than 0"),
+        ({"max_frames": 1}, "data.video.max_frames is 1; it must be 2 or more"),
+        ({"min_frames": 9, "max_frames": 8}, "data.video.min_frames 9 is more than max_frames 8"),
+    ],
+)
+def test_wrong_limits_are_named(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        VideoLimits(**limits)
 
 
 def test_videos_that_cannot_be_used(root: Path) -> None:
     content = (root / "a.mp4").read_bytes()
     playlist = f"#EXTM3U\n#EXTINF:3,\n{root / 'a.mp4'}\n#EXT-X-ENDLIST\n".encode()
-    still = io.BytesIO()
+    still, mkv = io.BytesIO(), film(kind="matroska")
     Image.new("RGB", (4, 4)).save(still, "PNG")
     for source, message in {
         b"no video": "no video that can be read", b"": "no video that can be read", playlist: "no video that can be",
         content[: len(content) // 2]: "cut off at second|no video that can be read",
+        mkv[: len(mkv) // 2]: r"cut off at second 1\.\d; a frame at 2\.9 is needed",
         still.getvalue(): "no video that can be read",
     }.items():  # fmt: skip
         with pytest.raises(ImageError, match=message) as caught:
-            load_frames(Clip(source), VideoLimits())
+            Clip(source).read_all()
         assert "\n" not in str(caught.value)
     with pytest.raises(ImageError, match=r"starts at second 9, but the video ends at 3\.0"):
-        frame_plan(Clip(content, 9), VideoLimits())
+        Clip(content, 9).header()
 
 
-def test_a_row_becomes_frames_behind_their_times(root: Path) -> None:
-    from lit_g2rpo.policy.processor import ImageOnlyQwen3VLProcessor
-
-    rows = JsonRows([written(root, ROW)], RowReader(root, video=VideoLimits(fps=1)), TASKS, RewardConfig())
+def test_a_row_becomes_a_prompt_with_the_video_in_its_place(root: Path) -> None:
+    both = ROW | {"problem": "<image> Look. <video> When?", "images": ["i.png"]}
+    Image.new("RGB", (64, 64)).save(root / "i.png")
+    rows = JsonRows([written(root, both)], RowReader(root, video=VideoLimits(fps=1)), TASKS, RewardConfig())
     prompt = rows[0]
-    assert len(prompt.images) == 4
-    assert "<0.0 seconds>\n<1.0 seconds>" in prompt.text.replace("When does it turn light? ", "")
+    assert len(prompt.images) == len(prompt.videos) == 1
     kinds = [item["type"] for item in prompt.messages[0]["content"]]
-    assert kinds == ["text", "image"] * 4 + ["text"]
+    assert kinds == ["image", "text", "video", "text"]
     outline, sizes = rows.outline(0)
-    assert outline.messages == prompt.messages
+    assert (outline.messages, sizes, outline.images) == (prompt.messages, [(64, 64)], [])
     processor = ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
+    text = processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+    frames, metadata = processor.frames(prompt.videos[0])
     encoded = processor(
-        text=[processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)],
+        text=[text],
         images=prompt.images,
+        videos=[frames],
+        videos_kwargs={"video_metadata": [metadata], "do_sample_frames": False, "do_resize": False},
     )
     assert expanded_length(processor, outline, sizes) == len(encoded["input_ids"][0])
 
@@ -154,3 +201,26 @@ def test_without_the_extra_there_is_one_line(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("lit_g2rpo.data.media.videos.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"rows.jsonl, line 1: is a video row, which needs the extra video: pip"):
         JsonRows([written(root, ROW)], RowReader(root), TASKS, RewardConfig())
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_row_whose_video_is_cut_off_is_replaced_when_it_is_encoded(root: Path, evaluated: bool) -> None:
+    whole, processor = film(kind="matroska"), ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
+    (root / "whole.mkv").write_bytes(whole)
+    (root / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    names = ["cut.mkv", "whole.mkv"]
+    file = written(root, *(ROW | {"problem": f"{name} <video>", "videos": [name]} for name in names))
+    rows = JsonRows([file], RowReader(root), TASKS, RewardConfig())
+
+    def prepare(prompt: Prompt) -> None:
+        processor.frames(prompt.videos[0])
+
+    if evaluated:
+        batches = ShardedBatches(rows, 2, prepare=prepare)
+        [(prompts, numbers)] = batches
+        assert (numbers, batches.failures) == ([None, 1], 1)
+    else:
+        loader = RolloutLoader(rows, prompts=2, microbatches=1, rollouts_per_epoch=1, seed=0, prepare=prepare)
+        [(prompts, _)] = loader
+        assert loader.failures == 1
+    assert all("whole.mkv" in prompt.text for prompt in prompts)

@@ -160,19 +160,24 @@ class FileCheck:
             return
         try:
             if self.images == "decode":
-                texts, images = open_media(row, self.reader, place)
+                images, videos = open_media(row, self.reader, place)
                 sizes = [image.size for image in images]
+                for video in videos:
+                    video.read_all()
             else:
-                texts, sizes = media_sizes(row, self.reader, place)
+                sizes, videos = media_sizes(row, self.reader, place)
         except UserError as error:
             yield "image", str(error)
         else:
             if self.processor is not None and not wrong:
-                prompt = to_prompt(row, place, [], self.reward, texts, self.template)
+                prompt = to_prompt(row, place, [], self.reward, videos, self.template)
                 length = expanded_length(self.processor, prompt, sizes)
                 kind.tokens.append(length)
                 if length > self.max_prompt_tokens:
-                    yield "length", f"{place}: {length} tokens with its images; {self.max_prompt_tokens} are allowed"
+                    yield (
+                        "length",
+                        f"{place}: {length} tokens with its images and videos; {self.max_prompt_tokens} are allowed",
+                    )
 
 
 def _each(files: Sequence[str], report: Report) -> list[str]:

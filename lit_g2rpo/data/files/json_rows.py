@@ -19,11 +19,11 @@ from lit_g2rpo.data.media.row_media import media_sizes, open_media, texts_of
 from lit_g2rpo.data.messages import TEMPLATE, build_messages
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.evaluation.benchmarks import BENCHMARKS
-from lit_g2rpo.experience import Prompt
+from lit_g2rpo.experience import Prompt, Video
 from lit_g2rpo.hardware.steps import Step
 from lit_g2rpo.rewards import PROBLEM_TYPES
 from lit_g2rpo.rewards.config import RewardConfig
-from lit_g2rpo.rewards.rows.canonical import IMAGE
+from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO
 from lit_g2rpo.tasks import Task
 
 
@@ -94,8 +94,7 @@ class JsonRows:
 
     def __getitem__(self, index: int) -> Prompt:
         row, id, place = self._row(index)
-        texts, images = open_media(row, self.reader, place)
-        return self._prompt(row, id, images, texts)
+        return self._prompt(row, id, *open_media(row, self.reader, place))
 
     def outline(self, index: int) -> tuple[Prompt, list[tuple[int, int]]]:
         """Read a row and the size of its images, without decoding them.
@@ -104,17 +103,17 @@ class JsonRows:
             index: its number over all files.
 
         Returns:
-            The prompt without its images, and width and height of each, pixels.
+            The prompt without its images but with its videos, and width and height of each image, pixels.
 
         Raises:
-            ImageError: naming the row, if an image is unusable.
+            ImageError: naming the row, if an image or video is unusable.
         """
         row, id, place = self._row(index)
-        texts, sizes = media_sizes(row, self.reader, place)
-        return self._prompt(row, id, [], texts), sizes
+        sizes, videos = media_sizes(row, self.reader, place)
+        return self._prompt(row, id, [], videos), sizes
 
-    def _prompt(self, row: dict[str, Any], id: str, images: list[Image.Image], texts: Sequence[str]) -> Prompt:
-        return to_prompt(row, id, images, self.reward, texts, self._templates[row["task_type"]])
+    def _prompt(self, row: dict[str, Any], id: str, images: list[Image.Image], videos: Sequence[Video]) -> Prompt:
+        return to_prompt(row, id, images, self.reward, videos, self._templates[row["task_type"]])
 
     def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
         line = bisect_right(self._starts, index) - 1
@@ -132,7 +131,7 @@ def to_prompt(
     id: str,
     images: list[Image.Image],
     reward: RewardConfig,
-    texts: Sequence[str] | None = None,
+    videos: Sequence[Video] = (),
     template: str = TEMPLATE,
 ) -> Prompt:
     """Make a prompt from a checked row.
@@ -140,21 +139,23 @@ def to_prompt(
     Args:
         images: its opened images; empty if only the text is needed.
         reward: names the tags that the prompt asks for.
-        texts: its texts, the question last, with an ``<image>`` for each frame of its videos; None if it has no
-            videos.
+        videos: its videos.
         template: wording of the prompt, as Jinja text.
     """
-    *before, question = texts_of(row) if texts is None else texts
+    *before, question = texts_of(row)
     roles = [turn["role"] for turn in row.get("earlier_turns", ())]
+    n_images, n_videos = (sum(text.count(mark) for text in (question, *before)) for mark in (IMAGE, VIDEO))
     messages = build_messages(
         question,
         row["options"],
         row["problem_type"],
-        sum(text.count(IMAGE) for text in (question, *before)),
+        n_images,
         template=template,
         task=row["task_type"],
         thinking_tag=reward.thinking_tag,
         answer_tag=reward.answer_tag,
         earlier=list(zip(roles, before, strict=True)),
+        n_videos=n_videos,
     )
-    return Prompt(id, row["task_type"], row["problem_type"], messages, images, row, row.get("demonstration"))
+    kind, demonstration = row["problem_type"], row.get("demonstration")
+    return Prompt(id, row["task_type"], kind, messages, images, row, demonstration, videos=videos)

@@ -9,8 +9,8 @@ from lit_g2rpo.data.files.unread import unread_images, unread_options
 from lit_g2rpo.data.media.image_paths import image_sources
 from lit_g2rpo.data.media.images import image_size, placed
 from lit_g2rpo.data.media.row_media import texts_of
-from lit_g2rpo.data.media.videos import VideoLimits
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import VideoLimits
 from lit_g2rpo.rewards.answers.written import from_text
 from lit_g2rpo.rewards.rows.canonical import IMAGE, VIDEO, canonical
 from lit_g2rpo.rewards.rows.conflicts import conflict
@@ -31,7 +31,7 @@ class RowReader:
             lead into objects, names joined by commas make one list, an empty name leaves images out.
         defaults: values for missing columns, such as ``{"task_type": "ocr"}``.
         exif_rotation: rotate images as their EXIF data says.
-        video: number and size of the frames read from a video; None for the defaults.
+        video: number and size of the frames read from a video; None for the checkpoint's own.
         turns: keep system turns and those before the question, or ask only the question.
     """
 

@@ -1,65 +1,113 @@
-"""Videos as images: evenly spaced frames, read through PyAV."""
+"""Video files and clips of them, read through PyAV."""
 
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from lit_g2rpo.data.media.images import ImageError
-from lit_g2rpo.errors import UserError
+from lit_g2rpo.experience import Video, VideoHeader, VideoLimits
 
 # no playlists or scripts, which would open other files and URLs
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 
-
-@dataclass(slots=True, frozen=True)
-class VideoLimits:
-    """Configure how many frames of a video are read, and how large they may be.
-
-    Args:
-        fps: frames per second of video.
-        min_frames: fewest frames, unless the video has fewer.
-        max_frames: most frames; in a longer video they are farther apart.
-        max_pixels: largest frame, pixels; larger ones are scaled down.
-
-    Raises:
-        UserError: if a number is not positive, or ``min_frames`` exceeds ``max_frames``.
-    """
-
-    fps: float = 2.0
-    min_frames: int = 4
-    max_frames: int = 64
-    max_pixels: int = 131_072
-
-    def __post_init__(self) -> None:
-        for name in ("fps", "min_frames", "max_frames", "max_pixels"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"data.video.{name} is {getattr(self, name)}; it must be more than 0")
-        if self.min_frames > self.max_frames:
-            raise UserError(f"data.video.min_frames {self.min_frames} is more than max_frames {self.max_frames}")
+SHOWN = 8
+"""Most frames of a video that are kept for logs and rewards."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Clip:
     """A video or a clip of one.
 
     Args:
         source: its path, or the content of a file.
-        start: first second to read.
+        start: first second to read, from the start of the file.
         end: last second to read; None for the end.
+        limits: number and size of the frames to read.
+        place: how messages name the row; None for no name.
+        shown: evenly spaced frames of the last reading, RGB.
     """
 
     source: Path | bytes
     start: float = 0.0
     end: float | None = None
+    limits: VideoLimits = field(default_factory=VideoLimits)
+    place: str | None = None
+    shown: list[Image.Image] = field(default_factory=list)
+    _known: VideoHeader | None = field(default=None, init=False, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return f"video of {len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
+        name = f"video of {len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
+        return name if self.place is None else f"{self.place}: {name}"
+
+    def header(self) -> VideoHeader:
+        """Read the header of the file, and its first frame, which says how it is rotated.
+
+        Raises:
+            ImageError: if it is not a video, does not state its duration, or ends before the clip.
+        """
+        if self._known is None:
+            with _opened(self) as (container, stream):
+                self._known = _header(self, container, stream)
+        return self._known
+
+    def read(self, numbers: Sequence[int], resize: Callable[[Tensor], Tensor]) -> Tensor:
+        """Decode frames, rotated as the file says.
+
+        Args:
+            numbers: their numbers from the start of the file, ascending, ``T`` of them.
+            resize: called with each frame, RGB, ``[3, H, W]`` uint8.
+
+        Returns:
+            The resized frames, ``[T, 3, h, w]`` uint8.
+
+        Raises:
+            ImageError: as in ``header``, or if the video is truncated.
+        """
+        rate = self.header().rate
+        times = [number / rate for number in numbers]
+        with _opened(self) as (container, stream):
+            origin = _origin(stream)
+            if times[0]:
+                container.seek(int((origin + times[0]) / stream.time_base), stream=stream)
+            frames: list[Tensor] = []
+            latest, end = None, 0.0
+            for frame in container.decode(stream):
+                if frame.time is None:
+                    continue
+                end = frame.time - origin
+                # the frame shown at a time is the last one that began by then
+                while len(frames) < len(times) and end > times[len(frames)] + 0.5 / rate:
+                    frames.append(resize(_pixels(latest or frame)))
+                if len(frames) == len(times):
+                    break
+                latest = frame
+            # the last frame according to the header may be slightly after the real one
+            while latest is not None and len(frames) < len(times) and times[len(frames)] <= end + max(1.5 / rate, 0.5):
+                frames.append(resize(_pixels(latest)))
+        if len(frames) < len(times):
+            raise ImageError(f"{self}: is cut off at second {end:.1f}; a frame at {times[len(frames)]:.1f} is needed")
+        few = [round(i * (len(frames) - 1) / (SHOWN - 1)) for i in range(SHOWN)] if len(frames) > SHOWN else None
+        chosen = frames if few is None else [frames[i] for i in few]
+        self.shown = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in chosen]
+        return torch.stack(frames)
+
+    def read_all(self) -> None:
+        """Decode the video to its end, to see whether that can be done.
+
+        Raises:
+            ImageError: as in ``read``.
+        """
+        header = self.header()
+        self.read([header.first, header.first + header.count - 1], lambda frame: frame)
 
 
 def videos_can_be_read() -> bool:
@@ -76,53 +124,6 @@ def container_name(clip: Clip) -> str:
     with _opened(clip) as (container, _):
         names: list[str] = container.format.name.split(",")
     return "mp4" if "mp4" in names else names[0]
-
-
-def frame_plan(clip: Clip, limits: VideoLimits) -> tuple[list[float], tuple[int, int]]:
-    """Compute from the header of a video the times and the size of the frames to read.
-
-    Returns:
-        The times, seconds from the start of the file, and width and height, pixels.
-
-    Raises:
-        ImageError: if it is not a video, does not state its duration, or ends before the requested clip.
-    """
-    with _opened(clip) as (container, stream):
-        return _plan(clip, limits, container, stream)
-
-
-def load_frames(clip: Clip, limits: VideoLimits) -> tuple[list[float], list[Image.Image]]:
-    """Decode the frames of a video as stored, without applying rotation metadata.
-
-    Returns:
-        Their times, seconds from the start of the file, and the frames, RGB.
-
-    Raises:
-        ImageError: as in ``frame_plan``, or if the video is truncated.
-    """
-    with _opened(clip) as (container, stream):
-        times, size = _plan(clip, limits, container, stream)
-        origin, rate = _origin(stream), float(stream.average_rate or 25)
-        if clip.start:
-            container.seek(int((origin + clip.start) / stream.time_base), stream=stream)
-        frames: list[Image.Image] = []
-        shown, end = None, 0.0
-        for frame in container.decode(stream):
-            if frame.time is None:
-                continue
-            end = frame.time - origin
-            # the frame shown at a time is the last one that began by then
-            while len(frames) < len(times) and end > times[len(frames)] + 0.5 / rate:
-                frames.append((shown or frame).to_image().resize(size, Image.Resampling.BICUBIC))
-            if len(frames) == len(times):
-                break
-            shown = frame
-        # the last frame according to the header may be slightly after the real one
-        while shown is not None and len(frames) < len(times) and times[len(frames)] <= end + max(1.5 / rate, 0.5):
-            frames.append(shown.to_image().resize(size, Image.Resampling.BICUBIC))
-    if len(frames) < len(times):
-        raise ImageError(f"{clip}: is cut off at second {end:.1f}; a frame at {times[len(frames)]:.1f} is needed")
-    return times, frames
 
 
 @contextmanager
@@ -147,27 +148,54 @@ def _opened(clip: Clip) -> Iterator[tuple[Any, Any]]:
             raise ImageError(f"{clip}: no video that can be read ({reason})") from error
 
 
-def _plan(clip: Clip, limits: VideoLimits, container: Any, stream: Any) -> tuple[list[float], tuple[int, int]]:
-    if stream.duration and stream.time_base:
-        duration = float(stream.duration * stream.time_base)
+def _header(clip: Clip, container: Any, stream: Any) -> VideoHeader:
+    """Read which frames a clip has.
+
+    Source: ``calculate_video_frame_range`` of qwen-vl-utils, for the ends of a clip.
+    """
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    if stream.frames:
+        total = stream.frames
+    elif stream.duration and stream.time_base:
+        total = round(float(stream.duration * stream.time_base) * rate)
     elif container.duration:
-        duration = container.duration / 1e6
+        total = round(container.duration / 1e6 * rate)
     else:
         raise ImageError(f"{clip}: does not say how long it is; write it anew, for example as mp4")
     width, height = stream.width, stream.height
     if not width or not height or max(width, height) > 200 * min(width, height):
         raise ImageError(f"{clip}: frames of {width} x {height} pixels; the sides may differ 200-fold")
-    if clip.start >= duration:
-        raise ImageError(f"{clip}: starts at second {clip.start}, but the video ends at {duration:.1f}")
-    rate = float(stream.average_rate or 25)
-    last = max(min(duration, clip.end or duration) - 1 / rate, clip.start)
-    length = last + 1 / rate - clip.start
-    count = min(max(int(length * limits.fps), limits.min_frames), limits.max_frames, max(round(length * rate), 1))
-    step = (last - clip.start) / max(count - 1, 1)
-    scale = min(1.0, (limits.max_pixels / (width * height)) ** 0.5)
-    size = max(int(width * scale), 1), max(int(height * scale), 1)
-    return [clip.start + i * step for i in range(count)], size
+    # a thousandth of a frame, since 1.1 seconds times 30 is slightly more than 33
+    first = max(math.ceil(clip.start * rate - 1e-3), 0)
+    last = total - 1 if clip.end is None else min(math.floor(clip.end * rate + 1e-3), total - 1)
+    if first >= total:
+        raise ImageError(f"{clip}: starts at second {clip.start}, but the video ends at {total / rate:.1f}")
+    if last <= first:
+        raise ImageError(
+            f"{clip}: has one frame from {clip.start} to {clip.end} seconds; a video needs 2, so give an image"
+        )
+    # the first frame alone says how the video is rotated
+    frame = next(container.decode(stream), None)
+    if frame is not None and _quarter_turns(frame) % 2:
+        width, height = height, width
+    return VideoHeader(first, last - first + 1, rate, width, height)
 
 
 def _origin(stream: Any) -> float:
     return float((stream.start_time or 0) * stream.time_base)
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Return how many times to turn a frame by 90 degrees, counterclockwise."""
+    return int(round(frame.rotation / 90) % 4)
+
+
+def _pixels(frame: Any) -> Tensor:
+    """Convert a frame to RGB as it is shown, ``[3, H, W]`` uint8."""
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    return torch.rot90(pixels, _quarter_turns(frame), (1, 2)).contiguous()
+
+
+if TYPE_CHECKING:
+    # what the policy reads
+    _: type[Video] = Clip

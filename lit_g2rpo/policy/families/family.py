@@ -31,8 +31,9 @@ class ImageSizes:
 class Family(ABC):
     """Name the parts of a vision-language model in one place; nothing else knows their names.
 
-    Inputs are those of Qwen's processors (``input_ids``, ``mm_token_type_ids``, ``pixel_values``, ``image_grid_thw``),
-    and positions have three axes: time, height, width.
+    Inputs are those of Qwen's processors (``input_ids``, ``mm_token_type_ids``, ``pixel_values``, ``image_grid_thw``,
+    ``pixel_values_videos``, ``video_grid_thw``), and positions have three axes: time, height, width. The vision tower
+    treats a video as an image of several pairs of frames.
 
     ``model`` is always the Hugging Face model itself, inside its adapters if it has any. Models and configs are
     ``Any``: torch types each attribute of a module as a tensor or a module, and transformers fills configs at run time.
@@ -88,14 +89,21 @@ class Family(ABC):
 
     @abstractmethod
     def positions(
-        self, model: Any, input_ids: Tensor, token_types: Tensor, grid: Tensor | None, mask: Tensor | None = None
+        self,
+        model: Any,
+        input_ids: Tensor,
+        token_types: Tensor,
+        grid: Tensor | None,
+        video_grid: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Compute the positions of the tokens in rows.
 
         Args:
-            input_ids: ``[N, L]`` long, image-pad tokens expanded.
-            token_types: 1 at image tokens, 0 elsewhere, ``[N, L]`` long.
+            input_ids: ``[N, L]`` long, image and video pads expanded.
+            token_types: 1 at image tokens, 2 at video tokens, 0 elsewhere, ``[N, L]`` long.
             grid: frames, rows and columns of patches of each image, ``[images, 3]`` long.
+            video_grid: pairs of frames, rows and columns of patches of each video, ``[videos, 3]`` long.
             mask: 0 at pads, ``[N, L]`` long; None for no pads.
 
         Returns:
@@ -107,8 +115,8 @@ class Family(ABC):
         """Run the vision tower.
 
         Args:
-            pixels: patches of all images, ``[patches, values]``.
-            grid: frames, rows and columns of patches of each image, ``[images, 3]`` long.
+            pixels: patches of all images and videos, ``[patches, values]``.
+            grid: pairs of frames, rows and columns of patches of each image, ``[images, 3]`` long.
 
         Returns:
             For each level (see `ImageSizes`), the features of each image, ``[n_i, H]``.
@@ -119,8 +127,8 @@ class Family(ABC):
         """Run the vision tower in a fixed shape.
 
         Args:
-            pixels: patches of all images, ``[patches, values]``, on the CPU; possibly none.
-            grid: frames, rows and columns of patches of each image, ``[images, 3]`` long, on the CPU.
+            pixels: patches of all images and videos, ``[patches, values]``, on the CPU; possibly none.
+            grid: pairs of frames, rows and columns of patches of each image, ``[images, 3]`` long, on the CPU.
             size: patches to pad to.
 
         Returns:
@@ -155,7 +163,7 @@ class Family(ABC):
         """Run the model's own code on padded rows.
 
         Args:
-            batch: the inputs from `collate`, on the model's device, with at least one image.
+            batch: the inputs from `collate`, on the model's device, with at least one image or video.
 
         Returns:
             Last hidden states, ``[N, L, H]``.

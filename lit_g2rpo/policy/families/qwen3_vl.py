@@ -75,9 +75,15 @@ class Qwen3VL(Family):
 
     @override
     def positions(
-        self, model: Any, input_ids: Tensor, token_types: Tensor, grid: Tensor | None, mask: Tensor | None = None
+        self,
+        model: Any,
+        input_ids: Tensor,
+        token_types: Tensor,
+        grid: Tensor | None,
+        video_grid: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        positions: Tensor = model.model.get_rope_index(input_ids, token_types, grid, None, mask)[0]
+        positions: Tensor = model.model.get_rope_index(input_ids, token_types, grid, video_grid, mask)[0]
         return positions
 
     @override
@@ -145,8 +151,9 @@ class Qwen3VL(Family):
 
     @override
     def padded_states(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        grids = batch.get("image_grid_thw"), batch.get("video_grid_thw")
         positions = self.positions(
-            model, batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], batch["attention_mask"]
+            model, batch["input_ids"], batch["mm_token_type_ids"], *grids, batch["attention_mask"]
         )
         states: Tensor = model.model(**batch, position_ids=positions, use_cache=False).last_hidden_state
         return states

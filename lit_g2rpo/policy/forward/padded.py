@@ -25,7 +25,7 @@ def padded_states(backbone: Backbone, rows: list[EncodedPrompt], completions: li
     hidden = backbone.family.padded_states(backbone.model, batch)
     counters = backbone.counters
     counters.train_passes += 1
-    counters.images_encoded += len(batch["image_grid_thw"])
+    counters.images_encoded += sum(len(batch.get(name, ())) for name in ("image_grid_thw", "video_grid_thw"))
     counters.train_completion_tokens += count
     counters.train_prompt_tokens += sum(len(row.input_ids) for row in rows) - max(dummy - 1, 0)
     counters.train_padded_tokens += batch["input_ids"].numel() - sum(
