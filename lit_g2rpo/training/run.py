@@ -95,6 +95,10 @@ class RunHandles(Protocol):
         """The policy's tokenizer, whose type depends on the model."""
 
     @property
+    def opened(self) -> str:
+        """The tag that the chat template writes at the start of each completion; empty for none."""
+
+    @property
     def max_tokens(self) -> int:
         """Longest completion, tokens."""
 
