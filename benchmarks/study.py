@@ -8,6 +8,7 @@ over. A run takes about 80 CPU-seconds; an interrupted one starts again.
 """
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ MEANS = ("topology/mean_abs/", "topology/tied_groups/", "topology/sign_flips/", 
 """Curves by task that are stored as means over windows of `WINDOW` rollouts."""
 GRADIENTS = "topology/gradient_share/"
 WINDOW = 25
+COMPLETIONS = 18 * 8
+"""Completions of a rollout in every recipe of the study."""
+
+Results = Mapping[str, Mapping[str, Any]]
+"""What is known of each run, by its key."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Run:
         return words
 
 
-def queue(done: dict[str, Any]) -> Iterator[Run]:
+def queue(done: Results) -> Iterator[Run]:
     """List the missing runs that can start, in the order of the phases."""
     for phase in PHASES.values():
         for seed in phase.seeds:
@@ -87,13 +93,13 @@ def queue(done: dict[str, Any]) -> Iterator[Run]:
                         yield run
 
 
-def screened(done: dict[str, Any], setting: str, arm: str, rate: float) -> list[float]:
+def screened(done: Results, setting: str, arm: str, rate: float) -> list[float]:
     """Find the final accuracies of an arm's screening at a rate."""
     keys = [Run(setting, arm, rate, seed, SCREENING_ROLLOUTS).key for seed in SCREENING_SEEDS]
     return [final(done[key]) for key in keys if key in done] if all(key in done for key in keys) else []
 
 
-def best_rate(done: dict[str, Any], setting: str, arm: str) -> float | None:
+def best_rate(done: Results, setting: str, arm: str) -> float | None:
     """Choose an arm's rate by its screening; None until that is complete."""
     found = {rate: screened(done, setting, arm, rate) for rate in RATES}
     if not all(found.values()):
@@ -102,7 +108,7 @@ def best_rate(done: dict[str, Any], setting: str, arm: str) -> float | None:
     return max(RATES, key=lambda rate: (statistics.fmean(found[rate]), rate == middle))
 
 
-def final(run: dict[str, Any]) -> float:
+def final(run: Mapping[str, Any]) -> float:
     """Return the mean accuracy of a run's last validation."""
     return float(run["validations"][-1]["accuracy"])
 
@@ -134,7 +140,7 @@ def record(folder: Path, run: Run, cpu_seconds: float) -> dict[str, Any]:
                     if name.startswith((*MEANS, GRADIENTS)) and "/type/" not in name:
                         values.setdefault(name, []).append(value)
         windows.append({name: round(statistics.fmean(found), 5) for name, found in values.items()})
-    tokens = sum(point.get("rollout/length", 0.0) for point in points) * 144
+    tokens = sum(point.get("rollout/length", 0.0) for point in points) * COMPLETIONS
     return {
         **asdict(run),
         "commit": commit(),
@@ -188,8 +194,9 @@ def study(results: Path, work: Path, jobs: int, minutes: float) -> int:
     Returns:
         Number of failed runs.
     """
-    import lit_g2rpo.cli.trainer
-    import lit_g2rpo.strategies  # noqa: F401
+    # forked runs need not import them again
+    for name in ("lit_g2rpo.cli.trainer", "lit_g2rpo.strategies"):
+        importlib.import_module(name)
     from lit_g2rpo.files import write_text
 
     sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from study import RESULTS, ROOT, Run, best_rate, final, screened
+from study import RESULTS, ROOT, Results, Run, best_rate, final, screened
 from study_design import ARMS, CONTRASTS, PHASES, RATES, ROLLOUTS, SEEDS, base_arm
 
 from lit_g2rpo.comparison.statistics import Estimate, estimate, paired_difference
@@ -32,7 +32,6 @@ SHORT = {
 DISTURBED = {"scaled": "chart_figure_qa", "heavy": "ocr", "flipped": "math_reasoning"}
 """The task that a setting disturbs."""
 
-Results = Mapping[str, Mapping[str, Any]]
 Measure = Callable[[Mapping[str, Any]], float]
 
 
@@ -46,7 +45,7 @@ def judged(results: Results, setting: str, arm: str, measure: Measure = final) -
     phases = [phase for phase in phases if phase.rate is None]
     found = {}
     for phase in phases:
-        rate = best_rate(dict(results), str(phase.rates_of), base_arm(arm))
+        rate = best_rate(results, str(phase.rates_of), base_arm(arm))
         for run in results.values():
             fits = (run["setting"], run["arm"], run["rollouts"], run["rate"]) == (setting, arm, ROLLOUTS, rate)
             if fits and run["seed"] in phase.seeds:
@@ -96,9 +95,9 @@ def screening(results: Results) -> str:
         for arm in ARMS:
             cells = []
             for rate in RATES:
-                found = screened(dict(results), setting, arm, rate)
+                found = screened(results, setting, arm, rate)
                 text = f"{statistics.fmean(found):.3f}" if found else ""
-                cells.append(f"**{text}**" if best_rate(dict(results), setting, arm) == rate else text)
+                cells.append(f"**{text}**" if best_rate(results, setting, arm) == rate else text)
             if any(cells):
                 rows.append([setting, f"`{arm}`", *cells])
     return table(["setting", "arm", *(f"{rate:g}" for rate in RATES)], rows)

@@ -1,5 +1,6 @@
 """What a run needs from its loggers beyond numbers: its folder, dropping points, and other things to show."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,9 @@ class RunLogger(Logger):
     """Metrics that the resumed run logs again."""
 
     @property
+    @abstractmethod
     def place(self) -> TensorBoardLogger | CSVLogger:
         """Lightning's logger that finds the folder."""
-        raise NotImplementedError
 
     def lie_in(self, folder: Path) -> None:
         """Use a folder found by another logger of the run."""
@@ -72,13 +73,13 @@ class RunLogger(Logger):
     def show_groups(self, groups: Sequence[ShownGroup], rollout: int) -> None:
         """Show groups of a rollout."""
 
+    @abstractmethod
     def how_to_open(self, folder: Path) -> str:
         """Explain in one line how to view the run.
 
         Args:
             folder: folder of the run, as given by the user.
         """
-        raise NotImplementedError
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
