@@ -1,22 +1,20 @@
 """A thinking checkpoint trains: its template opens the reasoning, and one setting names the tag everywhere."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from helpers.build import module, trainer
 from helpers.paths import CONFIGS, WEIGHTS
 from PIL import Image
 from tokenizers import AddedToken
-from transformers import Qwen3VLForConditionalGeneration
 
 from lit_g2rpo.callbacks import LengthCurriculum, Preflight, RolloutLog
 from lit_g2rpo.data import JsonPrompts
 from lit_g2rpo.errors import UserError
+from lit_g2rpo.mini.policy import initial_policy, mini_config
 from lit_g2rpo.objectives import G2RPO, Supervised
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
@@ -29,16 +27,17 @@ FRAGMENT = yaml.safe_load((CONFIGS / "data" / "onethinker_thinking.yaml").read_t
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The embedded policy as a thinking checkpoint has it: tags that are tokens but not special, and its template."""
-    folder = tmp_path_factory.mktemp("thinker") / "policy"
-    shutil.copytree(WEIGHTS, folder, ignore=shutil.ignore_patterns("prompt_template.jinja"))
-    processor = ImageOnlyQwen3VLProcessor.from_pretrained(folder)
+    """A random policy with what a thinking checkpoint has: tags that are tokens but not special, and its template.
+
+    It ends a completion with any of several tokens, so that lengths differ.
+    """
+    folder = tmp_path_factory.mktemp("thinker")
+    processor = ImageOnlyQwen3VLProcessor.from_pretrained(WEIGHTS)
     processor.tokenizer.add_tokens([AddedToken(tag, special=False) for tag in ("<think>", "</think>")])
     processor.chat_template = processor.tokenizer.chat_template = TEMPLATE.read_text()
     processor.save_pretrained(folder)
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    torch.manual_seed(0)
-    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    model = initial_policy(mini_config(processor.tokenizer), seed=3)
+    model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, *range(100, len(processor.tokenizer), 12)]
     model.save_pretrained(folder)
     return str(folder)
 
@@ -94,8 +93,9 @@ def test_two_rollouts_with_bands_of_its_own_lengths(thinker: str, rows: dict[str
     assert run.rollout_index == 2
     assert all(completion.text.startswith("<think>\n") for completion in experience.completions)
     assert all("between <think> and </think>" in prompt.text for prompt in experience.prompts)
-    # of the second rollout, so bands are known: rewards have more than one value
-    assert len(set(experience.total_rewards.tolist())) > 1
+    # nothing is right, so what is learned in the second rollout is the length, by the bands of the first
+    assert len({len(completion.token_ids) for completion in experience.completions}) > 4
+    assert set(experience.advantages.sign().tolist()) == {-1.0, 1.0}
     [line, *_] = next(tmp_path.glob("**/rollout_000001.jsonl")).read_text().splitlines()
     for completion in json.loads(line)["completions"]:
         assert completion["opened"] == "<think>\n"
