@@ -188,7 +188,7 @@ def replayed(folder: str, tmp_path: Path, method: str, coefficients: dict[str, A
     assert all(torch.equal(weight, start[name]) for name, weight in weights.items() if name not in learns)
     moved, missed = distance(weights, start), distance(weights, replay.weights)
     assert moved > 0.01
-    assert missed < 1e-7 * moved, f"weights differ by {missed} after moving by {moved}"
+    assert missed < 1e-10 * moved, f"weights differ by {missed} after moving by {moved}"
     return replay
 
 
