@@ -107,6 +107,11 @@ class G2RPOModule(EvaluationModule):
         return self.policy.processor.tokenizer
 
     @property
+    def opened(self) -> str:
+        """The tag that the chat template writes at the start of each completion; empty for none."""
+        return self.policy.opened
+
+    @property
     def loader(self) -> PromptLoader:
         """The training loader."""
         return cast(PromptLoader, self.trainer.train_dataloader)

@@ -81,6 +81,7 @@ def completion_record(
         "entropy": rounded(float(completion.entropy.double().mean())),
         "logprobs": summary(completion.logprobs),
         **shapes(problem_type, envelope(completion.text, reward.thinking_tag, reward.answer_tag).answer or ""),
+        "opened": spell.opened,
         "tokens": spell.pieces(completion.token_ids.tolist()),
         "token_entropy": [round(value, 3) for value in completion.entropy.tolist()],
     }

@@ -95,7 +95,7 @@ class RolloutLog(Observer):
         """Open the folder, before the first validation or, if there is none, before training."""
         # finding the folder is collective, so all ranks must call this
         folder = run_folder(trainer)
-        self._spell = TokenText(run.tokenizer)
+        self._spell = TokenText(run.tokenizer, run.opened)
         if self._files is not None or not self.write_every or not trainer.is_global_zero:
             return
         if not getattr(trainer, "fast_dev_run", False):

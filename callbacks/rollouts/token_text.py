@@ -10,10 +10,14 @@ class TokenText:
     """Spell completions token by token with the policy's tokenizer, so that the pieces add up to the text.
 
     A character whose bytes are spread over several tokens is in the piece of the last one; the others are empty.
+
+    Args:
+        tokenizer: the policy's.
+        opened: the tag that the chat template writes before the first token of each completion; empty for none.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, opened: str = "") -> None:
+        self._tokenizer, self.opened = tokenizer, opened
         self._alone: dict[int, str] = {}
 
     def pieces(self, token_ids: list[int]) -> list[str]:

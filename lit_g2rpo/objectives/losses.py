@@ -83,7 +83,8 @@ def sapo(
     Source: arXiv 2511.20347, eq. 5-6.
     """
     ratio, metrics = _ratio(logprobs - old_logprobs)
-    tau = torch.where(advantages > 0, tau_positive, tau_negative)
+    # `where` of two numbers would round them to single precision
+    tau = torch.full_like(advantages, tau_negative).masked_fill(advantages > 0, tau_positive)
     return -advantages * 4 / tau * torch.sigmoid(tau * (ratio - 1)), metrics
 
 

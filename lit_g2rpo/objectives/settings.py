@@ -42,6 +42,8 @@ class ObjectiveSettings:
         entropy: ``exact`` full-vocabulary entropy, or the paper's ``sampled`` mean negative log-probability.
         length_weight: weight of the length reward, taken from the weight of accuracy.
         length_needs_accuracy: pay the length reward in proportion to accuracy, so that a wrong answer earns none.
+        overlong_weight: what a completion loses at the length limit; 0 for nothing.
+        overlong_share: the loss grows linearly over this last share of the length limit.
         filtering: ``drop`` groups that teach nothing before advantages are computed; ``refill`` also replaces them
             with more prompts of their task; ``off`` keeps them.
         accuracy_low: a group whose mean accuracy is at or below this is dropped.
@@ -71,6 +73,8 @@ class ObjectiveSettings:
         entropy: Literal["exact", "sampled"] = "exact",
         length_weight: float = 0.0,
         length_needs_accuracy: bool = False,
+        overlong_weight: float = 0.0,
+        overlong_share: float = 0.2,
         filtering: Filtering = "drop",
         accuracy_low: float = 0.01,
         accuracy_high: float = 0.99,
@@ -92,6 +96,8 @@ class ObjectiveSettings:
         self.entropy = entropy
         self.length_weight = length_weight
         self.length_needs_accuracy = length_needs_accuracy
+        self.overlong_weight = overlong_weight
+        self.overlong_share = overlong_share
         self.filtering: Filtering = filtering
         self.accuracy_low = accuracy_low
         self.accuracy_high = accuracy_high
@@ -108,12 +114,14 @@ class ObjectiveSettings:
         for name in ("clip_low", "length_weight"):
             if not 0 <= getattr(self, name) < 1:
                 refuse(name, "in [0, 1)")
-        for name in ("clip_high", "kl_coefficient", "entropy_coefficient"):
+        for name in ("clip_high", "kl_coefficient", "entropy_coefficient", "overlong_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 refuse(name, "0 or more, and finite")
         for name in ("tau_positive", "tau_negative"):
             if not 0 < getattr(self, name) < math.inf:
                 refuse(name, "above 0, and finite")
+        if not 0 < self.overlong_share <= 1:
+            refuse("overlong_share", "a share of the length limit, above 0 and at most 1")
         if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
             refuse("dual_clip", "above 1 and finite, or null")
         if self.importance_cap is not None and not 1 <= self.importance_cap < math.inf:

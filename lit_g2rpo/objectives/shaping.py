@@ -80,6 +80,22 @@ def _edge(inside: Tensor, width: float) -> Tensor:
     return (inside / width).clamp(0, 1) if width > 0 else (inside >= 0).to(inside.dtype)
 
 
+def overlong_penalty(lengths: Tensor, limit: int, share: float) -> Tensor:
+    """Penalize completions that come close to the length limit, before it cuts them off.
+
+    Args:
+        lengths: length of each completion, tokens, ``[N]``, integer or floating.
+        limit: longest completion, tokens.
+        share: the penalty grows linearly over this last share of the limit.
+
+    Returns:
+        Penalty from 0 to 1 at the limit, ``[N]`` floating.
+
+    Source: arXiv 2503.14476, eq. 13, with the opposite sign; there the share is 4,096 of 20,480 tokens.
+    """
+    return (1 - (limit - lengths) / (share * limit)).clamp(0, 1)
+
+
 def entropy_band_loss(entropy: Tensor, low: float, high: float) -> Tensor:
     """Penalize a mean token entropy, of any shape, by its distance from the band, all in nats.
 

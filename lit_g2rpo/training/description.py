@@ -1,7 +1,11 @@
 """A description of the run in words."""
 
+from typing import get_args
+
 import torch
 
+from lit_g2rpo.policy.config import Part
+from lit_g2rpo.policy.loading import learning_parts
 from lit_g2rpo.training.run import Run
 
 
@@ -22,6 +26,7 @@ def describe(run: Run) -> dict[str, str]:
     rows = [share * rollout.group_size for share in prompts]
     return {
         "policy": f"{run.policy_path} ({total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained)",
+        "learns": _learns(run),
         "objective": type(run.objective).__name__ + (" with KL" if run.reference_needed else ""),
         "tasks": ", ".join(run.tasks),
         "rollout": f"{rollout.prompts} prompts x {rollout.group_size} = {rollout.prompts * rollout.group_size} "
@@ -32,6 +37,16 @@ def describe(run: Run) -> dict[str, str]:
         "hardware": f"{trainer.world_size} x {_device(run)}, {type(trainer.strategy).__name__}, precision "
         f"{trainer.precision}",
     }
+
+
+def _learns(run: Run) -> str:
+    learning = learning_parts(run.policy)
+    parts = [part for part in get_args(Part) if part in learning]
+    adapters = run.policy_config.lora
+    if adapters is not None:
+        return f"adapters of rank {adapters.rank} in {', '.join(parts)}; all weights of the checkpoint are frozen"
+    frozen = [part for part in get_args(Part) if part not in learning]
+    return ", ".join(parts) + (f"; {', '.join(frozen)} frozen" if frozen else "")
 
 
 def _device(run: Run) -> str:

@@ -29,11 +29,11 @@ def collect(run: Run, prompts: list[Prompt]) -> tuple[Experience, dict[str, floa
         This rank's experience, not yet cut into micro-batches, and the rollout's metrics, the same on every rank.
     """
     drawn = _Drawn(run, prompts)
-    first = shaped_columns(drawn.values, run.objective, run.tasks)
+    first = shaped_columns(drawn.values, run.objective, run.tasks, run.cut.max_tokens)
     if run.objective.filtering == "refill":
         drawn.refill()
     start = time.perf_counter()
-    column = shaped_columns(drawn.values, run.objective, run.tasks)
+    column = shaped_columns(drawn.values, run.objective, run.tasks, run.cut.max_tokens)
     usable = usable_groups(column, run.objective)
     table = build_table(column, usable, run.objective, run.tasks)
     experience = Experience(
@@ -81,7 +81,7 @@ class _Drawn:
         """
         run, names = self.run, list(self.run.tasks)
         for wave in range(1, run.objective.refill_waves + 1):
-            column = shaped_columns(self.values, run.objective, run.tasks)
+            column = shaped_columns(self.values, run.objective, run.tasks, run.cut.max_tokens)
             slots = (~usable_groups(column, run.objective)).nonzero().flatten().tolist()
             if not slots:
                 return

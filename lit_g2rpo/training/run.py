@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lit_g2rpo.experience import Evaluated, Experience, Prompt
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.objectives.objective import Objective
+from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rewards.config import RewardConfig
 from lit_g2rpo.rewards.running.judge import JudgeConfig
@@ -94,6 +95,10 @@ class RunHandles(Protocol):
         """The policy's tokenizer, whose type depends on the model."""
 
     @property
+    def opened(self) -> str:
+        """The tag that the chat template writes at the start of each completion; empty for none."""
+
+    @property
     def max_tokens(self) -> int:
         """Longest completion, tokens."""
 
@@ -123,6 +128,7 @@ class Run(RunHandles, Protocol):
     """The trained module, attached to its trainer."""
 
     policy: Policy
+    policy_config: PolicyConfig
     reference: Policy | None
     engine: RolloutEngine
     scorer: Scorer

@@ -12,7 +12,7 @@ from lit_g2rpo.objectives.filtering import kept_groups
 from lit_g2rpo.objectives.losses import truncated_importance
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.relative_bands import reference_length_reward
-from lit_g2rpo.objectives.shaping import entropy_direction, length_reward
+from lit_g2rpo.objectives.shaping import entropy_direction, length_reward, overlong_penalty
 from lit_g2rpo.policy.batching import balanced_bins
 from lit_g2rpo.rewards import RewardResult, problem_type_id
 from lit_g2rpo.tasks import Task
@@ -71,8 +71,12 @@ def to_share(
     return torch.tensor(rows, dtype=torch.float64).view(len(prompts), group_size, len(COLUMNS))
 
 
-def shaped_columns(values: Tensor, objective: Objective, tasks: dict[str, Task]) -> Columns:
-    """Split all ranks' values ``[P, G, len(COLUMNS)]`` by name, and add ``length_reward`` and the shaped ``reward``."""
+def shaped_columns(values: Tensor, objective: Objective, tasks: dict[str, Task], max_tokens: int) -> Columns:
+    """Split all ranks' values ``[P, G, len(COLUMNS)]`` by name, and add ``length_reward`` and the shaped ``reward``.
+
+    Args:
+        max_tokens: longest completion.
+    """
     column = dict(zip(COLUMNS, values.unbind(-1), strict=True))
     shaped = column["accuracy"].clone()
     for k, task in enumerate(tasks.values()):
@@ -88,6 +92,9 @@ def shaped_columns(values: Tensor, objective: Objective, tasks: dict[str, Task])
             shaped[rows] *= column["accuracy"][rows]
     # The length reward replaces a share of accuracy; an exempt task keeps that share, so its reward is unchanged.
     reward = column["total"] + objective.length_weight * (shaped - column["accuracy"])
+    if objective.overlong_weight:
+        overlong = overlong_penalty(column["length"], max_tokens, objective.overlong_share)
+        reward = reward - objective.overlong_weight * overlong
     return column | {"length_reward": shaped, "reward": reward}
 
 

@@ -97,7 +97,7 @@ class ToyModule(CurvesModule):
         super().__init__()
         self.policy = torch.nn.Linear(3, 1, bias=False)
         torch.nn.init.constant_(self.policy.weight, 0.5)
-        self.tokenizer = ToyTokenizer()
+        self.tokenizer, self.opened = ToyTokenizer(), ""
         self.rollout, self.reward, self.evaluation = RolloutConfig(), DEFAULT, EvaluationConfig()
         self.judge: JudgeConfig | None = None
         self.max_tokens = 8

@@ -228,11 +228,18 @@ def test_sizes() -> None:
     assert log_every_n_steps(1, epochs=2, microbatches=4, accumulate=2) == 4
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 4, 6, 8])
-def test_the_default_rollout_can_be_spread_over_so_many_devices(devices: int) -> None:
+def test_the_default_rollout_can_be_spread_over_one_to_nine_devices() -> None:
     sizes = yaml.safe_load((CONFIGS / "g2rpo.yaml").read_text())["model"]
     accumulate = yaml.safe_load((CONFIGS / "trainer" / "default.yaml").read_text())["accumulate_grad_batches"]
-    check_sizes(sizes["rollout"]["prompts"], devices, sizes["update"]["microbatches"], accumulate)
+
+    def fits(devices: int) -> bool:
+        try:
+            check_sizes(sizes["rollout"]["prompts"], devices, sizes["update"]["microbatches"], accumulate)
+        except UserError:
+            return False
+        return True
+
+    assert [devices for devices in range(1, 20) if fits(devices)] == list(range(1, 10))
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ TOKENS = {
     "logprobs": {"mean": -0.2, "min": -0.4},
     "boxes": [],
     "points": [],
+    "opened": "",
     "tokens": ["<0>", "<1>", "<2>", "<3>", "<4>"],
     "token_entropy": [0.0, 0.1, 0.2, 0.3, 0.4],
 }

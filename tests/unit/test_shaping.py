@@ -11,7 +11,16 @@ from lit_g2rpo.errors import UserError
 from lit_g2rpo.objectives.fields import TokenFields
 from lit_g2rpo.objectives.objective import Objective
 from lit_g2rpo.objectives.relative_bands import RelativeBand, length_band, reference_length_reward
-from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand, entropy_band_loss, entropy_direction, length_reward
+from lit_g2rpo.objectives.shaping import (
+    EntropyBand,
+    LengthBand,
+    entropy_band_loss,
+    entropy_direction,
+    length_reward,
+    overlong_penalty,
+)
+from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.table import COLUMNS, shaped_columns
 
 DOUBLE = torch.float64
 
@@ -34,6 +43,23 @@ def test_trapezoid_by_hand():
 )
 def test_vertical_edges(band, expected):
     assert length_reward(torch.tensor([5, 10, 15, 20, 25]), band).tolist() == expected
+
+
+def test_overlong_penalty_by_hand():
+    """The paper's own limit: free up to 16,384 of 20,480 tokens, then 1 / 4,096 for each token."""
+    lengths = torch.tensor([1, 16384, 16385, 18432, 20479, 20480])
+    expected = torch.tensor([0, 0, 1 / 4096, 0.5, 4095 / 4096, 1])
+    torch.testing.assert_close(overlong_penalty(lengths, 20480, 0.2), expected, atol=1e-5, rtol=0)
+    assert overlong_penalty(torch.tensor([0, 5, 10]), 10, 1.0).tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, [1.0, 1.0, 1.0, 1.0]), (0.5, [1.0, 1.0, 0.75, 0.5])])
+def test_the_overlong_penalty_is_taken_from_the_reward(weight, expected):
+    values = torch.zeros(1, 4, len(COLUMNS), dtype=DOUBLE)
+    values[..., COLUMNS.index("total")] = 1
+    values[..., COLUMNS.index("length")] = torch.tensor([1.0, 80.0, 90.0, 100.0])
+    column = shaped_columns(values, Objective(overlong_weight=weight), {"a": Task("a")}, 100)
+    torch.testing.assert_close(column["reward"], torch.tensor([expected], dtype=DOUBLE))
 
 
 @given(st.lists(st.integers(0, 100), min_size=4, max_size=4), st.floats(0, 120))

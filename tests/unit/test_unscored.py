@@ -20,7 +20,7 @@ def values(accuracy: list[list[float]], scored: list[list[int]]) -> torch.Tensor
 
 
 def advantages(objective: Objective, rows: torch.Tensor) -> torch.Tensor:
-    column = shaped_columns(rows, objective, TASKS)
+    column = shaped_columns(rows, objective, TASKS, 8)
     return build_table(column, usable_groups(column, objective), objective, TASKS).advantages
 
 
@@ -40,7 +40,7 @@ def test_the_others_have_the_advantages_of_a_smaller_group(kind: type[Objective]
 def test_it_counts_for_nothing() -> None:
     objective = GRPO(filtering="off")
     rows = values([[1.0, 0.0, 0.0]], [[1, 1, 0]])
-    column = shaped_columns(rows, objective, TASKS)
+    column = shaped_columns(rows, objective, TASKS, 8)
     usable = usable_groups(column, objective)
     table = build_table(column, usable, objective, TASKS)
     assert table.valid.tolist() == [[True, True, False]], "not in the normalizer of the loss either"
@@ -59,13 +59,13 @@ def test_it_counts_for_nothing() -> None:
 )  # fmt: skip
 def test_a_group_is_kept_for_what_is_left_of_it(accuracy: list[float], scored: list[int], kept: bool) -> None:
     objective = GRPO(filtering="drop")
-    column = shaped_columns(values([accuracy, [1.0, 0.0, 0.0]], [scored, [1] * 3]), objective, TASKS)
+    column = shaped_columns(values([accuracy, [1.0, 0.0, 0.0]], [scored, [1] * 3]), objective, TASKS, 8)
     assert usable_groups(column, objective).tolist() == [kept, True]
 
 
 def test_nothing_is_said_of_a_rollout_without_a_score() -> None:
     objective = GRPO(filtering="off")
-    column = shaped_columns(values([[1.0, 0.0]], [[0, 0]]), objective, TASKS)
+    column = shaped_columns(values([[1.0, 0.0]], [[0, 0]]), objective, TASKS, 8)
     usable = usable_groups(column, objective)
     table = build_table(column, usable, objective, TASKS)
     metrics = rollout_metrics(table, usable, column, ["a"])
@@ -76,6 +76,6 @@ def test_nothing_is_said_of_a_rollout_without_a_score() -> None:
 
 def test_imitation_needs_no_score() -> None:
     objective = Supervised()
-    column = shaped_columns(values([[1.0, 0.0]], [[0, 1]]), objective, TASKS)
+    column = shaped_columns(values([[1.0, 0.0]], [[0, 1]]), objective, TASKS, 8)
     table = build_table(column, usable_groups(column, objective), objective, TASKS)
     assert table.valid.all()

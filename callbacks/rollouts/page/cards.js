@@ -40,6 +40,7 @@ function card({ name, completion }, parts) {
 
 function heat(completion) {
   const text = make("pre");
+  if (completion.opened) text.append(make("span", completion.opened, "end"));
   completion.tokens.forEach((piece, place) => {
     const entropy = completion.token_entropy[place];
     const special = /^<\|.*\|>$/.test(piece);
