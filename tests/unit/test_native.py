@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -235,11 +236,12 @@ def test_reading_prompts_in_a_memory_budget_changes_nothing(
     assert policy.backbone.counters.prefill_tokens == sum(lengths)
 
 
-def test_live_modules_equal_fused_copies(
+def test_held_weights_equal_fused_copies(
     adapted: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10))
-    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, copied: read_layers(text, False))
+    live = partial(read_layers, copied=False)
+    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, dtype, copied: live(text, dtype))
     assert_same(sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10)), copied)
 
 
@@ -268,7 +270,8 @@ def test_projections_with_a_bias(
             if "language_model" in name and name.endswith("bias"):
                 parameter.normal_()
     theirs = sample(HuggingFaceEngine(), biased, mixed_prompts, 2, Sampling(8))
-    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, _: read_layers(text, copied))
+    read = partial(read_layers, copied=copied)
+    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, dtype, copied: read(text, dtype))
     assert_same(sample(NativeEngine(), biased, mixed_prompts, 2, Sampling(8)), theirs)
 
 
@@ -288,8 +291,12 @@ def test_an_update_is_seen(policy: Policy) -> None:
             parameter.copy_(saved)
 
 
-def test_the_policy_is_left_as_it_was(random_folder: str) -> None:
-    policy = load_policy(PolicyConfig(path=random_folder, freeze=["vision"])).train()
+@pytest.mark.parametrize("options", [{"freeze": ["vision"]}, {"lora": LoraConfig(rank=4), "dtype": "bfloat16"}])
+def test_the_policy_is_left_as_it_was(random_folder: str, options: dict[str, Any]) -> None:
+    policy = load_policy(PolicyConfig(path=random_folder, **options)).train()
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
     policy.base.model.rope_deltas = torch.tensor([[7]])
     state = {name: value.clone() for name, value in policy.state_dict().items()}
     learning = [p.requires_grad for p in policy.parameters()]
@@ -348,3 +355,7 @@ def test_what_it_does_not_know_it_refuses(policy: Policy, monkeypatch: pytest.Mo
     monkeypatch.setitem(layer._modules, "up_proj", other)
     with pytest.raises(UserError, match="cannot copy the weight of a Quantized; use 'huggingface'"):
         sample(NativeEngine(), policy, [make_prompt("one", 1)], 2, Sampling(4))
+    # held layers call it as it is
+    x = torch.randn(3, other.in_features)
+    held = read_layers(text, torch.float32, copied=False)[0]
+    torch.testing.assert_close(held.mlp(x), x + layer(text.layers[0].post_attention_layernorm(x)))

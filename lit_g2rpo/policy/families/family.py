@@ -107,8 +107,9 @@ class Family(ABC):
         """Run the vision tower.
 
         Args:
-            pixels: patches of all images, ``[patches, values]``.
-            grid: frames, rows and columns of patches of each image, ``[images, 3]`` long.
+            pixels: patches of all images, ``[patches, values]``, on the model's device.
+            grid: frames, rows and columns of patches of each image, ``[images, 3]`` long, on the CPU, because loops
+                over images would read it back from a device.
 
         Returns:
             For each level (see `ImageSizes`), the features of each image, ``[n_i, H]``.

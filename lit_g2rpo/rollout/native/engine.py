@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
 from lit_g2rpo.rollout.native.attention import PromptCache
 from lit_g2rpo.rollout.native.decoder import Decoder
@@ -141,13 +142,14 @@ class NativeEngine(RolloutEngine):
 
 def _draw_first(table: CompletionTable, logits: Tensor, size: int) -> deque[int]:
     """Draw each row's first token from its prompt's logits ``[P, V]``; return the rows that go on."""
-    prompt_of_row = torch.tensor(table.prompt_of_row, device=logits.device)
-    waiting: deque[int] = deque()
-    for rows in torch.split(torch.arange(table.spare, device=logits.device), size):
-        _, last = table.draw(rows, torch.zeros_like(rows), logits[prompt_of_row[rows]])
-        waiting += rows[~last].tolist()
-        table.end(rows[last].tolist())
-    return waiting
+    prompt_of_row = send(torch.tensor(table.prompt_of_row), logits.device)
+    rows = torch.arange(table.spare, device=logits.device)
+    last = [
+        table.draw(part, torch.zeros_like(part), logits[prompt_of_row[part]])[1] for part in torch.split(rows, size)
+    ]
+    ended = torch.cat(last).tolist()
+    table.end([row for row, flag in enumerate(ended) if flag])
+    return deque(row for row, flag in enumerate(ended) if not flag)
 
 
 def _told(finished: Finished, start: int, index: int, completions: list[Completion]) -> None:

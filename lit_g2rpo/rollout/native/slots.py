@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.rollout.native.attention import PromptCache, SlotCache, grid_of_heads, shared_attention
 from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.table import CompletionTable
@@ -59,6 +60,8 @@ class Slots:
         self._zero = torch.zeros((), dtype=decoder.score_dtype, device=device)
         self.size = size
         self.rows: list[int] = []
+        # `index` of the occupied slots, as read by `turn_over`
+        self._reached: list[int] = []
         self.held = sorted(set(table.prompt_of_row))
 
     def step(self, shape: StepShape) -> None:
@@ -101,7 +104,7 @@ class Slots:
     @property
     def longest(self) -> int:
         """Return the most tokens in an occupied slot after the next step."""
-        return int(self.index[: len(self.rows)].max()) + 1
+        return max(self._reached) + 1
 
     def turn_over(self, waiting: deque[int]) -> bool:
         """Fill the slots of finished rows with waiting rows, and close the remaining gaps.
@@ -112,7 +115,9 @@ class Slots:
         Returns:
             True if the row in any slot changed.
         """
-        done = self.done[: len(self.rows)].tolist()
+        count = len(self.rows)
+        # one copy, for which the host waits
+        done, self._reached = torch.stack([self.done[:count].long(), self.index[:count]]).tolist()
         free = [slot for slot, flag in enumerate(done) if flag]
         if not free and self.rows:
             return False
@@ -127,14 +132,16 @@ class Slots:
         return True
 
     def _fill(self, slots: list[int], rows: list[int]) -> None:
-        self.rows += [self.table.spare] * (max(slots) + 1 - len(self.rows))
+        fresh = max(slots) + 1 - len(self.rows)
+        self.rows += [self.table.spare] * fresh
+        self._reached += [0] * fresh
         for slot, row in zip(slots, rows, strict=True):
-            self.rows[slot] = row
-        at, chosen = torch.tensor([slots, rows], device=self.row.device)
+            self.rows[slot], self._reached[slot] = row, 0
+        at, chosen = send(torch.tensor([slots, rows]), self.row.device)
         self.row[at] = chosen
         self.token[at] = self.table.tokens[chosen, 0]
-        self.index[at] = 0
-        self.done[at] = False
+        self.index.index_fill_(0, at, 0)
+        self.done.index_fill_(0, at, False)
 
     def _close(self, gaps: list[int]) -> None:
         kept = len(self.rows) - len(gaps)
@@ -142,13 +149,15 @@ class Slots:
         targets = [slot for slot in gaps if slot < kept]
         if sources:
             self.cache.move(sources, targets, self.longest)
+            source, target = send(torch.tensor([sources, targets]), self.row.device)
             for state in (self.row, self.token, self.index, self.done):
-                state[targets] = state[sources]
-            for source, target in zip(sources, targets, strict=True):
-                self.rows[target] = self.rows[source]
+                state[target] = state[source]
+            for values in (self.rows, self._reached):
+                for s, t in zip(sources, targets, strict=True):
+                    values[t] = values[s]
         self.row[kept : len(self.rows)] = self.table.spare
         self.done[kept : len(self.rows)] = True
-        del self.rows[kept:]
+        del self.rows[kept:], self._reached[kept:]
 
     def drop_prompts(self, waiting: deque[int]) -> None:
         """Drop prompts that no row in a slot and no waiting row needs."""
@@ -178,8 +187,8 @@ class Slots:
         for i, slots in enumerate(members.values()):
             for j, slot in enumerate(slots):
                 grid[i * group + j], places[slot] = slot, i * group + j
-        device = self.grid.device
-        chosen = torch.tensor(grid, device=device).view(-1, group), torch.tensor(places, device=device)
-        for state, fresh in zip((self.grid, self.place), grid_of_heads(*chosen, self._heads), strict=True):
+        chosen, own = send(torch.tensor([*grid, *places]), self.grid.device).split_with_sizes([len(grid), len(places)])
+        arranged = grid_of_heads(chosen.view(-1, group), own, self._heads)
+        for state, fresh in zip((self.grid, self.place), arranged, strict=True):
             state[: fresh.numel()] = fresh.flatten()
         return group
