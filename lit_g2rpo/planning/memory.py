@@ -81,7 +81,7 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     # kernel, of prompts.
     decoding = slots * text.vocab_size * (3 * 4 + 2 * 8)
     if phantom.device != "cpu":
-        decoding += 2 * 4 * heads * (slots * size.completion_tokens + rows * room)
+        decoding += 2 * 4 * heads * (slots * size.completion_tokens + min(held, slots) * size.group_size * room)
     read = token_bytes(text, width) * size.prompt_tokens
     if backbone.tower_learns:
         # there, features are not kept but recomputed, and held while their prompt is read

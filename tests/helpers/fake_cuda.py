@@ -104,11 +104,12 @@ class FakeCuda(TorchDispatchMode):
         if func in READS:
             self._wait(func)
             return func(*self._real(args)) if known else func is aten.equal.default or 0
+        if func in INDEXED:
+            args = self._without_masks(func, args)
         sized = func in SIZED_BY_NUMBERS and not kwargs.get("output_size")
-        if sized or (func in INDEXED and any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])):
+        if sized:
             self._wait(func)
             assert known, f"{self._where()}: the size of {func}'s result is known on the device only"
-            sized = True
         written = [x for x, a in self._arguments(func, args, kwargs) if a.alias_info and a.alias_info.is_write]
         numbers = None
         if known:
@@ -117,7 +118,7 @@ class FakeCuda(TorchDispatchMode):
             if not known and x in self._numbers:
                 self._numbers[x].zero_()
         with self._mode:
-            if sized and func not in INDEXED[1:]:
+            if sized:
                 result = tree_map(lambda x: torch.empty(x.shape, dtype=x.dtype, device=CUDA), numbers)
             else:
                 result = func(*args, **kwargs)
@@ -160,6 +161,20 @@ class FakeCuda(TorchDispatchMode):
         elif func in INDEXED and any(map(on_host, (*args[1], *args[2:3]))):
             # torch sends indices, and a value without dimensions, by itself
             self._wait(func)
+
+    def _without_masks(self, func: Any, args: Any) -> Any:
+        """Replace masks with the indices that they stand for, whose number a device tells the host."""
+        indices: list[Any] = []
+        for index in args[1]:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                indices.append(index)
+                continue
+            self._wait(func)
+            for places in self._numbers[index].nonzero(as_tuple=True):
+                with self._mode:
+                    indices.append(torch.empty(places.shape, dtype=places.dtype, device=CUDA))
+                self._numbers[indices[-1]] = places
+        return (args[0], indices, *args[2:])
 
     @staticmethod
     def _arguments(func: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:

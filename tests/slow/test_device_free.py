@@ -39,8 +39,8 @@ MOST = {
 """How often the host may wait for the device in each run of a part."""
 TO_HOST = MOST | {"features": 12}
 """The same if features are kept on the host, three tensors of each of four prompts."""
-MODELS_OWN = "transformers/"
-"""Lines that wait in padded rows, where the model's own code runs."""
+MODELS_OWN = ("transformers/", "elsewhere")
+"""Lines that wait in padded rows, where the model's own code runs, and its backward without lines."""
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +80,20 @@ def results(library: Path, small_folder: str, shared_commands: Commands) -> dict
     return found
 
 
-def check(result: dict[str, Any], most: dict[str, int] = MOST, allowed: str | None = None) -> None:
-    """Fail at an error, or if a part waited too often, not counting lines of an allowed folder."""
+def check(result: dict[str, Any], most: dict[str, int] = MOST, allowed: tuple[str, ...] = ()) -> None:
+    """Fail at an error, or if a part waited too often, not counting lines that start with what is allowed."""
     assert result["error"] is None, result["error"]
     assert result["waits"].keys() <= MOST.keys()
     for part, runs in result["waits"].items():
         for number, lines in enumerate(runs):
-            waits = [line for line in lines if allowed is None or not line.startswith(allowed)]
+            waits = [line for line in lines if not line.startswith(allowed)]
             assert len(waits) <= most[part], "\n".join([f"{part} {number} waited {len(waits)} times:", *waits])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_is_on_the_wrong_device_and_the_host_rarely_waits(results: dict[str, Any], case: str) -> None:
     most = TO_HOST if case == "adapters on bfloat16" else MOST
-    check(results[case], most, MODELS_OWN if case == "padded rows" else None)
+    check(results[case], most, MODELS_OWN if case == "padded rows" else ())
     assert results[case]["waits"].keys() >= MOST.keys() - {"captured step"}
 
 
@@ -117,7 +117,7 @@ def test_every_case_is_tested(results: dict[str, Any]) -> None:
 
 
 def test_a_tensor_on_the_wrong_device_is_found(results: dict[str, Any]) -> None:
-    with pytest.raises(AssertionError, match="found two different devices"):
+    with pytest.raises(AssertionError, match=r"(?s)packing.py.*at least two devices, cuda:0 and cpu"):
         check(results["planted mismatch"])
 
 

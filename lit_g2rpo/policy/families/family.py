@@ -156,7 +156,7 @@ class Family(ABC):
         """Run the model's own code on padded rows.
 
         Args:
-            batch: the inputs from `collate`, on the model's device, with at least one image.
+            batch: the inputs from `collate`, on the CPU, with at least one image.
 
         Returns:
             Last hidden states, ``[N, L, H]``.

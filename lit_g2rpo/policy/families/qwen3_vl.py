@@ -159,7 +159,8 @@ class Qwen3VL(Family):
         positions = self.positions(
             model, batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], batch["attention_mask"]
         )
-        states: Tensor = model.model(**batch, position_ids=positions, use_cache=False).last_hidden_state
+        sent = {name: send(tensor, model.device) for name, tensor in (batch | {"position_ids": positions}).items()}
+        states: Tensor = model.model(**sent, use_cache=False).last_hidden_state
         return states
 
     @override

@@ -22,7 +22,6 @@ def padded_states(backbone: Backbone, rows: list[EncodedPrompt], completions: li
         for t in range(len(tokens))
     ]
     row_index, token_index = send(torch.tensor(at).T, backbone.device)
-    batch = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
     hidden = backbone.family.padded_states(backbone.model, batch)
     counters = backbone.counters
     counters.train_passes += 1

@@ -113,28 +113,32 @@ class NativeEngine(RolloutEngine):
             if slots.turn_over(waiting):
                 if not slots.rows:
                     return
-                slots.drop_prompts(waiting)
-                group = slots.arrange()
+                slots.gather_prompts()
+                group = slots.arrange(len(slots.rows), slots.live)
             if slots.known:
                 slots.follow()
                 continue
-            slots.step(StepShape(len(slots.rows), slots.longest, len(slots.held), group))
+            slots.step(StepShape(len(slots.rows), slots.longest, slots.live, group))
             self.policy.backbone.counters.row_steps += len(slots.rows)
 
     def _decode_fixed(self, slots: Slots, waiting: deque[int], group: int) -> None:
         """Decode in a few shapes: sizes are rounded up, and finished rows are checked every few steps."""
         step = captured(slots.step) if self.policy.device.type == "cuda" else slots.step
+        rows = prompts = 0
         while True:
             if slots.turn_over(waiting):
                 if not slots.rows:
                     return
-                slots.arrange(group)
+                slots.gather_prompts()
+                rows = _rounded(len(slots.rows), slots.size)
+                prompts = _rounded(slots.live, min(len(slots.held), slots.size))
+                slots.arrange(rows, prompts, group)
             if slots.known:
                 for _ in range(CHECK_EVERY):
                     slots.follow()
                 continue
             span = _rounded(min(slots.longest + CHECK_EVERY, slots.width), slots.width)
-            shape = StepShape(_rounded(len(slots.rows), slots.size), span, len(slots.held), group)
+            shape = StepShape(rows, span, prompts, group)
             for _ in range(CHECK_EVERY):
                 step(shape)
             self.policy.backbone.counters.row_steps += CHECK_EVERY * shape.slots

@@ -20,7 +20,7 @@ class StepShape:
     Args:
         slots: number of slots decoded, starting at the first.
         span: most tokens in any of them after the step.
-        prompts: number of prompts they belong to.
+        prompts: number of prompts that are read, among them those they belong to.
         group: most slots of one prompt.
     """
 
@@ -62,7 +62,9 @@ class Slots:
         self.rows: list[int] = []
         # `index` of the occupied slots, as read by `turn_over`
         self._reached: list[int] = []
+        # the prompt in each place of their cache, and how many of them, in front, are those of occupied slots
         self.held = sorted(set(table.prompt_of_row))
+        self.live = 0
 
     def step(self, shape: StepShape) -> None:
         """Decode one token in each slot."""
@@ -159,36 +161,39 @@ class Slots:
         self.done[kept : len(self.rows)] = True
         del self.rows[kept:], self._reached[kept:]
 
-    def drop_prompts(self, waiting: deque[int]) -> None:
-        """Drop prompts that no row in a slot and no waiting row needs."""
-        needed = {self.table.prompt_of_row[row] for row in (*self.rows, *waiting)}
-        for place in reversed(range(len(self.held))):
-            if self.held[place] not in needed:
-                if place < len(self.held) - 1:
-                    self.prompts.move(len(self.held) - 1, place)
-                self.held[place] = self.held[-1]
-                self.held.pop()
+    def gather_prompts(self) -> None:
+        """Move the prompts of occupied slots to the front of their cache, over prompts that are done."""
+        live = {self.table.prompt_of_row[row] for row in self.rows}
+        self.live = len(live)
+        # Rows start in the order of their prompts, so no prompt in front is still waiting.
+        late = [place for place in range(self.live, len(self.held)) if self.held[place] in live]
+        free = [place for place in range(self.live) if self.held[place] not in live]
+        for source, target in zip(late, free, strict=True):
+            self.prompts.move(source, target)
+            self.held[source], self.held[target] = self.held[target], self.held[source]
 
-    def arrange(self, group: int | None = None) -> int:
+    def arrange(self, slots: int, prompts: int, group: int | None = None) -> int:
         """Assign slots to prompts.
 
         Args:
+            slots: number of slots that are decoded, starting at the first.
+            prompts: number of prompts that are read, starting at the first in their cache.
             group: number of slots reserved per prompt; None for what the largest group needs.
 
         Returns:
             That number.
         """
-        members: dict[int, list[int]] = {prompt: [] for prompt in self.held}
+        members: dict[int, list[int]] = {prompt: [] for prompt in self.held[: self.live]}
         for slot, row in enumerate(self.rows):
             members[self.table.prompt_of_row[row]].append(slot)
-        group = group or max(len(slots) for slots in members.values())
-        places = [0] * len(self.rows)
-        grid = [0] * (group * len(members))
-        for i, slots in enumerate(members.values()):
-            for j, slot in enumerate(slots):
+        group = group or max(len(own) for own in members.values())
+        places = [0] * slots
+        grid = [0] * (group * prompts)
+        for i, own in enumerate(members.values()):
+            for j, slot in enumerate(own):
                 grid[i * group + j], places[slot] = slot, i * group + j
-        chosen, own = send(torch.tensor([*grid, *places]), self.grid.device).split_with_sizes([len(grid), len(places)])
-        arranged = grid_of_heads(chosen.view(-1, group), own, self._heads)
+        both = send(torch.tensor([*grid, *places]), self.grid.device)
+        arranged = grid_of_heads(both[: len(grid)].view(-1, group), both[len(grid) :], self._heads)
         for state, fresh in zip((self.grid, self.place), arranged, strict=True):
             state[: fresh.numel()] = fresh.flatten()
         return group
