@@ -35,7 +35,7 @@ from lit_g2rpo.hardware.output import lossy_output
 from lit_g2rpo.loggers import RunLogger
 from lit_g2rpo.module import G2RPOModule
 from lit_g2rpo.registry import one_line
-from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks
+from lit_g2rpo.strategies import check_deepspeed, check_xla_precision, end_ranks, leave_time_to_end
 from lit_g2rpo.training import schedule
 from lit_g2rpo.training.records import LAST
 from lit_g2rpo.training.run import Run
@@ -233,6 +233,7 @@ class TrainerCLI(LightningCLI):
         new = [folder for folder in folders if not folder.exists()]
         for folder in folders:
             check_writable(folder)
+        leave_time_to_end()
         try:
             super()._run_subcommand(subcommand)
         except Exception as error:

@@ -190,4 +190,6 @@ def _unevenness(
     for what, key in (("versions of the code", "commit"), ("kinds of device", "device")):
         seen = Counter(str(run.versions[key]) for run in runs if run.versions.get(key))
         if len(seen) > 1:
-            yield f"{len(seen)} {what}: " + ", ".join(f"{value[:14]} ({count} runs)" for value, count in seen.items())
+            yield f"{len(seen)} {what}: " + ", ".join(
+                f"{value[:14]} ({count} run{'s' if count > 1 else ''})" for value, count in seen.items()
+            )

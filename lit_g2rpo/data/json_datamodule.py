@@ -75,7 +75,7 @@ class JsonPrompts(PromptData):
         if not self.files[needed]:
             raise UserError(f"data.{needed} is not given; give a .jsonl, .json or .parquet file of rows")
         if not self.image_root.is_dir():
-            raise UserError(f"data.image_root {self.image_root} is no folder; give the folder of the images")
+            raise UserError(f"data.image_root {self.image_root} is not a folder; give the folder of the images")
         self._open(needed)
         if stage == "fit":
             self._open("val")

@@ -63,7 +63,7 @@ class Canvas:
         """Return the finished image, RGB, `SIDE` x `SIDE` pixels."""
         return Image.fromarray(np.clip(self.pixels, 0, 255).astype(np.uint8))
 
-    def colour(self) -> NDArray[np.float32]:
+    def color(self) -> NDArray[np.float32]:
         """Draw a random color, `[3]`."""
         chosen: NDArray[np.float32] = COLOURS[int(self.rng.integers(len(COLOURS)))]
         return chosen
@@ -96,7 +96,7 @@ class Canvas:
         """
         height, width = ink.shape
         area = self.pixels[top : top + height, left : left + width]
-        area += ink[:, :, None] * (self.colour() - area)
+        area += ink[:, :, None] * (self.color() - area)
         item = Item(kind, value, (left, top, left + width, top + height))
         self.items.append(item)
         return item

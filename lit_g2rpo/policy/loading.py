@@ -183,7 +183,7 @@ def resolve_path(path: str) -> str:
         return path
     else:
         raise UserError(
-            f"model.policy.path '{path}' is no folder; give a Hugging Face checkpoint folder or a hub name such as "
+            f"model.policy.path '{path}' is not a folder; give a Hugging Face checkpoint folder or a hub name such as "
             "Qwen/Qwen3-VL-2B-Instruct"
         )
     if not (found / "config.json").is_file():

@@ -6,12 +6,28 @@ import time
 
 import lightning.pytorch as L
 import torch.distributed as dist
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from lit_g2rpo.errors import RankError
 from lit_g2rpo.hardware.parent import first_rank_is_gone
 
 PATIENCE = 5.0
 """Seconds that other processes get to end by themselves."""
+GRACE = 30.0
+"""Seconds that this process gets to save and to report, once one that it started has died."""
+
+_end_at_once = _ChildProcessObserver._terminate_all
+
+
+def leave_time_to_end() -> None:
+    """Keep Lightning from killing this process as soon as one that it started has died."""
+    _ChildProcessObserver._terminate_all = _end_after_grace  # type: ignore[method-assign]
+
+
+def _end_after_grace(observer: _ChildProcessObserver) -> None:
+    # for a process that waits for the dead one in a collective, and does not notice
+    time.sleep(GRACE)
+    _end_at_once(observer)
 
 
 def end_ranks(trainer: L.Trainer, error: Exception) -> None:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from lit_g2rpo.hardware.steps import Bar
+
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -18,6 +20,8 @@ class Terminal(io.StringIO):
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setattr(sys, "stdout", self)
+        # bars belong to the terminal on which they were begun
+        monkeypatch.setattr(Bar, "_screen", None)
 
     def isatty(self) -> bool:
         return True

@@ -151,8 +151,14 @@ def test_every_verb_has_a_module_and_a_function() -> None:
         (["fit", "--run", "there"], "--run there is not the folder of a run (it holds no config.yaml)"),
         (["fit", "--run", "begun"], "--ckpt_path last: no last.ckpt below begun"),
         (["fit", "--run", "begun", "--ckpt_path", "nope.ckpt"], "--ckpt_path nope.ckpt: no such file"),
-        (["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more", "0"], "--more is 0; give the rollouts"),
-        (["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more=-1"], "--more is -1; give the rollouts"),
+        (
+            ["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more", "0"],
+            "--more is 0; give the number of rollouts",
+        ),
+        (
+            ["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more=-1"],
+            "--more is -1; give the number of rollouts",
+        ),
         (
             ["fit", "--run", "begun", "--ckpt_path", "begun/broken", "--more=1", "--schedule.rollouts=4"],
             "--more and --schedule.rollouts both say how long the run is",

@@ -208,7 +208,10 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -
         ("trainer: {precision: fp16}", "did you mean 16-mixed?"),
         ("model: {rollout: [8]}", "model.rollout is [8]; give its keys, each with its value"),
         ("trainer: cpu", "trainer: there is no cpu; did you mean configs/strategy/cpu.yaml?"),
-        ("schedule:\n  rollouts:5", "schedule: there is no rollouts:5; give its keys, each with a colon and a blank"),
+        (
+            "schedule:\n  rollouts:5",
+            "schedule: there is no rollouts:5; give its keys, each followed by a colon and a space",
+        ),
         ("trainer:\n\tdevices: 1", "cannot start any token in line 2; indent with spaces, not tabs"),
         ("schedule: {log_every: 1}\nschedule: {rollouts: 2}", "mine.yaml has schedule twice, again in line 2; give it"),
         ("a:\n- b: 1\n  b: 2", "mine.yaml has a.b twice, again in line 3"),

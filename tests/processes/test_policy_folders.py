@@ -102,7 +102,7 @@ def test_a_policy_is_a_folder_or_a_name_with_its_owner(capsys: pytest.CaptureFix
     Path("rows.jsonl").touch()
     line = refused(capsys, "fit", *RECIPE, f"--model.policy.path={path}")
     assert line.startswith(
-        f"model.policy.path '{path}' is no folder; give a Hugging Face checkpoint folder or a hub name"
+        f"model.policy.path '{path}' is not a folder; give a Hugging Face checkpoint folder or a hub name"
     )
 
 

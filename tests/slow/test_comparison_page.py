@@ -117,6 +117,16 @@ def test_metrics_are_searched(written: Path, commands: Commands) -> None:
     assert told(commands, written, script) == ["train/other_1/math_reasoning"]
 
 
+def test_a_search_without_a_hit_says_so(written: Path, commands: Commands) -> None:
+    script = """
+        found = [at("nothing").hidden];
+        at("search").value = "nowhere";
+        at("search").dispatchEvent(new Event("input"));
+        found.push(at("nothing").hidden);
+    """
+    assert told(commands, written, script) == [True, False]
+
+
 def test_it_fits_a_phone_and_the_dark(written: Path, commands: Commands) -> None:
     script = """found = [
         document.documentElement.scrollWidth, innerWidth, getComputedStyle(document.body).backgroundColor,

@@ -180,5 +180,5 @@ def test_an_incomplete_checkpoint_is_refused(runs: Runs, tmp_path: Path, capsys:
     min((tmp_path / "cut.ckpt" / "checkpoint").glob("*_optim_states.pt")).unlink()
     words = ["export", *RECIPE, "--model.policy.path", runs.policy, "--ckpt_path", "cut.ckpt", "--output", "out"]
     assert main(words) == 2
-    assert "is incomplete: 2 processes wrote it, but it has the files of 1" in capsys.readouterr().err
+    assert "is incomplete: 2 processes wrote it, but it has files of 1" in capsys.readouterr().err
     assert not Path("out").exists()

@@ -2,6 +2,7 @@
 
 import multiprocessing.process
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ import matplotlib.font_manager  # noqa: F401  # it looks for fonts by processes,
 import pytest
 import torch
 from torch import Tensor
+
+# DeepSpeed asks for it as it is imported; asked once, it is remembered
+platform.processor()
 
 
 def _callers() -> Iterator[str]:

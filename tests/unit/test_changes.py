@@ -144,9 +144,9 @@ def test_what_makes_another_run_is_asked_for(default: dict[str, Any], key: str, 
 
 def test_all_that_is_to_be_asked_for_is_named_at_once(default: dict[str, Any]) -> None:
     now = changed(default, seed_everything=3, model__policy__path="other")
-    with pytest.raises(UserError, match=r"--change seed_everything,model\.policy\.path to do so"):
+    with pytest.raises(UserError, match=r"--change seed_everything,model\.policy\.path to allow it"):
         lines(default, now)
-    with pytest.raises(UserError, match=r"--change seed_everything,model\.policy\.path to do so"):
+    with pytest.raises(UserError, match=r"--change seed_everything,model\.policy\.path to allow it"):
         lines(default, now, False, "seed_everything")
     assert len(lines(default, now, False, "seed_everything", "model.policy.path")) == 2
 

@@ -271,7 +271,7 @@ class TestCode:
         check_index(tmp_path / "whole" / INDEX)
         with (tmp_path / INDEX).open("wb") as file:
             pickle.dump({"storage": payload}, file)
-        with pytest.raises(UserError, match=r"contains more than locations of tensors \(posix.mkdir\)"):
+        with pytest.raises(UserError, match=r"has more than tensor locations \(posix.mkdir\)"):
             check_index(tmp_path / INDEX)
 
     def test_in_shards(self, tmp_path: Path, payload: Payload) -> None:

@@ -85,7 +85,7 @@ def test_values_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "the following arguments are required: RUN"),
         (["nowhere"], "nowhere: neither a folder nor the name of an experiment; runs holds groups, tasks"),
         (["tasks", "--at", "soon"], "'soon' is not a whole number of rollouts"),
-        (["tasks", "--target", "nan"], "'nan' is no number; give one such as 0.7"),
+        (["tasks", "--target", "nan"], "'nan' is not a number; give one such as 0.7"),
         (["tasks", "--at", "1000"], "--at 1000: no run has come so far; the longest has 150"),
         (
             ["tasks", "--metric", "val/acuracy"],

@@ -130,7 +130,7 @@ def test_different_code_is_said(tmp_path: Path) -> None:
     folders = arm(tmp_path, "a", range(3))
     for folder, commit in zip(folders, ("aaa", "aaa", "bbb"), strict=True):
         (folder / "versions.json").write_text(json.dumps({"commit": commit, "device": "cpu", "ranks": 1}))
-    assert "2 versions of the code: aaa (2 runs), bbb (1 runs)" in compare(folders, Options()).notes
+    assert "2 versions of the code: aaa (2 runs), bbb (1 run)" in compare(folders, Options()).notes
 
 
 def test_no_run_that_can_be_read_is_an_error(tmp_path: Path) -> None:

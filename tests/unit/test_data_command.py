@@ -150,7 +150,7 @@ def test_the_options_that_messages_name_are_taken(capsys: pytest.CaptureFixture[
     [
         ([], "the following arguments are required: check|convert"),
         (["check"], "the following arguments are required: FILE"),
-        (["check", "rows.jsonl", "--image_root", "none"], "--image_root none is no folder"),
+        (["check", "rows.jsonl", "--image_root", "none"], "--image_root none is not a folder"),
         (["check", "rows.jsonl", "--column", "problem"], "--column problem: give NAME=..."),
         (["check", "rows.jsonl", "--policy", "./none"], "none holds no config.json"),
         (["check", "rows.jsonl", "--policy", "x", "--images", "ignore"], "leave out --images ignore"),
@@ -161,7 +161,7 @@ def test_the_options_that_messages_name_are_taken(capsys: pytest.CaptureFixture[
         ),
         (["convert", "rows.jsonl", "out.json"], "give a name that ends in .jsonl"),
         (["convert", "rows.jsonl", "rows.jsonl"], "rows.jsonl exists; give another name"),
-        (["convert", "rows.jsonl", "no/out.jsonl"], "no is no folder"),
+        (["convert", "rows.jsonl", "no/out.jsonl"], "no is not a folder"),
         (["convert", "none.jsonl", "out.jsonl"], "none.jsonl: No such file"),
     ],
 )

@@ -293,7 +293,7 @@ def test_training_without_validation(files: Path) -> None:
         ({"train": None}, "data.train is not given; give a .jsonl, .json or .parquet file"),
         ({"train": "none.json"}, "none.json: No such file or directory; give the path of a data file"),
         ({"val": "none.jsonl"}, "none.jsonl: No such file"),
-        ({"image_root": "nowhere"}, "data.image_root nowhere is no folder"),
+        ({"image_root": "nowhere"}, "data.image_root nowhere is not a folder"),
         ({"image_root": "."}, "train.json, row 1: no image file"),
     ],
 )

@@ -127,7 +127,7 @@ def test_weights_beyond_the_range_of_a_type_are_refused() -> None:
 def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
     export.check_room(tmp_path / "a" / "b", 10**9)
-    with pytest.raises(UserError, match=r"takes 35.1 GB and 1.0 GB are free; give a folder on a larger disk"):
+    with pytest.raises(UserError, match=r"needs 35.1 GB, but 1.0 GB are free; give a folder on a larger disk"):
         export.check_room(tmp_path / "a" / "b", 35_100_000_000)
 
 

@@ -69,7 +69,7 @@ REFUSED = [
     (["--vary", "model.objective", "x" * 300], "is too long for the name of a run"),
     (["--seeds", "2", "--vary", "seed_everything", "1"], "--seeds N stands for --vary seed_everything 0 1 ..."),
     (["--seeds", "2", "--seed_everything", "1"], "--seed_everything is given, and --seeds N has others"),
-    (["--vary", CLIP, "0.1", f"--{CLIP}", "0.2"], f"--{CLIP} is given and varied"),
+    (["--vary", CLIP, "0.1", f"--{CLIP}", "0.2"], f"--{CLIP} is both given and varied"),
     (["--seeds", "2", "--name", "x"], "--name sets the folder of a run"),
     (["--vary", "name", "x", "y"], "--vary name: it sets the folder of a run"),
     (["--seeds", "2", "--ckpt_path", "last"], "--ckpt_path: the runs of a sweep are new"),

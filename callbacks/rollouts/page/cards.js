@@ -1,8 +1,8 @@
 "use strict";
 // A completion as a card. What a run wrote is put into the page as text or as a number, never as markup.
 
-const HOT = 2;  // entropy that has the full colour, nats
-const STRONG = 2;  // advantage that has the full colour
+const HOT = 2;  // entropy that has the full color, nats
+const STRONG = 2;  // advantage that has the full color
 
 function partsOf(completions) {
   const scored = [...new Set(completions.flatMap((c) => Object.keys(c.parts)))];

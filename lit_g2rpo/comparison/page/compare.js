@@ -3,7 +3,7 @@
 
 const LIGHT = ["#1f6fd6", "#d9650a", "#15803d", "#b4238f", "#a16207", "#0e7f92", "#b91c1c", "#6d45c9"];
 const DARK = ["#6ea8f5", "#f59e4c", "#4ade80", "#f472d0", "#e5c04b", "#4fd1e0", "#f8847c", "#b39dfa"];
-const DASHES = [[], [7, 3], [2, 2]];  // with many groups colours alone are too alike
+const DASHES = [[], [7, 3], [2, 2]];  // with many groups colors alone are too alike
 const OPEN = ["rollout/accuracy", "rollout/reward"];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const hidden = new Set();  // places of groups
@@ -20,7 +20,7 @@ function make(tag, text, classes) {
 
 const many = DATA.groups.length > LIGHT.length;
 
-function colour(place) {
+function color(place) {
   if (!many) return (dark.matches ? DARK : LIGHT)[place];
   const hue = (place * 360) / DATA.groups.length;
   return `hsl(${hue} 70% ${(dark.matches ? 58 : 32) + 14 * (place % 2)}%)`;
@@ -33,7 +33,7 @@ function swatch(place) {
 }
 
 function paint() {
-  for (const node of document.querySelectorAll(".swatch")) node.style.setProperty("--colour", colour(node.dataset.place));
+  for (const node of document.querySelectorAll(".swatch")) node.style.setProperty("--color", color(node.dataset.place));
 }
 
 // ---- tables
@@ -75,7 +75,7 @@ const short = (value) => (value === 0 ? "0" : Math.abs(value) < 1e-3 || Math.abs
 function datasets(chart) {
   return chart.curves.flatMap((curve, place) => {
     if (!curve.x.length) return [];
-    const line = colour(place);
+    const line = color(place);
     const shared = { borderColor: line, hidden: hidden.has(place), place, pointRadius: 0, pointHoverRadius: 0, pointHitRadius: 8 };
     const points = (value) => curve.x.map((x, index) => ({ x, y: value(index) }));
     const edge = (sign) => points((index) => (curve.half[index] === null ? NaN : curve.mean[index] + sign * curve.half[index]));
@@ -212,6 +212,7 @@ function fill() {
     node.open = words !== "" || OPEN.includes(part);
     return node;
   }));
+  at("nothing").hidden = Object.keys(DATA.charts).some(wanted);
   paint();
 }
 

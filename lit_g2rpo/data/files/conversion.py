@@ -41,7 +41,7 @@ def convert(files: Sequence[str], output: Path, reader: RowReader) -> tuple[int,
         if path.exists():
             raise UserError(f"{path} exists; give another name or move it away")
     if not output.parent.is_dir():
-        raise UserError(f"{output.parent} is no folder; make it first")
+        raise UserError(f"{output.parent} is not a folder; make it first")
     count = 0
     # the rows are moved last
     with whole(output) as lines, whole(images) as new_images, whole(videos) as new_videos:
