@@ -13,11 +13,12 @@ if __name__ == "__main__":
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import lightning.pytorch as L
 import torch
@@ -66,7 +67,7 @@ class Case:
         sampling: how tokens are drawn.
         known: number of prompts, the last ones, whose completions are known: rows end at different steps, and
             nothing is decoded if all are.
-        plant: a fault to plant before the run.
+        plant: plants a fault for the run.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Case:
     objective: Objective = MINE
     sampling: Sampling = field(default_factory=lambda: Sampling(TOKENS))
     known: int = 2
-    plant: Callable[[], None] | None = None
+    plant: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 class Run:
@@ -186,25 +187,20 @@ def _completion(ids: list[int]) -> Completion:
     return Completion(torch.tensor(ids), zeros, zeros, "", False)
 
 
-def stay(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Leave a tensor where it is."""
-    return tensor
-
-
-def leave_indices_on_the_host() -> None:
+def indices_left_on_the_host() -> AbstractContextManager[Any]:
     """Plant a mismatch."""
-    lit_g2rpo.policy.forward.packing.send = stay  # type: ignore[attr-defined]
+    return patch.object(lit_g2rpo.policy.forward.packing, "send", lambda tensor, device: tensor)
 
 
-def read_a_number_in_each_norm() -> None:
+def number_read_in_each_norm() -> AbstractContextManager[Any]:
     """Plant a wait."""
     forward = Norm.forward
 
-    def reading(self: Norm, x: torch.Tensor) -> torch.Tensor:
-        float(self.weight[0])
-        return forward(self, x)
+    def reading(norm: Norm, x: torch.Tensor) -> torch.Tensor:
+        norm.weight.detach()[0].item()
+        return forward(norm, x)
 
-    Norm.forward = reading  # type: ignore[method-assign]
+    return patch.object(Norm, "forward", reading)
 
 
 LORA = LoraConfig(rank=4, alpha=8, dropout=0.1)
@@ -220,9 +216,8 @@ CASES = {
     "adapters on bfloat16": Case({"lora": LORA, "dtype": "bfloat16", "features_on_device_mib": 0.0}),
     "frozen tower": Case({"freeze": ["vision", "merger"]}, mixed=True, known=ALL),
     "padded rows": Case({"packing": False}, known=ALL),
-    # last, since they spoil the process
-    "planted mismatch": Case(known=ALL, plant=leave_indices_on_the_host),
-    "planted wait": Case(known=ALL, plant=read_a_number_in_each_norm),
+    "planted mismatch": Case(known=ALL, plant=indices_left_on_the_host),
+    "planted wait": Case(known=ALL, plant=number_read_in_each_norm),
 }
 
 
@@ -240,9 +235,7 @@ def main(folder: str, names: list[str]) -> None:
         run = Run(CASES[name], folder, device)
         error = None
         try:
-            if run.case.plant is not None:
-                run.case.plant()
-            with device.running():
+            with run.case.plant(), device.running():
                 run.everything()
         except Exception:
             error = traceback.format_exc()
