@@ -21,7 +21,7 @@ _end_at_once = _ChildProcessObserver._terminate_all
 
 def leave_time_to_end() -> None:
     """Keep Lightning from killing this process as soon as one that it started has died."""
-    _ChildProcessObserver._terminate_all = _end_after_grace  # type: ignore[method-assign]
+    _ChildProcessObserver._terminate_all = _end_after_grace  # type: ignore[assignment]
 
 
 def _end_after_grace(observer: _ChildProcessObserver) -> None:
