@@ -99,7 +99,9 @@ def held_bytes(phantom: Phantom) -> int:
     copied = [
         weight.numel()
         for name, weight in phantom.backbone.layers.named_parameters()
-        if weight.ndim == 2 and "lora_" not in name and (fused or width != own or ".base_layer." in name)
+        if weight.ndim == 2
+        and "lora_" not in name
+        and (fused or (phantom.device != "cpu" if ".base_layer." in name else width != own))
     ]
     # on the CPU, the head computes in float32 or wider
     head = max(width, 4) if phantom.device == "cpu" else width

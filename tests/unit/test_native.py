@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -25,7 +24,7 @@ from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
-from lit_g2rpo.rollout.native.decoder import read_layers
+from lit_g2rpo.rollout.native.decoder import Layer, read_layers
 from lit_g2rpo.rollout.native.engine import NativeEngine
 from lit_g2rpo.rollout.native.prefill import token_bytes
 from lit_g2rpo.rollout.native.slots import Slots, StepShape
@@ -236,6 +235,15 @@ def test_a_group_that_takes_turns_reads_its_prompt_once(policy: Policy) -> None:
     assert policy.backbone.counters.prefill_tokens == len(policy.encode(prompt).input_ids)
 
 
+def force(monkeypatch: pytest.MonkeyPatch, **how: bool) -> None:
+    """Read layers in one way, whatever the device and dtype."""
+
+    def forced(text: Any, dtype: torch.dtype, copied: bool, merged: bool) -> list[Layer]:
+        return read_layers(text, dtype, **how)
+
+    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", forced)
+
+
 @pytest.mark.parametrize("tokens", [1, 70])
 def test_reading_prompts_in_a_memory_budget_changes_nothing(
     policy: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, tokens: int
@@ -258,12 +266,12 @@ def test_reading_prompts_in_a_memory_budget_changes_nothing(
     assert policy.backbone.counters.prefill_tokens == sum(lengths)
 
 
+@pytest.mark.parametrize("merged", [True, False])
 def test_held_weights_equal_fused_copies(
-    adapted: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    adapted: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, merged: bool
 ) -> None:
     copied = sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10))
-    live = partial(read_layers, copied=False)
-    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, dtype, copied: live(text, dtype))
+    force(monkeypatch, copied=False, merged=merged)
     assert_same(sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10)), copied)
 
 
@@ -292,8 +300,7 @@ def test_projections_with_a_bias(
             if "language_model" in name and name.endswith("bias"):
                 parameter.normal_()
     theirs = sample(HuggingFaceEngine(), biased, mixed_prompts, 2, Sampling(8))
-    read = partial(read_layers, copied=copied)
-    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, dtype, copied: read(text, dtype))
+    force(monkeypatch, copied=copied, merged=True)
     assert_same(sample(NativeEngine(), biased, mixed_prompts, 2, Sampling(8)), theirs)
 
 
@@ -314,7 +321,10 @@ def test_an_update_is_seen(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("options", [{"freeze": ["vision"]}, {"lora": LoraConfig(rank=4), "dtype": "bfloat16"}])
-def test_the_policy_is_left_as_it_was(random_folder: str, options: dict[str, Any]) -> None:
+def test_the_policy_is_left_as_it_was(
+    random_folder: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force(monkeypatch, copied=False, merged=True)
     policy = load_policy(PolicyConfig(path=random_folder, **options)).train()
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
@@ -334,9 +344,16 @@ def test_the_policy_is_left_as_it_was(random_folder: str, options: dict[str, Any
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)], ids=["full", "lora"])
 @pytest.mark.parametrize("shapes", ["exact", "static"])
+@pytest.mark.parametrize("merged", [True, False])
 def test_half_precision_stays_near_training(
-    random_folder: str, mixed_prompts: list[Prompt], lora: LoraConfig | None, shapes: Shapes
+    random_folder: str,
+    mixed_prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    lora: LoraConfig | None,
+    shapes: Shapes,
+    merged: bool,
 ) -> None:
+    force(monkeypatch, copied=False, merged=merged)
     policy = load_policy(PolicyConfig(path=random_folder, dtype="bfloat16", lora=lora, shapes=shapes))
     torch.manual_seed(0)
     for name, parameter in policy.named_parameters():
@@ -379,5 +396,5 @@ def test_what_it_does_not_know_it_refuses(policy: Policy, monkeypatch: pytest.Mo
         sample(NativeEngine(), policy, [make_prompt("one", 1)], 2, Sampling(4))
     # held layers call it as it is
     x = torch.randn(3, other.in_features)
-    held = read_layers(text, torch.float32, copied=False)[0]
+    held = read_layers(text, torch.float32, copied=False, merged=True)[0]
     torch.testing.assert_close(held.mlp(x), x + layer(text.layers[0].post_attention_layernorm(x)))
