@@ -81,20 +81,31 @@ def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
     # kernel, of prompts.
     decoding = slots * text.vocab_size * (3 * 4 + 2 * 8)
     if phantom.device != "cpu":
-        decoding += 2 * 4 * heads * (slots * size.completion_tokens + rows * room)
+        decoding += 2 * 4 * heads * (slots * size.completion_tokens + min(held, slots) * size.group_size * room)
     read = token_bytes(text, width) * size.prompt_tokens
     if backbone.tower_learns:
         # there, features are not kept but recomputed, and held while their prompt is read
         read += feature_width(phantom) * size.image_tokens
     prefill = min(held * read, max(int(size.prefill_mib * 2**20), read))
     drawn = rows * size.completion_tokens * (8 + 8 + 4 + 4)
-    copies = 0
-    if phantom.device == "cpu":
-        # the decoder copies layers that compute in float32, and the head, which always does
-        layers = [] if phantom.autocast or width < 4 else backbone.layers.parameters()
-        copies = sum(weight.nbytes for weight in layers if weight.ndim == 2)
-        copies += backbone.head.numel() * 4 if width < 4 else 0
-    return cache, max(decoding, prefill) + drawn + copies
+    return cache, max(decoding, prefill) + drawn + held_bytes(phantom)
+
+
+def held_bytes(phantom: Phantom) -> int:
+    """Sum the weights that the decoder holds beside the model's own: cast, with adapters merged, or fused."""
+    own = phantom.backbone.head.element_size()
+    width = 2 if phantom.autocast else own
+    fused = phantom.device == "cpu" and width >= 4
+    copied = [
+        weight.numel()
+        for name, weight in phantom.backbone.layers.named_parameters()
+        if weight.ndim == 2
+        and "lora_" not in name
+        and (fused or (phantom.device != "cpu" if ".base_layer." in name else width != own))
+    ]
+    # on the CPU, the head computes in float32 or wider
+    head = max(width, 4) if phantom.device == "cpu" else width
+    return width * sum(copied) + (head * phantom.backbone.head.numel() if head != own else 0)
 
 
 def feature_bytes(phantom: Phantom, size: RolloutSize, limit_mib: float | None) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Prompt
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.policy.families.family import Family
 
 
@@ -34,7 +35,7 @@ class Features:
         """Move the features to a device, unless they are already there."""
         if self.embeddings.device == device:
             return self
-        return Features(self.embeddings.to(device), [layer.to(device) for layer in self.added])
+        return Features(send(self.embeddings, device), [send(layer, device) for layer in self.added])
 
 
 @dataclass(slots=True)

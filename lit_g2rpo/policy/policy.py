@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_g2rpo.experience import Microbatch, Prompt
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.policy.backbone import Backbone, without_adapters
 from lit_g2rpo.policy.config import Shapes
 from lit_g2rpo.policy.encoding import EncodedPrompt, blank_prompt, encode
@@ -148,8 +149,8 @@ class Policy(nn.Module):
         """
         rows = [self.encode(prompt) for prompt in prompts]
         states = packed_states if self.packing else padded_states
-        targets = torch.cat([torch.empty(0, dtype=torch.long), *completions])
-        return states(self.backbone, rows, completions), targets.to(self.device)
+        targets = send(torch.cat([torch.empty(0, dtype=torch.long), *completions]), self.device)
+        return states(self.backbone, rows, completions), targets
 
     def token_stats(self, prompts: list[Prompt], completions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute log-probability and exact entropy of every completion token, without dropout.

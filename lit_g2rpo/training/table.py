@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.experience import Completion, Experience, Microbatch, Prompt, RolloutTable
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.objectives.fields import ScoredBatch, TokenFields
 from lit_g2rpo.objectives.filtering import kept_groups
 from lit_g2rpo.objectives.losses import truncated_importance
@@ -222,24 +223,26 @@ def _microbatch(
     completions = [experience.completions[i] for i in rows]
     lengths = torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long)
     task_ids = experience.table.task_ids[own][index // group_size].repeat_interleave(lengths)
-    none = like.cpu()
+
+    def sent(values: Tensor) -> Tensor:
+        return send(values.to(like.dtype), like.device)
 
     def flat(values: list[Tensor]) -> Tensor:
-        return torch.cat([none, *(values[i] for i in rows)]).to(like)
+        return sent(torch.cat([torch.empty(0, dtype=like.dtype), *(values[i] for i in rows)]))
 
     sampled = [c.logprobs for c in experience.completions]
     old, ref, cap = experience.old_logprobs, experience.ref_logprobs, cut.objective.importance_cap
     old_logprobs = flat(sampled if old is None else old)
     fields = TokenFields(
-        advantages=experience.advantages[index].repeat_interleave(lengths).to(like),
+        advantages=sent(experience.advantages[index].repeat_interleave(lengths)),
         old_logprobs=old_logprobs,
         ref_logprobs=None if ref is None else flat(ref),
-        weight=weight[own].flatten()[index].repeat_interleave(lengths).to(like),
-        entropy_weight=entropy_weight[task_ids].to(like),
-        task_ids=task_ids.to(like.device),
+        weight=sent(weight[own].flatten()[index].repeat_interleave(lengths)),
+        entropy_weight=sent(entropy_weight[task_ids]),
+        task_ids=send(task_ids, like.device),
         completion_ids=None
         if cut.objective.elementwise
-        else torch.arange(len(rows)).repeat_interleave(lengths).to(like.device),
+        else send(torch.arange(len(rows)).repeat_interleave(lengths), like.device),
         importance=None if old is None or cap is None else truncated_importance(old_logprobs, flat(sampled), cap),
     )
     return Microbatch([experience.prompts[i // group_size] for i in rows], [c.token_ids for c in completions], fields)

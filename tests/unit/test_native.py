@@ -24,7 +24,7 @@ from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
 from lit_g2rpo.rollout.engine import Sampling
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
-from lit_g2rpo.rollout.native.decoder import read_layers
+from lit_g2rpo.rollout.native.decoder import Layer, read_layers
 from lit_g2rpo.rollout.native.engine import NativeEngine
 from lit_g2rpo.rollout.native.prefill import token_bytes
 from lit_g2rpo.rollout.native.slots import Slots, StepShape
@@ -171,7 +171,29 @@ def test_fixed_decoding_repeats_few_shapes_at_the_same_addresses(
     assert len(addresses) == 1
     assert {shape.slots for shape in shapes} <= {1, 2, 4, 8}
     assert {shape.span for shape in shapes} <= {5, 10, 20, 40}
-    assert {(shape.prompts, shape.group) for shape in shapes} == {(4, 4)}
+    assert {shape.group for shape in shapes} == {4}
+    assert {shape.prompts for shape in shapes} <= {1, 2, 4}
+
+
+def test_prompts_that_wait_or_are_done_make_no_step_dearer(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    live: list[int] = []
+    read: list[int] = []
+    step = Slots.step
+
+    def watched(self: Slots, shape: StepShape) -> None:
+        live.append(len({self.table.prompt_of_row[row] for row in self.rows}))
+        read.append(shape.prompts)
+        step(self, shape)
+
+    prompts = [make_prompt(f"{number}", number % 2, 1 + number) for number in range(8)]
+    sampling = Sampling(40, seed=5)
+    theirs = end_often(policy, prompts, sampling)
+    monkeypatch.setattr(Slots, "step", watched)
+    # all eight are held
+    assert_same(sample(NativeEngine(slots=4), policy, prompts, 4, sampling), theirs)
+    assert max(read) <= 4
+    assert min(read) == 1
+    assert all(count <= size < 2 * count for count, size in zip(live, read, strict=True))
 
 
 def test_compact_decoding_holds_nothing_that_is_done(
@@ -213,6 +235,15 @@ def test_a_group_that_takes_turns_reads_its_prompt_once(policy: Policy) -> None:
     assert policy.backbone.counters.prefill_tokens == len(policy.encode(prompt).input_ids)
 
 
+def force(monkeypatch: pytest.MonkeyPatch, **how: bool) -> None:
+    """Read layers in one way, whatever the device and dtype."""
+
+    def forced(text: Any, dtype: torch.dtype, copied: bool, merged: bool) -> list[Layer]:
+        return read_layers(text, dtype, **how)
+
+    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", forced)
+
+
 @pytest.mark.parametrize("tokens", [1, 70])
 def test_reading_prompts_in_a_memory_budget_changes_nothing(
     policy: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, tokens: int
@@ -235,11 +266,12 @@ def test_reading_prompts_in_a_memory_budget_changes_nothing(
     assert policy.backbone.counters.prefill_tokens == sum(lengths)
 
 
-def test_live_modules_equal_fused_copies(
-    adapted: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("merged", [True, False])
+def test_held_weights_equal_fused_copies(
+    adapted: Policy, mixed_prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, merged: bool
 ) -> None:
     copied = sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10))
-    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, copied: read_layers(text, False))
+    force(monkeypatch, copied=False, merged=merged)
     assert_same(sample(NativeEngine(), adapted, mixed_prompts, 2, Sampling(10)), copied)
 
 
@@ -268,7 +300,7 @@ def test_projections_with_a_bias(
             if "language_model" in name and name.endswith("bias"):
                 parameter.normal_()
     theirs = sample(HuggingFaceEngine(), biased, mixed_prompts, 2, Sampling(8))
-    monkeypatch.setattr(lit_g2rpo.rollout.native.decoder, "read_layers", lambda text, _: read_layers(text, copied))
+    force(monkeypatch, copied=copied, merged=True)
     assert_same(sample(NativeEngine(), biased, mixed_prompts, 2, Sampling(8)), theirs)
 
 
@@ -288,8 +320,15 @@ def test_an_update_is_seen(policy: Policy) -> None:
             parameter.copy_(saved)
 
 
-def test_the_policy_is_left_as_it_was(random_folder: str) -> None:
-    policy = load_policy(PolicyConfig(path=random_folder, freeze=["vision"])).train()
+@pytest.mark.parametrize("options", [{"freeze": ["vision"]}, {"lora": LoraConfig(rank=4), "dtype": "bfloat16"}])
+def test_the_policy_is_left_as_it_was(
+    random_folder: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force(monkeypatch, copied=False, merged=True)
+    policy = load_policy(PolicyConfig(path=random_folder, **options)).train()
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
     policy.base.model.rope_deltas = torch.tensor([[7]])
     state = {name: value.clone() for name, value in policy.state_dict().items()}
     learning = [p.requires_grad for p in policy.parameters()]
@@ -305,9 +344,16 @@ def test_the_policy_is_left_as_it_was(random_folder: str) -> None:
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)], ids=["full", "lora"])
 @pytest.mark.parametrize("shapes", ["exact", "static"])
+@pytest.mark.parametrize("merged", [True, False])
 def test_half_precision_stays_near_training(
-    random_folder: str, mixed_prompts: list[Prompt], lora: LoraConfig | None, shapes: Shapes
+    random_folder: str,
+    mixed_prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    lora: LoraConfig | None,
+    shapes: Shapes,
+    merged: bool,
 ) -> None:
+    force(monkeypatch, copied=False, merged=merged)
     policy = load_policy(PolicyConfig(path=random_folder, dtype="bfloat16", lora=lora, shapes=shapes))
     torch.manual_seed(0)
     for name, parameter in policy.named_parameters():
@@ -348,3 +394,7 @@ def test_what_it_does_not_know_it_refuses(policy: Policy, monkeypatch: pytest.Mo
     monkeypatch.setitem(layer._modules, "up_proj", other)
     with pytest.raises(UserError, match="cannot copy the weight of a Quantized; use 'huggingface'"):
         sample(NativeEngine(), policy, [make_prompt("one", 1)], 2, Sampling(4))
+    # held layers call it as it is
+    x = torch.randn(3, other.in_features)
+    held = read_layers(text, torch.float32, copied=False, merged=True)[0]
+    torch.testing.assert_close(held.mlp(x), x + layer(text.layers[0].post_attention_layernorm(x)))

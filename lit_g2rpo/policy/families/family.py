@@ -115,8 +115,9 @@ class Family(ABC):
         """Run the vision tower.
 
         Args:
-            pixels: patches of all images and videos, ``[patches, values]``.
-            grid: pairs of frames, rows and columns of patches of each image, ``[images, 3]`` long.
+            pixels: patches of all images and videos, ``[patches, values]``, on the model's device.
+            grid: pairs of frames, rows and columns of patches of each image, ``[images, 3]`` long, on the CPU, because
+                loops over images would read it back from a device.
 
         Returns:
             For each level (see `ImageSizes`), the features of each image, ``[n_i, H]``.
@@ -163,7 +164,7 @@ class Family(ABC):
         """Run the model's own code on padded rows.
 
         Args:
-            batch: the inputs from `collate`, on the model's device, with at least one image or video.
+            batch: the inputs from `collate`, on the CPU, with at least one image or video.
 
         Returns:
             Last hidden states, ``[N, L, H]``.

@@ -6,9 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
-from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+from transformers.vision_utils import (
+    get_vision_attention_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+)
 from typing_extensions import override
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.policy.config import LoraConfig, Part
 from lit_g2rpo.policy.families.family import Family, ImageSizes
 from lit_g2rpo.policy.forward.attention import NAME, Layout
@@ -88,7 +93,20 @@ class Qwen3VL(Family):
 
     @override
     def image_features(self, model: Any, pixels: Tensor, grid: Tensor) -> list[tuple[Tensor, ...]]:
-        output = model.model.get_image_features(pixels, grid, return_dict=True)
+        visual, device = model.model.visual, pixels.device
+        taps, weights, places = (send(values, device) for values in _places(visual, grid))
+        lengths, longest = get_vision_attention_seqlens(grid, visual.config)
+        output = model.model.get_image_features(
+            pixels,
+            grid,
+            interp_indices=taps,
+            interp_weights=weights,
+            position_ids=places,
+            # flash kernels read them on the device; other attention reads them on the host, in every layer
+            cu_seqlens=lengths if longest is None else send(lengths, device),
+            max_seqlen=longest,
+            return_dict=True,
+        )
         return [output.pooler_output, *output.deepstack_features]
 
     @override
@@ -101,14 +119,7 @@ class Qwen3VL(Family):
         taps, weights = torch.zeros(size, 4, dtype=torch.long), torch.zeros(size, 4)
         places, segments = torch.zeros(size, 2, dtype=torch.long), torch.full((size,), -1)
         if count:
-            taps[:count], weights[:count] = get_vision_interpolation_indices_and_weights(
-                grid,
-                num_grid_per_side=visual.num_grid_per_side,
-                mode=visual.interpolation_mode,
-                align_corners=visual.interpolation_align_corners,
-                spatial_merge_size=config.spatial_merge_size,
-            )
-            places[:count] = get_vision_position_ids(grid, config.spatial_merge_size)
+            taps[:count], weights[:count], places[:count] = _places(visual, grid)
             frames = (grid[:, 1] * grid[:, 2]).repeat_interleave(grid[:, 0])
             segments[:count] = torch.arange(len(frames)).repeat_interleave(frames)
         filled = pixels.new_zeros(size, pixels.shape[1])
@@ -155,13 +166,27 @@ class Qwen3VL(Family):
         positions = self.positions(
             model, batch["input_ids"], batch["mm_token_type_ids"], *grids, batch["attention_mask"]
         )
-        states: Tensor = model.model(**batch, position_ids=positions, use_cache=False).last_hidden_state
+        sent = {name: send(tensor, model.device) for name, tensor in (batch | {"position_ids": positions}).items()}
+        states: Tensor = model.model(**sent, use_cache=False).last_hidden_state
         return states
 
     @override
     def forget_batch(self, model: Any) -> None:
         # M-RoPE offsets, which would be added to a batch without images
         model.model.rope_deltas = None
+
+
+def _places(visual: Any, grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute on the host where patches lie: taps and weights of position embeddings, ``[n, 4]``, and ``[n, 2]``."""
+    merge = visual.config.spatial_merge_size
+    taps, weights = get_vision_interpolation_indices_and_weights(
+        grid,
+        num_grid_per_side=visual.num_grid_per_side,
+        mode=visual.interpolation_mode,
+        align_corners=visual.interpolation_align_corners,
+        spatial_merge_size=merge,
+    )
+    return taps, weights, get_vision_position_ids(grid, merge)
 
 
 def _add_features(index: int, _: nn.Module, args: Any, kwargs: dict[str, Any], hidden: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lit_g2rpo.hardware.transfer import send
+
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -135,7 +137,7 @@ def make_layout(spans: list[Span], device: torch.device, kind: Kind) -> Layout:
     if kind == "flex":
         return Layout(spans, [], [], _block_mask(spans, device))
     padding, packed = zip(*(_padding(span) for span in spans), strict=True)
-    return Layout(spans, [index.to(device) for index in padding], [index.to(device) for index in packed])
+    return Layout(spans, [send(index, device) for index in padding], [send(index, device) for index in packed])
 
 
 def _padding(span: Span) -> tuple[Tensor, Tensor]:
@@ -214,8 +216,8 @@ def _block_mask(spans: list[Span], device: torch.device) -> Any:
     sizes = [(group, row, size) for group, span in enumerate(spans)
              for row, size in enumerate((span.prompt, *span.completions))]  # fmt: skip
     lengths = torch.tensor([size for _, _, size in sizes])
-    groups = torch.tensor([group for group, _, _ in sizes]).repeat_interleave(lengths).to(device)
-    rows = torch.tensor([row for _, row, _ in sizes]).repeat_interleave(lengths).to(device)
+    groups = send(torch.tensor([group for group, _, _ in sizes]).repeat_interleave(lengths), device)
+    rows = send(torch.tensor([row for _, row, _ in sizes]).repeat_interleave(lengths), device)
 
     def visible(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (groups[q] == groups[k]) & ((rows[k] == 0) | (rows[k] == rows[q]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.encoding import EncodedPrompt
 from lit_g2rpo.policy.forward.attention import Span, make_layout
@@ -80,22 +81,23 @@ def packed_states(backbone: Backbone, rows: list[EncodedPrompt], completions: li
         rows, completions, dummy = [*rows, blank], [*completions, blank.input_ids[-1:]], len(blank.input_ids)
     packed = pack(rows, completions)
     device = backbone.device
-    embeddings = backbone.embedding(packed.input_ids.to(device))
+    # before the first kernel, so that none waits for a copy
+    ids, positions, images, predictors = (
+        send(tensor, device) for tensor in (packed.input_ids, packed.positions, packed.images, packed.predictors)
+    )
+    layout = make_layout(packed.spans, device, backbone.attention)
+    embeddings = backbone.embedding(ids)
     features = [found for found in image_features(backbone, packed.prompts) if found is not None]
-    images = packed.images.to(device)
     added: list[Tensor] = []
     if features:
         own = torch.cat([found.embeddings for found in features]).to(embeddings.dtype)
         embeddings = embeddings.index_copy(0, images, own)
         added = [torch.cat(layers) for layers in zip(*(found.added for found in features), strict=True)]
-    layout = make_layout(packed.spans, device, backbone.attention)
-    hidden = backbone.family.hidden_states(
-        backbone.model, embeddings, packed.positions.to(device), layout, images, added
-    )
+    hidden = backbone.family.hidden_states(backbone.model, embeddings, positions, layout, images, added)
     counters = backbone.counters
     counters.train_passes += 1
     counters.train_padded_tokens += dummy
     counters.train_prompt_tokens += sum(span.prompt for span in packed.spans) - dummy
     counters.train_completion_tokens += sum(span.tokens for span in packed.spans)
     # A slice keeps the dummy in the graph.
-    return hidden[packed.predictors.to(device)][:count]
+    return hidden[predictors][:count]

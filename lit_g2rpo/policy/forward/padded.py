@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.encoding import EncodedPrompt, collate
 
@@ -20,8 +21,7 @@ def padded_states(backbone: Backbone, rows: list[EncodedPrompt], completions: li
         for i, (row, tokens) in enumerate(zip(rows, completions, strict=True))
         for t in range(len(tokens))
     ]
-    row_index, token_index = torch.tensor(at).T.to(backbone.device)
-    batch = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
+    row_index, token_index = send(torch.tensor(at).T, backbone.device)
     hidden = backbone.family.padded_states(backbone.model, batch)
     counters = backbone.counters
     counters.train_passes += 1

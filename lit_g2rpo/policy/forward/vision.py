@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.batching import packs
 from lit_g2rpo.policy.encoding import EncodedPrompt, Features
@@ -45,11 +46,10 @@ def _without_features(rows: list[EncodedPrompt]) -> list[EncodedPrompt]:
 def _encode(backbone: Backbone, rows: list[EncodedPrompt]) -> list[Features]:
     if not rows:
         return []
-    device = backbone.device
-    pixels = torch.cat([row.pixel_values for row in rows if row.pixel_values is not None]).to(device)
-    grid = torch.cat([row.image_grid for row in rows if row.image_grid is not None]).to(device)
+    pixels = torch.cat([row.pixel_values for row in rows if row.pixel_values is not None])
+    grid = torch.cat([row.image_grid for row in rows if row.image_grid is not None])
     with torch.set_grad_enabled(backbone.tower_learns and torch.is_grad_enabled()):
-        levels = backbone.family.image_features(backbone.model, pixels, grid)
+        levels = backbone.family.image_features(backbone.model, send(pixels, backbone.device), grid)
     backbone.counters.images_encoded += len(grid)
     images = [len(row.image_grid) for row in rows if row.image_grid is not None]
     by_level = (_by_row(level, images) for level in levels)

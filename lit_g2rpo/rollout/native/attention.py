@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.rollout.native.decoder import Decoder
 
 
@@ -18,7 +19,7 @@ class PromptCache:
         self._memory = _memory(decoder, len(lengths), width)
         self.keys, self.values = _by_layer(self._memory)
         device = decoder.embedding.device
-        outside = torch.arange(width, device=device) >= torch.tensor(lengths, device=device)[:, None]
+        outside = torch.arange(width, device=device) >= send(torch.tensor(lengths), device)[:, None]
         bias = torch.zeros(outside.shape, device=device, dtype=decoder.score_dtype).masked_fill_(outside, -torch.inf)
         self._heads = decoder.key_heads
         self.bias = bias.repeat_interleave(self._heads, 0)[:, None]
@@ -51,8 +52,9 @@ class SlotCache:
         write_token(self.keys[layer], self.values[layer], place, key, value)
 
     def move(self, sources: list[int], targets: list[int], span: int) -> None:
-        """Overwrite the first ``span`` tokens of the slots ``targets`` with those of others."""
-        self._memory[:, :, targets, :, :span] = self._memory[:, :, sources, :, :span]
+        """Overwrite the first ``span`` tokens of the slots ``targets`` with those of ``sources``, other slots."""
+        for source, target in zip(sources, targets, strict=True):
+            self._memory[:, :, target, :, :span] = self._memory[:, :, source, :, :span]
 
 
 class LayerCache:

@@ -1,6 +1,7 @@
 """The text model as one function of tokens, positions and an attention, with weights arranged for decoding."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -29,31 +30,44 @@ class Layer(Protocol):
         """Add the MLP's output to the stream."""
 
 
-def read_layers(text: Any, copied: bool) -> list[Layer]:
+def read_layers(text: Any, dtype: torch.dtype, copied: bool, merged: bool) -> list[Layer]:
     """Read the decoder layers of a text model.
 
     Args:
-        copied: copy the weights, which is fastest if they are small; otherwise call the live modules, which see
-            in-place updates without a copy.
+        dtype: dtype of the products' factors.
+        copied: copy all weights, which is fastest if they are small.
+        merged: otherwise, merge adapters.
 
     Raises:
         UserError: if a linear layer is of a kind that cannot be copied.
     """
-    return [CopiedLayer(layer) if copied else LiveLayer(layer) for layer in text.layers]
+    return [CopiedLayer(layer) if copied else HeldLayer(layer, dtype, merged) for layer in text.layers]
 
 
-class LiveLayer(Layer):
-    """Call the modules of a layer."""
+class HeldLayer(Layer):
+    """Hold a layer's weights as they are multiplied, so that no token casts one or adds an adapter's share.
 
-    def __init__(self, layer: Any) -> None:
-        self._attention, self._mlp = layer.self_attn, layer.mlp
+    Mixed precision and adapters take a copy; other weights are the live ones. The model's weights are not changed.
+
+    Args:
+        dtype: dtype of the products' factors.
+        merged: merge adapters; otherwise layers with adapters are called as they are.
+    """
+
+    def __init__(self, layer: Any, dtype: torch.dtype, merged: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
         self._norms = layer.input_layernorm, layer.post_attention_layernorm
-        self._heads = _head_scales(layer.self_attn)
+        self._heads = _head_scales(attention)
+        self._qkv = [_held(part, dtype, merged) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self._output = _held(attention.o_proj, dtype, merged)
+        parts = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self._gate, self._up, self._down = (_held(part, dtype, merged) for part in parts)
+        self._activation = mlp.act_fn
 
     @override
     def qkv(self, x: Tensor) -> Tensor:
-        attention, x = self._attention, self._norms[0](x)
-        return torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], -1)
+        x = self._norms[0](x)
+        return torch.cat([project(x) for project in self._qkv], -1)
 
     @override
     def norm_heads(self, heads: Tensor) -> Tensor:
@@ -61,13 +75,12 @@ class LiveLayer(Layer):
 
     @override
     def output(self, x: Tensor, read: Tensor) -> Tensor:
-        added: Tensor = x + self._attention.o_proj(read)
-        return added
+        return x + self._output(read)
 
     @override
     def mlp(self, x: Tensor) -> Tensor:
-        added: Tensor = x + self._mlp(self._norms[1](x))
-        return added
+        normed = self._norms[1](x)
+        return x + self._down(self._activation(self._gate(normed)) * self._up(normed))
 
 
 class CopiedLayer(Layer):
@@ -132,15 +145,28 @@ def _head_scales(attention: Any) -> Tensor:
     return torch.cat([queries, attention.k_norm.weight.expand(config.num_key_value_heads, -1)])
 
 
+def _held(layer: Any, dtype: torch.dtype, merged: bool) -> Callable[[Tensor], Tensor]:
+    """Return a linear layer as a function with its weight in a dtype; one of another kind is called as it is."""
+    if not (_is_known(layer) if merged else type(layer) is nn.Linear):
+        live: Callable[[Tensor], Tensor] = layer
+        return live
+    weight, bias = _weight(layer)
+    return partial(linear, weight=weight.to(dtype), bias=None if bias is None else bias.to(dtype))
+
+
+def _is_known(layer: Any) -> bool:
+    # peft's layers are untyped
+    return type(layer) is nn.Linear or (hasattr(layer, "get_delta_weight") and _is_known(layer.get_base_layer()))
+
+
 def _weight(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Read weight and bias of a linear layer, with its enabled adapters merged in."""
-    # peft's layers are untyped
-    if type(layer) is nn.Linear:
-        return layer.weight, layer.bias
-    if not hasattr(layer, "get_delta_weight"):
+    if not _is_known(layer):
         raise UserError(
             f"model.rollout.engine 'native' cannot copy the weight of a {type(layer).__name__}; use 'huggingface'"
         )
+    if type(layer) is nn.Linear:
+        return layer.weight, layer.bias
     weight, bias = _weight(layer.get_base_layer())
     if not layer.disable_adapters and not layer.merged:
         for name in layer.active_adapters:
@@ -168,17 +194,17 @@ class Decoder:
         self.repeats: int = config.num_attention_heads // config.num_key_value_heads
         self.head_dim: int = text.layers[0].self_attn.head_dim
         self.eps: float = config.rms_norm_eps
-        self.embedding, self.head = text.embed_tokens.weight, backbone.head
+        self.embedding: Tensor = text.embed_tokens.weight
         self.norm, self.rotary = text.norm.weight, text.rotary_emb
         device, own = self.embedding.device.type, self.embedding.dtype
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         self.dtype: torch.dtype = torch.get_autocast_dtype(device) if autocast else own
-        # Copies pay off on the CPU, where models are small. Large models on a device are called live, and so are
-        # models in half precision, whose copies would be rounded in other places than in training.
+        # Fused copies pay off on the CPU, where models are small. A device has no room for them beside a large model,
+        # and in half precision they would be rounded in other places than in training.
+        # Merging saves a device two thirds of its calls, but rounds once more, which does not pay off on the CPU.
         copied = device == "cpu" and self.dtype.itemsize >= 4
-        self.layers = read_layers(text, copied)
-        if copied:
-            self.head = self.head.to(factor_dtype(self.head, self.head))
+        self.layers = read_layers(text, self.dtype, copied, merged=device != "cpu")
+        self.head = backbone.head.to(factor_dtype(self.embedding, backbone.head))
 
     @property
     def score_dtype(self) -> torch.dtype:
@@ -240,8 +266,8 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits of the next token: from ``[N, H]`` to ``[N, V]``, float32 or wider."""
         # The same dtypes as in training, where half-precision logits would round log-probabilities too much.
-        dtype = factor_dtype(hidden, self.head)
+        hidden = hidden.to(self.head.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            if dtype.itemsize < 4:
-                return torch.mm(hidden.to(dtype), self.head.to(dtype).T, out_dtype=torch.float32)
-            return linear(hidden.to(dtype), self.head.to(dtype))
+            if self.head.dtype.itemsize < 4:
+                return torch.mm(hidden, self.head.T, out_dtype=torch.float32)
+            return linear(hidden, self.head)

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_g2rpo.experience import Completion, Prompt
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
 from lit_g2rpo.rollout.native.attention import PromptCache
 from lit_g2rpo.rollout.native.decoder import Decoder
@@ -112,28 +113,32 @@ class NativeEngine(RolloutEngine):
             if slots.turn_over(waiting):
                 if not slots.rows:
                     return
-                slots.drop_prompts(waiting)
-                group = slots.arrange()
+                slots.gather_prompts()
+                group = slots.arrange(len(slots.rows), slots.live)
             if slots.known:
                 slots.follow()
                 continue
-            slots.step(StepShape(len(slots.rows), slots.longest, len(slots.held), group))
+            slots.step(StepShape(len(slots.rows), slots.longest, slots.live, group))
             self.policy.backbone.counters.row_steps += len(slots.rows)
 
     def _decode_fixed(self, slots: Slots, waiting: deque[int], group: int) -> None:
         """Decode in a few shapes: sizes are rounded up, and finished rows are checked every few steps."""
         step = captured(slots.step) if self.policy.device.type == "cuda" else slots.step
+        rows = prompts = 0
         while True:
             if slots.turn_over(waiting):
                 if not slots.rows:
                     return
-                slots.arrange(group)
+                slots.gather_prompts()
+                rows = _rounded(len(slots.rows), slots.size)
+                prompts = _rounded(slots.live, min(len(slots.held), slots.size))
+                slots.arrange(rows, prompts, group)
             if slots.known:
                 for _ in range(CHECK_EVERY):
                     slots.follow()
                 continue
             span = _rounded(min(slots.longest + CHECK_EVERY, slots.width), slots.width)
-            shape = StepShape(_rounded(len(slots.rows), slots.size), span, len(slots.held), group)
+            shape = StepShape(rows, span, prompts, group)
             for _ in range(CHECK_EVERY):
                 step(shape)
             self.policy.backbone.counters.row_steps += CHECK_EVERY * shape.slots
@@ -141,13 +146,14 @@ class NativeEngine(RolloutEngine):
 
 def _draw_first(table: CompletionTable, logits: Tensor, size: int) -> deque[int]:
     """Draw each row's first token from its prompt's logits ``[P, V]``; return the rows that go on."""
-    prompt_of_row = torch.tensor(table.prompt_of_row, device=logits.device)
-    waiting: deque[int] = deque()
-    for rows in torch.split(torch.arange(table.spare, device=logits.device), size):
-        _, last = table.draw(rows, torch.zeros_like(rows), logits[prompt_of_row[rows]])
-        waiting += rows[~last].tolist()
-        table.end(rows[last].tolist())
-    return waiting
+    prompt_of_row = send(torch.tensor(table.prompt_of_row), logits.device)
+    rows = torch.arange(table.spare, device=logits.device)
+    last = [
+        table.draw(part, torch.zeros_like(part), logits[prompt_of_row[part]])[1] for part in torch.split(rows, size)
+    ]
+    ended = torch.cat(last).tolist()
+    table.end([row for row, flag in enumerate(ended) if flag])
+    return deque(row for row, flag in enumerate(ended) if not flag)
 
 
 def _told(finished: Finished, start: int, index: int, completions: list[Completion]) -> None:

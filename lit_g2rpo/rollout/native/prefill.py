@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.policy.backbone import Backbone
 from lit_g2rpo.policy.batching import packs
 from lit_g2rpo.policy.encoding import EncodedPrompt
@@ -63,11 +64,11 @@ def _read(backbone: Backbone, decoder: Decoder, pack: list[EncodedPrompt], first
     device = backbone.device
     lengths = [len(prompt.input_ids) for prompt in pack]
     ends = torch.tensor(lengths).cumsum(0).tolist()
-    x = embedding(torch.cat([prompt.input_ids for prompt in pack]).to(device), decoder.embedding)
+    x = embedding(send(torch.cat([prompt.input_ids for prompt in pack]), device), decoder.embedding)
     features = [found for found in image_features(backbone, pack) if found is not None]
     images = None
     if features:
-        places = torch.cat([prompt.token_types for prompt in pack]).nonzero()[:, 0].to(device)
+        places = send(torch.cat([prompt.token_types for prompt in pack]).nonzero()[:, 0], device)
         x.index_copy_(0, places, torch.cat([found.embeddings for found in features]).to(device, x.dtype))
         layers = zip(*(found.added for found in features), strict=True)
         images = places, [torch.cat(layer).to(device) for layer in layers]
@@ -82,6 +83,6 @@ def _read(backbone: Backbone, decoder: Decoder, pack: list[EncodedPrompt], first
             outputs.append(read[0].transpose(0, 1).flatten(1))
         return torch.cat(outputs)
 
-    positions = torch.cat([prompt.positions for prompt in pack], 1).to(device)
+    positions = send(torch.cat([prompt.positions for prompt in pack], 1), device)
     hidden = decoder(x, decoder.rotation(positions), attend, images)
-    return hidden[torch.tensor(ends, device=device) - 1]
+    return hidden[send(torch.tensor(ends) - 1, device)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from lit_g2rpo.hardware.transfer import send
 from lit_g2rpo.rollout.native.attention import PromptCache, SlotCache, grid_of_heads, shared_attention
 from lit_g2rpo.rollout.native.decoder import Decoder
 from lit_g2rpo.rollout.native.table import CompletionTable
@@ -19,7 +20,7 @@ class StepShape:
     Args:
         slots: number of slots decoded, starting at the first.
         span: most tokens in any of them after the step.
-        prompts: number of prompts they belong to.
+        prompts: number of prompts that are read, among them those they belong to.
         group: most slots of one prompt.
     """
 
@@ -59,7 +60,11 @@ class Slots:
         self._zero = torch.zeros((), dtype=decoder.score_dtype, device=device)
         self.size = size
         self.rows: list[int] = []
+        # `index` of the occupied slots, as read by `turn_over`
+        self._reached: list[int] = []
+        # the prompt in each place of their cache, and how many of them, in front, are those of occupied slots
         self.held = sorted(set(table.prompt_of_row))
+        self.live = 0
 
     def step(self, shape: StepShape) -> None:
         """Decode one token in each slot."""
@@ -101,7 +106,7 @@ class Slots:
     @property
     def longest(self) -> int:
         """Return the most tokens in an occupied slot after the next step."""
-        return int(self.index[: len(self.rows)].max()) + 1
+        return max(self._reached) + 1
 
     def turn_over(self, waiting: deque[int]) -> bool:
         """Fill the slots of finished rows with waiting rows, and close the remaining gaps.
@@ -112,7 +117,9 @@ class Slots:
         Returns:
             True if the row in any slot changed.
         """
-        done = self.done[: len(self.rows)].tolist()
+        count = len(self.rows)
+        # one copy, for which the host waits
+        done, self._reached = torch.stack([self.done[:count].long(), self.index[:count]]).tolist()
         free = [slot for slot, flag in enumerate(done) if flag]
         if not free and self.rows:
             return False
@@ -127,14 +134,16 @@ class Slots:
         return True
 
     def _fill(self, slots: list[int], rows: list[int]) -> None:
-        self.rows += [self.table.spare] * (max(slots) + 1 - len(self.rows))
+        fresh = max(slots) + 1 - len(self.rows)
+        self.rows += [self.table.spare] * fresh
+        self._reached += [0] * fresh
         for slot, row in zip(slots, rows, strict=True):
-            self.rows[slot] = row
-        at, chosen = torch.tensor([slots, rows], device=self.row.device)
+            self.rows[slot], self._reached[slot] = row, 0
+        at, chosen = send(torch.tensor([slots, rows]), self.row.device)
         self.row[at] = chosen
         self.token[at] = self.table.tokens[chosen, 0]
-        self.index[at] = 0
-        self.done[at] = False
+        self.index.index_fill_(0, at, 0)
+        self.done.index_fill_(0, at, False)
 
     def _close(self, gaps: list[int]) -> None:
         kept = len(self.rows) - len(gaps)
@@ -142,44 +151,49 @@ class Slots:
         targets = [slot for slot in gaps if slot < kept]
         if sources:
             self.cache.move(sources, targets, self.longest)
+            source, target = send(torch.tensor([sources, targets]), self.row.device)
             for state in (self.row, self.token, self.index, self.done):
-                state[targets] = state[sources]
-            for source, target in zip(sources, targets, strict=True):
-                self.rows[target] = self.rows[source]
+                state[target] = state[source]
+            for values in (self.rows, self._reached):
+                for s, t in zip(sources, targets, strict=True):
+                    values[t] = values[s]
         self.row[kept : len(self.rows)] = self.table.spare
         self.done[kept : len(self.rows)] = True
-        del self.rows[kept:]
+        del self.rows[kept:], self._reached[kept:]
 
-    def drop_prompts(self, waiting: deque[int]) -> None:
-        """Drop prompts that no row in a slot and no waiting row needs."""
-        needed = {self.table.prompt_of_row[row] for row in (*self.rows, *waiting)}
-        for place in reversed(range(len(self.held))):
-            if self.held[place] not in needed:
-                if place < len(self.held) - 1:
-                    self.prompts.move(len(self.held) - 1, place)
-                self.held[place] = self.held[-1]
-                self.held.pop()
+    def gather_prompts(self) -> None:
+        """Move the prompts of occupied slots to the front of their cache, over prompts that are done."""
+        live = {self.table.prompt_of_row[row] for row in self.rows}
+        self.live = len(live)
+        # Rows start in the order of their prompts, so no prompt in front is still waiting.
+        late = [place for place in range(self.live, len(self.held)) if self.held[place] in live]
+        free = [place for place in range(self.live) if self.held[place] not in live]
+        for source, target in zip(late, free, strict=True):
+            self.prompts.move(source, target)
+            self.held[source], self.held[target] = self.held[target], self.held[source]
 
-    def arrange(self, group: int | None = None) -> int:
+    def arrange(self, slots: int, prompts: int, group: int | None = None) -> int:
         """Assign slots to prompts.
 
         Args:
+            slots: number of slots that are decoded, starting at the first.
+            prompts: number of prompts that are read, starting at the first in their cache.
             group: number of slots reserved per prompt; None for what the largest group needs.
 
         Returns:
             That number.
         """
-        members: dict[int, list[int]] = {prompt: [] for prompt in self.held}
+        members: dict[int, list[int]] = {prompt: [] for prompt in self.held[: self.live]}
         for slot, row in enumerate(self.rows):
             members[self.table.prompt_of_row[row]].append(slot)
-        group = group or max(len(slots) for slots in members.values())
-        places = [0] * len(self.rows)
-        grid = [0] * (group * len(members))
-        for i, slots in enumerate(members.values()):
-            for j, slot in enumerate(slots):
+        group = group or max(len(own) for own in members.values())
+        places = [0] * slots
+        grid = [0] * (group * prompts)
+        for i, own in enumerate(members.values()):
+            for j, slot in enumerate(own):
                 grid[i * group + j], places[slot] = slot, i * group + j
-        device = self.grid.device
-        chosen = torch.tensor(grid, device=device).view(-1, group), torch.tensor(places, device=device)
-        for state, fresh in zip((self.grid, self.place), grid_of_heads(*chosen, self._heads), strict=True):
+        both = send(torch.tensor([*grid, *places]), self.grid.device)
+        arranged = grid_of_heads(both[: len(grid)].view(-1, group), both[len(grid) :], self._heads)
+        for state, fresh in zip((self.grid, self.place), arranged, strict=True):
             state[: fresh.numel()] = fresh.flatten()
         return group
