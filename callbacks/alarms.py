@@ -183,8 +183,8 @@ def measure(run: Run, rollout: Experience) -> dict[str, float]:
     """Measure a rollout over all ranks, given this rank's part of it.
 
     Returns:
-        Value of each alarm; NaN for ``logprob_gap`` if the trainer computed no log-probabilities of its own, and for
-        ``unformed`` if every task has a custom reward.
+        Value of each alarm; NaN for ``logprob_gap`` if the trainer computed no log-probabilities of the weights that
+        sampled, and for ``unformed`` if every task has a custom reward.
     """
     completions, policy = rollout.completions, run.policy
     asked = [run.tasks[prompt.task].reward is None for prompt in rollout.prompts]
@@ -197,7 +197,8 @@ def measure(run: Run, rollout: Experience) -> dict[str, float]:
         float(sum(completion.truncated for completion in completions)),
         float(misplaced(completions, policy.forbidden_token_ids, policy.pad_token_id)),
         float(sum(failed(reward) for reward in rollout.rewards)),
-        *gap_sums(completions, rollout.old_logprobs),
+        # with a lag, they would mostly differ by what was learned in the meantime
+        *gap_sums(completions, None if run.rollout.lag else rollout.old_logprobs),
     ]
     own = torch.tensor(sums, dtype=torch.float64)
     formed, without, total, truncated, wrong, failures, gap, tokens = run.ranks.sum(own).tolist()

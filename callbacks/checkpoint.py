@@ -19,7 +19,7 @@ from lit_g2rpo.callbacks.logged import forget_later_points
 from lit_g2rpo.callbacks.moments import training_ends, validation_follows
 from lit_g2rpo.callbacks.run_folder import resume_command, run_folder
 from lit_g2rpo.callbacks.saving import cause, save, use_files
-from lit_g2rpo.errors import ScoringStopError, UserError
+from lit_g2rpo.errors import RolloutStopError, UserError
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.training.checkpoint_files import discard, point, remove_parts
 from lit_g2rpo.training.records import LAST, NUMBERED
@@ -91,6 +91,7 @@ class RolloutCheckpoint(ModelCheckpoint):
         self.keep_last = keep_last
         self.partial_rollouts = partial_rollouts
         self._interval = 0
+        self._folder = Path()
         self._saved_step = self._tried_step = 0
         self._pending = False
         self._overdue = False
@@ -102,6 +103,8 @@ class RolloutCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self.dirpath = os.path.abspath(str(self.dirpath))
+        # now, since the ranks agree on it, and may be gone when an error is reported
+        self._folder = run_folder(trainer)
         use_files(trainer)
         # left by killed saves; nobody else writes here
         if stage == "fit" and trainer.local_rank == 0:
@@ -166,13 +169,13 @@ class RolloutCheckpoint(ModelCheckpoint):
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if isinstance(exception, ScoringStopError) and fits and trainer.global_step != self._saved_step:
-            # all ranks get here if a rollout could not be scored, and the last step is intact
+        if isinstance(exception, RolloutStopError) and fits and trainer.global_step != self._saved_step:
+            # all ranks get here if a rollout could not be sampled or scored, and the last step is intact
             if trainer.training:
                 run_of(pl_module).loader.rewind()
             self.save_newest(trainer, pl_module)
         if trainer.is_global_zero and self.last_model_path and Path(self.last_model_path).exists():
-            command = resume_command(run_folder(trainer), self.last_model_path)
+            command = resume_command(self._folder, self.last_model_path)
             # not the trainer's step, which may not be restored yet
             step = NUMBERED.search(Path(self.last_model_path).resolve().name)
             where = f"step {int(step['step'])}" if step else self.last_model_path

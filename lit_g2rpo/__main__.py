@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "test": ("lit_g2rpo.cli.trainer:run", "score it on the test prompts and write predictions and metrics"),
     "predict": ("lit_g2rpo.cli.trainer:run", "write completions for a file of prompts"),
     "export": ("lit_g2rpo.cli.verbs.export:run", "write a Hugging Face folder from a checkpoint"),
+    "serve": ("lit_g2rpo.cli.verbs.serve:run", "start a vLLM server for a run's rollouts"),
     "plan": ("lit_g2rpo.cli.verbs.plan:run", "say what memory a run will take, without its weights"),
     "calibrate": ("lit_g2rpo.cli.verbs.calibrate:run", "measure the starting policy and propose bands"),
     "data": ("lit_g2rpo.cli.verbs.data:main", "check rows, or convert them: data check, data convert"),

@@ -5,8 +5,16 @@ class UserError(Exception):
     """A mistake in a config, a data row or a file, described in one line: what, where, and what would be right."""
 
 
-class ScoringStopError(UserError):
-    """Rewards that cannot be computed: the run is saved and ends on every rank before it learns from the rollout."""
+class RolloutStopError(UserError):
+    """A rollout that cannot be used: the run is saved and ends on every rank before it learns from it."""
+
+
+class ScoringStopError(RolloutStopError):
+    """Rewards that cannot be computed."""
+
+
+class EngineGapError(RolloutStopError):
+    """Log-probabilities of the engine that are not those of the trained policy."""
 
 
 class NonFiniteError(RuntimeError):

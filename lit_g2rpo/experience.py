@@ -153,6 +153,7 @@ class Completion:
         entropy: exact entropy of the distribution each token was drawn from, nats, ``[T]``.
         text: the tokens as text, without special tokens, after the tag that the chat template opens, if any.
         truncated: True if the length limit ended it.
+        version: optimizer steps that the weights had made that wrote it; all its tokens come from the same weights.
     """
 
     token_ids: Tensor
@@ -160,6 +161,7 @@ class Completion:
     entropy: Tensor
     text: str
     truncated: bool
+    version: int = 0
 
 
 def to_score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Batch:

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_g2rpo.errors import ScoringStopError
 from lit_g2rpo.evaluation.module import EvaluationModule
 from lit_g2rpo.experience import Experience, Prompt
 from lit_g2rpo.hardware.hooks import shard
@@ -25,6 +26,7 @@ from lit_g2rpo.rewards.running.limits import Limits
 from lit_g2rpo.rollout.config import EvaluationConfig, RolloutConfig, UpdateConfig
 from lit_g2rpo.rollout.engines import build_engine, build_sampler
 from lit_g2rpo.rollout.sampling import microbatch_seed
+from lit_g2rpo.training.ahead import Ahead, SavedAhead, sample_ahead
 from lit_g2rpo.training.checks import check_attention, check_gradient, check_shapes, gradient_norm
 from lit_g2rpo.training.description import describe
 from lit_g2rpo.training.group_records import GroupRecords
@@ -34,7 +36,14 @@ from lit_g2rpo.training.resumed_optimizer import OptimizerSettings
 from lit_g2rpo.training.rollout import collect
 from lit_g2rpo.training.run import PromptLoader
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
-from lit_g2rpo.training.settings_checks import check_parts, check_rate, check_rounding, check_settings, check_strategy
+from lit_g2rpo.training.settings_checks import (
+    check_max_lag,
+    check_parts,
+    check_rate,
+    check_rounding,
+    check_settings,
+    check_strategy,
+)
 from lit_g2rpo.training.table import Cut, build_microbatches
 
 T = TypeVar("T")
@@ -74,11 +83,12 @@ class G2RPOModule(EvaluationModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         check_parts(policy, objective, optimizer, rollout, update, evaluation, reward)
-        super().__init__(evaluation, build_sampler(rollout), rollout.seed, reward, reward_limits, judge)
+        engine = build_engine(rollout)
+        super().__init__(evaluation, build_sampler(engine, rollout), rollout.seed, reward, reward_limits, judge)
         # The reference and frozen weights may be absent from a checkpoint; check_checkpoint verifies the rest.
         self.strict_loading = False
-        self.engine = build_engine(rollout)
-        check_settings(objective, rollout, self.engine)
+        self.engine = engine
+        check_settings(objective, rollout, engine)
         self.policy_config, self.optimizer, self.lr_scheduler = policy, optimizer, lr_scheduler
         self.objective, self.rollout, self.update = objective, rollout, update
         self.reference: Policy | None = None
@@ -86,6 +96,7 @@ class G2RPOModule(EvaluationModule):
         # set by the callback that keeps finished groups
         self.records: GroupRecords | None = None
         self._restored: dict[str, Any] | None = None
+        self._ahead: Ahead | SavedAhead | None = None
         # optimizer settings in the loaded checkpoint
         self._saved_optimizer: dict[str, Any] | None = None
         self._next_microbatch = 0
@@ -159,6 +170,11 @@ class G2RPOModule(EvaluationModule):
             accumulate, update = self.trainer.accumulate_grad_batches, self.update
             optimizer_steps_per_rollout(update.epochs, update.microbatches, accumulate)
             check_sizes(self.rollout.prompts, self.trainer.world_size, update.microbatches, accumulate)
+            check_max_lag(self.rollout, self.steps_per_rollout)
+            if self._ahead is not None:
+                # left from a fit that was aborted
+                self._ahead.abandon()
+                self._ahead = None
 
     @override
     def configure_model(self) -> None:
@@ -225,8 +241,8 @@ class G2RPOModule(EvaluationModule):
         # Dropout is seeded by counters, like sampling, so a resumed run drops the same units.
         torch.manual_seed(microbatch_seed(self.rollout.seed, self.rollout_index, index, self.global_rank))
         loss, metrics = self.policy.loss(microbatch, self.objective.token_loss)
-        on_policy = self.objective.needs_groups and index < self.trainer.accumulate_grad_batches
-        self._step.add(metrics, microbatch.fields, on_policy)
+        first = self.objective.needs_groups and index < self.trainer.accumulate_grad_batches
+        self._step.add(metrics, microbatch.fields, first and self.rollout.on_policy)
         self._next_microbatch = index + 1
         if (index + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log_dict(self._step.reduce())
@@ -237,10 +253,18 @@ class G2RPOModule(EvaluationModule):
 
     def collect(self, prompts: list[Prompt]) -> Experience:
         """Sample, score, filter and compute advantages for one rollout of this rank's prompts."""
-        experience, metrics = collect(self, prompts)
+        # a rank that saves alone while this one waits for others must not save what all of them sampled ahead
+        ahead, self._ahead = self._ahead, None
+        try:
+            experience, metrics = collect(self, prompts, ahead)
+        except ScoringStopError:
+            # not sampled again once scoring works
+            self._ahead = ahead
+            raise
         self.log_dict(metrics)
         self.rollout_index += 1
         self._collected_at = time.perf_counter()
+        self._ahead = sample_ahead(self)
         return experience
 
     def perform(self, function: Callable[[], T]) -> T:
@@ -272,6 +296,8 @@ class G2RPOModule(EvaluationModule):
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: tuple[list[Prompt], int], batch_idx: int) -> None:
+        if self._next_microbatch % self.trainer.accumulate_grad_batches == 0:
+            self.policy.version += 1
         self.finish_rollout()
 
     def finish_rollout(self) -> None:
@@ -284,6 +310,13 @@ class G2RPOModule(EvaluationModule):
             self.point = {}
         else:
             self.write_point()
+
+    @override
+    def on_validation_start(self) -> None:
+        # validation needs the scorer, and maybe the engine
+        if self._ahead is not None:
+            self._ahead.wait()
+        super().on_validation_start()
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -299,6 +332,8 @@ class G2RPOModule(EvaluationModule):
         if self.experience is not None and 0 < self._next_microbatch < self.microbatches_per_rollout:
             state["experience"] = experience_state(self.experience, self.cut.max_tokens, self.ranks)
             state["point"] = {name: float(value) for name, value in self.point.items()}
+        if self._ahead is not None and (ahead := self._ahead.state()) is not None:
+            state["ahead"] = ahead
         checkpoint["g2rpo"] = copy.deepcopy(state)
 
     @override
@@ -308,6 +343,9 @@ class G2RPOModule(EvaluationModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_resume(self, checkpoint)
             self._saved_optimizer = checkpoint["g2rpo"]["optimizer"]
+        self.policy.version = checkpoint["global_step"]
+        for engine in (self.engine, self.evaluation_engine):
+            engine.attach(self.policy)
         state = checkpoint["g2rpo"]
         self.rollout_index = state["rollout_index"]
         self.validation_history = state["validation_history"]
@@ -315,3 +353,4 @@ class G2RPOModule(EvaluationModule):
         # A rollout left from an earlier fit of this module must not replace the checkpoint's rollout.
         self.experience, self._restored = None, state.get("experience")
         self.point = state.get("point", {})
+        self._ahead = SavedAhead(state["ahead"]) if "ahead" in state else None

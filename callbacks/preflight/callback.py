@@ -35,11 +35,9 @@ class Preflight(L.Callback):
 
     Args:
         memory: try the largest micro-batch.
-        parity: compare log-probabilities.
+        parity: compare log-probabilities; ``model.rollout.mean_gap`` and ``max_gap`` are the limits.
         rewards: try the tags and the rewards.
         checkpoint: write and read a checkpoint.
-        mean_gap: largest mean difference of log-probabilities, nats; None for 1e-4, or 0.02 in 16 bits.
-        max_gap: largest difference for a single token, nats; None for 0.01, or 2 in 16 bits.
     """
 
     def __init__(
@@ -48,11 +46,8 @@ class Preflight(L.Callback):
         parity: bool = True,
         rewards: bool = True,
         checkpoint: bool = True,
-        mean_gap: float | None = None,
-        max_gap: float | None = None,
     ) -> None:
         self.memory, self.parity, self.rewards, self.checkpoint = memory, parity, rewards, checkpoint
-        self.mean_gap, self.max_gap = mean_gap, max_gap
         self._done = False
 
     @override
@@ -89,7 +84,7 @@ class Preflight(L.Callback):
         if self.memory:
             self._try(run, "largest micro-batch", lambda: check_memory(run, prompts))
         if self.parity and run.engine.samples:
-            self._try(run, "log-probabilities", lambda: check_parity(run, prompts, self.mean_gap, self.max_gap))
+            self._try(run, "log-probabilities", lambda: check_parity(run, prompts))
         if self.rewards:
             self._try(run, "rewards", lambda: check_rewards(run, rows))
         for folder, count in folders(trainer).items() if self.checkpoint else ():

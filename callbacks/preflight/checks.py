@@ -12,6 +12,7 @@ from lit_g2rpo.planning.largest_prompts import spread
 from lit_g2rpo.rewards.gold import gold_completion, gold_error
 from lit_g2rpo.rewards.running.adapters import Batch
 from lit_g2rpo.rollout.engine import Sampling
+from lit_g2rpo.training.engine_gap import gap, gap_error, gap_line
 from lit_g2rpo.training.memory_trial import in_step, largest_microbatch, trial_pass
 from lit_g2rpo.training.run import Run
 from lit_g2rpo.training.tags import tags_error
@@ -24,8 +25,6 @@ ROWS = 8
 CPU_TOKENS = 512
 """Longest completion in the largest micro-batch on the CPU. There, too little memory leads to swapping or a killed
 process, so full length would not find more, and would take minutes."""
-GAPS = {True: (0.02, 2.0), False: (1e-4, 0.01)}
-"""Largest mean and largest single difference of log-probabilities, nats, with and without 16-bit arithmetic."""
 
 
 def check_memory(run: Run, prompts: list[Prompt]) -> str:
@@ -71,28 +70,17 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def check_parity(run: Run, prompts: list[Prompt], mean_gap: float | None, max_gap: float | None) -> str:
+def check_parity(run: Run, prompts: list[Prompt]) -> str:
     """Sample a few completions of prompts and compare their log-probabilities with the trainer's.
-
-    Args:
-        mean_gap: largest mean difference, nats; None for the default of the precision.
-        max_gap: largest difference of a token, nats; None for the default of the precision.
 
     Raises:
         UserError: if the differences are too large.
     """
     gaps = logprob_gaps(run, prompts, min(run.max_tokens, TOKENS))
-    weight = next(run.policy.parameters())
-    low = weight.dtype.itemsize < 4 or "16" in str(run.trainer.precision)
-    limits = [own if own is not None else usual for own, usual in zip((mean_gap, max_gap), GAPS[low], strict=True)]
-    found = float(gaps.mean()), float(gaps.max())
-    said = f"engine and trainer differ by {found[0]:.1e} nats (at most {found[1]:.1e}) over {len(gaps)} tokens"
-    if not (found[0] <= limits[0] and found[1] <= limits[1]):
-        raise UserError(
-            f"{said}; allowed are {limits[0]:g} and {limits[1]:g}: the engine {run.rollout.engine} does not sample "
-            "from the trained weights, or not in their precision"
-        )
-    return said
+    found = float(gaps.mean()), float(gaps.max()), len(gaps)
+    if wrong := gap_error(run, *found):
+        raise UserError(wrong)
+    return gap_line(run, *found)
 
 
 def logprob_gaps(run: Run, prompts: list[Prompt], tokens: int) -> Tensor:
@@ -108,12 +96,13 @@ def logprob_gaps(run: Run, prompts: list[Prompt], tokens: int) -> Tensor:
 
     def gaps() -> Tensor:
         with generation_context(run.trainer.strategy, run.policy):
+            run.engine.push()
             completions = run.engine.generate(prompts, size, sampling)
             run.policy.prepare_features(prompts)
         rows = [prompt for prompt in prompts for _ in range(size)]
         own, _ = run.policy.token_stats(rows, [completion.token_ids for completion in completions])
         engine = torch.cat([completion.logprobs for completion in completions])
-        return (own.double().cpu() - engine.double().cpu()).abs()
+        return gap(own, engine)
 
     # outside the step, since a wrapper that expects a backward would wait for it
     with torch.no_grad():

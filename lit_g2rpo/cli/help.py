@@ -67,6 +67,13 @@ EXTRA = {
         "--memory_gib X": "memory of a device, GiB (default: that of the device in this machine)",
         "--images N": "images of a prompt, each of the largest area (default: 1)",
     },
+    "serve": {
+        "--host ADDRESS": "address to listen on, only this machine's own without a key (default: 127.0.0.1)",
+        "--port N": "port to listen on (default: 8000)",
+        "--api_key_env NAME": "environment variable that holds the key to ask for (default: none)",
+        "--vllm FLAGS": "more flags of vLLM, in one word, such as '--tensor-parallel-size 4'; they win",
+        "--dry_run true|false": "print the command and do not run it (default: false)",
+    },
     "validate": {"--limit N": "the first N rows only"},
     "predict": {"--limit N": "the first N rows only"},
     "test": {

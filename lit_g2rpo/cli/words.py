@@ -78,3 +78,14 @@ def take(key: str, words: list[str]) -> tuple[str | None, list[str]]:
         if not value or value.startswith("--"):
             raise UserError(f"{key} has no value; give one after the key")
     return value, others
+
+
+def without(keys: tuple[str, ...], words: list[str]) -> list[str]:
+    """Remove keys that only some verbs know, with their values."""
+    kept, skip = [], False
+    for word in words:
+        own = word.split("=")[0].split(".")[0] in keys
+        if not (own or skip):
+            kept.append(word)
+        skip = own and "=" not in word
+    return kept

@@ -135,6 +135,11 @@ class RolloutLoader:
                 self.sampler.advance()
             yield prompts, k
 
+    def ahead(self) -> list[Prompt]:
+        """Return this rank's prompts of the next rollout, as soon as they are open."""
+        assert self._ahead is not None, "a rollout is in use"
+        return self._ahead[1].result().prompts
+
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
         """Draw more prompts of this rank for the current rollout, in place of groups to be replaced.
 

@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from lit_g2rpo.errors import UserError
+from lit_g2rpo.errors import RolloutStopError, UserError
 from lit_g2rpo.evaluation.judging import Judging
 from lit_g2rpo.evaluation.rows import row
 from lit_g2rpo.evaluation.task_means import NAMES, TaskMeans
@@ -24,6 +24,7 @@ from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.config import EvaluationConfig
 from lit_g2rpo.rollout.engine import RolloutEngine, Sampling
 from lit_g2rpo.tasks import Task
+from lit_g2rpo.training.checks import stop_together
 from lit_g2rpo.training.curves import CurvesModule
 from lit_g2rpo.training.run import PromptSettings
 from lit_g2rpo.training.settings_checks import check_sampling
@@ -97,6 +98,7 @@ class EvaluationModule(CurvesModule):
             raise UserError(
                 f"the trainer was given {found}; give a PromptData: trainer.fit(module, datamodule=JsonPrompts(...))"
             )
+        self.evaluation_engine.check()
         self.tasks, self.ranks = self._data.tasks_of(stage), Ranks(self.trainer)
         folder = self.trainer.log_dir
         self.scorer = Scorer(
@@ -119,8 +121,15 @@ class EvaluationModule(CurvesModule):
         prompts, numbers = batch
         config = self.evaluation
         sampling = Sampling(self.max_tokens, config.temperature, config.top_p, config.top_k, self._seed)
+        engine, failed = self.evaluation_engine, None
         with generation_context(self.trainer.strategy, self.policy):
-            completions = self.evaluation_engine.generate(prompts, config.repeats, sampling)
+            try:
+                engine.push()
+                completions = engine.generate(prompts, config.repeats, sampling)
+            except RolloutStopError as error:
+                failed = error
+        if engine.separate:
+            stop_together(self.ranks, failed)
         rewards = self.scorer.score(to_score(prompts, completions))
         self.evaluated = Evaluated(prompts, numbers, completions, rewards)
         rows = []
@@ -176,6 +185,7 @@ class EvaluationModule(CurvesModule):
 
     def _log_means(self, prefix: str) -> dict[str, float]:
         """Log the means over all ranks, per task as ``<prefix>/<name>/<task>``, and over the tasks present."""
+        self.evaluation_engine.rest()
         means = self._means.compute()
         self.validation_sizes = {task: int(of_task["n"]) for task, of_task in means.items()}
         metrics: dict[str, float] = {}

@@ -56,9 +56,36 @@ class RolloutSize:
     prefill_mib: float
 
 
-def weight_bytes(phantom: Phantom) -> int:
-    """Sum all weights in the dtype used for computing."""
-    return sum(weight.nbytes for weight in phantom.parameters.values())
+@dataclass(slots=True, frozen=True)
+class EngineCopy:
+    """Memory that an engine's own copy of the policy takes on a device.
+
+    Args:
+        weights: bytes of its weights.
+        cache: bytes of its keys and values.
+        workspace: bytes of its activations and graphs.
+        resident: True if all of it stays while the trainer learns.
+    """
+
+    weights: int
+    cache: int
+    workspace: int
+    resident: bool
+
+
+def weight_bytes(phantom: Phantom, computing: bool = False) -> int:
+    """Sum all weights, as they are kept or in the type that matrix products are computed in."""
+    return sum(
+        weight.numel() * (2 if computing and phantom.autocast else weight.element_size())
+        for weight in phantom.parameters.values()
+    )
+
+
+def cache_bytes(phantom: Phantom) -> int:
+    """Count the bytes of a token's keys and values in all layers."""
+    text = phantom.backbone.text.config
+    width = 2 if phantom.autocast else phantom.backbone.head.element_size()
+    return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * width)
 
 
 def rollout_bytes(phantom: Phantom, size: RolloutSize) -> tuple[int, int]:
@@ -142,6 +169,7 @@ def memory_table(
     temporaries: bool,
     reference: bool,
     features_mib: float | None,
+    copy: EngineCopy | None = None,
 ) -> list[Item]:
     """List the items in one device's memory.
 
@@ -151,6 +179,7 @@ def memory_table(
         temporaries: True if the optimizer's step makes a list of temporaries as large as one moment.
         reference: True if a reference model is also held.
         features_mib: most memory for kept image features, MiB; None for no limit.
+        copy: the engine's own copy of the policy, if it has one here.
     """
     whole = weight_bytes(phantom)
     counts: dict[torch.dtype, int] = {}
@@ -178,7 +207,8 @@ def memory_table(
     else:
         step = 2 * max(width[weight.dtype] * weight.numel() for weight in phantom.learning)
     on_device = 0 if sharding.offload_optimizer else 1
-    cache, working = rollout_bytes(phantom, rollout)
+    cache, working = (copy.cache, copy.workspace) if copy else rollout_bytes(phantom, rollout)
+    stays = copy is not None and copy.resident
     features = feature_bytes(phantom, rollout, features_mib)
     second = whole // sharding.share(sharding.weights) if reference else 0
     items = [
@@ -191,12 +221,18 @@ def memory_table(
         Item("reference", (second,) * 3),
         Item("pixels of prompts", (pixel_bytes(phantom, rollout),) * 3),
         Item("image features", (features,) * 3),
-        Item("keys and values of the rollout", (cache, 0, 0)),
-        Item("prefill and decoding", (working, 0, 0)),
+        Item("the engine's weights", _phases(copy.weights if copy else 0, stays)),
+        Item("keys and values of the rollout", _phases(cache, stays)),
+        Item("prefill and decoding", _phases(working, stays)),
         Item("activations of a micro-batch", (0, a_pass.kept, 0)),
         Item("head and what is computed again", (0, a_pass.working, 0)),
     ]
     return [item for item in items if any(item.bytes)]
+
+
+def _phases(count: int, stays: bool) -> tuple[int, int, int]:
+    """Return the bytes, in the rollout alone or in each phase."""
+    return (count,) * 3 if stays else (count, 0, 0)
 
 
 def totals(items: list[Item]) -> tuple[int, int, int]:

@@ -61,6 +61,8 @@ class Policy(nn.Module):
         self.processor = processor
         self.packing, self._shapes = packing, shapes
         self.temperature = 1.0
+        self.version = 0
+        """Number of optimizer steps in the weights, for engines that keep a copy of them; the trained module counts."""
         self.opened = opened_text(processor)
         base, limit = without_adapters(model), features_on_device_mib
         sizes = family.image_sizes(base.config)

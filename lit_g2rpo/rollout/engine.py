@@ -14,6 +14,19 @@ Finished = Callable[[int, list[Completion]], None]
 
 
 @dataclass(slots=True, frozen=True)
+class Pushed:
+    """What it cost to bring an engine's copy of the weights up to date.
+
+    Args:
+        seconds: wall-clock time, 0 if the copy was current.
+        size: bytes handed over.
+    """
+
+    seconds: float = 0.0
+    size: int = 0
+
+
+@dataclass(slots=True, frozen=True)
 class Sampling:
     """Parameters of sampling, and the counters that determine its randomness.
 
@@ -49,6 +62,13 @@ class RolloutEngine(ABC):
     fixed_shapes: ClassVar[bool] = False
     """True if it also runs on devices that compile for each shape."""
 
+    separate: ClassVar[bool] = False
+    """True if it samples from a copy of the weights that only `push` changes, and may do so in another thread while the
+    policy learns; `generate` then reads no weights of the policy."""
+
+    gap_causes: ClassVar[str] = "another precision, other kernels, another temperature or stale weights"
+    """What to look for if log-probabilities differ from the trainer's."""
+
     known: Mapping[str, list[Completion]] = MappingProxyType({})
     """Groups sampled before, by the id of their prompt, that the next `generate` would sample identically.
 
@@ -56,11 +76,33 @@ class RolloutEngine(ABC):
     rounding of the others, which depends on batch shapes.
     """
 
+    pushed: Pushed | None = None
+    """Cost of the push before the newest `generate`; None for an engine that samples from the live weights."""
+
     policy: Policy
 
     def attach(self, policy: Policy) -> None:
-        """Bind the policy whose live weights are sampled."""
+        """Bind the policy to sample from; an engine with a copy of the weights assumes that all have changed.
+
+        Called again when a checkpoint replaces the weights; afterwards `Policy.version` tells when they change.
+        """
         self.policy = policy
+
+    def push(self) -> None:  # noqa: B027  # most engines have no copy
+        """Bring the engine's copy of the weights up to date, if it has one; call this on gathered weights.
+
+        It is called before every `generate`, from the thread in which the policy learns.
+        """
+
+    def check(self) -> None:  # noqa: B027  # most engines need nothing
+        """Refuse a machine or environment on which it cannot sample; called before the policy is loaded.
+
+        Raises:
+            UserError: if something is missing, or of a version that does not work.
+        """
+
+    def rest(self) -> None:  # noqa: B027  # most engines hold nothing
+        """Release what is only needed while sampling; called after each rollout and each evaluation."""
 
     @abstractmethod
     def generate(

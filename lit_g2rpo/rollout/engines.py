@@ -11,10 +11,12 @@ from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native.engine import NativeEngine
 
-ENGINES: dict[str, type[RolloutEngine]] = {
+ENGINES: dict[str, type[RolloutEngine] | str] = {
     "native": NativeEngine,
     "huggingface": HuggingFaceEngine,
     "demonstrations": DemonstrationEngine,
+    "vllm": "lit_g2rpo.rollout.vllm.engine.VllmEngine",
+    "vllm_server": "lit_g2rpo.rollout.vllm.server.engine.VllmServerEngine",
 }
 
 
@@ -34,7 +36,6 @@ def build_engine(config: RolloutConfig) -> RolloutEngine:
     return build(kind, config.engine, where, **given)
 
 
-def build_sampler(config: RolloutConfig) -> RolloutEngine:
-    """Build an engine that samples, which evaluation needs even if training reads its completions from the data."""
-    engine = build_engine(config)
+def build_sampler(engine: RolloutEngine, config: RolloutConfig) -> RolloutEngine:
+    """Return the engine, which may hold a copy of the weights, or one that samples if its completions are given."""
     return engine if engine.samples else NativeEngine(config.max_rows, config.slots, config.prefill_mib)

@@ -90,4 +90,6 @@ def _search(probs: Tensor, uniform: Tensor) -> Tensor:
         return torch.minimum(index, last)
     index = torch.searchsorted(cumulative, point, right=True)
     # Rounding may push the search past the last token with non-zero probability, the first that reaches the total.
-    return torch.minimum(index, torch.searchsorted(cumulative, total))[:, 0]
+    last = torch.searchsorted(cumulative, total)
+    # If nothing is finite, no token is found; its log-probability then says so.
+    return torch.minimum(index, last)[:, 0].clamp_(max=probs.shape[-1] - 1)

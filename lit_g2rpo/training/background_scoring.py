@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Self
 
 from lit_g2rpo.experience import Completion
@@ -12,7 +13,7 @@ Attempt = Callable[[list[int], list[Completion]], list[Scored]]
 
 
 class BackgroundScoring:
-    """Score whole groups as they arrive, all waiting ones in one call; use it as a context manager.
+    """Score whole groups as they arrive, all waiting ones in one call; close it, or use it as a context manager.
 
     Args:
         attempt: takes the indices of the groups' prompts and all their completions, group by group, and returns a
@@ -31,6 +32,10 @@ class BackgroundScoring:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread, and score nothing more."""
         self._thread.shutdown(cancel_futures=True)
 
     def finished(self, index: int, completions: list[Completion]) -> None:
@@ -43,6 +48,12 @@ class BackgroundScoring:
         self._ready.append((index, completions))
         if not self._here:
             self._jobs.append(self._thread.submit(self._score))
+
+    def settle(self) -> None:
+        """Wait until the thread has nothing to score, without raising what it raised."""
+        for job in self._jobs:
+            with suppress(CancelledError):
+                job.exception()
 
     def results(self) -> list[Scored]:
         """Wait until all groups are scored.

@@ -7,9 +7,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from lit_g2rpo.errors import NonFiniteError, UserError
+from lit_g2rpo.errors import NonFiniteError, RolloutStopError, UserError
 from lit_g2rpo.experience import Microbatch, Prompt
 from lit_g2rpo.files import write_text
+from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.training.run import Run
 
 
@@ -26,6 +27,19 @@ def stop_at_scores(run: Run, values: Tensor, prompts: list[Prompt]) -> NoReturn:
     bad = ~values.isfinite().all(-1).all(-1)
     own = bad[run.ranks.rank :: run.ranks.count].tolist()
     _stop(run, "a reward or log-probability", [prompt.id for prompt, b in zip(prompts, own, strict=True) if b])
+
+
+def stop_together(ranks: Ranks, error: RolloutStopError | None) -> None:
+    """Stop on every rank if one could not sample its part of a rollout.
+
+    Args:
+        error: why this rank could not; None if it could.
+
+    Raises:
+        RolloutStopError: on every rank, with the reason of the first that has one.
+    """
+    if reason := ranks.first_message(str(error or "")):
+        raise RolloutStopError(reason) from error
 
 
 def check_attention(packed_attention: str | None, device: str) -> None:

@@ -30,7 +30,8 @@ def describe(run: Run) -> dict[str, str]:
         "objective": type(run.objective).__name__ + (" with KL" if run.reference_needed else ""),
         "tasks": ", ".join(run.tasks),
         "rollout": f"{rollout.prompts} prompts x {rollout.group_size} = {rollout.prompts * rollout.group_size} "
-        f"completions of up to {run.max_tokens} tokens, by {rollout.engine}",
+        f"completions of up to {run.max_tokens} tokens, by {rollout.engine}"
+        + (", while the policy learns from the rollout before" if rollout.lag else ""),
         "updates": f"{run.steps_per_rollout} optimizer steps per rollout, each from {per_update} prompts "
         f"({per_update * rollout.group_size} completions)",
         "micro-batch": f"{_either(prompts)} prompts ({_either(rows)} rows) per rank",

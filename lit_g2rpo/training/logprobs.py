@@ -39,14 +39,30 @@ def logprobs_of(run: Run, policy: Policy, experience: Experience) -> list[Tensor
     Returns:
         ``n`` tensors ``[T_i]`` on the CPU; the rollout's own elsewhere.
     """
-    out = [completion.logprobs for completion in experience.completions]
-    group_size = experience.table.lengths.shape[1]
-    bins = balanced_bins(experience, trained_rows(experience.table, run.objective), run.update.microbatches)
+    chosen = trained_rows(experience.table, run.objective)
+    own = scored_rows(policy, experience, chosen, run.update.microbatches)
+    return [own.get(i, completion.logprobs) for i, completion in enumerate(experience.completions)]
+
+
+def scored_rows(policy: Policy, experience: Experience, chosen: Tensor, passes: int) -> dict[int, Tensor]:
+    """Compute a policy's log-probabilities of some completions of a rollout.
+
+    Args:
+        policy: the trained policy, or a frozen one.
+        experience: this rank's part of the rollout.
+        chosen: the completions, among those of all ranks, ``[P, G]`` bool.
+        passes: number of forwards, counting empty ones.
+
+    Returns:
+        Log-probabilities ``[T_i]`` on the CPU, by the index of this rank's completion.
+    """
+    found: dict[int, Tensor] = {}
+    group_size = chosen.shape[1]
+    bins = balanced_bins(experience, chosen, passes)
     with Step("log-probabilities", len(bins), "micro-batches", PAUSE) as step:
         for rows in bins:
             tokens = [experience.completions[i].token_ids for i in rows]
             logprobs, _ = policy.token_stats([experience.prompts[i // group_size] for i in rows], tokens)
-            for i, part in zip(rows, torch.split(logprobs.cpu(), [len(t) for t in tokens]), strict=True):
-                out[i] = part
+            found |= dict(zip(rows, torch.split(logprobs.cpu(), [len(t) for t in tokens]), strict=True))
             step.advance()
-    return out
+    return found

@@ -17,8 +17,8 @@ from lit_g2rpo.training.run import Run
 
 Attempt = Callable[[list[int], list[Completion]], list[Scored]]
 
-UNMOVED = ("old_logprobs", "prompts")
-"""Rollout settings that do not affect its groups."""
+UNMOVED = ("old_logprobs", "prompts", "lag", "max_lag", "gap_checks", "mean_gap", "max_gap")
+"""Rollout settings that do not affect its groups, given the weights."""
 
 
 class PartialRollout:
@@ -38,11 +38,13 @@ class PartialRollout:
         self.known: dict[str, list[Completion]] = {}
         self.tokens = 0
         self._scores: dict[str, list[Scored]] = {}
-        if run.records is None:
+        # a rollout sampled ahead is recorded with its weights, which are not those of its refills
+        self._records = None if wave and run.rollout.lag else run.records
+        if self._records is None:
             return
         if wave == 0:
             _begin(run)
-        found = run.records.found
+        found = self._records.found
         if not found.groups:
             return
         for prompt in prompts:
@@ -65,9 +67,9 @@ class PartialRollout:
             prompt = self._prompts[index]
             if prompt.id in self.known:
                 completions = self.known[prompt.id]
-            elif run.records is not None:
+            elif self._records is not None:
                 place, encoded = (self._wave, prompt.id), run.policy.encode(prompt)
-                run.records.add(lambda: group_record(place, prompt_digest(encoded), completions))
+                self._records.add(lambda: group_record(place, prompt_digest(encoded), completions))
             finished(index, completions)
 
         run.engine.known = self.known
@@ -103,10 +105,10 @@ class PartialRollout:
 
     def _keep(self, prompt: Prompt, scores: list[Scored]) -> None:
         # a rule from outside the package may be fixed before the run resumes
-        if self._run.records is None or "." in prompt.problem_type or any(map(failed, scores)):
+        if self._records is None or "." in prompt.problem_type or any(map(failed, scores)):
             return
         place = self._wave, prompt.id
-        self._run.records.add(lambda: scores_record(place, scores))
+        self._records.add(lambda: scores_record(place, scores))
 
 
 def _begin(run: Run) -> None:

@@ -4,17 +4,17 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_g2rpo.errors import UserError
-from lit_g2rpo.experience import Completion, Experience, Prompt, RolloutTable, to_score
+from lit_g2rpo.experience import Experience, Prompt, RolloutTable, to_score
 from lit_g2rpo.hardware.collectives import Ranks
 from lit_g2rpo.hardware.hooks import generation_context
 from lit_g2rpo.rollout.sampling import prompt_key
 from lit_g2rpo.training.logprobs import ref_logprobs
 from lit_g2rpo.training.resumed_optimizer import NEW_RUN
 from lit_g2rpo.training.run import Run
+from lit_g2rpo.training.saved_completions import completions_state, cut, padded, read_completions
 
 TABLE = tuple(field.name for field in fields(RolloutTable))
 
@@ -30,26 +30,13 @@ def experience_state(experience: Experience, max_tokens: int, ranks: Ranks) -> d
     Returns:
         Tensors ``[P, G, ...]`` by name.
     """
-    completions, table = experience.completions, experience.table
+    table = experience.table
+    total = len(table.lengths)
+    state = completions_state(experience.prompts, experience.completions, total, max_tokens, ranks)
     shape = (len(experience.prompts), table.lengths.shape[1])
-
-    def padded(rows: list[Tensor]) -> Tensor:
-        out = torch.zeros(len(rows), max_tokens, dtype=rows[0].dtype)
-        for i, row in enumerate(rows):
-            out[i, : len(row)] = row
-        return out.view(*shape, max_tokens)
-
-    own = {
-        "token_ids": padded([c.token_ids for c in completions]),
-        "logprobs": padded([c.logprobs for c in completions]),
-        "entropy": padded([c.entropy for c in completions]),
-        "truncated": torch.tensor([c.truncated for c in completions]).view(shape),
-        "prompt_keys": torch.tensor([prompt_key(p.id) for p in experience.prompts]),
-    }
     for name in ("old_logprobs", "ref_logprobs"):
-        if getattr(experience, name) is not None:
-            own[name] = padded(getattr(experience, name))
-    state: dict[str, Any] = {name: ranks.gather_prompts(tensor, len(table.lengths)) for name, tensor in own.items()}
+        if (rows := getattr(experience, name)) is not None:
+            state[name] = ranks.gather_prompts(padded(rows, shape, max_tokens), total)
     return state | {name: getattr(table, name) for name in TABLE} | {"refills": experience.refills}
 
 
@@ -84,19 +71,18 @@ def restore_experience(run: Run, state: dict[str, Any] | None, prompts: list[Pro
         )
     lengths = table.lengths[rank::world]
 
-    def rows(name: str) -> list[Tensor]:
-        return [row[:length].clone() for row, length in zip(own[name].flatten(0, 1), lengths.flatten(), strict=True)]
+    def rows(name: str) -> list[Tensor] | None:
+        return cut(own[name], lengths) if name in own else None
 
-    parts = zip(rows("token_ids"), rows("logprobs"), rows("entropy"), own["truncated"].flatten().tolist(), strict=True)
-    completions = [Completion(t, lp, h, run.policy.decode(t), cut) for t, lp, h, cut in parts]
+    completions = read_completions(own, lengths, run.policy.decode)
     with generation_context(run.trainer.strategy, run.policy):
         run.policy.prepare_features(prompts)
     experience = Experience(
         prompts=prompts,
         completions=completions,
         rewards=run.scorer.count(run.scorer.attempt(to_score(prompts, completions), run.rollout.group_size)),
-        old_logprobs=rows("old_logprobs") if "old_logprobs" in own else None,
-        ref_logprobs=rows("ref_logprobs") if "ref_logprobs" in own else None,
+        old_logprobs=rows("old_logprobs"),
+        ref_logprobs=rows("ref_logprobs"),
         table=table,
         rank=rank,
         world_size=world,
@@ -187,6 +173,11 @@ def check_resume(run: Run, checkpoint: dict[str, Any]) -> None:
     """
     if "optimizer" not in checkpoint["g2rpo"]:
         raise UserError(f"--ckpt_path was written before checkpoints kept their optimizer's settings; {NEW_RUN}")
+    if "version" not in checkpoint["g2rpo"].get("experience", ("version",)):
+        raise UserError(
+            "--ckpt_path was written inside a rollout before checkpoints kept which weights wrote a completion; resume "
+            f"from between two rollouts, or {NEW_RUN}"
+        )
     _check_learning(run, checkpoint.get("state_dict", ()))
     _check_pace(run, checkpoint)
     saved, settings = checkpoint["g2rpo"]["optimizer"], run.optimizer_settings

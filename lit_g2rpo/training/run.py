@@ -43,6 +43,9 @@ class PromptLoader(Protocol):
     before: dict[str, Any]
     """Return the state before the newest batch."""
 
+    def ahead(self) -> list[Prompt]:
+        """Return this rank's prompts of the next rollout."""
+
     def refill(self, tasks: Sequence[str], own: Sequence[int]) -> list[Prompt]:
         """Draw more prompts for the current rollout.
 

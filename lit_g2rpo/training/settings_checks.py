@@ -62,6 +62,11 @@ def check_settings(objective: Objective, rollout: RolloutConfig, engine: Rollout
     for key in ("max_rows", "slots", "prefill_mib"):
         if (value := getattr(rollout, key)) is not None and not 0 < value < math.inf:
             raise UserError(f"model.rollout.{key} is {value}; it must be above 0")
+    if rollout.gap_checks < 0:
+        raise UserError(f"model.rollout.gap_checks is {rollout.gap_checks}; it must be 0, which checks none, or more")
+    for key in ("mean_gap", "max_gap"):
+        if (value := getattr(rollout, key)) is not None and not value > 0:
+            raise UserError(f"model.rollout.{key} is {value}; it must be above 0 nats")
     if objective.needs_groups and rollout.group_size < 2:
         raise UserError(
             f"model.rollout.group_size is {rollout.group_size}; advantages compare completions of one prompt, "
@@ -81,6 +86,48 @@ def check_settings(objective: Objective, rollout: RolloutConfig, engine: Rollout
         raise UserError(
             "model.objective.importance_cap weighs the trainer's against the engine's probabilities; it needs "
             "model.rollout.old_logprobs: recompute"
+        )
+    _check_lag(objective, rollout, engine)
+
+
+def _check_lag(objective: Objective, rollout: RolloutConfig, engine: RolloutEngine) -> None:
+    """Refuse to sample ahead with an engine that cannot, or without a correction for older weights."""
+    if rollout.lag not in (0, 1):
+        raise UserError(
+            f"model.rollout.lag is {rollout.lag}; give 1 to sample a rollout while the policy learns from the one "
+            "before, or 0"
+        )
+    if rollout.lag and not engine.separate:
+        raise UserError(
+            f"model.rollout.lag is 1, but model.rollout.engine {rollout.engine} samples with the weights that learn, "
+            "so it cannot sample meanwhile; give lag 0, or an engine with its own copy of the weights, such as "
+            "vllm_server"
+        )
+    if rollout.lag and rollout.old_logprobs == "recompute" and objective.importance_cap is None:
+        raise UserError(
+            "model.rollout.lag is 1 with old_logprobs: recompute, which treats completions of older weights as those "
+            "of the newest; set model.objective.importance_cap, such as 2, or model.rollout.old_logprobs: rollout"
+        )
+
+
+def check_max_lag(rollout: RolloutConfig, steps: int) -> None:
+    """Refuse a rollout that is learned from later than allowed.
+
+    Args:
+        steps: optimizer steps per rollout.
+
+    Raises:
+        UserError: if ``max_lag`` is out of range, or below the steps between sampling and learning.
+    """
+    if rollout.max_lag is None:
+        return
+    if rollout.max_lag < 0:
+        raise UserError(f"model.rollout.max_lag is {rollout.max_lag}; give a number of optimizer steps, or null")
+    if (behind := rollout.lag * steps) > rollout.max_lag:
+        raise UserError(
+            f"with model.rollout.lag {rollout.lag}, the policy makes {behind} optimizer steps between sampling a "
+            f"rollout and learning from it, more than model.rollout.max_lag {rollout.max_lag}; lower "
+            "model.update.epochs or microbatches, or raise max_lag"
         )
 
 

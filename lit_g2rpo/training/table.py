@@ -20,7 +20,7 @@ from lit_g2rpo.tasks import Task
 
 COLUMNS = (
     "total", "accuracy", "format", "structure", "length", "truncated", "entropy", "logprobs", "task", "problem_type",
-    "reference", "scored",
+    "reference", "scored", "version",
 )  # fmt: skip
 """Values of a completion that every rank knows."""
 Columns = dict[str, Tensor]
@@ -67,7 +67,7 @@ def to_share(
             len(completion.token_ids), completion.truncated,
             completion.entropy.double().sum().item(), completion.logprobs.double().sum().item(),
             tasks.index(prompt.task), problem_type_id(prompt.problem_type), references[i // group_size],
-            reward.failure is None,
+            reward.failure is None, completion.version,
         ])  # fmt: skip
     return torch.tensor(rows, dtype=torch.float64).view(len(prompts), group_size, len(COLUMNS))
 

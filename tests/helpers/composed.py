@@ -11,6 +11,7 @@ FRAGMENTS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.
 KEYS = {
     "model": "model.policy",
     "objective": "model.objective",
+    "rollout": "model.rollout",
     "optimizer": "model.optimizer",
     "data": "data",
     "trainer": "trainer",

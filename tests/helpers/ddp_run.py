@@ -85,10 +85,11 @@ def run(folder: str, out: Path, devices: int, kind: str) -> None:
         out: output for the results.
         devices: number of processes.
         kind: ``mini``, ``neuron`` (the same with Trainium's code path), ``mixed``, or ``uneven``: the sizes of the
-            default run, whose 18 prompts in two optimizer steps are not divisible by any even number of processes.
+            default run, whose 18 prompts in two optimizer steps are not divisible by any even number of processes. The
+            address of a server makes it ``uneven`` on that server.
     """
     torch.manual_seed(0)
-    record = Record()
+    record, uneven = Record(), kind not in ("mini", "neuron", "mixed")
     sizes: dict[str, Any] = {"accumulate_grad_batches": 2, "strategy": "ddp" if devices > 1 else "auto"}
     if kind == "neuron":
         sizes |= {"strategy": NeuronDDPStrategy(process_group_backend="gloo"), "accelerator": NeuronOnCPU()}
@@ -98,9 +99,10 @@ def run(folder: str, out: Path, devices: int, kind: str) -> None:
         # Two prompts per optimizer step in two micro-batches: with two ranks, each has an empty one.
         objective = G2RPO(filtering="off", entropy_coefficient=0.05)
         run = module(folder, objective, rollout={"prompts": 8}, update={"microbatches": 8})
-    elif kind == "uneven":
+    elif uneven:
         source = data(max_completion_tokens=8, val_per_task=2)
-        run = module(folder, rollout={"prompts": 18}, update={"microbatches": 2})
+        server = {} if kind == "uneven" else {"engine": "vllm_server", "engine_options": {"urls": [kind]}}
+        run = module(folder, rollout={"prompts": 18, **server}, update={"microbatches": 2})
         # without state that divides a gradient by its own size, rounding errors stay small over two rollouts
         run.optimizer = partial(torch.optim.SGD, lr=0.1)
         sizes["accumulate_grad_batches"] = 1
@@ -108,7 +110,7 @@ def run(folder: str, out: Path, devices: int, kind: str) -> None:
         # 5 x 6 rows in batches of 4: the ranks run out of rows in the last batch
         source = data(max_completion_tokens=8, val_per_task=5, val_batch_size=4)
         run = module(folder)
-    steps = 2 * run.update.microbatches if kind == "uneven" else run.update.microbatches // 2
+    steps = 2 * run.update.microbatches if uneven else run.update.microbatches // 2
     fit = trainer(out, steps=steps, callbacks=[record], devices=devices, **sizes)
     fit.fit(run, source)
     validation: dict[str, float] = {}
@@ -126,4 +128,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     lit_g2rpo.rewards.running.scorer.score = varied_score
     for kind in sys.argv[4:]:
-        run(sys.argv[1], Path(sys.argv[2]) / kind, int(sys.argv[3]), kind)
+        run(sys.argv[1], Path(sys.argv[2]) / kind.partition(":")[0], int(sys.argv[3]), kind)

@@ -62,9 +62,9 @@ def assert_equal(
         assert (ours[1][name] - expected).norm() / expected.norm() < TOLERANCE[dtype], name
 
 
-def assert_same(ours: list[Completion], theirs: list[Completion]) -> None:
+def assert_same(ours: list[Completion], theirs: list[Completion], atol: float = 1e-5) -> None:
     assert [c.token_ids.tolist() for c in ours] == [c.token_ids.tolist() for c in theirs]
     assert [(c.text, c.truncated) for c in ours] == [(c.text, c.truncated) for c in theirs]
     for name in ("logprobs", "entropy"):
         values = (torch.cat([getattr(c, name) for c in side]) for side in (ours, theirs))
-        torch.testing.assert_close(*values, atol=1e-5, rtol=0)
+        torch.testing.assert_close(*values, atol=atol, rtol=0)

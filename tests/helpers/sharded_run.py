@@ -108,6 +108,8 @@ class Record(pl.Callback):
         if len(self.calls) % trainer.accumulate_grad_batches == 0:
             metrics = trainer.callback_metrics
             self.steps.append({name: float(metrics[name]) for name in METRICS if name in metrics})
+            # adapters run in half precision
+            assert 0 < float(metrics["rollout/engine_gap_max"]) < 0.5
         if len(self.calls) == self.save_after:
             self.saved = weights(trainer, pl_module)
             trainer.save_checkpoint(self.path)

@@ -93,7 +93,11 @@ def checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recorded: str) -> 
     prompt.sample = {**ROW, "images": [], "id": "0", "data_source": ""}
     completion = Completion(TOKENS, TOKENS * 0.0, TOKENS * 0.0, GOOD, False)
     predicted = row(0, 0, prompt, completion, RewardResult(1.0, 1.0, 1.0, 0.0, {}, None, 0.0))
-    for name in ("g2rpo", "base"):
+    data = tmp_path / "data" / "onethinker"
+    data.mkdir(parents=True)
+    for name in ("train", "val"):
+        (data / f"{name}.json").write_text(f"[{line}]")
+    for name in ("g2rpo", "base", "openvlthinker_v2"):
         saved = tmp_path / "runs" / name / "version_0" / "checkpoints"
         saved.mkdir(parents=True)
         torch.save({"g2rpo": {"rollout_index": 1}}, saved / "rollout=00001-step=000002.ckpt")

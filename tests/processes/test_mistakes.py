@@ -40,6 +40,7 @@ LISTED = [
     ("--ckpt_path=damaged.ckpt", "--ckpt_path damaged.ckpt is not an intact checkpoint: the checksum of"),
     ("--data.max_completion_tokens=0", "data.max_completion_tokens is 0; it must be 1 or more"),
     ("--model.rollout.temperature=0", "model.rollout.temperature is 0, which samples one and the same completion"),
+    ("--model.rollout.lag=1", "model.rollout.lag is 1, but model.rollout.engine native samples with the weights that"),
     ("--seed_everything=-1", "seed_everything is -1; it must be from 0 to 4294967295"),
     pytest.param(
         "--trainer.logger=lightning.pytorch.loggers.CometLogger",

@@ -8,8 +8,9 @@ import yaml
 from helpers.paths import ROOT
 
 from lit_g2rpo.__main__ import main
-from lit_g2rpo.cli.verbs.calibrate import fragment, without_own_keys
+from lit_g2rpo.cli.verbs.calibrate import OWN_KEYS, fragment
 from lit_g2rpo.cli.verbs.calibrate_report import Proposal, spread
+from lit_g2rpo.cli.words import without
 from lit_g2rpo.objectives.calibration import Measured
 from lit_g2rpo.objectives.shaping import EntropyBand, LengthBand
 
@@ -84,7 +85,7 @@ def test_a_fragment_keeps_what_is_no_band():
 
 def test_the_words_that_fit_does_not_know_are_left_out():
     words = "--config a.yaml --prompts_per_task 8 --styles.ocr=vision --seed_everything 1 --output b.yaml --styles {}"
-    assert without_own_keys(words.split()) == ["--config", "a.yaml", "--seed_everything", "1"]
+    assert without(OWN_KEYS, words.split()) == ["--config", "a.yaml", "--seed_everything", "1"]
 
 
 def test_quantiles_in_words():

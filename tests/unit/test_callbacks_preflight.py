@@ -178,7 +178,7 @@ def test_an_engine_with_other_weights_is_found(tmp_path: Path) -> None:
 
     run = module(POLICY)
     run.engine = Stale()
-    with pytest.raises(UserError, match=r"log-probabilities: engine and trainer differ .* the engine native does not"):
+    with pytest.raises(UserError, match=r"log-probabilities: engine native and trainer differ .* the engine does not"):
         fit(tmp_path, Preflight(memory=False, rewards=False, checkpoint=False), run=run)
 
 

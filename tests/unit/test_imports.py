@@ -5,7 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from helpers.imports import FILES, ROOT, graph, imports, part_of
+from helpers.imports import FILES, ROOT, graph, imports, module_of, part_of
 
 # parts of one level may import each other unless SEPARATE says not; no circle may come of it
 LEVELS = [
@@ -36,6 +36,8 @@ OPTIONAL = {
     "wandb": "loggers",
     "mlflow": "loggers",
 }
+# subclasses of a package's own classes, which only that package or a function imports
+PLUG_INS = {"lit_g2rpo.rollout.vllm.processor", "lit_g2rpo.rollout.vllm.transfer"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -48,8 +50,10 @@ def test_a_file_imports_only_what_lies_below_it(path: Path) -> None:
         root = name.split(".")[0]
         assert root != "pytorch_lightning", "its classes are not those of lightning.pytorch"
         if root in OPTIONAL:
-            assert inside, f"{root} is optional: import it inside the function that needs it"
+            plugged_in = module_of(path) in PLUG_INS
+            assert inside or plugged_in, f"{root} is optional: import it inside the function that needs it"
             assert part == OPTIONAL[root], f"{root} belongs to {OPTIONAL[root]}"
+        assert name not in PLUG_INS or inside, f"{name} imports an optional package"
         if root == "transformers" and not inside:
             assert part in {"policy", "rollout", "data", "mini", "planning"}, "transformers stays below the module"
         if root == "lightning":

@@ -124,6 +124,21 @@ def test_the_next_rollout_is_opened_in_a_thread() -> None:
     assert not any(name.startswith("prompts") for _, name in rows.opened[:4])
 
 
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_the_prompts_of_the_next_rollout_are_known_early(microbatches: int) -> None:
+    one = loader(microbatches=microbatches, rollouts_per_epoch=4)
+    told, came = [], []
+    for prompts, k in one:
+        if k == 0:
+            if microbatches == 3:
+                # more prompts for this rollout are not those of the next one
+                one.refill(["a", "b"], [0])
+            came.append(prompts)
+            told.append(one.ahead())
+    assert all(early is late for early, late in zip(told, came[1:], strict=False))
+    assert flat((prompts, 0) for prompts in came[:2]) == flat(loader(microbatches=1))[:2]
+
+
 def test_a_broken_row_is_replaced_counted_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     sound = flat(loader(rollouts_per_epoch=1))

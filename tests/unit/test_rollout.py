@@ -12,6 +12,7 @@ from lit_g2rpo.experience import Completion, Prompt
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.loading import load_policy
 from lit_g2rpo.policy.policy import Policy
+from lit_g2rpo.registry import lookup
 from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.demonstrations import DemonstrationEngine
 from lit_g2rpo.rollout.engine import Finished, RolloutEngine, Sampling, announce
@@ -131,8 +132,8 @@ def test_engines_by_name() -> None:
     assert (native.max_rows, native.slots) == (7, 3)
     assert isinstance(build_engine(RolloutConfig(engine="huggingface")), HuggingFaceEngine)
     assert isinstance(build_engine(RolloutConfig(engine="demonstrations")), DemonstrationEngine)
-    assert isinstance(build_sampler(RolloutConfig(engine="huggingface")), HuggingFaceEngine)
-    assert isinstance(build_sampler(RolloutConfig(engine="demonstrations")), NativeEngine)
+    assert build_sampler(native, RolloutConfig()) is native
+    assert isinstance(build_sampler(DemonstrationEngine(), RolloutConfig()), NativeEngine)
 
 
 class Echo(RolloutEngine):
@@ -168,9 +169,17 @@ def test_an_engine_from_outside_has_its_options_and_the_keys_of_the_rollout(poli
 
 
 def test_what_an_engine_says_of_itself_decides_who_evaluates() -> None:
-    said = {name: (kind.samples, kind.fixed_shapes) for name, kind in ENGINES.items()}
-    assert said == {"native": (True, True), "huggingface": (True, False), "demonstrations": (False, True)}
-    sampler = build_sampler(RolloutConfig(engine=ECHO, slots=3, engine_options={"text": "12"}))
+    kinds = {name: lookup(name, ENGINES, "engine") for name in ENGINES}
+    said = {name: (kind.samples, kind.fixed_shapes) for name, kind in kinds.items()}
+    assert said == {
+        "native": (True, True),
+        "huggingface": (True, False),
+        "demonstrations": (False, True),
+        "vllm": (True, False),
+        "vllm_server": (True, False),
+    }
+    config = RolloutConfig(engine=ECHO, slots=3, engine_options={"text": "12"})
+    sampler = build_sampler(build_engine(config), config)
     assert isinstance(sampler, NativeEngine)
     assert sampler.slots == 3
     assert not Echo.fixed_shapes
@@ -179,8 +188,12 @@ def test_what_an_engine_says_of_itself_decides_who_evaluates() -> None:
 @pytest.mark.parametrize(
     ("engine", "options", "message"),
     [
-        ("natve", {}, "did you mean native\\? Known: native, huggingface, demonstrations; or give package.module.Name"),
-        ("vllm", {}, "known: native, huggingface, demonstrations; or give package.module.Name"),
+        (
+            "natve",
+            {},
+            "did you mean native\\? Known: native, huggingface, demonstrations, vllm, vllm_server; or give",
+        ),
+        ("sglang", {}, "known: native, huggingface, demonstrations, vllm, vllm_server; or give"),
         (f"{__name__}.Policy", {}, "is no class of rollout.engine.RolloutEngine"),
         (f"{__name__}.make_prompt", {}, "is no class of rollout.engine.RolloutEngine"),
         ("native", {"text": "12"}, "options has 'text'; known: none"),
@@ -190,6 +203,5 @@ def test_what_an_engine_says_of_itself_decides_who_evaluates() -> None:
     ],
 )
 def test_what_is_no_engine_or_not_its_option_is_refused(engine: str, options: dict[str, Any], message: str) -> None:
-    for build in (build_engine, build_sampler):
-        with pytest.raises(UserError, match=f"model.rollout.engine.*{message}"):
-            build(RolloutConfig(engine=engine, engine_options=options))
+    with pytest.raises(UserError, match=f"model.rollout.engine.*{message}"):
+        build_engine(RolloutConfig(engine=engine, engine_options=options))

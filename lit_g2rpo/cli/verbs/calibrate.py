@@ -12,6 +12,7 @@ from typing_extensions import override
 from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.parts import PartsCLI
 from lit_g2rpo.cli.verbs.calibrate_report import Proposal, figure, show
+from lit_g2rpo.cli.words import without
 from lit_g2rpo.data.datamodule import PromptData
 from lit_g2rpo.data.loader import RolloutLoader
 from lit_g2rpo.errors import UserError
@@ -23,7 +24,6 @@ from lit_g2rpo.objectives.calibration import Measured, propose_entropy, propose_
 from lit_g2rpo.rewards.problem_types import problem_type_named
 from lit_g2rpo.rewards.running.scorer import Scorer
 from lit_g2rpo.rollout.engine import Sampling
-from lit_g2rpo.rollout.engines import build_sampler
 
 OWN_KEYS = ("--prompts_per_task", "--output", "--styles")
 
@@ -74,7 +74,7 @@ def run(verb: str, line: Line) -> None:
         figure(proposals).savefig(part, dpi=110)
     show(proposals, longest, cli.model.objective.entropy)
     print(f"{output}, {plot}: bands from {config.prompts_per_task} prompts a task, {time.perf_counter() - start:.0f} s")
-    print(f"use them: python -m lit_g2rpo fit {' '.join(without_own_keys(line.words))} --data {output}")
+    print(f"use them: python -m lit_g2rpo fit {' '.join(without(OWN_KEYS, line.words))} --data {output}")
 
 
 def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dict[str, Measured]:
@@ -88,8 +88,7 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
     data.setup("fit")
     module.configure_model()
     module.policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    engine = build_sampler(module.rollout)
-    engine.attach(module.policy)
+    engine = module.evaluation_engine
     dataset = data.train_dataset()
     names = set(dataset.task_names())
     total = prompts_per_task * len(names)
@@ -124,6 +123,7 @@ def measure(module: G2RPOModule, data: PromptData, prompts_per_task: int) -> dic
             sampling = Sampling(
                 data.max_completion_tokens, config.temperature, config.top_p, config.top_k, config.seed, rollout
             )
+            engine.push()
             completions = engine.generate(prompts, 1, sampling)
             rewards = scorer.score(to_score(prompts, completions))
             for prompt, completion, reward in zip(prompts, completions, rewards, strict=True):
@@ -180,14 +180,3 @@ def fragment(data: Any, proposals: list[Proposal], origin: str) -> str:
 def in_numbers(band: Any) -> bool:
     """Return whether a configured band is in tokens or nats, so that a proposal may replace it."""
     return isinstance(band, list) and all(isinstance(value, int | float) for value in band)
-
-
-def without_own_keys(arguments: list[str]) -> list[str]:
-    """Remove the words that ``calibrate`` knows but ``fit`` does not."""
-    kept, skip = [], False
-    for word in arguments:
-        own = word.split("=")[0].split(".")[0] in OWN_KEYS
-        if not (own or skip):
-            kept.append(word)
-        skip = own and "=" not in word
-    return kept

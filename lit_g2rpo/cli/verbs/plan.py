@@ -1,24 +1,25 @@
 """``plan``: compute memory per device, derived sizes and the largest micro-batch of a run, without its weights."""
 
 import os
-import sys
 from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from typing_extensions import override
 
 from lit_g2rpo.cli.line import Line
 from lit_g2rpo.cli.parts import PartsCLI
+from lit_g2rpo.cli.verbs.plan_report import show, show_times, verdict
 from lit_g2rpo.errors import UserError
 from lit_g2rpo.hardware.hooks import Sharding
 from lit_g2rpo.hardware.steps import Step
-from lit_g2rpo.planning.memory import PHASES, Item, RolloutSize, levers, memory_table, totals
+from lit_g2rpo.planning.devices import Device, device_here, measured_cpu, named_device
+from lit_g2rpo.planning.engines import decoding, engine_copy
+from lit_g2rpo.planning.memory import RolloutSize, levers, memory_table
 from lit_g2rpo.planning.sharding import sharding_of
-from lit_g2rpo.planning.simulation import MicrobatchSize, PassMemory, Phantom
+from lit_g2rpo.planning.simulation import MicrobatchSize, Phantom
 from lit_g2rpo.planning.sizes import planned_model
+from lit_g2rpo.planning.times import Costs, Work, phases
 from lit_g2rpo.policy.config import PolicyConfig
 from lit_g2rpo.policy.families.family import ImageSizes
 from lit_g2rpo.policy.loading import resolve_path
@@ -26,8 +27,8 @@ from lit_g2rpo.training.memory_trial import state_bytes
 from lit_g2rpo.training.schedule import check_sizes, optimizer_steps_per_rollout
 
 GIB = 2**30
-USABLE = 0.92
-"""Share of a device's memory that a plan may use; the driver and fragmentation take the rest."""
+USUAL_TEXT = 256
+"""Tokens of a prompt besides its images, if nothing else is said."""
 
 
 class PlanCLI(PartsCLI):
@@ -37,9 +38,16 @@ class PlanCLI(PartsCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         super().add_arguments_to_parser(parser)
         parser.prog = "python -m lit_g2rpo plan"
-        parser.description = "Memory per device and derived sizes of a run, without its weights."
+        parser.description = "Memory per device, seconds per rollout and derived sizes of a run, without its weights."
         parser.add_argument("--memory_gib", type=float | None, default=None, help="Memory of a device, GiB.")
         parser.add_argument("--images", type=int, default=1, help="Images of a prompt, each of the largest area.")
+        parser.add_argument("--device", type=str | None, default=None, help="Name of a GPU, such as H100, for times.")
+        parser.add_argument(
+            "--prompt_tokens", type=int | None, default=None, help="Mean tokens of a prompt, for times."
+        )
+        parser.add_argument(
+            "--completion_tokens", type=int | None, default=None, help="Mean tokens of a completion, for times."
+        )
 
     @override
     def instantiate_classes(self) -> None:
@@ -68,7 +76,8 @@ def run(verb: str, line: Line) -> None:
     trainer = config.trainer
     device = kind_of_device(trainer.accelerator)
     ranks = number_of_devices(trainer.devices, device) * trainer.num_nodes
-    memory = config.memory_gib or device_memory(device)
+    rates = device_rates(config.device, device)
+    memory = config.memory_gib or (rates.gib if rates else device_memory(device))
     sharding = sharding_of(trainer.strategy, ranks)
     accumulate = trainer.accumulate_grad_batches
     steps = optimizer_steps_per_rollout(module.update.epochs, module.update.microbatches, accumulate)
@@ -94,6 +103,7 @@ def run(verb: str, line: Line) -> None:
         module.rollout.slots, module.rollout.prefill_mib,
     )  # fmt: skip
     optimizer = config.model.optimizer.class_path
+    copy = engine_copy(module.engine, phantom, rollout, memory)
     items = memory_table(
         phantom,
         sharding,
@@ -103,6 +113,7 @@ def run(verb: str, line: Line) -> None:
         temporaries=device == "cuda" and optimizer.startswith("torch.optim."),
         reference=module.reference_needed and policy.lora is None,
         features_mib=policy.features_on_device_mib,
+        copy=copy,
     )
     half = replace(size, groups=(size.groups[0][: max(1, rows // 2)],) if groups == 1 else size.groups[: groups // 2])
     smaller = None
@@ -118,6 +129,27 @@ def run(verb: str, line: Line) -> None:
           f"{data.max_completion_tokens} completion tokens) = {size.tokens:,} tokens")  # fmt: skip
     show(items)
     verdict(items, a_pass, size, smaller, half, memory, levers(policy, sharding, optimizer))
+    if rates is None:
+        print("no times: the rates of the device are unknown; name one, such as --device H100")
+        return
+    patches = image_tokens * family.image_sizes(shape).merge ** 2
+    work = Work(
+        own,
+        group,
+        means(config.prompt_tokens, min(image_tokens + USUAL_TEXT, data.max_prompt_tokens), "--prompt_tokens"),
+        patches,
+        means(config.completion_tokens, -(-data.max_completion_tokens // 4), "--completion_tokens"),
+        data.max_completion_tokens,
+        module.update.epochs,
+        module.update.microbatches,
+        (module.rollout.old_logprobs == "recompute") + module.reference_needed,
+    )
+    how = decoding(module.engine, phantom, module.rollout, ranks, memory, work.context)
+    if how is None:
+        print(f"no times: how {module.rollout.engine} decodes is unknown")
+        return
+    costs = Costs(phantom, sharding, rates, policy.activation_checkpointing == "full")
+    show_times(phases(costs, work, how), rates, how.prompts * group * work.completion_tokens, module.rollout.lag > 0)
 
 
 def kind_of_device(accelerator: str) -> str:
@@ -208,52 +240,26 @@ def images_of(
     return (grid,) * count, count * height * (tokens // height)
 
 
-def show(items: list[Item]) -> None:
-    """Print the items that use memory on the device, GiB."""
-    table = Table("GiB on each device", *PHASES, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for item in items:
-        table.add_row(item.name, *(f"{value / GIB:.2f}" if value else "" for value in item.bytes))
-    table.add_section()
-    table.add_row("together", *(f"{value / GIB:.2f}" for value in totals(items)))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+def device_rates(name: str | None, device: str) -> Device | None:
+    """Find the rates of the named device, or of this machine's; None if they are unknown.
 
-
-def verdict(
-    items: list[Item],
-    a_pass: PassMemory,
-    size: MicrobatchSize,
-    smaller: PassMemory | None,
-    half: MicrobatchSize,
-    memory: float,
-    advice: list[str],
-) -> None:
-    """Print whether it fits, the largest micro-batch that does, and what to change.
-
-    Args:
-        a_pass: the worst micro-batch.
-        size: its content.
-        smaller: a smaller one; None if there is none.
-        half: content of the smaller one.
-        memory: memory of the device, GiB.
-        advice: how to make the run smaller.
+    Raises:
+        UserError: if the named device is unknown.
     """
-    room = USABLE * memory * GIB
-    peaks = totals(items)
-    worst = PHASES[peaks.index(max(peaks))]
-    fits = max(peaks) <= room
-    says = f"{max(peaks) / GIB:.1f} GiB in the {worst}, of {room / GIB:.1f} GiB that can be used"
-    print(f"it {'fits' if fits else 'does not fit'}: {says} ({USABLE:.0%} of the device)")
-    if smaller is not None:
-        total = a_pass.kept + a_pass.working
-        per_token = (total - smaller.kept - smaller.working) / (size.tokens - half.tokens)
-        largest = size.tokens + (room - peaks[1]) / max(per_token, 1)
-        if largest > 0:
-            print(f"largest micro-batch that fits: about {int(largest):,} tokens, {per_token / 2**10:.0f} KiB a token")
-        else:
-            print("no micro-batch fits next to the weights, gradients and optimizer state")
-    if not fits:
-        print("to make it fit, what costs least first:")
-        for line in advice:
-            print(f"  {line}")
+    if name is not None:
+        return named_device(name)
+    if device == "cpu":
+        with Step("measuring this CPU"):
+            return measured_cpu(device_memory(device))
+    return device_here()
+
+
+def means(given: int | None, usual: int, option: str) -> int:
+    """Return the mean that was given, or the usual one.
+
+    Raises:
+        UserError: if it is below 1.
+    """
+    if given is not None and given < 1:
+        raise UserError(f"{option} is {given}; give a mean of 1 or more")
+    return usual if given is None else given
