@@ -99,8 +99,9 @@ def test_every_verb_has_a_module_and_a_function() -> None:
             "model.objective.loss is 'trpo'; known: ppo, cispo, sapo, gspo, gspo_token; or give package.module.Name",
         ),
         (
-            ["fit", *RECIPE, "--model.rollout.engine", "vllm"],
-            "model.rollout.engine is 'vllm'; known: native, huggingface, demonstrations; or give package.module.Name",
+            ["fit", *RECIPE, "--model.rollout.engine", "sglang"],
+            "model.rollout.engine is 'sglang'; known: native, huggingface, demonstrations, vllm, vllm_server; or give "
+            "package.module.Name",
         ),
         (
             ["fit", *RECIPE, "--model.objective.loss_options.strength", "1"],
