@@ -203,7 +203,8 @@ class Ours:
             policy=PolicyConfig(path=str(folder), freeze=freeze, lora=lora, **policy),
             objective=GRPO(filtering="off", kl_coefficient=work.kl),
             optimizer=partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY),
-            rollout=RolloutConfig(engine=engine, prompts=len(prompts), group_size=work.group_size),
+            # forced lengths are not what the policy would write
+            rollout=RolloutConfig(engine=engine, prompts=len(prompts), group_size=work.group_size, gap_checks=0),
             update=UpdateConfig(epochs=1, microbatches=microbatches * work.updates),
             evaluation=EvaluationConfig(),
         )
