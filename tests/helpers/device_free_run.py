@@ -165,7 +165,7 @@ class Run:
         rewards = [varied_score(f"{i}", {}) for i in range(len(completions))]
         objective = self.case.objective
         shared = to_share(prompts, completions, rewards, list(TASKS), [0] * len(prompts))
-        column = shaped_columns(shared, objective, TASKS)
+        column = shaped_columns(shared, objective, TASKS, TOKENS)
         usable = torch.tensor([name != "unused" for name in IMAGES])
         table = build_table(column, usable, objective, TASKS)
         table.entropy_direction.zero_()
