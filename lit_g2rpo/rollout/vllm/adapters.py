@@ -27,6 +27,7 @@ def adapter_arguments(policy: Policy) -> dict[str, Any]:
             "model.rollout.engine_options.push is adapters, but the policy has none: set model.policy.lora, or leave "
             "push at weights"
         )
+    part_of = policy.backbone.family.part_of
     rank = next((size for size in RANKS if size >= settings.r), None)
     if rank is None:
         raise UserError(
@@ -37,7 +38,7 @@ def adapter_arguments(policy: Policy) -> dict[str, Any]:
         "enable_lora": True,
         "max_loras": 1,
         "max_lora_rank": rank,
-        "enable_tower_connector_lora": any(".visual." in name for name, _ in _adapters(policy)),
+        "enable_tower_connector_lora": any(part_of(name) != "language" for name, _ in _adapters(policy)),
     }
 
 

@@ -7,7 +7,7 @@ from lit_g2rpo.rollout.vllm.draw import LOGPROBS_MODE, PROCESSOR
 from lit_g2rpo.rollout.vllm.server.gate import sizes
 from lit_g2rpo.rollout.vllm.server.protocol import Serves
 
-VOCABULARY = ("vocab_size", "text_config.vocab_size")
+VOCABULARY = "vocab_size"
 UNUSED = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Tokens of which the run has its own."""
 START = "start it with python -m lit_g2rpo serve and the recipe of this run"
@@ -25,11 +25,11 @@ def check_model(url: str, serves: Serves, config: Any) -> None:
         UserError: if vocabulary or sizes differ.
     """
     own = sizes(config.to_dict())
-    for name in sorted(own.keys() & serves.sizes.keys(), key=lambda name: name not in VOCABULARY):
+    for name in sorted(own.keys() & serves.sizes.keys(), key=lambda name: not name.endswith(VOCABULARY)):
         if name.rpartition(".")[2] in UNUSED:
             continue
         if own[name] != serves.sizes[name]:
-            what = "another vocabulary" if name in VOCABULARY else "another model"
+            what = "another vocabulary" if name.endswith(VOCABULARY) else "another model"
             raise UserError(
                 f"{url} serves {what}: {serves.model} has {name} {serves.sizes[name]}, the policy {own[name]}; {START}"
             )
