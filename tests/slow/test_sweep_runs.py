@@ -31,7 +31,7 @@ callbacks:
 @pytest.fixture
 def sweep() -> list[str]:
     """A small sweep in the working directory, without its seeds."""
-    for name, rank in {"failing": "0", "whole": "1", "later": "1"}.items():
+    for name, rank in {"failing": "0", "whole": "1", "later": "2"}.items():
         Path(f"{name}.yaml").write_text(TRAINER.replace("RANK", rank))
     words = [sys.executable, "-m", "lit_g2rpo", "sweep", "--config", str(CONFIGS / "g2rpo.yaml")]
     words += ["--model.rollout.prompts", "2", "--data.max_completion_tokens", "4", "--data.val_per_task", "1"]
