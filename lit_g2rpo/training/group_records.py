@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import warnings
 import zlib
 from collections import deque
@@ -134,6 +135,11 @@ class GroupRecords:
             match = NAME.fullmatch(path.name)
             if match and int(match[1]) <= rollout:
                 path.unlink(missing_ok=True)
+        # what a killed process left half written; another rank may still write that of the newest rollout
+        for path in self._folder.glob(".rollout=*.jsonl-*"):
+            match = NAME.match(path.name.removeprefix("."))
+            if match and int(match[1]) < rollout:
+                shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         """Wait until everything is written."""

@@ -20,8 +20,8 @@ class Terminal(io.StringIO):
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setattr(sys, "stdout", self)
-        # bars belong to the terminal on which they were begun
-        monkeypatch.setattr(Bar, "_screen", None)
+        # those of earlier tests
+        Bar.clear()
 
     def isatty(self) -> bool:
         return True

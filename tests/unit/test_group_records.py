@@ -73,9 +73,14 @@ def test_all_ranks_files_are_read_and_only_the_own_one_is_written(tmp_path: Path
     again = GroupRecords(tmp_path, 2)
     again.begin(5, STATE, "r")
     assert {name for _, name in again.found.groups} == set("abcde")
+    # as a process leaves it that is killed while it begins a file
+    (tmp_path / ".rollout=00005-rank1.jsonl-k2x_9abc").mkdir()
+    (tmp_path / ".rollout=00005-rank1.jsonl-k2x_9abc" / "rollout=00005-rank1.jsonl").touch()
     again.covered(4)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
     again.covered(5)
+    assert [path.name for path in tmp_path.iterdir()] == [".rollout=00005-rank1.jsonl-k2x_9abc"]
+    again.covered(6)
     assert list(tmp_path.iterdir()) == []
     again.close()
 
