@@ -42,6 +42,7 @@ def test_a_recipe_becomes_a_command_and_says_how_to_use_it(
     # as many as the embedded policy has positions for
     assert given["--max-model-len"] == "1024"
     assert given["--logits-processors"] == "lit_g2rpo.rollout.vllm.processor:CounterDraw"
+    assert given["--kv-cache-memory-bytes"] == str(2**30)
     assert given["--weight-transfer-config"] == '{"backend": "lit_g2rpo"}'
     assert {
         "--no-mm-device-do-normalize",

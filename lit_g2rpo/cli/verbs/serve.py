@@ -17,7 +17,7 @@ from lit_g2rpo.planning.sizes import planned_model
 from lit_g2rpo.policy.loading import resolve_path
 from lit_g2rpo.rollout.vllm.environment import check_vllm
 from lit_g2rpo.rollout.vllm.server.command import server_command, server_environment
-from lit_g2rpo.rollout.vllm.settings import engine_settings
+from lit_g2rpo.rollout.vllm.settings import CPU_KV_GIB, engine_settings
 
 BATCH = 16_384
 """Most tokens in a forward on the CPU, at least; it must hold a whole prompt."""
@@ -98,8 +98,12 @@ def settings(cli: ServeCLI) -> dict[str, Any]:
         max_model_len=longest,
         eager=on_cpu,
     )
-    # requests have seeds, and a generator of the CPU cannot skip the draws of a prompt that is read in parts
-    return given | ({"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCH, longest)} if on_cpu else {})
+    if on_cpu:
+        # requests have seeds, and a generator of the CPU cannot skip the draws of a prompt that is read in parts
+        given |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCH, longest)}
+        # by default vLLM wants nearly all of the machine's memory
+        given |= {"gpu_memory_utilization": 0.4, "kv_cache_memory_bytes": int(CPU_KV_GIB * 2**30)}
+    return given
 
 
 def loopback(host: str) -> bool:

@@ -20,11 +20,8 @@ from lit_g2rpo.rollout.vllm.inputs import prompt_input, vllm_input
 from lit_g2rpo.rollout.vllm.isolation import isolated
 from lit_g2rpo.rollout.vllm.ranks import rank_arguments, rank_environment, shared_prompts
 from lit_g2rpo.rollout.vllm.request import engine_draw, own_draw
-from lit_g2rpo.rollout.vllm.settings import engine_settings
+from lit_g2rpo.rollout.vllm.settings import CPU_KV_GIB, engine_settings
 from lit_g2rpo.rollout.vllm.weights import EngineWeights, Push, weight_arguments
-
-CPU_KV_GIB = 1.0
-"""Default size of the key-value cache on the CPU, GiB."""
 
 
 class VllmEngine(RolloutEngine):

@@ -4,6 +4,9 @@ from typing import Any
 
 from lit_g2rpo.rollout.vllm.draw import LOGPROBS_MODE, PROCESSOR
 
+CPU_KV_GIB = 1.0
+"""Default size of the key-value cache on the CPU, GiB."""
+
 
 def engine_settings(
     *, own_draw: bool, dtype: str, max_rows: int, max_model_len: int | None, eager: bool
