@@ -9,8 +9,9 @@ from lit_g2rpo.rollout.config import RolloutConfig
 from lit_g2rpo.rollout.engine import RolloutEngine
 from lit_g2rpo.rollout.huggingface import HuggingFaceEngine
 from lit_g2rpo.rollout.native.engine import FIXED_SLOTS, NativeEngine
-from lit_g2rpo.rollout.vllm.engine import CPU_KV_GIB, VllmEngine
+from lit_g2rpo.rollout.vllm.engine import VllmEngine
 from lit_g2rpo.rollout.vllm.server.engine import VllmServerEngine
+from lit_g2rpo.rollout.vllm.settings import CPU_KV_GIB
 
 GIB = 2**30
 
