@@ -160,6 +160,7 @@ atexit.register(Bar.clear)
 
 def started_screen() -> Any:
     """Start the display that draws all bars of this process."""
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
 
@@ -174,6 +175,8 @@ def started_screen() -> Any:
         Elapsed(),
         TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.fields[note]}", markup=False),
+        # not the shared one, which may have been made while output went elsewhere
+        console=Console(),
         transient=True,
     )
     screen.start()

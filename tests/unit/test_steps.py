@@ -1,12 +1,15 @@
 """How far a step has come: on a terminal, in a log, on other ranks."""
 
+import io
 import os
 import re
 import threading
 
 import pytest
+import rich
 from helpers.processes import eventually
 from helpers.terminal import Terminal
+from rich.console import Console
 
 from lit_g2rpo.hardware import steps
 from lit_g2rpo.hardware.steps import Bar, Step, clock, counted, each
@@ -76,6 +79,8 @@ def test_a_step_that_is_cut_short_is_not_said_to_be_done(capsys: pytest.CaptureF
 
 @pytest.mark.usefixtures("at_once")
 def test_a_terminal_gets_bars_that_go_with_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    # as another package may have
+    monkeypatch.setattr(rich, "_console", Console(file=io.StringIO()))
     terminal = Terminal(monkeypatch)
     with Step("training", 2) as outer:
         eventually(lambda: "training 0/2" in terminal.text)
